@@ -1,0 +1,49 @@
+# `make demo` and `make test` need nothing but Python, pip and make: what is missing gets installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first and pinned, so that no later requirement chooses another build of it.
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed
+TYPES := build/types
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: install test lint types unit slow demo bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	touch $@
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot see through an editable install that maps folders to packages, so it reads a normal one.
+types: $(INSTALLED)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
+	cd $(TYPES) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p mbrl_wrappers
+
+unit: $(INSTALLED)
+	$(PYTEST)
+
+slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+demo: $(INSTALLED)
+	$(BIN)/python -m mbrl_wrappers.zoo train mbpo
+
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,18 @@
+"""Model-based algorithms, one file each; import them from `mbrl_wrappers.agents`."""
+
+if __name__ != "mbrl_wrappers.agents":
+    raise ImportError(
+        f"This folder is the package 'mbrl_wrappers.agents', but it was imported as {__name__!r}, which "
+        "would make a second copy of every class. Write `import mbrl_wrappers.agents`."
+    )
+
+from typing import TYPE_CHECKING
+
+from mbrl_wrappers.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.agents.dyna import Dyna
+
+__all__ = ["Dyna"]
+
+__getattr__, __dir__ = lazy_names(__name__, {"Dyna": "mbrl_wrappers.agents.dyna"})

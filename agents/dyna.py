@@ -1,0 +1,147 @@
+"""Dyna (Sutton 1990) and MBPO (Janner et al. 2019): the agent trains on real and imagined transitions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
+from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.types import Transitions
+
+Schedule = tuple[int, int, int, int]
+
+
+class Dyna(Strategy):
+    """Branched rollouts from real states under the current policy fill a buffer that batches are drawn from.
+
+    The defaults are MBPO's (Janner et al. 2019, algorithm 2 and appendix C). Each refresh draws start
+    states uniformly from the real data and rolls the sampled policy forward ``rollout_length`` steps,
+    each step by a random elite of the model; a rollout stops at a termination, and the end of a
+    rollout is not one. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
+
+    Args:
+        real_ratio: share of every batch that is real, in [0, 1]; 1 is the agent without a model.
+        rollout_length: ``k``, or a linear schedule ``(from_step, to_step, from_k, to_k)`` over env
+            steps; MBPO's Hopper-v5 has ``(20_000, 150_000, 1, 15)``.
+        rollouts_per_step: rollouts per env step since the last refresh.
+        retained_epochs: epochs whose imagined data is kept.
+        epoch_length: env steps of an epoch.
+
+    Raises:
+        ValueError: for an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        real_ratio: float = 0.05,
+        rollout_length: int | Schedule = 1,
+        rollouts_per_step: int = 400,
+        retained_epochs: int = 1,
+        epoch_length: int = 1000,
+    ) -> None:
+        if not 0 <= real_ratio <= 1:
+            raise ValueError(f"real_ratio must be in [0, 1], got {real_ratio}")
+        for name, value in (
+            ("rollouts_per_step", rollouts_per_step),
+            ("retained_epochs", retained_epochs),
+            ("epoch_length", epoch_length),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.real_ratio = real_ratio
+        self.rollout_length = _check_rollout_length(rollout_length)
+        self.rollouts_per_step = rollouts_per_step
+        self.retained_epochs = retained_epochs
+        self.epoch_length = epoch_length
+        self._buffer = ImaginedBuffer(self._capacity(0))
+
+    def rollout_length_at(self, num_timesteps: int) -> int:
+        """Return the rollout length ``k`` after ``num_timesteps`` env steps."""
+        if isinstance(self.rollout_length, int):
+            return self.rollout_length
+        from_step, to_step, from_k, to_k = self.rollout_length
+        progress = min(max((num_timesteps - from_step) / (to_step - from_step), 0.0), 1.0)
+        return int(from_k + progress * (to_k - from_k))
+
+    def _capacity(self, num_timesteps: int) -> int:
+        length = self.rollout_length_at(num_timesteps)
+        return length * self.rollouts_per_step * self.epoch_length * self.retained_epochs
+
+    def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
+        """Roll out from real states; see :meth:`Strategy.refresh`."""
+        self._buffer.resize(self._capacity(num_timesteps))
+        count = self.rollouts_per_step * new_steps
+        index = torch.randint(len(transitions), (count,), generator=self._generator, device=self._view.device)
+        obs = transitions.obs[index]
+        length = self.rollout_length_at(num_timesteps)
+        rows, diverged, terminated = 0, 0, 0
+        for _ in range(length):
+            step, finite = self._imagine_step(obs)
+            self._buffer.add(step[finite])
+            rows += int(finite.sum())
+            diverged += len(obs) - int(finite.sum())
+            terminated += int((step.terminated & finite).sum())
+            obs = step.next_obs[finite & ~step.terminated]
+            if len(obs) == 0:
+                break
+        return {
+            "rollout_length": float(length),
+            "rows": float(rows),
+            "buffer_rows": float(len(self._buffer)),
+            "terminated": float(terminated),
+            "diverged": float(diverged),
+        }
+
+    @torch.no_grad()
+    def _imagine_step(self, obs: Tensor) -> tuple[ImaginedRows, Tensor]:
+        """Take one imagined step from ``obs [B, D]``; returns the rows and which of them are finite."""
+        action = self._view.act(obs, self._generator)
+        p = self._dynamics.predict(obs, action, generator=self._generator)
+        finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward)
+        return ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated), finite
+
+    def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
+        """Draw ``real_ratio`` of the batch from real data and the rest from imagination."""
+        num_real = round(self.real_ratio * batch_size) if len(self._buffer) else batch_size
+        if num_real == batch_size:
+            return real_buffer.sample(batch_size, env=env)
+        real = real_buffer.sample(num_real, env=env) if num_real else None
+        rows = self._buffer.sample(batch_size - num_real, self._generator)
+        return self._view.samples(rows, env, like=real)
+
+    def imagined_state(self) -> dict[str, Tensor]:
+        """Return the imagined rows, oldest first."""
+        rows = self._buffer.ordered()
+        return {} if rows is None else {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
+
+    def load_imagined_state(self, state: dict[str, Tensor]) -> None:
+        """Fill the buffer with saved rows."""
+        if not state:
+            return
+        rows = ImaginedRows(**{name: value.to(self._view.device) for name, value in state.items()})
+        self._buffer = ImaginedBuffer(max(self._buffer.capacity, len(rows)))
+        self._buffer.add(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the imagined rows too."""
+        return {**super().__getstate__(), "_buffer": ImaginedBuffer(self._buffer.capacity)}
+
+
+def _check_rollout_length(value: int | Schedule) -> int | Schedule:
+    if isinstance(value, int):
+        if value < 1:
+            raise ValueError(f"rollout_length must be at least 1, got {value}")
+        return value
+    if len(value) != 4 or value[0] >= value[1] or min(value[2:]) < 1:
+        raise ValueError(
+            "rollout_length must be a whole number or (from_step, to_step, from_k, to_k) with from_step < to_step "
+            f"and both k at least 1, got {value}"
+        )
+    from_step, to_step, from_k, to_k = value
+    return from_step, to_step, from_k, to_k

@@ -1,0 +1,40 @@
+"""Model-based reinforcement learning for any Gymnasium environment and any Stable-Baselines3 agent.
+
+A learned model of an environment is an environment. The most used names are here; each is imported when it is
+first used, so `import mbrl_wrappers` alone costs nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+from mbrl_wrappers.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.agents import Dyna
+    from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv
+    from mbrl_wrappers.imagination import ModelBased
+    from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dyna",
+    "EnsembleDynamics",
+    "ImaginedEnv",
+    "ImaginedVecEnv",
+    "ImaginedVectorEnv",
+    "KnownDynamics",
+    "ModelBased",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Dyna": "mbrl_wrappers.agents",
+        "EnsembleDynamics": "mbrl_wrappers.models",
+        "ImaginedEnv": "mbrl_wrappers.envs",
+        "ImaginedVecEnv": "mbrl_wrappers.envs",
+        "ImaginedVectorEnv": "mbrl_wrappers.envs",
+        "KnownDynamics": "mbrl_wrappers.models",
+        "ModelBased": "mbrl_wrappers.imagination",
+    },
+)

@@ -1,0 +1,249 @@
+"""A dynamics model as a Gymnasium environment, over one torch core that every facade shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
+from mbrl_wrappers.models.base import DynamicsModel
+
+StartStates = Tensor | np.ndarray | dict[str, Any] | tuple[Any, ...] | Callable[[int, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class ImaginedStep:
+    """What a step of ``B`` imagined episodes returned.
+
+    Attributes:
+        obs: ``[B, D]`` flat observations after the step, inside the space's bounds.
+        reward: ``[B]``.
+        terminated: ``[B]`` bool, predicted or given termination.
+        truncated: ``[B]`` bool, the horizon is reached or the model diverged.
+        uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`.
+        diverged: ``[B]`` bool, the prediction was not finite: the observation is the last finite one,
+            the reward 0, and the episode is truncated.
+    """
+
+    obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    uncertainty: Tensor
+    diverged: Tensor
+
+
+class ImaginedEpisodes:
+    """``B`` episodes running side by side inside a model: the core under every imagined env.
+
+    Args:
+        dynamics: the model.
+        num_envs: ``B``.
+        start_obs: where episodes start: a batch of observations (flat ``[S, D]`` tensor, or any batch
+            of the observation space), or a function ``(count, generator) -> [count, D]``. Default: the
+            real states that the model's last fit kept.
+        horizon: steps after which an episode is truncated.
+        deterministic: whether the model predicts its mean.
+
+    Raises:
+        ValueError: if ``num_envs`` or ``horizon`` is below 1, or there is no start state.
+    """
+
+    def __init__(
+        self,
+        dynamics: DynamicsModel,
+        num_envs: int,
+        *,
+        start_obs: StartStates | None = None,
+        horizon: int = 100,
+        deterministic: bool = False,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        self.dynamics = dynamics
+        self.horizon = horizon
+        self.deterministic = deterministic
+        self._draw_starts = self._start_function(start_obs)
+        self.generator = torch.Generator(dynamics.device)
+        self.obs = torch.zeros(num_envs, dynamics.obs_codec.dim, device=dynamics.device)
+        self.steps = torch.zeros(num_envs, dtype=torch.long, device=dynamics.device)
+
+    def _start_function(self, start_obs: StartStates | None) -> Callable[[int, torch.Generator], Tensor]:
+        if callable(start_obs):
+            return start_obs
+        if start_obs is None:
+            states = self.dynamics.start_obs
+            if len(states) == 0:
+                raise ValueError("start_obs must be given for a model that was never fitted, got None")
+        elif isinstance(start_obs, Tensor) and start_obs.shape[1:] == (self.dynamics.obs_codec.dim,):
+            states = start_obs.to(self.dynamics.device)
+        else:
+            states = self.dynamics.obs_codec.encode(start_obs, self.dynamics.device)
+        if len(states) == 0:
+            raise ValueError("start_obs must hold at least one observation, got 0")
+
+        def draw(count: int, generator: torch.Generator) -> Tensor:
+            return states[torch.randint(len(states), (count,), generator=generator, device=states.device)]
+
+        return draw
+
+    def seed(self, seed: int) -> None:
+        """Make everything that follows a function of ``seed``."""
+        self.generator.manual_seed(seed)
+
+    def reset(self, rows: Tensor | None = None) -> Tensor:
+        """Start the given episodes anew (bool mask ``[B]``; default: all) and return all ``obs [B, D]``."""
+        rows = torch.ones_like(self.steps, dtype=torch.bool) if rows is None else rows
+        count = int(rows.sum())
+        self.obs = self.obs.clone()
+        if count:
+            self.obs[rows] = self._draw_starts(count, self.generator).to(self.obs)
+        self.steps = torch.where(rows, 0, self.steps)
+        return self.obs
+
+    @torch.no_grad()
+    def step(self, action: Tensor) -> ImaginedStep:
+        """Take one step in every episode; none is reset here.
+
+        Args:
+            action: ``[B, A]`` flat actions in the env's units.
+        """
+        prediction = self.dynamics.predict(
+            self.obs, action.to(self.obs), generator=self.generator, deterministic=self.deterministic
+        )
+        diverged = ~(torch.isfinite(prediction.next_obs).all(-1) & torch.isfinite(prediction.reward))
+        next_obs = torch.where(diverged[:, None], self.obs, prediction.next_obs)
+        self.obs = self.dynamics.obs_codec.project(next_obs)
+        self.steps = self.steps + 1
+        return ImaginedStep(
+            obs=self.obs,
+            reward=torch.where(diverged, torch.zeros_like(prediction.reward), prediction.reward),
+            terminated=prediction.terminated & ~diverged,
+            truncated=diverged | (self.steps >= self.horizon),
+            uncertainty=prediction.uncertainty,
+            diverged=diverged,
+        )
+
+
+class ImaginedEnv(gym.Env[Any, Any]):
+    """A dynamics model as a single Gymnasium environment.
+
+    ``info`` holds ``"uncertainty"`` (float) and ``"diverged"`` (bool) of each step.
+
+    Args:
+        dynamics: the model; observation and action space are those it was made for.
+        start_obs, horizon, deterministic: see :class:`ImaginedEpisodes`.
+        render_mode: None or ``"rgb_array"``.
+        render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
+            imagined state; needed for rendering.
+
+    Raises:
+        ValueError: for a render mode without an env that can show it.
+
+    Example:
+        >>> env = ImaginedEnv(dynamics, horizon=200)                    # doctest: +SKIP
+        >>> obs, info = env.reset(seed=0)                               # doctest: +SKIP
+        >>> obs, reward, terminated, truncated, info = env.step(env.action_space.sample())  # doctest: +SKIP
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own form
+
+    def __init__(
+        self,
+        dynamics: DynamicsModel,
+        *,
+        start_obs: StartStates | None = None,
+        horizon: int = 100,
+        deterministic: bool = False,
+        render_mode: str | None = None,
+        render_env: gym.Env | None = None,
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        if render_mode is not None:
+            check_renderable(render_env)
+        self.dynamics = dynamics
+        self.observation_space = dynamics.observation_space
+        self.action_space = dynamics.action_space
+        self.render_mode = render_mode
+        self._render_env = render_env
+        self._episodes = ImaginedEpisodes(
+            dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic
+        )
+        self._seeded = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode from a drawn start state.
+
+        Args:
+            seed: of start states and predictions from here on.
+            options: ``{"obs": observation}`` starts from that one instead.
+        """
+        super().reset(seed=seed)
+        if seed is not None or not self._seeded:
+            self._episodes.seed(int(self.np_random.integers(2**62)))
+            self._seeded = True
+        self._episodes.reset()
+        if options and "obs" in options:
+            self._episodes.obs = encode_one(self.dynamics, options["obs"])
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one imagined step; see :class:`gymnasium.Env`."""
+        batch = self.dynamics.action_codec.encode(add_batch_axis(action), self.dynamics.device)
+        result = self._episodes.step(batch)
+        info = {"uncertainty": float(result.uncertainty[0]), "diverged": bool(result.diverged[0])}
+        return (
+            self._observation(),
+            float(result.reward[0]),
+            bool(result.terminated[0]),
+            bool(result.truncated[0]),
+            info,
+        )
+
+    def _observation(self) -> Any:
+        return row_of(self.dynamics.obs_codec.decode_numpy(self._episodes.obs), 0)
+
+    def render(self) -> Any:
+        """Return a frame ``[H, W, 3]`` of the real env put into the imagined state, or None without a mode."""
+        if self.render_mode is None:
+            return None
+        assert self._render_env is not None  # checked in the constructor
+        set_state_from_obs(self._render_env, self._episodes.obs[0].cpu().numpy().astype(np.float64))
+        return self._render_env.render()
+
+    def close(self) -> None:
+        """Close the env that renders."""
+        if self._render_env is not None:
+            self._render_env.close()
+
+
+def encode_one(dynamics: DynamicsModel, obs: Any) -> Tensor:
+    """Return one observation of the space as ``[1, D]`` on the model's device."""
+    return dynamics.obs_codec.encode(add_batch_axis(obs), dynamics.device)
+
+
+def add_batch_axis(value: Any) -> Any:
+    """Turn one element of a space into a batch of one."""
+    if isinstance(value, dict):
+        return {key: add_batch_axis(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(add_batch_axis(part) for part in value)
+    return np.asarray(value)[None]
+
+
+def row_of(batch: Any, index: int) -> Any:
+    """Return one element of a batched element of a space."""
+    if isinstance(batch, dict):
+        return {key: row_of(part, index) for key, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(row_of(part, index) for part in batch)
+    return batch[index]

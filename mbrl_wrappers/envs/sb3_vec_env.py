@@ -1,0 +1,154 @@
+"""A dynamics model as a Stable-Baselines3 VecEnv: hundreds of imagined episodes in one batched call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, StartStates, row_of
+from mbrl_wrappers.models.base import DynamicsModel
+
+ActionMasks = Callable[[Tensor], Tensor]
+
+
+class ImaginedVecEnv(VecEnv):
+    """``num_envs`` imagined episodes for SB3's and sb3-contrib's agents, with SB3's autoreset.
+
+    Finished episodes restart at once; their last observation is in ``info["terminal_observation"]``,
+    ``info["TimeLimit.truncated"]`` tells a horizon from a termination, and ``info["episode"]`` holds
+    return and length as SB3's Monitor writes them.
+
+    Args:
+        dynamics: the model.
+        num_envs: episodes side by side.
+        start_obs, horizon, deterministic: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        action_mask_fn: ``obs [B, D] -> bool [B, n]`` of the valid actions, for MaskablePPO; default:
+            every action is valid.
+        seed: of start states and predictions.
+
+    Raises:
+        ValueError: for an ``action_mask_fn`` with an action space that is not discrete.
+    """
+
+    def __init__(
+        self,
+        dynamics: DynamicsModel,
+        num_envs: int,
+        *,
+        start_obs: StartStates | None = None,
+        horizon: int = 100,
+        deterministic: bool = False,
+        action_mask_fn: ActionMasks | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if action_mask_fn is not None and not isinstance(dynamics.action_space, spaces.Discrete | spaces.MultiDiscrete):
+            raise ValueError(f"action_mask_fn needs a discrete action space, got {dynamics.action_space}")
+        self.dynamics = dynamics
+        self.render_mode = None
+        self._episodes = ImaginedEpisodes(
+            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic
+        )
+        self._action_mask_fn = action_mask_fn
+        self._actions: np.ndarray | None = None
+        self._returns = np.zeros(num_envs)
+        self._start_time = time.time()
+        super().__init__(num_envs, dynamics.observation_space, dynamics.action_space)
+        self.seed(seed)
+        self._reseed()
+
+    def _reseed(self) -> None:
+        seed = self._seeds[0]
+        self._episodes.seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2))
+        self._reset_seeds()
+
+    def reset(self) -> Any:
+        """Start all episodes and return their first observations, ``[num_envs, ...]``."""
+        if self._seeds[0] is not None:
+            self._reseed()
+        self._reset_options()
+        self._returns[:] = 0
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return self._decode(self._episodes.reset())
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions ``[num_envs, ...]`` for :meth:`step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Take the step; finished episodes come back reset."""
+        action = self.dynamics.action_codec.encode(self._actions, self.dynamics.device)
+        result = self._episodes.step(action)
+        reward = result.reward.cpu().numpy().astype(np.float32)
+        terminated, truncated = result.terminated.cpu().numpy(), result.truncated.cpu().numpy()
+        done = terminated | truncated
+        self._returns += reward
+        infos: list[dict[str, Any]] = [
+            {"uncertainty": u, "TimeLimit.truncated": False} for u in result.uncertainty.tolist()
+        ]
+        if done.any():
+            self._finish(result.obs, done, truncated & ~terminated, infos)
+        return self._decode(self._episodes.obs), reward, done, infos
+
+    def _finish(self, obs: Tensor, done: np.ndarray, timeout: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        rows = np.flatnonzero(done)
+        last_obs = self._decode(obs[torch.as_tensor(rows, device=obs.device)])
+        lengths = self._episodes.steps.cpu().numpy()
+        elapsed = round(time.time() - self._start_time, 6)
+        for index, row in enumerate(rows):
+            infos[row]["terminal_observation"] = row_of(last_obs, index)
+            infos[row]["TimeLimit.truncated"] = bool(timeout[row])
+            infos[row]["episode"] = {"r": float(self._returns[row]), "l": int(lengths[row]), "t": elapsed}
+        self._returns[rows] = 0
+        self._episodes.reset(torch.as_tensor(done, device=obs.device))
+
+    def _decode(self, obs: Tensor) -> Any:
+        return self.dynamics.obs_codec.decode_numpy(obs)
+
+    def action_masks(self) -> np.ndarray:
+        """Return the valid actions of the current observations, bool ``[num_envs, n]``."""
+        if self._action_mask_fn is not None:
+            return self._action_mask_fn(self._episodes.obs).cpu().numpy().astype(bool)
+        return np.ones((self.num_envs, self.dynamics.action_codec.dim), dtype=bool)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Tell whether the episodes have an attribute; ``action_masks`` only where actions are discrete."""
+        if attr_name == "action_masks":
+            return isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete)
+        return hasattr(self, attr_name)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute, once per chosen episode."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute for all episodes at once; they share one model."""
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call ``action_masks``, the one method that an episode has.
+
+        Raises:
+            AttributeError: for any other.
+        """
+        if method_name != "action_masks" or not self.has_attr("action_masks"):
+            raise AttributeError(f"imagined episodes have no method {method_name!r}")
+        masks = self.action_masks()
+        return [masks[index] for index in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        """Return False for each: there is nothing to wrap (episode returns are reported all the same)."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return no images; render with :class:`~mbrl_wrappers.envs.ImaginedEnv`."""
+        return [None] * self.num_envs

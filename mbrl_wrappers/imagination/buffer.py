@@ -1,0 +1,61 @@
+"""The place where imagination enters Stable-Baselines3: the drawing of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from mbrl_wrappers.imagination.strategy import Samples, Strategy
+
+_OWN = ("inner", "strategy")
+
+
+class BufferDecorator(ReplayBuffer):
+    """An agent's replay buffer whose batches a strategy draws; in all else it is that buffer.
+
+    It wraps plain, n-step, Dict and HER buffers. Pickled or copied, it is the inner buffer, so what an
+    agent saves can be loaded without this library.
+
+    Args:
+        inner: the agent's buffer.
+        strategy: draws the batches.
+    """
+
+    def __init__(self, inner: ReplayBuffer, strategy: Strategy) -> None:
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "strategy", strategy)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for what neither this object nor ReplayBuffer's class has.
+        if name in _OWN:
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Protocol 2 and up would have pickle compare the classes of the two objects.
+        return self.inner.__reduce_ex__(1)
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Samples:  # type: ignore[override]
+        """Draw a batch of exactly ``batch_size`` rows from the strategy."""
+        return self.strategy.sample(self.inner, batch_size, env)
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Store a real transition in the inner buffer."""
+        self.inner.add(*args, **kwargs)
+
+    def extend(self, *args: Any, **kwargs: Any) -> None:
+        """Store a batch of real transitions in the inner buffer."""
+        self.inner.extend(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Empty the inner buffer."""
+        self.inner.reset()
+
+    def size(self) -> int:
+        """Return the inner buffer's number of time steps (each holds ``n_envs`` transitions)."""
+        return self.inner.size()

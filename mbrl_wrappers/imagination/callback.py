@@ -1,0 +1,256 @@
+"""Stable-Baselines3's point of entry: a callback that makes an off-policy agent model-based."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from mbrl_wrappers.imagination.buffer import BufferDecorator
+from mbrl_wrappers.imagination.real_data import real_transitions
+from mbrl_wrappers.imagination.strategy import Strategy
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.given import first_disagreement, registered_id
+from mbrl_wrappers.models.known_functions import TERMINATIONS
+from mbrl_wrappers.types import Transitions
+
+_NEVER = -1
+
+
+class ModelBased(BaseCallback):
+    """Fits a model on an agent's replay buffer and lets a strategy draw the agent's batches.
+
+    Pass it to ``learn`` of SAC, TD3, DDPG, DQN, TQC, CrossQ or QR-DQN; the agent's own ``train`` stays
+    as it is. After each rollout that makes a fit due, the model is fitted on all real data and the
+    strategy imagines anew; every batch is drawn by the strategy. The first fit comes when the agent's
+    ``learning_starts`` steps are done.
+
+    The callback stays on the agent as ``agent.model_based``, is saved with it by ``agent.save`` (model
+    and settings, without imagined rows) and is there again after ``load``: go on with
+    ``agent.learn(n, callback=agent.model_based, reset_num_timesteps=False)``. For a run that resumes
+    exactly where it stopped, see :func:`~mbrl_wrappers.imagination.save_checkpoint`.
+
+    Args:
+        strategy: how imagined data is used, such as :class:`~mbrl_wrappers.agents.Dyna`.
+        dynamics: the model; default: an :class:`~mbrl_wrappers.models.EnsembleDynamics` for the
+            agent's env, with its known termination function where there is one.
+        fit_every: env steps between fits.
+        seed: of fitting and imagining, which never touch torch's, NumPy's or the agent's generators;
+            default: the agent's seed, or a random one.
+        verbose: as in SB3.
+
+    Raises:
+        ValueError: if ``fit_every`` is below 1.
+
+    Example:
+        >>> agent = SAC("MlpPolicy", "Pendulum-v1")                         # doctest: +SKIP
+        >>> agent.learn(2_000, callback=ModelBased(Dyna(real_ratio=0.05)))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        dynamics: DynamicsModel | None = None,
+        *,
+        fit_every: int = 250,
+        seed: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if fit_every < 1:
+            raise ValueError(f"fit_every must be at least 1, got {fit_every}")
+        self.strategy = strategy
+        self.dynamics = dynamics
+        self.fit_every = fit_every
+        self.seed = seed
+        self._last_fit = _NEVER
+        self._warned: set[str] = set()
+        self._generator_states: dict[str, torch.Tensor] = {}
+        self._imagined_state: dict[str, torch.Tensor] = {}
+
+    # -- start and end --------------------------------------------------------------------------
+
+    def _on_training_start(self) -> None:
+        agent = self.model
+        if not isinstance(agent, OffPolicyAlgorithm):
+            raise ValueError(
+                f"ModelBased needs an off-policy agent with a replay buffer, got {type(agent).__name__}; "
+                "train on-policy agents inside mbrl_wrappers.envs.ImaginedVecEnv"
+            )
+        buffer = self._plain_buffer(agent)
+        if agent.num_timesteps > agent.learning_starts and buffer.size() == 0:
+            raise ValueError(
+                f"replay_buffer must hold the experience of the run that goes on at step {agent.num_timesteps}, "
+                "got 0 rows: call agent.load_replay_buffer first"
+            )
+        if agent.num_timesteps < self._last_fit:  # learn() counts from 0 again
+            self._last_fit = _NEVER
+        if self.dynamics is None:
+            self.dynamics = default_dynamics(agent, self._seed_of(agent))
+        self._check_spaces(agent, self.dynamics)
+        self.dynamics.to(agent.device)
+        self._view = AgentView(agent, self.dynamics)
+        self._make_generators(agent)
+        self.strategy.bind(self._view, self.dynamics, self._imagine_generator)
+        self.strategy.load_imagined_state(self._imagined_state)
+        self._imagined_state = {}
+        agent.replay_buffer = BufferDecorator(buffer, self.strategy)
+        agent.model_based = self
+        if self._last_fit != _NEVER and not self.strategy.imagined_state():
+            self._imagine(real_transitions(buffer, self._view, self.dynamics), agent.num_timesteps)
+
+    def _on_training_end(self) -> None:
+        self.model.replay_buffer = self._plain_buffer(self.model)
+
+    @staticmethod
+    def _plain_buffer(agent: Any) -> ReplayBuffer:
+        buffer = agent.replay_buffer
+        if buffer is None:
+            raise ValueError("the agent's replay_buffer must be set up, got None")
+        return buffer.inner if isinstance(buffer, BufferDecorator) else buffer
+
+    @staticmethod
+    def _check_spaces(agent: OffPolicyAlgorithm, dynamics: DynamicsModel) -> None:
+        for name in ("observation_space", "action_space"):
+            of_model, of_env = getattr(dynamics, name), getattr(agent, name)
+            if of_model != of_env:
+                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+
+    def _seed_of(self, agent: OffPolicyAlgorithm) -> int:
+        if self.seed is None:
+            self.seed = agent.seed if agent.seed is not None else int(np.random.SeedSequence().entropy % 2**31)
+        return self.seed
+
+    def _make_generators(self, agent: OffPolicyAlgorithm) -> None:
+        seed = self._seed_of(agent)
+        self._fit_generator = torch.Generator().manual_seed(seed)
+        self._imagine_generator = torch.Generator(agent.device).manual_seed(seed + 1)
+        for name, state in self._generator_states.items():
+            getattr(self, name).set_state(state)
+        self._generator_states = {}
+
+    # -- during training ------------------------------------------------------------------------
+
+    def _on_step(self) -> bool:
+        """Refuse values that are not finite before they are stored."""
+        _check_finite("observation", self.locals["new_obs"], self.num_timesteps)
+        _check_finite("reward", self.locals["rewards"], self.num_timesteps)
+        for info in self.locals["infos"]:
+            if "terminal_observation" in info:
+                _check_finite("observation", info["terminal_observation"], self.num_timesteps)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        # After the transition is stored and before train(); _on_step fires before it is stored.
+        agent = self.model
+        now = agent.num_timesteps
+        due = self._last_fit == _NEVER or now - self._last_fit >= self.fit_every
+        if now < max(agent.learning_starts, 1) or not due:
+            return
+        assert self.dynamics is not None
+        transitions = real_transitions(self._plain_buffer(agent), self._view, self.dynamics)
+        if len(transitions) == 0:
+            return
+        self._check_given_functions(transitions)
+        started = time.perf_counter()
+        report = self.dynamics.fit(transitions, self._fit_generator)
+        report["fit_seconds"] = time.perf_counter() - started
+        for name, value in report.items():
+            self.logger.record(f"dynamics/{name}", value)
+        self._imagine(transitions, now)
+        self._last_fit = now
+
+    def _imagine(self, transitions: Transitions, now: int) -> None:
+        new_steps = self.fit_every if self._last_fit == _NEVER else max(now - self._last_fit, self.fit_every)
+        started = time.perf_counter()
+        report = self.strategy.refresh(transitions, now, new_steps)
+        report["seconds"] = time.perf_counter() - started
+        for name, value in report.items():
+            self.logger.record(f"imagination/{name}", value)
+
+    def _check_given_functions(self, transitions: Transitions) -> None:
+        """Warn, once for each function, if it contradicts a real transition."""
+        for name in ("termination_fn", "reward_fn"):
+            function = getattr(self.dynamics, name, None)
+            if function is None or name in self._warned:
+                continue
+            row = first_disagreement(function, name, transitions)
+            if row is None:
+                continue
+            self._warned.add(name)
+            t = transitions[row : row + 1]
+            real = t.terminated[0].item() if name == "termination_fn" else t.reward[0].item()
+            said = function(t.obs, t.action, t.next_obs)[0].item()
+            warnings.warn(
+                f"{name} contradicts the real environment: it says {said}, the environment said {real}, for "
+                f"obs {t.obs[0].tolist()}, action {t.action[0].tolist()}, next_obs {t.next_obs[0].tolist()}",
+                stacklevel=2,
+            )
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """Return imagined rows and generators as tensors: what ``agent.save`` leaves out."""
+        state = {f"imagined.{k}": v for k, v in self.strategy.imagined_state().items()}
+        for name in ("_fit_generator", "_imagine_generator"):
+            if hasattr(self, name):
+                state[f"generator.{name}"] = getattr(self, name).get_state()
+        return state
+
+    def load_full_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what :meth:`full_state` returned; it is put in place when training starts."""
+        self._imagined_state = {k.removeprefix("imagined."): v for k, v in state.items() if k.startswith("imagined.")}
+        self._generator_states = {
+            k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Drop the agent, its view and what training rebuilds; the model goes to the CPU."""
+        kept = ("strategy", "fit_every", "seed", "verbose", "n_calls", "num_timesteps", "_last_fit", "_warned")
+        state = {name: self.__dict__[name] for name in kept}
+        state["dynamics"] = _on_cpu(self.dynamics)
+        state["_generator_states"] = {
+            name: getattr(self, name).get_state()
+            for name in ("_fit_generator", "_imagine_generator")
+            if hasattr(self, name)
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come back as a callback that no agent is bound to yet."""
+        BaseCallback.__init__(self, state["verbose"])
+        self._imagined_state = {}
+        self.__dict__.update(state)
+
+
+def default_dynamics(agent: OffPolicyAlgorithm, seed: int) -> EnsembleDynamics:
+    """Build the paper's ensemble for an agent's env, with the known termination function if there is one."""
+    termination = None
+    if agent.env is not None and agent.env.has_attr("spec"):
+        env_id = registered_id(agent.env.get_attr("spec")[0])
+        termination = env_id if env_id in TERMINATIONS else None
+    return EnsembleDynamics(
+        agent.observation_space, agent.action_space, termination_fn=termination, seed=seed, device=agent.device
+    )
+
+
+def _on_cpu(dynamics: DynamicsModel | None) -> DynamicsModel | None:
+    if dynamics is None or dynamics.device.type == "cpu":
+        return dynamics
+    return copy.deepcopy(dynamics).to("cpu")
+
+
+def _check_finite(what: str, value: Any, step: int) -> None:
+    parts = value.values() if isinstance(value, dict) else [value]
+    for part in parts:
+        if not np.all(np.isfinite(part)):
+            raise ValueError(f"{what} from the environment must be finite, got {np.asarray(part)} at step {step}")

@@ -1,0 +1,149 @@
+"""Checkpoints that resume a run exactly: agent, model, both buffers and every random number generator."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+Agent = TypeVar("Agent", bound=OffPolicyAlgorithm)
+
+
+def save_checkpoint(agent: OffPolicyAlgorithm, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
+    """Write everything that the rest of a run depends on, all of it or nothing.
+
+    The files are written beside ``folder`` and take its place at the end, so a crash at any moment
+    leaves the checkpoint from before. What can't be stored is the environment's own state: save at an
+    episode's end, from a callback's ``_on_rollout_start``, where the update that follows a step is done.
+
+    The folder holds SB3's own files, which are pickles: load checkpoints of your own runs only.
+
+    Args:
+        agent: trained with :class:`~mbrl_wrappers.imagination.ModelBased`, or without.
+        folder: where to.
+        extra: JSON-safe values of your own, for :func:`checkpoint_extra`.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    partial.mkdir(parents=True)
+    try:
+        agent.save(partial / "agent.zip")
+        agent.save_replay_buffer(partial / "replay_buffer.pkl")
+        normalizer = agent.get_vec_normalize_env()
+        if isinstance(normalizer, VecNormalize):
+            normalizer.save(str(partial / "vec_normalize.pkl"))
+        tensors, numbers = _random_state(agent)
+        model_based = getattr(agent, "model_based", None)
+        if model_based is not None:
+            tensors.update({f"model_based.{name}": value for name, value in model_based.full_state().items()})
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
+        (partial / "state.json").write_text(json.dumps({"random": numbers, "extra": extra or {}}))
+        _swap(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: str = "auto") -> Agent:
+    """Bring back a run saved by :func:`save_checkpoint`.
+
+    Go on with ``agent.learn(remaining_steps, callback=agent.model_based, reset_num_timesteps=False)``.
+    The env starts a new episode; if its first states depend on nothing but what you seed, the run is
+    the same, bit for bit, as one that was never interrupted.
+
+    Args:
+        kind: the agent's class, such as ``SAC``.
+        folder: where the checkpoint is.
+        env: made and wrapped as for the first run; a VecNormalize in it gets the saved statistics.
+        device: where the agent goes.
+
+    Raises:
+        ValueError: if there is no checkpoint.
+    """
+    folder = _newest(Path(folder))
+    agent = kind.load(folder / "agent.zip", env=env, device=device)
+    agent.load_replay_buffer(folder / "replay_buffer.pkl", truncate_last_traj=False)
+    normalizer = agent.get_vec_normalize_env()
+    if isinstance(normalizer, VecNormalize) and (folder / "vec_normalize.pkl").exists():
+        saved = VecNormalize.load(str(folder / "vec_normalize.pkl"), normalizer.venv)
+        normalizer.__setstate__(saved.__getstate__())
+        normalizer.set_venv(saved.venv)
+    tensors = load_file(folder / "state.safetensors")
+    model_based = getattr(agent, "model_based", None)
+    if model_based is not None:
+        prefix = "model_based."
+        model_based.load_full_state({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    _restore_random_state(agent, tensors, json.loads((folder / "state.json").read_text())["random"])
+    return agent
+
+
+def checkpoint_extra(folder: str | Path) -> dict[str, Any]:
+    """Return the ``extra`` values of a checkpoint.
+
+    Raises:
+        ValueError: if there is no checkpoint.
+    """
+    return json.loads((_newest(Path(folder)) / "state.json").read_text())["extra"]
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """Tell whether :func:`load_checkpoint` would find one."""
+    return any((candidate / "state.json").exists() for candidate in (Path(folder), _previous(Path(folder))))
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Put the finished checkpoint in place; the old one is kept beside it until that is done."""
+    previous = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    partial.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _newest(folder: Path) -> Path:
+    """Return the folder, or the old one that a crash between two renames left beside it."""
+    for candidate in (folder, _previous(folder)):
+        if (candidate / "state.json").exists():
+            return candidate
+    raise ValueError(f"folder must hold a checkpoint, got {folder}")
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _random_state(agent: OffPolicyAlgorithm) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the states of torch's, NumPy's, Python's and the action space's generators."""
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the generator SB3 draws from
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.array(keys, dtype=np.int64))}
+    if agent.device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(agent.device)
+    version, internal, gauss = random.getstate()
+    numbers = {
+        "numpy": [name, int(position), int(has_gauss), float(cached)],
+        "python": [version, list(internal), gauss],
+        "action_space": agent.action_space.np_random.bit_generator.state,
+    }
+    return tensors, numbers
+
+
+def _restore_random_state(agent: OffPolicyAlgorithm, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and agent.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda"], agent.device)
+    name, position, has_gauss, cached = numbers["numpy"]
+    np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    version, internal, gauss = numbers["python"]
+    random.setstate((version, tuple(internal), gauss))
+    agent.action_space.np_random.bit_generator.state = numbers["action_space"]

@@ -1,0 +1,57 @@
+"""Real transitions out of a Stable-Baselines3 replay buffer, as a model is fitted on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Transitions
+
+
+def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsModel) -> Transitions:
+    """Read all usable transitions of a buffer (plain, n-step, Dict or HER).
+
+    A transition's key is the place where it is stored, so it keeps its side of the hold-out split for
+    as long as it lives. With ``optimize_memory_usage`` the buffer does not have the last observation of
+    an episode, and those rows are left out.
+
+    Args:
+        buffer: the agent's own buffer, not the decorated one.
+        view: knows how the buffer's actions map to the env's.
+        dynamics: knows the flat layout.
+
+    Returns:
+        ``[N, ...]`` on the agent's device, observations and rewards raw.
+
+    Raises:
+        ValueError: if a stored value is not finite.
+    """
+    rows = buffer.size()
+    places = np.arange(rows * buffer.n_envs).reshape(rows, buffer.n_envs)
+    usable = np.ones((rows, buffer.n_envs), dtype=bool)
+    if buffer.optimize_memory_usage:
+        usable &= buffer.dones[:rows] == 0
+        if buffer.full:
+            usable[buffer.pos] = False  # its observation was overwritten by the newest next one
+    step, env = np.nonzero(usable)
+
+    def take(stored: Any, shift: int = 0) -> Any:
+        if isinstance(stored, dict):
+            return {key: take(part, shift) for key, part in stored.items()}
+        return stored[(step + shift) % buffer.buffer_size, env]
+
+    next_stored, shift = (buffer.observations, 1) if buffer.optimize_memory_usage else (buffer.next_observations, 0)
+    terminated = buffer.dones[step, env] * (1 - buffer.timeouts[step, env])
+    return Transitions(
+        obs=dynamics.obs_codec.encode(take(buffer.observations), view.device),
+        action=view.env_action(buffer.actions[step, env]),
+        reward=torch.as_tensor(buffer.rewards[step, env], dtype=torch.float32, device=view.device),
+        next_obs=dynamics.obs_codec.encode(take(next_stored, shift), view.device),
+        terminated=torch.as_tensor(terminated > 0.5, device=view.device),
+        key=torch.as_tensor(places[step, env], device=view.device),
+    )

@@ -1,0 +1,96 @@
+"""Imagined transitions, and the ring buffer that keeps them on the agent's device."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImaginedRows:
+    """A batch of imagined transitions, flat and in the env's units.
+
+    Attributes:
+        obs: ``[B, D]``.
+        action: ``[B, A]``.
+        reward: ``[B]``.
+        next_obs: ``[B, D]``.
+        terminated: ``[B]`` bool; the end of a rollout is not a termination.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def __getitem__(self, rows: Tensor | slice) -> ImaginedRows:
+        return ImaginedRows(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+
+class ImaginedBuffer:
+    """Ring buffer of imagined rows; the oldest make room for the newest.
+
+    Args:
+        capacity: most rows kept; may be raised or lowered later.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._rows: ImaginedRows | None = None
+        self._position = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, rows: ImaginedRows) -> None:
+        """Append rows, in order; of more rows than fit, the last ones stay."""
+        rows = rows[-self.capacity :]
+        if self._rows is None:
+            self._rows = _empty_like(rows, self.capacity)
+        first = min(len(rows), self.capacity - self._position)
+        for field in dataclasses.fields(rows):
+            kept, new = getattr(self._rows, field.name), getattr(rows, field.name)
+            kept[self._position : self._position + first] = new[:first]
+            kept[: len(rows) - first] = new[first:]
+        self._position = (self._position + len(rows)) % self.capacity
+        self._size = min(self._size + len(rows), self.capacity)
+
+    def sample(self, count: int, generator: torch.Generator) -> ImaginedRows:
+        """Draw ``count`` rows uniformly with replacement."""
+        assert self._rows is not None
+        device = self._rows.obs.device
+        return self._rows[torch.randint(self._size, (count,), generator=generator, device=device)]
+
+    def ordered(self) -> ImaginedRows | None:
+        """Return all rows from the oldest to the newest, None when there are none."""
+        if self._rows is None:
+            return None
+        start = self._position if self._size == self.capacity else 0
+        index = (torch.arange(self._size, device=self._rows.obs.device) + start) % self.capacity
+        return self._rows[index]
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity; the newest rows stay."""
+        if capacity == self.capacity:
+            return
+        rows = self.ordered()
+        self.capacity, self._rows, self._position, self._size = capacity, None, 0, 0
+        if rows is not None:
+            self.add(rows)
+
+
+def _empty_like(rows: ImaginedRows, capacity: int) -> ImaginedRows:
+    return ImaginedRows(
+        **{
+            f.name: getattr(rows, f.name).new_empty((capacity, *getattr(rows, f.name).shape[1:]))
+            for f in dataclasses.fields(rows)
+        }
+    )

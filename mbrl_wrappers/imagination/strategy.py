@@ -1,0 +1,70 @@
+"""How imagined data enters an agent's training: the one interface of Dyna, M2AC, MVE and STEVE."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Transitions
+
+Samples = ReplayBufferSamples | DictReplayBufferSamples
+
+
+class Strategy(ABC):
+    """Decides what an agent's gradient step sees.
+
+    :class:`~mbrl_wrappers.imagination.ModelBased` binds a strategy to an agent and a model when
+    training starts, refreshes it after each fit of the model, and asks it for every batch.
+    """
+
+    _view: AgentView
+    _dynamics: DynamicsModel
+    _generator: torch.Generator
+
+    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
+        """Take the agent's view, the model, and the source of all randomness (on the agent's device)."""
+        self._view, self._dynamics, self._generator = view, dynamics, generator
+
+    @abstractmethod
+    def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
+        """Imagine anew, after the model was fitted.
+
+        Args:
+            transitions: all real data, ``[N, ...]`` on the agent's device.
+            num_timesteps: env steps so far.
+            new_steps: env steps since the last refresh.
+
+        Returns:
+            Numbers to log under ``imagination/``.
+        """
+
+    @abstractmethod
+    def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
+        """Draw a training batch of exactly ``batch_size`` rows.
+
+        Args:
+            real_buffer: the agent's own buffer.
+            batch_size: rows to return.
+            env: normalises observations and rewards, as in SB3's ``ReplayBuffer.sample``; None for raw ones.
+        """
+
+    def imagined_state(self) -> dict[str, Tensor]:
+        """Return the imagined data as tensors, for a checkpoint that resumes exactly."""
+        return {}
+
+    def load_imagined_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`imagined_state` returned; called at each start of training, often with ``{}``."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no imagined data, got {sorted(state)}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the agent, the model (its callback keeps it) and the generator."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_view", "_dynamics", "_generator")}

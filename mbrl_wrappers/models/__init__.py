@@ -1,0 +1,6 @@
+"""What is learned: dynamics models, and exact ones beside them."""
+
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
+
+__all__ = ["DynamicsModel", "EnsembleDynamics"]

@@ -1,0 +1,368 @@
+"""The probabilistic ensemble of PETS and MBPO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from mbrl_wrappers.models import storage
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.fit import (
+    MAX_HOLDOUT_ROWS,
+    FitData,
+    FitReport,
+    FitSettings,
+    fit_ensemble,
+    holdout_mask,
+)
+from mbrl_wrappers.models.given import GivenFunction, call_given, registered_id, resolve
+from mbrl_wrappers.models.known_functions import TERMINATIONS
+from mbrl_wrappers.models.network import EnsembleMLP
+from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.types import Prediction, Transitions
+
+PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+
+
+class EnsembleDynamics(DynamicsModel):
+    """Bootstrapped ensemble of probabilistic networks (Chua et al. 2018; Janner et al. 2019, section 5).
+
+    Every member predicts a diagonal Gaussian over ``[next_obs - obs, reward]``. A sampled prediction
+    takes one random elite per row (TS1 of PETS, and MBPO's rollouts); members are drawn balanced over
+    the batch, and only the member that a row needs is evaluated. A termination that is not given is a
+    logit beside the Gaussian; a step terminates where it is positive.
+
+    Deviations from the papers: targets are normalised as the inputs are (``normalize_targets=False``
+    restores the paper's raw targets); the optimiser starts afresh at each fit; log-variance bounds are
+    per member (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
+
+    Args:
+        observation_space: the environment's.
+        action_space: the environment's.
+        num_members: networks in the ensemble.
+        num_elites: how many of them predict: the best on the hold-out.
+        hidden: units of the hidden layers.
+        learning_rate: Adam's.
+        weight_decay: L2 factor per layer, output layer included; a single number for all layers.
+            Default: MBPO's five values for four hidden layers, 1e-4 otherwise.
+        batch_size: rows per member and gradient step.
+        holdout_ratio: share of the transitions that is never trained on, at most 5000 rows of it scored.
+        patience: epochs without a 1% gain of any member before a fit stops.
+        min_epoch_steps: gradient steps that an epoch has at least.
+        max_steps: most gradient steps of one fit; None for no limit.
+        reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
+            or the id of an environment whose reward function is known.
+        termination_fn: likewise, returning bool, instead of a learned termination.
+        normalize_targets: whether targets are scaled to unit spread.
+        seed: of the initial weights.
+        device: where the model lies.
+
+    Raises:
+        ValueError: for an argument out of its range, an unsupported space, or an unknown id.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        num_members: int = 7,
+        num_elites: int = 5,
+        hidden: Sequence[int] = (200, 200, 200, 200),
+        learning_rate: float = 1e-3,
+        weight_decay: float | Sequence[float] | None = None,
+        batch_size: int = 256,
+        holdout_ratio: float = 0.2,
+        patience: int = 5,
+        min_epoch_steps: int = 20,
+        max_steps: int | None = None,
+        reward_fn: GivenFunction | str | None = None,
+        termination_fn: GivenFunction | str | None = None,
+        normalize_targets: bool = True,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        decay = _layer_decay(weight_decay, len(hidden) + 1)
+        _check_ranges(num_members, num_elites, hidden, learning_rate, decay, batch_size, holdout_ratio, patience)
+        self.settings: dict[str, Any] = {
+            "num_members": num_members,
+            "num_elites": num_elites,
+            "hidden": list(hidden),
+            "learning_rate": learning_rate,
+            "weight_decay": decay,
+            "batch_size": batch_size,
+            "holdout_ratio": holdout_ratio,
+            "patience": patience,
+            "min_epoch_steps": min_epoch_steps,
+            "max_steps": max_steps,
+            "normalize_targets": normalize_targets,
+            "seed": seed,
+        }
+        self.reward_fn, self.reward_name = resolve(reward_fn, "reward_fn")
+        self.termination_fn, self.termination_name = resolve(termination_fn, "termination_fn")
+        target_dim = self.obs_codec.dim + (self.reward_fn is None)
+        self.input_normalizer = Normalizer(self.obs_codec.dim + self.action_codec.dim)
+        self.target_normalizer = Normalizer(target_dim)
+        self.network = EnsembleMLP(
+            num_members,
+            self.obs_codec.dim + self.action_codec.dim,
+            target_dim,
+            int(self.termination_fn is None),
+            hidden,
+            seed,
+        )
+        self.elites: Tensor
+        self.register_buffer("elites", torch.arange(num_elites))
+        self._elite_list = list(range(num_elites))
+        self.to(device)
+
+    @classmethod
+    def for_env(cls, env: gym.Env, **kwargs: Any) -> EnsembleDynamics:
+        """Build a model for an environment, with its known termination function if it has one.
+
+        The function is used only where the env is the registered one as it comes: other constructor
+        arguments or a wrapper that may change what is observed leave termination to be learned.
+
+        Args:
+            env: any Gymnasium env with supported spaces.
+            **kwargs: as for the constructor, overriding what is found.
+        """
+        env_id = registered_id(env.spec)
+        if env_id in TERMINATIONS:
+            kwargs.setdefault("termination_fn", env_id)
+        return cls(env.observation_space, env.action_space, **kwargs)
+
+    def predict(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+        members: Tensor | None = None,
+    ) -> Prediction:
+        """Predict one step; see :meth:`DynamicsModel.predict`.
+
+        Args:
+            obs: ``[..., D]``.
+            action: ``[..., A]``.
+            generator: draws the members and the noise.
+            deterministic: the mean over the elites; otherwise a sample of one random elite per row.
+            members: ``[...]`` int64, which member predicts each row; default: balanced at random
+                over the elites.
+
+        Returns:
+            The prediction, with the leading dimensions of ``obs``.
+        """
+        batch = obs.shape[:-1]
+        flat_obs, flat_action = obs.reshape(-1, obs.shape[-1]), action.reshape(-1, action.shape[-1])
+        x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
+        if deterministic:
+            mean, std, logits = self._mixture(x)
+            target = mean
+        else:
+            groups = self._balanced_groups(len(x), generator) if members is None else _groups_of(members.reshape(-1))
+            mean, std, logits = self._routed(x, groups)
+            noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+            target = mean + std * noise
+        target = self.target_normalizer.denormalize(target)
+        next_obs = self.obs_codec.snap(flat_obs + target[:, : self.obs_codec.dim])
+        if self.reward_fn is None:
+            reward = target[:, -1]
+        else:
+            reward = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, next_obs)
+        if self.termination_fn is None:
+            terminated = logits[:, 0] > 0
+        else:
+            terminated = call_given(self.termination_fn, "termination_fn", flat_obs, flat_action, next_obs)
+        return Prediction(
+            next_obs.reshape(*batch, -1),
+            reward.reshape(batch),
+            terminated.reshape(batch),
+            std.square().mean(-1).sqrt().reshape(batch),
+        )
+
+    def _balanced_groups(self, rows: int, generator: torch.Generator | None) -> list[tuple[int, Tensor]]:
+        """Deal the rows out to the elites at random, each elite getting its share up to one row."""
+        if rows == 1:
+            pick = int(torch.randint(len(self._elite_list), (1,), generator=generator, device=self.device))
+            return [(self._elite_list[pick], torch.zeros(1, dtype=torch.long, device=self.device))]
+        order = torch.randperm(rows, generator=generator, device=self.device)
+        hands = torch.randperm(len(self._elite_list), generator=generator, device=self.device).tolist()
+        shares = order.tensor_split(len(hands))
+        return [(self._elite_list[h], share) for h, share in zip(hands, shares, strict=True) if len(share)]
+
+    def _routed(self, x: Tensor, groups: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate each row by its own member; returns mean, std and logits in the order of ``x``."""
+        if len(groups) == 1:
+            mean, logvar, logits = self.network.member(groups[0][0], x)
+            return mean, torch.exp(0.5 * logvar), logits
+        parts = [self.network.member(member, x[rows]) for member, rows in groups]
+        inverse = torch.empty(len(x), dtype=torch.long, device=x.device)
+        inverse[torch.cat([rows for _, rows in groups])] = torch.arange(len(x), device=x.device)
+        mean, logvar, logits = (torch.cat(column)[inverse] for column in zip(*parts, strict=True))
+        return mean, torch.exp(0.5 * logvar), logits
+
+    def _mixture(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Match the first two moments of the equal mixture of the elites; logits are averaged."""
+        means, logvars, logits = (
+            torch.stack(column) for column in zip(*(self.network.member(e, x) for e in self._elite_list), strict=True)
+        )
+        mean = means.mean(0)
+        variance = logvars.exp().mean(0) + (means - mean).square().mean(0)
+        return mean, variance.sqrt(), logits.mean(0)
+
+    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
+        """Train on all transitions given, from the current weights; see :meth:`DynamicsModel.fit`.
+
+        Returns:
+            ``holdout_error`` (mean over elites, in units of the targets' spread), ``train_loss``,
+            ``grad_steps``, ``rows``.
+        """
+        self._check_fit_input(transitions)
+        transitions = transitions.to(self.device)
+        held = holdout_mask(transitions.key, self.settings["holdout_ratio"])
+        if held.all() or not held.any():  # too few rows to spare one
+            train, holdout = transitions, transitions
+        else:
+            train, holdout = transitions[~held], transitions[held][:MAX_HOLDOUT_ROWS]
+        self._fit_normalizers(train)
+        report = fit_ensemble(
+            self.network, self._fit_data(train), self._fit_data(holdout), self._fit_settings(), generator
+        )
+        self._choose_elites(report)
+        self._keep_start_states(train.obs, generator)
+        return {
+            "holdout_error": float(report.score[self.elites].mean()),
+            "train_loss": report.train_loss,
+            "grad_steps": float(report.steps),
+            "rows": float(len(transitions)),
+        }
+
+    def _targets(self, transitions: Transitions) -> Tensor:
+        delta = transitions.next_obs - transitions.obs
+        return delta if self.reward_fn is not None else torch.cat([delta, transitions.reward[:, None]], dim=-1)
+
+    def _fit_normalizers(self, train: Transitions) -> None:
+        self.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
+        if self.settings["normalize_targets"]:
+            self.target_normalizer.fit(self._targets(train))
+
+    def _fit_data(self, transitions: Transitions) -> FitData:
+        dtype = self.start_obs.dtype
+        return FitData(
+            self.input_normalizer.normalize(torch.cat([transitions.obs, transitions.action], dim=-1).to(dtype)),
+            self.target_normalizer.normalize(self._targets(transitions).to(dtype)),
+            transitions.terminated[:, None].to(dtype),
+        )
+
+    def _fit_settings(self) -> FitSettings:
+        names = ("learning_rate", "weight_decay", "batch_size", "patience", "min_epoch_steps", "max_steps")
+        return FitSettings(**{name: self.settings[name] for name in names})
+
+    def _choose_elites(self, report: FitReport) -> None:
+        # Python's list beside the buffer: picking a member must not wait for a device.
+        self.elites.copy_(report.score.argsort()[: len(self.elites)])
+        self._elite_list = self.elites.tolist()
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Restore weights, normalisers, elites and start states; the number of start states may differ."""
+        if "start_obs" in state_dict:
+            self.start_obs = self.start_obs.new_empty(state_dict["start_obs"].shape)
+        result = super().load_state_dict(state_dict, strict, assign)
+        self._elite_list = self.elites.tolist()
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and description into one safetensors file, atomically.
+
+        A given reward or termination function is stored by its environment's id; one of your own
+        can't be stored and is asked for again by :meth:`load`.
+
+        Args:
+            path: such as ``"hopper.safetensors"``.
+        """
+        functions = {"reward_fn": self.reward_name, "termination_fn": self.termination_name}
+        storage.save(path, "EnsembleDynamics", self, {"settings": self.settings, "functions": functions})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        reward_fn: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        termination_fn: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> EnsembleDynamics:
+        """Read a model written by :meth:`save`.
+
+        Args:
+            path: the file.
+            reward_fn: your own function, if the saved model had one.
+            termination_fn: likewise.
+            device: where to put it.
+
+        Raises:
+            ValueError: if the file is not such a model, or a function of your own is missing.
+        """
+        description, tensors = storage.load(path, "EnsembleDynamics")
+        functions = {}
+        for name, given in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
+            stored = description["functions"][name]
+            if stored == "custom" and given is None:
+                raise ValueError(f"{path} was saved with a {name} of your own: pass {name}=..., got None")
+            functions[name] = given if stored == "custom" else stored
+        observation_space, action_space = storage.spaces_of(description)
+        model = cls(observation_space, action_space, **description["settings"], **functions)
+        storage.restore(model, tensors, path)
+        return model.to(device)
+
+
+def _groups_of(members: Tensor) -> list[tuple[int, Tensor]]:
+    return [(int(m), (members == m).nonzero()[:, 0]) for m in members.unique().tolist()]
+
+
+def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) -> list[float]:
+    if weight_decay is None:
+        return list(PAPER_WEIGHT_DECAY) if num_layers == len(PAPER_WEIGHT_DECAY) else [1e-4] * num_layers
+    if isinstance(weight_decay, Iterable):
+        decay = list(weight_decay)
+        if len(decay) != num_layers:
+            raise ValueError(f"weight_decay must have one number per layer, {num_layers}, got {decay}")
+        return decay
+    return [weight_decay] * num_layers
+
+
+def _check_ranges(
+    num_members: int,
+    num_elites: int,
+    hidden: Sequence[int],
+    learning_rate: float,
+    weight_decay: Sequence[float],
+    batch_size: int,
+    holdout_ratio: float,
+    patience: int,
+) -> None:
+    if num_members < 1:
+        raise ValueError(f"num_members must be at least 1, got {num_members}")
+    if not 1 <= num_elites <= num_members:
+        raise ValueError(f"num_elites must be between 1 and num_members={num_members}, got {num_elites}")
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"hidden must name at least one layer of at least one unit, got {tuple(hidden)}")
+    if not 0 < learning_rate <= 1:
+        raise ValueError(f"learning_rate must be in (0, 1], got {learning_rate}")
+    if min(weight_decay) < 0 or max(weight_decay) > 1:
+        raise ValueError(f"weight_decay must be in [0, 1], got {list(weight_decay)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not 0 < holdout_ratio < 1:
+        raise ValueError(f"holdout_ratio must be in (0, 1), got {holdout_ratio}")
+    if patience < 0:
+        raise ValueError(f"patience must be at least 0, got {patience}")

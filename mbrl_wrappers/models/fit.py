@@ -1,0 +1,179 @@
+"""Maximum-likelihood training of an ensemble, with a fixed hold-out and a best snapshot per member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mbrl_wrappers.models.network import EnsembleMLP
+
+MAX_HOLDOUT_ROWS = 5000
+_GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Normalised training tensors of ``N`` rows.
+
+    Attributes:
+        x: ``[N, in_dim]`` inputs.
+        y: ``[N, T]`` targets.
+        label: ``[N, num_logits]`` 0/1 targets of the logits.
+    """
+
+    x: Tensor
+    y: Tensor
+    label: Tensor
+
+    def __getitem__(self, rows: Tensor) -> FitData:
+        """Return the rows of an index tensor; an index ``[E, B]`` gives fields ``[E, B, ...]``."""
+        return FitData(self.x[rows], self.y[rows], self.label[rows])
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How an ensemble is trained; see :class:`~mbrl_wrappers.models.EnsembleDynamics` for each."""
+
+    learning_rate: float
+    weight_decay: Sequence[float]
+    batch_size: int
+    patience: int
+    min_epoch_steps: int
+    max_steps: int | None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did.
+
+    Attributes:
+        score: ``[E]`` hold-out error of each member's kept weights.
+        steps: gradient steps taken.
+        train_loss: loss of the last batch, summed over members.
+    """
+
+    score: Tensor
+    steps: int
+    train_loss: float
+
+
+def holdout_mask(key: Tensor, ratio: float) -> Tensor:
+    """Tell for each transition whether it is held out; a pure function of its lasting key.
+
+    Multiples of the golden ratio are spread so evenly over [0, 1) that any run of keys, at any
+    stride, has close to its share held out.
+
+    Args:
+        key: ``[N]`` int64.
+        ratio: share to hold out, in [0, 1).
+
+    Returns:
+        ``[N]`` bool.
+    """
+    return (key.double() * _GOLDEN) % 1.0 < ratio
+
+
+def gaussian_nll(mean: Tensor, logvar: Tensor, target: Tensor) -> Tensor:
+    """Return ``(mean - target)^2 / var + log var`` (Chua et al. 2018, section 4), elementwise.
+
+    This is twice the negative log-likelihood less the constant ``log 2 pi``.
+    """
+    return (mean - target).square() * torch.exp(-logvar) + logvar
+
+
+def ensemble_loss(network: EnsembleMLP, batch: FitData) -> Tensor:
+    """Return the training loss of a batch ``[E, B, ...]``: mean over rows and dims, sum over members."""
+    mean, logvar, logits = network(batch.x)
+    loss = gaussian_nll(mean, logvar, batch.y).mean(dim=(1, 2)).sum() + network.bound_penalty()
+    if network.num_logits:
+        loss = loss + F.binary_cross_entropy_with_logits(logits, batch.label, reduction="none").mean((1, 2)).sum()
+    return loss
+
+
+@torch.no_grad()
+def holdout_score(network: EnsembleMLP, data: FitData) -> Tensor:
+    """Return each member's hold-out error ``[E]``: mean squared error, plus cross-entropy of the logits."""
+    scores = []
+    for index in range(network.num_members):
+        mean, _, logits = network.member(index, data.x)
+        score = (mean - data.y).square().mean()
+        if network.num_logits:
+            score = score + F.binary_cross_entropy_with_logits(logits, data.label)
+        scores.append(score)
+    return torch.stack(scores)
+
+
+def fit_ensemble(
+    network: EnsembleMLP,
+    train: FitData,
+    holdout: FitData,
+    settings: FitSettings,
+    generator: torch.Generator | None,
+) -> FitReport:
+    """Train all members until none has gained 1% on the hold-out for ``patience`` epochs.
+
+    Each member is left with the weights that scored best on the hold-out, its starting weights
+    included, so a fit never makes a member worse there. The scores returned are those of exactly
+    these weights. Deviations from MBPO: the optimiser starts afresh at each fit, and an epoch has at
+    least ``min_epoch_steps`` gradient steps, since patience counted in passes over little data stops
+    long before anything is learned.
+
+    Args:
+        network: trained in place.
+        train: rows to learn from; each member sees its own bootstrap resample of them.
+        holdout: rows to score on.
+        settings: see there.
+        generator: CPU generator of the bootstrap and the order of batches.
+    """
+    optimizer = _optimizer(network, settings)
+    parameters = list(network.parameters())
+    best = [p.detach().clone() for p in parameters]
+    best_score = holdout_score(network, holdout)
+    rows = len(train.x)
+    epoch_steps = max(-(-rows // settings.batch_size), settings.min_epoch_steps)
+    steps, stale_epochs, loss = 0, 0, torch.zeros(())
+    for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator):
+        loss = ensemble_loss(network, train[index.to(train.x.device)])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        steps += 1
+        out_of_steps = settings.max_steps is not None and steps >= settings.max_steps
+        if steps % epoch_steps and not out_of_steps:
+            continue
+        score = holdout_score(network, holdout)
+        improved = score < 0.99 * best_score
+        best_score = torch.where(improved, score, best_score)
+        for kept, parameter in zip(best, parameters, strict=True):
+            kept[improved] = parameter.detach()[improved]
+        stale_epochs = 0 if bool(improved.any()) else stale_epochs + 1
+        if stale_epochs > settings.patience or out_of_steps:
+            break
+    with torch.no_grad():
+        for kept, parameter in zip(best, parameters, strict=True):
+            parameter.copy_(kept)
+    return FitReport(best_score, steps, float(loss.detach()))
+
+
+def _optimizer(network: EnsembleMLP, settings: FitSettings) -> torch.optim.Optimizer:
+    decayed = [
+        {"params": [weight], "weight_decay": decay}
+        for weight, decay in zip(network.weights, settings.weight_decay, strict=True)
+    ]
+    others = [*network.biases, network.max_logvar, network.min_logvar]
+    return torch.optim.Adam([*decayed, {"params": others}], lr=settings.learning_rate, fused=True)
+
+
+def _bootstrap_batches(
+    rows: int, num_members: int, batch_size: int, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """Yield indices ``[E, B]`` for ever: each member passes over its own resample with replacement."""
+    bootstrap = torch.randint(rows, (num_members, rows), generator=generator)
+    while True:
+        for start in range(0, rows, batch_size):
+            yield bootstrap[:, start : start + batch_size]
+        bootstrap = bootstrap[:, torch.randperm(rows, generator=generator)]

@@ -1,0 +1,105 @@
+"""Reward and termination functions that a user gives, by hand or by an environment's id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
+
+from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS, GivenFunction
+from mbrl_wrappers.types import Transitions
+
+# Wrappers that leave observations, actions, rewards and terminations as they are.
+_TRANSPARENT_WRAPPERS = frozenset(
+    {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"}
+)
+
+
+def registered_id(spec: EnvSpec | None) -> str | None:
+    """Return the id of an env that is as registered, or None if arguments or wrappers may have changed it."""
+    if spec is None or spec.id is None:
+        return None
+    names = {wrapper.name for wrapper in spec.additional_wrappers or ()}
+    changed = set(spec.kwargs) - {"render_mode"}
+    return None if changed or names - _TRANSPARENT_WRAPPERS else spec.id
+
+
+def resolve(function: GivenFunction | str | None, name: str) -> tuple[GivenFunction | None, str]:
+    """Look up a given function.
+
+    Args:
+        function: None, a callable, or the id of an env with a known function.
+        name: ``"reward_fn"`` or ``"termination_fn"``, which also chooses the registry.
+
+    Returns:
+        The callable or None, and what a saved model calls it: ``"learned"``, ``"custom"`` or the id.
+
+    Raises:
+        ValueError: for an id that is not in the registry.
+    """
+    registry: dict[str, Any] = REWARDS if name == "reward_fn" else TERMINATIONS
+    if function is None or function == "learned":
+        return None, "learned"
+    if callable(function):
+        return function, "custom"
+    if function not in registry:
+        raise ValueError(f"{name} must be a callable or one of {sorted(registry)}, got {function!r}")
+    return registry[function], function
+
+
+def call_given(function: GivenFunction, name: str, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Call a given function and check what it returns.
+
+    Args:
+        function: ``(obs [..., D], action [..., A], next_obs [..., D]) -> [...]``.
+        name: ``"reward_fn"`` (must return a floating dtype) or ``"termination_fn"`` (must return bool).
+        obs: ``[..., D]``.
+        action: ``[..., A]``.
+        next_obs: ``[..., D]``.
+
+    Returns:
+        What the function returned, ``[...]``.
+
+    Raises:
+        ValueError: naming the function, what it must return and what it did.
+    """
+    output = function(obs, action, next_obs)
+    shape = tuple(obs.shape[:-1])
+    dtype = "bool" if name == "termination_fn" else "floating"
+    expected = f"{name} must return a tensor of shape {shape} and {dtype} dtype"
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{expected}, got {type(output).__name__}: {output!r}")
+    right_dtype = output.dtype == torch.bool if name == "termination_fn" else output.is_floating_point()
+    if tuple(output.shape) != shape or not right_dtype:
+        raise ValueError(f"{expected}, got shape {tuple(output.shape)} and dtype {output.dtype}")
+    return output
+
+
+def first_disagreement(
+    function: GivenFunction, name: str, transitions: Transitions, *, rtol: float = 1e-3, atol: float = 1e-3
+) -> int | None:
+    """Compare a given function with what the real environment did.
+
+    Args:
+        function: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]``.
+        name: ``"reward_fn"`` (compared within the tolerances) or ``"termination_fn"`` (exactly).
+        transitions: real transitions.
+        rtol: relative tolerance of a reward, with respect to the real one.
+        atol: absolute tolerance of a reward.
+
+    Returns:
+        The index of the first transition on which they disagree, None if there is none.
+
+    Raises:
+        ValueError: as :func:`call_given`.
+    """
+    with torch.no_grad():
+        given = call_given(function, name, transitions.obs, transitions.action, transitions.next_obs)
+    if name == "termination_fn":
+        disagrees = given != transitions.terminated
+    else:
+        disagrees = ~torch.isclose(given.double(), transitions.reward.double(), rtol=rtol, atol=atol)
+    rows = disagrees.nonzero()
+    return int(rows[0]) if len(rows) else None

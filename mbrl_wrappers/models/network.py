@@ -1,0 +1,98 @@
+"""The ensemble's network: independent MLPs stored side by side, so that one product serves them all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHUNK_ROWS = 1024
+
+
+class EnsembleMLP(nn.Module):
+    """``E`` probabilistic MLPs with SiLU units and a diagonal Gaussian head each.
+
+    The log-variance is softly clamped between two learned bounds (Chua et al. 2018, appendix A.1).
+    Deviation: the bounds are kept per member instead of shared, so that a member's best weights and
+    the bounds they were trained with are stored and restored together.
+
+    Args:
+        num_members: ``E``.
+        in_dim: width of the input.
+        target_dim: width ``T`` of the Gaussian.
+        num_logits: extra outputs beside the Gaussian (0 or 1: the termination logit).
+        hidden: units of the hidden layers.
+        seed: of the initial weights (truncated normal, std ``1 / (2 sqrt(fan_in))``, as PETS).
+    """
+
+    def __init__(
+        self,
+        num_members: int,
+        in_dim: int,
+        target_dim: int,
+        num_logits: int,
+        hidden: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.num_members, self.target_dim, self.num_logits = num_members, target_dim, num_logits
+        widths = [in_dim, *hidden, 2 * target_dim + num_logits]
+        generator = torch.Generator().manual_seed(seed)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in itertools.pairwise(widths):
+            weight = torch.empty(num_members, fan_in, fan_out)
+            std = 1 / (2 * fan_in**0.5)
+            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
+        self.max_logvar = nn.Parameter(torch.full((num_members, 1, target_dim), 0.5))
+        self.min_logvar = nn.Parameter(torch.full((num_members, 1, target_dim), -10.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate every member on rows of its own.
+
+        Args:
+            x: ``[E, B, in_dim]`` normalised inputs (expanded where members share rows).
+
+        Returns:
+            Mean ``[E, B, T]``, log-variance ``[E, B, T]`` and logits ``[E, B, num_logits]``.
+        """
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            x = F.silu(x) if layer < last else x
+        return self._heads(x, self.max_logvar, self.min_logvar)
+
+    def member(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate one member on ``x [B, in_dim]``, in chunks whose activations stay in the cache.
+
+        Returns:
+            Mean ``[B, T]``, log-variance ``[B, T]`` and logits ``[B, num_logits]``.
+        """
+        layers = [(w[index], b[index, 0]) for w, b in zip(self.weights, self.biases, strict=True)]
+        chunks = [self._mlp(layers, rows) for rows in x.split(CHUNK_ROWS)] if len(x) > CHUNK_ROWS else None
+        out = self._mlp(layers, x) if chunks is None else torch.cat(chunks)
+        return self._heads(out, self.max_logvar[index], self.min_logvar[index])
+
+    @staticmethod
+    def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        last = len(layers) - 1
+        for layer, (weight, bias) in enumerate(layers):
+            x = torch.addmm(bias, x, weight)
+            if layer < last:
+                # A fresh activation may be overwritten when nothing has to be differentiated.
+                x = F.silu(x, inplace=not x.requires_grad)
+        return x
+
+    def _heads(self, out: Tensor, max_logvar: Tensor, min_logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, logvar, logits = out.split([self.target_dim, self.target_dim, self.num_logits], dim=-1)
+        logvar = max_logvar - F.softplus(max_logvar - logvar)
+        logvar = min_logvar + F.softplus(logvar - min_logvar)
+        return mean, logvar, logits
+
+    def bound_penalty(self) -> Tensor:
+        """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class)."""
+        return 0.01 * (self.max_logvar.sum() - self.min_logvar.sum()) / self.num_members

@@ -1,0 +1,90 @@
+"""A model as one safetensors file: tensors, and a JSON description in the file's own metadata.
+
+One file is written or it is not: weights and description can't be torn apart by a crash. Nothing in
+it is executable, and names found in it are looked up in registries, never imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.spaces import space_from_json, space_to_json
+
+FORMAT_VERSION = 1
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to a temporary file beside ``path``, then rename: the old file stays until then."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save(path: str | Path, kind: str, model: DynamicsModel, description: dict[str, Any]) -> None:
+    """Write a model's state and a JSON-safe description of how to rebuild it."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "observation_space": space_to_json(model.observation_space),
+        "action_space": space_to_json(model.action_space),
+        **description,
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, serialize(tensors, metadata={"mbrl_wrappers": json.dumps(header)}))
+
+
+def load(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what :func:`save` wrote.
+
+    Raises:
+        ValueError: naming the file, if it is not a safetensors file with a description of ``kind``.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("mbrl_wrappers")
+            header = json.loads(text) if text else {}
+            if header.get("kind") != kind:
+                raise ValueError(f"{path} must hold a model of kind {kind!r}, got {header.get('kind')!r}")
+            if header["format_version"] > FORMAT_VERSION:
+                raise ValueError(
+                    f"{path} has format_version {header['format_version']}, this release reads up to {FORMAT_VERSION}"
+                )
+            return header, {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
+def spaces_of(header: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
+    """Return the observation and the action space of a description."""
+    return space_from_json(header["observation_space"]), space_from_json(header["action_space"])
+
+
+def restore(model: DynamicsModel, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load the tensors into a freshly built model.
+
+    Raises:
+        ValueError: naming the file, if names or shapes differ from the description's.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: tensors do not fit the description: {error}") from error

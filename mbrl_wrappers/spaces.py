@@ -1,0 +1,268 @@
+"""Any Gymnasium space as flat tensors, and back.
+
+A model sees vectors. :class:`FlatSpace` lays the parts of a space one after the other: a Box as its
+entries, a Discrete as a one-hot block, a MultiDiscrete as one block per component, a MultiBinary as
+zeros and ones; Dict and Tuple are walked in their own order, to any depth.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One elementary space and the columns ``start:stop`` that hold it."""
+
+    space: spaces.Space
+    start: int
+    stop: int
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Return the ``(start, stop)`` columns of each one-hot block; empty for a Box or MultiBinary."""
+        sizes = _categories(self.space)
+        edges = self.start + np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+        return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def _categories(space: spaces.Space) -> list[int]:
+    """Return the number of categories of each component of a discrete space, ``[]`` for others."""
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec.flatten()]
+    return []
+
+
+def _leaf_width(space: spaces.Space, name: str) -> int:
+    """Return the number of columns of an elementary space, or refuse the space by name."""
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) == 3:
+            raise ValueError(f"{name} is an image, {space}: flat models do not take pixels, use a pixel model")
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return sum(_categories(space))
+    if isinstance(space, spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    raise ValueError(
+        f"{name} is of the unsupported space {space!r}; supported are Box, Discrete, MultiDiscrete, "
+        "MultiBinary, and Dict or Tuple of these"
+    )
+
+
+class FlatSpace:
+    """Two-way map between a Gymnasium space and flat float tensors of width ``dim``.
+
+    Args:
+        space: the space; a Dict or Tuple may be nested.
+        name: how errors call it, such as ``"observation_space"``.
+
+    Raises:
+        ValueError: for a space with a part that has no flat form (Text, Graph, Sequence, images); the
+            message names the part.
+    """
+
+    def __init__(self, space: spaces.Space, name: str = "space") -> None:
+        self.space = space
+        self.leaves: list[_Leaf] = []
+        self._collect(space, name)
+        self.dim = self.leaves[-1].stop if self.leaves else 0
+        if self.dim == 0:
+            raise ValueError(f"{name} has no entries: {space!r}")
+        self._blocks = [block for leaf in self.leaves for block in leaf.blocks()]
+        self._low, self._high = self._bounds()
+        self._bounded = bool(torch.isfinite(self._low).any() or torch.isfinite(self._high).any())
+
+    def _collect(self, space: spaces.Space, name: str) -> None:
+        if isinstance(space, spaces.Dict):
+            for key, part in space.spaces.items():
+                self._collect(part, f"{name}[{key!r}]")
+        elif isinstance(space, spaces.Tuple):
+            for index, part in enumerate(space.spaces):
+                self._collect(part, f"{name}[{index}]")
+        else:
+            start = self.leaves[-1].stop if self.leaves else 0
+            self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name)))
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        low, high = torch.zeros(self.dim), torch.ones(self.dim)
+        for leaf in self.leaves:
+            if isinstance(leaf.space, spaces.Box):
+                low[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.low.astype(np.float32)).flatten()
+                high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float32)).flatten()
+        return low, high
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether some columns are one-hot blocks."""
+        return bool(self._blocks)
+
+    def encode(self, value: Any, device: torch.device | str | None = None) -> Tensor:
+        """Lay a batch of elements of the space flat.
+
+        Args:
+            value: the batch in the space's own structure (dict, tuple, array or tensor); each leaf has
+                shape ``[B, *leaf.shape]``. A Discrete leaf may be ``[B]`` or, as SB3 stores it, ``[B, 1]``.
+            device: where the result lies; default: where the leaves lie, the CPU for arrays.
+
+        Returns:
+            ``[B, dim]`` float32.
+
+        Raises:
+            ValueError: if a leaf has the wrong shape.
+        """
+        columns = []
+        for leaf, part in zip(self.leaves, _walk(self.space, value), strict=True):
+            array = torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part, device=device)
+            columns.append(self._encode_leaf(leaf, array))
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+    @staticmethod
+    def _encode_leaf(leaf: _Leaf, array: Tensor) -> Tensor:
+        rows = array.shape[0] if array.dim() else 0
+        expected = int(np.prod(leaf.space.shape or (1,)))
+        if array.dim() == 0 or array.numel() != rows * expected:
+            raise ValueError(f"a batch of {leaf.space!r} must have shape [B, {expected}], got {tuple(array.shape)}")
+        flat = array.reshape(rows, expected)
+        categories = _categories(leaf.space)
+        if not categories:
+            return flat.float()
+        first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
+        index = flat.long() - torch.as_tensor(first, device=flat.device)
+        return torch.cat([F.one_hot(index[:, i], n).float() for i, n in enumerate(categories)], dim=-1)
+
+    def decode(self, flat: Tensor) -> Any:
+        """Turn flat rows back into the space's structure, as tensors.
+
+        Args:
+            flat: ``[B, dim]``.
+
+        Returns:
+            The space's structure with leaves ``[B, *leaf.shape]``: float for a Box of floats, int64 for
+            integer boxes and discrete spaces (the likeliest category).
+        """
+        parts = iter([self._decode_leaf(leaf, flat[..., leaf.start : leaf.stop]) for leaf in self.leaves])
+        return _rebuild(self.space, parts)
+
+    @staticmethod
+    def _decode_leaf(leaf: _Leaf, columns: Tensor) -> Tensor:
+        batch = columns.shape[:-1]
+        shape = leaf.space.shape or ()
+        categories = _categories(leaf.space)
+        if categories:
+            first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
+            index = torch.stack([part.argmax(-1) for part in columns.split(categories, dim=-1)], dim=-1)
+            return (index + torch.as_tensor(first, device=index.device)).reshape(*batch, *shape)
+        if isinstance(leaf.space, spaces.MultiBinary):
+            return (columns > 0.5).long().reshape(*batch, *shape)
+        if np.issubdtype(leaf.space.dtype, np.integer):
+            return columns.round().long().reshape(*batch, *shape)
+        return columns.reshape(*batch, *shape)
+
+    def decode_numpy(self, flat: Tensor) -> Any:
+        """Like :meth:`decode`, as arrays of the leaves' own dtypes, inside the space's bounds."""
+        parts = []
+        for leaf in self.leaves:
+            array = self._decode_leaf(leaf, flat[..., leaf.start : leaf.stop].detach()).cpu().numpy()
+            if isinstance(leaf.space, spaces.Box):
+                array = np.clip(array, leaf.space.low, leaf.space.high)
+            parts.append(array.astype(leaf.space.dtype))
+        return _rebuild(self.space, iter(parts))
+
+    def snap(self, flat: Tensor) -> Tensor:
+        """Make every one-hot block one-hot again; gradients pass straight through.
+
+        Args:
+            flat: ``[..., dim]``, for example a Gaussian's sample.
+
+        Returns:
+            ``[..., dim]``, the same tensor where the space has no one-hot block.
+        """
+        if not self._blocks:
+            return flat
+        columns = list(flat.split(1, dim=-1))
+        for start, stop in self._blocks:
+            block = flat[..., start:stop]
+            hard = F.one_hot(block.argmax(-1), stop - start).to(flat.dtype)
+            columns[start:stop] = (block + (hard - block).detach()).split(1, dim=-1)
+        return torch.cat(columns, dim=-1)
+
+    def project(self, flat: Tensor) -> Tensor:
+        """Return the nearest element of the space: one-hot blocks snapped, boxes clipped to their bounds."""
+        flat = self.snap(flat)
+        if not self._bounded:
+            return flat
+        if self._low.device != flat.device:
+            self._low, self._high = self._low.to(flat.device), self._high.to(flat.device)
+        return torch.clamp(flat, self._low.to(flat.dtype), self._high.to(flat.dtype))
+
+
+def _walk(space: spaces.Space, value: Any) -> list[Any]:
+    """Return the leaves of ``value`` in the order of the space's leaves."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for key, part in space.spaces.items() for leaf in _walk(part, value[key])]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for index, part in enumerate(space.spaces) for leaf in _walk(part, value[index])]
+    return [value]
+
+
+def _rebuild(space: spaces.Space, parts: Any) -> Any:
+    """Inverse of :func:`_walk`: consume the iterator ``parts`` into the space's structure."""
+    if isinstance(space, spaces.Dict):
+        return {key: _rebuild(part, parts) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_rebuild(part, parts) for part in space.spaces)
+    return next(parts)
+
+
+def space_to_json(space: spaces.Space) -> dict[str, Any]:
+    """Describe a space by plain literals that :func:`space_from_json` turns back into an equal space."""
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": [[k, space_to_json(s)] for k, s in space.spaces.items()]}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(s) for s in space.spaces]}
+    if isinstance(space, spaces.Box):
+        bounds = {k: [str(x) for x in getattr(space, k).flatten().tolist()] for k in ("low", "high")}
+        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": list(space.shape)}
+    raise ValueError(f"space {space!r} can't be described; see mbrl_wrappers.spaces.FlatSpace for the supported ones")
+
+
+def space_from_json(description: dict[str, Any]) -> spaces.Space:
+    """Rebuild a space described by :func:`space_to_json`.
+
+    Raises:
+        ValueError: if the type is unknown; names in files are looked up here and nowhere else.
+    """
+    kind = description.get("type")
+    if kind == "Dict":
+        return spaces.Dict(OrderedDict((key, space_from_json(part)) for key, part in description["spaces"]))
+    if kind == "Tuple":
+        return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
+    if kind == "Box":
+        dtype = np.dtype(description["dtype"])
+        shape = tuple(description["shape"])
+        number = int if np.issubdtype(dtype, np.integer) else float
+        low, high = (np.array([number(x) for x in description[k]], dtype=dtype).reshape(shape) for k in ("low", "high"))
+        return spaces.Box(low, high, shape=shape, dtype=dtype.type)
+    if kind == "Discrete":
+        return spaces.Discrete(description["n"], start=description["start"])
+    if kind == "MultiDiscrete":
+        return spaces.MultiDiscrete(np.array(description["nvec"]), start=np.array(description["start"]))
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(description["n"])
+    raise ValueError(f"space type must be one of Dict, Tuple, Box, Discrete, MultiDiscrete, MultiBinary, got {kind!r}")

@@ -1,0 +1,80 @@
+"""The records that pass between the rooms of the library. Tensors are batch first and flat.
+
+``D`` is the width of a flattened observation and ``A`` that of a flattened action (see
+:mod:`mbrl_wrappers.spaces`); both are in the environment's own units, never normalised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Real experience, as a model is fitted on it.
+
+    Attributes:
+        obs: ``[N, D]`` observation before the action.
+        action: ``[N, A]`` action as the environment received it (one-hot where discrete).
+        reward: ``[N]`` reward.
+        next_obs: ``[N, D]`` observation after the action, never the first one of the next episode.
+        terminated: ``[N]`` bool, true terminal states only; a time limit is not one.
+        key: ``[N]`` int64, a lasting identity of each row. The hold-out split is a function of it, so
+            a row that was trained on is never used to validate, however often the model is refitted.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    key: Tensor
+
+    def __post_init__(self) -> None:
+        """Check that every field has the same number of rows and that all values are finite."""
+        rows = len(self.obs)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if len(value) != rows:
+                raise ValueError(f"Transitions.{field.name} must have {rows} rows like obs, got {len(value)}")
+        for name in ("obs", "action", "reward", "next_obs"):
+            value = getattr(self, name)
+            if not torch.isfinite(value).all():
+                bad = int((~torch.isfinite(value)).reshape(rows, -1).any(1).nonzero()[0])
+                raise ValueError(f"Transitions.{name} must be finite, got {value[bad]} in row {bad}")
+
+    def __len__(self) -> int:
+        """Return the number of transitions ``N``."""
+        return len(self.obs)
+
+    def __getitem__(self, rows: Tensor | slice) -> Transitions:
+        """Return the given rows (mask, indices or slice)."""
+        return Transitions(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    def to(self, device: torch.device | str) -> Transitions:
+        """Return the same transitions on another device."""
+        return Transitions(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a dynamics model says about one step; ``...`` are the batch dimensions of its inputs.
+
+    Attributes:
+        next_obs: ``[..., D]`` predicted observation.
+        reward: ``[...]`` predicted reward.
+        terminated: ``[...]`` bool, whether the step ends the episode.
+        uncertainty: ``[...]`` standard deviation of the distribution that the row was drawn from, in
+            units of the targets' spread (root mean square over dimensions). For a sampled row that is
+            the noise of its ensemble member; for a deterministic one the moment-matched mixture over
+            the elite members, so disagreement counts too. 0 for exact models.
+    """
+
+    next_obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    uncertainty: Tensor

@@ -1,0 +1,306 @@
+"""Train an agent with or without a model, with evaluations, checkpoints and an exact resume."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import sb3_contrib
+import stable_baselines3 as sb3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.imagination import ModelBased, checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.models.storage import write_atomically
+from mbrl_wrappers.zoo.recipe import Recipe
+
+ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {
+    "SAC": sb3.SAC,
+    "TD3": sb3.TD3,
+    "DDPG": sb3.DDPG,
+    "DQN": sb3.DQN,
+    "TQC": sb3_contrib.TQC,
+    "CrossQ": sb3_contrib.CrossQ,
+    "QRDQN": sb3_contrib.QRDQN,
+}
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run.
+
+    Attributes:
+        env: a Gymnasium id or ``"package.module:Class"``.
+        recipe: what to train with.
+        model: whether the agent gets a model; without one it is plain SB3 at equal updates per step.
+        seed: of the agent, the model and the sequence of episodes.
+        steps: env steps.
+        eval_every: env steps between evaluations.
+        eval_episodes: episodes of each, deterministic policy, the same start states every time.
+        checkpoint_every: env steps between checkpoints; 0 for none.
+        device: where agent and model lie.
+    """
+
+    env: str
+    recipe: Recipe
+    model: bool
+    seed: int
+    steps: int
+    eval_every: int
+    eval_episodes: int = 20
+    checkpoint_every: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row of a run's ``progress.csv``.
+
+    Attributes:
+        steps: env steps so far.
+        return_mean, return_std: over the evaluation's episodes.
+        updates: gradient updates of the agent so far.
+        wall_seconds, cpu_seconds: of training so far, evaluations and checkpoints left out.
+    """
+
+    steps: int
+    return_mean: float
+    return_std: float
+    updates: int
+    wall_seconds: float
+    cpu_seconds: float
+
+
+class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Makes the start of every episode a function of a seed and the episode's number.
+
+    A run that resumes at an episode's end then meets the episodes that it would have met.
+
+    Args:
+        env: any env.
+        seed: of the run.
+        episode: number of the first episode.
+    """
+
+    def __init__(self, env: gym.Env, seed: int, episode: int = 0) -> None:
+        super().__init__(env)
+        self._seed = seed
+        self.episode = episode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode; a seed given here is not used."""
+        number = np.random.SeedSequence([self._seed, self.episode]).generate_state(1)[0]
+        self.episode += 1
+        return self.env.reset(seed=int(number), options=options)
+
+
+def make_env(name: str, **kwargs: Any) -> gym.Env:
+    """Make an env from a Gymnasium id or ``"package.module:Class"``.
+
+    Raises:
+        ValueError: if it is neither, or the class is no Gymnasium env.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute or "-v" in attribute:
+        try:
+            return gym.make(name, **kwargs)
+        except gym.error.Error as error:
+            raise ValueError(f"env must be a Gymnasium id or 'package.module:Class', got {name!r}: {error}") from error
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"env must be a Gymnasium id or 'package.module:Class', got {name!r}: {error}") from error
+    env = kind(**kwargs)
+    if not isinstance(env, gym.Env):
+        raise ValueError(f"env must be a gymnasium.Env, got {type(env).__name__} from {name!r}")
+    return env
+
+
+def build_agent(spec: RunSpec, env: gym.Env) -> tuple[OffPolicyAlgorithm, BaseCallback | None]:
+    """Make the SB3 agent of a run and, if it has a model, the callback that brings it."""
+    recipe = spec.recipe
+    if recipe.algo not in ALGORITHMS:
+        raise ValueError(f"algo must be one of {sorted(ALGORITHMS)}, got {recipe.algo!r}")
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
+    agent = ALGORITHMS[recipe.algo](policy, env, seed=spec.seed, device=spec.device, **_copy(recipe.agent))
+    if not spec.model:
+        return agent, None
+    dynamics = EnsembleDynamics.for_env(
+        make_env(spec.env), seed=spec.seed, device=str(agent.device), **_copy(recipe.dynamics)
+    )
+    strategy_arguments = _copy(recipe.strategy)
+    if isinstance(strategy_arguments.get("rollout_length"), list):
+        strategy_arguments["rollout_length"] = tuple(strategy_arguments["rollout_length"])
+    return agent, ModelBased(Dyna(**strategy_arguments), dynamics, seed=spec.seed, **recipe.model_based)
+
+
+def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Copy nested literals: SB3 changes the policy_kwargs it is given."""
+    return json.loads(json.dumps(arguments))
+
+
+def run(
+    spec: RunSpec,
+    folder: str | Path,
+    *,
+    progress_bar: bool = False,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> tuple[OffPolicyAlgorithm, list[Evaluation]]:
+    """Train an agent, going on from the folder's checkpoint if there is one.
+
+    Args:
+        spec: what to train.
+        folder: gets ``spec.json``, ``progress.csv`` (one row per evaluation), ``agent.zip`` at the end
+            and, while it runs, ``checkpoint``.
+        progress_bar: show SB3's.
+        on_evaluation: called with each row.
+
+    Returns:
+        The trained agent and its evaluations.
+
+    Raises:
+        ValueError: if the folder holds a run of another spec.
+    """
+    folder = Path(folder)
+    _claim(spec, folder)
+    checkpoint = folder / "checkpoint"
+    episodes = SeededEpisodes(make_env(spec.env), spec.seed)
+    env = Monitor(episodes)
+    rows: list[Evaluation] = []
+    callback: BaseCallback | None
+    if has_checkpoint(checkpoint):
+        state = checkpoint_extra(checkpoint)
+        agent = load_checkpoint(ALGORITHMS[spec.recipe.algo], checkpoint, env, spec.device)
+        callback = getattr(agent, "model_based", None)
+        episodes.episode = state["episode"]
+        rows = [Evaluation(**row) for row in state["rows"]]
+        clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
+    else:
+        agent, callback = build_agent(spec, env)
+        clock = _Clock(0.0, 0.0)
+    recorder = _Recorder(spec, folder, episodes, clock, rows, on_evaluation)
+    remaining = spec.steps - agent.num_timesteps
+    if remaining > 0:
+        callbacks = [recorder] if callback is None else [callback, recorder]
+        agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
+        recorder.evaluate(agent)
+    agent.save(folder / "agent.zip")
+    env.close()
+    return agent, rows
+
+
+def _claim(spec: RunSpec, folder: Path) -> None:
+    """Write the spec into the folder, or check that it is the one already there."""
+    file = folder / "spec.json"
+    text = json.dumps(asdict(spec), indent=1)
+    if file.exists() and json.loads(file.read_text()) != json.loads(text):
+        raise ValueError(f"folder must be new or hold a run of the same spec, got {folder}")
+    write_atomically(file, text.encode())
+
+
+class _Clock:
+    """Wall and CPU seconds of training, which can be paused."""
+
+    def __init__(self, wall: float, cpu: float) -> None:
+        self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+    def skip(self, since: tuple[float, float]) -> None:
+        """Forget the time since a reading."""
+        wall, cpu = self.read()
+        self._wall += wall - since[0]
+        self._cpu += cpu - since[1]
+
+
+class _Recorder(BaseCallback):
+    """Evaluates and checkpoints between a finished update and the next step."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: Path,
+        episodes: SeededEpisodes,
+        clock: _Clock,
+        rows: list[Evaluation],
+        on_evaluation: Callable[[Evaluation], None] | None,
+    ) -> None:
+        super().__init__()
+        self._spec, self._folder, self._episodes, self._clock = spec, folder, episodes, clock
+        self._rows, self._on_evaluation = rows, on_evaluation
+        self._eval_env = Monitor(make_env(spec.env))
+        self._episode_over = False
+        self._last_checkpoint = 0
+
+    def _on_training_start(self) -> None:
+        self._last_checkpoint = self.model.num_timesteps
+
+    def _on_step(self) -> bool:
+        self._episode_over = bool(self.locals["dones"].all())
+        return True
+
+    def _on_rollout_start(self) -> None:
+        steps = self.model.num_timesteps
+        last = self._rows[-1].steps if self._rows else 0
+        if steps // self._spec.eval_every > last // self._spec.eval_every:
+            self.evaluate(self.model)
+        every = self._spec.checkpoint_every
+        if every and self._episode_over and steps - self._last_checkpoint >= every:
+            self._checkpoint()
+
+    def evaluate(self, agent: Any) -> None:
+        """Add a row, unless the last one is of this very step."""
+        if self._rows and self._rows[-1].steps == agent.num_timesteps:
+            return
+        reading = self._clock.read()
+        self._eval_env.reset(seed=12345)  # the same start states at each evaluation
+        returns, _ = evaluate_policy(
+            agent, self._eval_env, self._spec.eval_episodes, deterministic=True, return_episode_rewards=True
+        )
+        row = Evaluation(
+            agent.num_timesteps,
+            float(np.mean(returns)),
+            float(np.std(returns)),
+            agent._n_updates,
+            round(reading[0], 2),
+            round(reading[1], 2),
+        )
+        self._rows.append(row)
+        write_atomically(self._folder / "progress.csv", _csv(self._rows))
+        if self._on_evaluation is not None:
+            self._on_evaluation(row)
+        self._clock.skip(reading)
+
+    def _checkpoint(self) -> None:
+        reading = self._clock.read()
+        state = {
+            "episode": self._episodes.episode - 1,  # the one that the env has just started
+            "rows": [asdict(row) for row in self._rows],
+            "wall_seconds": reading[0],
+            "cpu_seconds": reading[1],
+        }
+        save_checkpoint(self.model, self._folder / "checkpoint", state)
+        self._last_checkpoint = self.model.num_timesteps
+        self._clock.skip(reading)
+
+
+def _csv(rows: list[Evaluation]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue().encode()
