@@ -97,8 +97,9 @@ class FlatSpace:
         low, high = torch.zeros(self.dim), torch.ones(self.dim)
         for leaf in self.leaves:
             if isinstance(leaf.space, spaces.Box):
-                low[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.low.astype(np.float32)).flatten()
-                high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float32)).flatten()
+                # Through float64: a bound beyond float32 becomes infinite, where NumPy's cast would warn.
+                low[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.low.astype(np.float64)).float().flatten()
+                high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float64)).float().flatten()
         return low, high
 
     @property
@@ -118,12 +119,17 @@ class FlatSpace:
             ``[B, dim]`` float32.
 
         Raises:
-            ValueError: if a leaf has the wrong shape.
+            ValueError: if a leaf has the wrong shape or a category that its space does not have, or if the
+                leaves' batches differ.
         """
         columns = []
         for leaf, part in zip(self.leaves, _walk(self.space, value), strict=True):
-            array = torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part, device=device)
-            columns.append(self._encode_leaf(leaf, array))
+            # PyTorch takes neither read-only arrays nor negative strides; `require` copies only these.
+            array = part if isinstance(part, Tensor) else np.require(part, requirements=("C", "W"))
+            columns.append(self._encode_leaf(leaf, torch.as_tensor(array, device=device)))
+        batches = {len(rows) for rows in columns}
+        if len(batches) > 1:
+            raise ValueError(f"all parts of {self.space} must have the same batch, got {sorted(batches)} rows")
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
     @staticmethod
@@ -138,6 +144,9 @@ class FlatSpace:
             return flat.float()
         first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
         index = flat.long() - torch.as_tensor(first, device=flat.device)
+        wrong = ((index < 0) | (index >= torch.as_tensor(categories, device=flat.device))).any(-1)
+        if wrong.any():
+            raise ValueError(f"values of {leaf.space!r} must lie in it, got {flat[wrong][0].tolist()}")
         return torch.cat([F.one_hot(index[:, i], n).float() for i, n in enumerate(categories)], dim=-1)
 
     def decode(self, flat: Tensor) -> Any:
@@ -148,7 +157,7 @@ class FlatSpace:
 
         Returns:
             The space's structure with leaves ``[B, *leaf.shape]``: float for a Box of floats, int64 for
-            integer boxes and discrete spaces (the likeliest category).
+            integer and bool boxes and for discrete spaces (the likeliest category).
         """
         parts = iter([self._decode_leaf(leaf, flat[..., leaf.start : leaf.stop]) for leaf in self.leaves])
         return _rebuild(self.space, parts)
@@ -161,12 +170,12 @@ class FlatSpace:
         if categories:
             first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
             index = torch.stack([part.argmax(-1) for part in columns.split(categories, dim=-1)], dim=-1)
-            return (index + torch.as_tensor(first, device=index.device)).reshape(*batch, *shape)
+            return (index + torch.as_tensor(first, device=index.device)).reshape((*batch, *shape))
         if isinstance(leaf.space, spaces.MultiBinary):
-            return (columns > 0.5).long().reshape(*batch, *shape)
-        if np.issubdtype(leaf.space.dtype, np.integer):
-            return columns.round().long().reshape(*batch, *shape)
-        return columns.reshape(*batch, *shape)
+            return (columns > 0.5).long().reshape((*batch, *shape))
+        if not np.issubdtype(leaf.space.dtype, np.floating):
+            return columns.round().long().reshape((*batch, *shape))
+        return columns.reshape((*batch, *shape))
 
     def decode_numpy(self, flat: Tensor) -> Any:
         """Like :meth:`decode`, as arrays of the leaves' own dtypes, inside the space's bounds."""
@@ -231,14 +240,16 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(s) for s in space.spaces]}
     if isinstance(space, spaces.Box):
-        bounds = {k: [str(x) for x in getattr(space, k).flatten().tolist()] for k in ("low", "high")}
+        number = float if np.issubdtype(space.dtype, np.floating) else int
+        bounds = {k: [str(number(x)) for x in getattr(space, k).flatten().tolist()] for k in ("low", "high")}
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        lists = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", "dtype": str(space.dtype), **lists}
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     raise ValueError(f"space {space!r} can't be described; see mbrl_wrappers.spaces.FlatSpace for the supported ones")
 
 
@@ -256,13 +267,19 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
     if kind == "Box":
         dtype = np.dtype(description["dtype"])
         shape = tuple(description["shape"])
-        number = int if np.issubdtype(dtype, np.integer) else float
+        number = float if np.issubdtype(dtype, np.floating) else int
         low, high = (np.array([number(x) for x in description[k]], dtype=dtype).reshape(shape) for k in ("low", "high"))
         return spaces.Box(low, high, shape=shape, dtype=dtype.type)
     if kind == "Discrete":
-        return spaces.Discrete(description["n"], start=description["start"])
+        # Gymnasium 1.1 has no other dtype than int64 here, and no argument for it.
+        dtype = {} if description["dtype"] == "int64" else {"dtype": np.dtype(description["dtype"]).type}
+        return spaces.Discrete(description["n"], start=description["start"], **dtype)
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.array(description["nvec"]), start=np.array(description["start"]))
+        return spaces.MultiDiscrete(
+            np.array(description["nvec"]),
+            dtype=np.dtype(description["dtype"]).type,
+            start=np.array(description["start"]),
+        )
     if kind == "MultiBinary":
         return spaces.MultiBinary(description["n"])
     raise ValueError(f"space type must be one of Dict, Tuple, Box, Discrete, MultiDiscrete, MultiBinary, got {kind!r}")

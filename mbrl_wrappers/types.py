@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_SHAPES = {"obs": "[N, D]", "action": "[N, A]", "next_obs": "[N, D]"}  # and [N] for the others
+
 
 @dataclass(frozen=True)
 class Transitions:
@@ -35,7 +37,11 @@ class Transitions:
     key: Tensor
 
     def __post_init__(self) -> None:
-        """Check that every field has the same number of rows and that all values are finite."""
+        """Check that every field has its shape, all the same number of rows, and that all values are finite."""
+        for field in dataclasses.fields(self):
+            value, expected = getattr(self, field.name), _SHAPES.get(field.name, "[N]")
+            if value.dim() != len(expected.split(",")):
+                raise ValueError(f"Transitions.{field.name} must have shape {expected}, got {tuple(value.shape)}")
         rows = len(self.obs)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

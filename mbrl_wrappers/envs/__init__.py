@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.envs.imagined import ImaginedEnv
 from mbrl_wrappers.envs.vector_env import ImaginedVectorEnv
 
 if TYPE_CHECKING:
     from mbrl_wrappers.envs.sb3_vec_env import ImaginedVecEnv
 
-__all__ = ["ImaginedEnv", "ImaginedVecEnv", "ImaginedVectorEnv"]
+__all__ = ["ImaginedEnv", "ImaginedVecEnv", "ImaginedVectorEnv", "collect_transitions"]
 
 
 def __getattr__(name: str) -> Any:

@@ -47,12 +47,13 @@ class ImaginedEpisodes:
         num_envs: ``B``.
         start_obs: where episodes start: a batch of observations (flat ``[S, D]`` tensor, or any batch
             of the observation space), or a function ``(count, generator) -> [count, D]``. Default: the
-            real states that the model's last fit kept.
+            real states that the model's last fit kept, whenever that was.
         horizon: steps after which an episode is truncated.
         deterministic: whether the model predicts its mean.
 
     Raises:
-        ValueError: if ``num_envs`` or ``horizon`` is below 1, or there is no start state.
+        ValueError: if ``num_envs`` or ``horizon`` is below 1, or there is no start state, or one that
+            is not finite or of another shape.
     """
 
     def __init__(
@@ -79,21 +80,30 @@ class ImaginedEpisodes:
     def _start_function(self, start_obs: StartStates | None) -> Callable[[int, torch.Generator], Tensor]:
         if callable(start_obs):
             return start_obs
-        if start_obs is None:
-            states = self.dynamics.start_obs
-            if len(states) == 0:
-                raise ValueError("start_obs must be given for a model that was never fitted, got None")
-        elif isinstance(start_obs, Tensor) and start_obs.shape[1:] == (self.dynamics.obs_codec.dim,):
-            states = start_obs.to(self.dynamics.device)
-        else:
-            states = self.dynamics.obs_codec.encode(start_obs, self.dynamics.device)
-        if len(states) == 0:
-            raise ValueError("start_obs must hold at least one observation, got 0")
+        given: Tensor | None = None
+        if start_obs is not None:
+            given = self._start_states(start_obs)
+        elif len(self.dynamics.start_obs) == 0:
+            raise ValueError("start_obs must be given for a model that was never fitted, got None")
 
         def draw(count: int, generator: torch.Generator) -> Tensor:
+            states = self.dynamics.start_obs if given is None else given
             return states[torch.randint(len(states), (count,), generator=generator, device=states.device)]
 
         return draw
+
+    def _start_states(self, start_obs: StartStates) -> Tensor:
+        """Return the given observations as a copy ``[S, D]`` on the model's device."""
+        if isinstance(start_obs, Tensor) and start_obs.shape[1:] == (self.dynamics.obs_codec.dim,):
+            states = start_obs.detach().to(self.dynamics.device, copy=True)
+        else:
+            states = self.dynamics.obs_codec.encode(start_obs, self.dynamics.device).clone()
+        if len(states) == 0:
+            raise ValueError("start_obs must hold at least one observation, got 0")
+        if not torch.isfinite(states).all():
+            bad = int((~torch.isfinite(states)).any(1).nonzero()[0])
+            raise ValueError(f"start_obs must be finite, got {states[bad].tolist()} in row {bad}")
+        return states
 
     def seed(self, seed: int) -> None:
         """Make everything that follows a function of ``seed``."""
@@ -105,7 +115,13 @@ class ImaginedEpisodes:
         count = int(rows.sum())
         self.obs = self.obs.clone()
         if count:
-            self.obs[rows] = self._draw_starts(count, self.generator).to(self.obs)
+            starts = self._draw_starts(count, self.generator)
+            if starts.shape != (count, self.obs.shape[1]) or not torch.isfinite(starts).all():
+                raise ValueError(
+                    f"start_obs must return finite observations of shape {(count, self.obs.shape[1])}, "
+                    f"got shape {tuple(starts.shape)}: {starts}"
+                )
+            self.obs[rows] = self.dynamics.obs_codec.project(starts.detach().to(self.obs))
         self.steps = torch.where(rows, 0, self.steps)
         return self.obs
 
@@ -115,7 +131,13 @@ class ImaginedEpisodes:
 
         Args:
             action: ``[B, A]`` flat actions in the env's units.
+
+        Raises:
+            ValueError: if there is not one action for each episode.
         """
+        expected = (len(self.obs), self.dynamics.action_codec.dim)
+        if action.shape != expected:
+            raise ValueError(f"action must have shape {expected}, one for each episode, got {tuple(action.shape)}")
         prediction = self.dynamics.predict(
             self.obs, action.to(self.obs), generator=self.generator, deterministic=self.deterministic
         )
@@ -186,6 +208,9 @@ class ImaginedEnv(gym.Env[Any, Any]):
         Args:
             seed: of start states and predictions from here on.
             options: ``{"obs": observation}`` starts from that one instead.
+
+        Raises:
+            ValueError: if that observation has another shape than the space's or is not finite.
         """
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
@@ -193,7 +218,10 @@ class ImaginedEnv(gym.Env[Any, Any]):
             self._seeded = True
         self._episodes.reset()
         if options and "obs" in options:
-            self._episodes.obs = encode_one(self.dynamics, options["obs"])
+            obs = encode_one(self.dynamics, options["obs"])
+            if not torch.isfinite(obs).all():
+                raise ValueError(f"options['obs'] must be finite, got {options['obs']}")
+            self._episodes.obs = self.dynamics.obs_codec.project(obs.clone())
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

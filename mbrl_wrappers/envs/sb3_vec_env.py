@@ -60,7 +60,8 @@ class ImaginedVecEnv(VecEnv):
         self._returns = np.zeros(num_envs)
         self._start_time = time.time()
         super().__init__(num_envs, dynamics.observation_space, dynamics.action_space)
-        self.seed(seed)
+        if seed is not None:
+            self.seed(seed)
         self._reseed()
 
     def _reseed(self) -> None:
@@ -90,7 +91,8 @@ class ImaginedVecEnv(VecEnv):
         done = terminated | truncated
         self._returns += reward
         infos: list[dict[str, Any]] = [
-            {"uncertainty": u, "TimeLimit.truncated": False} for u in result.uncertainty.tolist()
+            {"uncertainty": uncertainty, "diverged": diverged, "TimeLimit.truncated": False}
+            for uncertainty, diverged in zip(result.uncertainty.tolist(), result.diverged.tolist(), strict=True)
         ]
         if done.any():
             self._finish(result.obs, done, truncated & ~terminated, infos)

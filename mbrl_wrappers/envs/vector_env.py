@@ -10,12 +10,14 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from mbrl_wrappers.envs.imagined import ImaginedEpisodes, StartStates, row_of
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, ImaginedStep, StartStates, row_of
 from mbrl_wrappers.models.base import DynamicsModel
 
 
 class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     """``num_envs`` imagined episodes with Gymnasium's vector interface and each of its autoreset modes.
+
+    ``info`` holds ``"uncertainty"`` and ``"diverged"`` of each step that was taken, ``[num_envs]``.
 
     Args:
         dynamics: the model.
@@ -24,6 +26,9 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: ``NEXT_STEP`` (the step after an episode's end resets it and ignores its
             action), ``SAME_STEP`` (reset at once, the last observation in ``info["final_obs"]``) or
             ``DISABLED`` (the user resets with ``options={"reset_mask": bool [num_envs]}``).
+
+    Raises:
+        ValueError: for an unknown mode, and as :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
     """
 
     def __init__(
@@ -38,6 +43,9 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     ) -> None:
         self.num_envs = num_envs
         self.dynamics = dynamics
+        if autoreset_mode not in [*AutoresetMode, *(mode.value for mode in AutoresetMode)]:
+            modes = [mode.value for mode in AutoresetMode]
+            raise ValueError(f"autoreset_mode must be an AutoresetMode or one of {modes}, got {autoreset_mode!r}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self._episodes = ImaginedEpisodes(
@@ -56,9 +64,14 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Start episodes anew.
 
         Args:
-            seed: one seed for all randomness; of a list, the first one is used.
+            seed: one seed for all randomness; of a list of ``num_envs``, the first one is used.
             options: ``{"reset_mask": bool [num_envs]}`` resets only those.
+
+        Raises:
+            ValueError: if there is not one seed for each episode, or the mask is not such a one.
         """
+        if isinstance(seed, list) and len(seed) != self.num_envs:
+            raise ValueError(f"seed must be one or a list of {self.num_envs}, got {seed}")
         first_seed = seed[0] if isinstance(seed, list) else seed
         super().reset(seed=first_seed)
         if first_seed is not None or not self._seeded:
@@ -90,25 +103,43 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         result = self._episodes.step(self.dynamics.action_codec.encode(actions, self.dynamics.device))
         reward = result.reward.double().cpu().numpy()
         terminated, truncated = result.terminated.cpu().numpy().copy(), result.truncated.cpu().numpy().copy()
-        info: dict[str, Any] = {"uncertainty": result.uncertainty.cpu().numpy()}
+        stepped = np.ones(self.num_envs, dtype=bool)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and finished_before.any():
             self._reset_rows(finished_before)
             reward[finished_before] = 0.0
             terminated[finished_before] = truncated[finished_before] = False
+            stepped = ~finished_before
         self._done = terminated | truncated
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._done.any():
-            info.update(self._final_observations(self._done))
-            self._reset_rows(self._done)
-            self._done = np.zeros(self.num_envs, dtype=bool)
+            done, self._done = self._done, np.zeros(self.num_envs, dtype=bool)
+            info = _step_info(result, ~done) | self._final_info(result, done)
+            self._reset_rows(done)
+        else:
+            info = _step_info(result, stepped)
         return self._observations(), reward, terminated, truncated, info
 
-    def _final_observations(self, done: np.ndarray) -> dict[str, Any]:
-        """Return ``final_obs`` as Gymnasium lays it out: an object array with None where not done."""
+    def _final_info(self, result: ImaginedStep, done: np.ndarray) -> dict[str, Any]:
+        """Return the last observations, an object array with None where not done, and their info."""
         batch = self._observations()
         final = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(done):
             final[row] = row_of(batch, int(row))
-        return {"final_obs": final, "_final_obs": done.copy()}
+        return {
+            "final_obs": final,
+            "_final_obs": done.copy(),
+            "final_info": _step_info(result, done),
+            "_final_info": done.copy(),
+        }
 
     def _observations(self) -> Any:
         return self.dynamics.obs_codec.decode_numpy(self._episodes.obs)
+
+
+def _step_info(result: ImaginedStep, present: np.ndarray) -> dict[str, Any]:
+    """Return the info of the rows in ``present``, laid out as Gymnasium does: beside each ``key`` a mask ``_key``."""
+    info = {}
+    for name in ("uncertainty", "diverged"):
+        value = getattr(result, name).cpu().numpy()
+        info[name] = np.where(present, value, np.zeros_like(value))
+        info[f"_{name}"] = present.copy()
+    return info

@@ -2,5 +2,6 @@
 
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.known import KnownDynamics
 
-__all__ = ["DynamicsModel", "EnsembleDynamics"]
+__all__ = ["DynamicsModel", "EnsembleDynamics", "KnownDynamics"]

@@ -72,7 +72,9 @@ class EnsembleMLP(nn.Module):
         Returns:
             Mean ``[B, T]``, log-variance ``[B, T]`` and logits ``[B, num_logits]``.
         """
-        layers = [(w[index], b[index, 0]) for w, b in zip(self.weights, self.biases, strict=True)]
+        # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
+        pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
+        layers = [(weight[index], bias[index]) for weight, bias in pairs]
         chunks = [self._mlp(layers, rows) for rows in x.split(CHUNK_ROWS)] if len(x) > CHUNK_ROWS else None
         out = self._mlp(layers, x) if chunks is None else torch.cat(chunks)
         return self._heads(out, self.max_logvar[index], self.min_logvar[index])

@@ -1,0 +1,101 @@
+"""The peer's side: the cases run on mbrl-lib 0.2.0, in an environment of its own (see ``peer.py``).
+
+Reads the name of a case per line and answers with seconds per call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from mbrl.env.termination_fns import no_termination
+from mbrl.models import GaussianMLP, ModelEnv, ModelTrainer, OneDTransitionRewardModel
+from mbrl.types import TransitionBatch
+from mbrl.util.replay_buffer import BootstrapIterator
+from workload import (
+    ACTION_DIM,
+    BATCH_SIZE,
+    CASES,
+    HIDDEN,
+    LEARNING_RATE,
+    NUM_ELITES,
+    NUM_LAYERS,
+    NUM_MEMBERS,
+    OBS_DIM,
+    STEPS_PER_FIT,
+    WEIGHT_DECAY,
+    Case,
+    make_rows,
+    seconds_per_call,
+)
+
+
+def build_model() -> OneDTransitionRewardModel:
+    """Build what its MBPO recipe builds, with learned bounds as ours; its normaliser in float32 as ours."""
+    network = GaussianMLP(
+        OBS_DIM + ACTION_DIM,
+        OBS_DIM + 1,
+        "cpu",
+        num_layers=NUM_LAYERS,
+        ensemble_size=NUM_MEMBERS,
+        hid_size=HIDDEN,
+        propagation_method="random_model",
+        learn_logvar_bounds=True,
+        activation_fn_cfg={"_target_": "torch.nn.SiLU"},
+    )
+    model = OneDTransitionRewardModel(network, normalize=True, learned_rewards=True, num_elites=NUM_ELITES)
+    model.set_elite(range(NUM_ELITES))
+    return model
+
+
+def update_call() -> Callable[[], object]:
+    """Return one pass of ``ModelTrainer.train``'s loop body; its batches are drawn beforehand."""
+    model = build_model()
+    trainer = ModelTrainer(model, optim_lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    rows = make_rows(STEPS_PER_FIT * BATCH_SIZE)
+    never = np.zeros(len(rows.obs), dtype=bool)
+    columns = [column.numpy() for column in (rows.obs, rows.action, rows.next_obs, rows.reward)]
+    drawn = BootstrapIterator(
+        TransitionBatch(*columns, never, never),
+        BATCH_SIZE,
+        NUM_MEMBERS,
+        permute_indices=False,
+        rng=np.random.default_rng(0),
+    )
+    batches = itertools.cycle(list(drawn))
+    return lambda: model.update(next(batches), trainer.optimizer)
+
+
+def step_call(model: OneDTransitionRewardModel, case: Case) -> Callable[[], object]:
+    """Return one sampled step of ``ModelEnv``, tensors in and out.
+
+    It takes no fewer rows than there are elites and nothing but multiples of them, so a single state
+    is stepped as one row per elite.
+    """
+    count = max(case.rows, NUM_ELITES)
+    rows = make_rows(count)
+    spaces = SimpleNamespace(observation_space=None, action_space=None)  # kept by ModelEnv, not used in a step
+    env = ModelEnv(spaces, model, no_termination, generator=torch.Generator().manual_seed(0))
+    state = env.reset(rows.obs.numpy(), return_as_np=False)
+    return lambda: env.step(rows.action, dict(state), sample=True)
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever the library prints must not look like an answer
+    torch.set_num_threads(1)
+    model = build_model()
+    calls = {case.name: step_call(model, case) if case.rows else update_call() for case in CASES}
+    cases = {case.name: case for case in CASES}
+    for line in sys.stdin:
+        case = cases[line.strip()]
+        print(seconds_per_call(calls[case.name], case.calls), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Real transitions out of a Gymnasium environment, for fitting a model without an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from mbrl_wrappers.envs.imagined import add_batch_axis
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Transitions
+
+
+def collect_transitions(
+    env: gym.Env,
+    dynamics: DynamicsModel,
+    steps: int,
+    *,
+    policy: Callable[[Any], Any] | None = None,
+    seed: int | None = None,
+) -> Transitions:
+    """Step an environment and keep what it did, flat, as ``dynamics.fit`` takes it.
+
+    Args:
+        env: with the spaces of the model.
+        dynamics: knows the flat layout.
+        steps: number of transitions ``N``; episodes are reset as they end.
+        policy: ``obs -> action``; default: uniform random actions.
+        seed: of the first reset and of the random actions.
+
+    Returns:
+        ``[N, ...]`` on the model's device.
+
+    Raises:
+        ValueError: if ``steps`` is below 1, the spaces differ, or the env gives a value that is not finite.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    for name in ("observation_space", "action_space"):
+        if getattr(env, name) != getattr(dynamics, name):
+            raise ValueError(f"env.{name} must be {getattr(dynamics, name)}, got {getattr(env, name)}")
+    if seed is not None:
+        env.action_space.seed(seed)
+    rows = []
+    obs, _ = env.reset(seed=seed)
+    for _ in range(steps):
+        action = env.action_space.sample() if policy is None else policy(obs)
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((_flat_obs(dynamics, obs), action, float(reward), _flat_obs(dynamics, next_obs), terminated))
+        obs = env.reset()[0] if terminated or truncated else next_obs
+    all_obs, actions, rewards, all_next_obs, terminations = zip(*rows, strict=True)
+    encode_action = dynamics.action_codec.encode
+    return Transitions(
+        obs=torch.cat(all_obs),
+        action=torch.cat([encode_action(add_batch_axis(action)) for action in actions]),
+        reward=torch.tensor(rewards),
+        next_obs=torch.cat(all_next_obs),
+        terminated=torch.tensor(terminations),
+        key=torch.arange(steps),
+    ).to(dynamics.device)
+
+
+def _flat_obs(dynamics: DynamicsModel, obs: Any) -> torch.Tensor:
+    return dynamics.obs_codec.encode(add_batch_axis(obs))

@@ -1,0 +1,70 @@
+"""How wrong a model is about real trajectories, step by step into the future."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.normalizer import Normalizer
+
+
+@torch.no_grad()
+def open_loop_error(
+    dynamics: DynamicsModel,
+    obs: Tensor,
+    action: Tensor,
+    horizon: int,
+    generator: torch.Generator | None = None,
+    deterministic: bool = True,
+) -> Tensor:
+    """Measure how far a model drifts from real trajectories when it is fed its own predictions.
+
+    From every real state that has ``horizon`` steps after it, the model takes the real actions and
+    nothing else that is real. The error of a step is ``sqrt(mean_d ((predicted_d - real_d) / spread_d)^2)``,
+    where ``spread`` is the standard deviation of each dimension over all observations given (1 where it
+    does not vary). So 0 is exact, and a model that always answers with the mean state errs by about 1.
+
+    Args:
+        dynamics: the model; where it would end an episode is not looked at.
+        obs: ``[E, T + 1, D]`` flat observations of ``E`` trajectories.
+        action: ``[E, T, A]`` flat actions, ``action[:, t]`` taken in ``obs[:, t]``.
+        horizon: steps into the future, 1 to ``T``.
+        generator: the source of all randomness of a model that samples.
+        deterministic: predict means; otherwise samples.
+
+    Returns:
+        ``[E * (T + 1 - horizon), horizon]``: the starts of the first trajectory in their order, then
+        those of the second, and so on.
+
+    Raises:
+        ValueError: if the shapes do not fit each other or the model, or ``horizon`` is out of its range.
+    """
+    _check(dynamics, obs, action, horizon)
+    obs, action = obs.to(dynamics.device), action.to(dynamics.device)
+    normalizer = Normalizer(obs.shape[-1]).to(obs)
+    normalizer.fit(obs.flatten(0, 1))
+    starts = obs.shape[1] - horizon
+    imagined = obs[:, :starts]
+    errors = []
+    for step in range(horizon):
+        imagined = dynamics.predict(
+            imagined, action[:, step : step + starts], generator=generator, deterministic=deterministic
+        ).next_obs
+        real = obs[:, step + 1 : step + 1 + starts]
+        errors.append(((imagined - real) / normalizer.std).square().mean(-1).sqrt())
+    return torch.stack(errors, dim=-1).flatten(0, 1)
+
+
+def _check(dynamics: DynamicsModel, obs: Tensor, action: Tensor, horizon: int) -> None:
+    if obs.dim() != 3 or len(obs) == 0 or obs.shape[-1] != dynamics.obs_codec.dim:
+        raise ValueError(
+            f"obs must have shape [E, T + 1, {dynamics.obs_codec.dim}] with at least one trajectory, "
+            f"got {tuple(obs.shape)}"
+        )
+    steps = obs.shape[1] - 1
+    expected = (len(obs), steps, dynamics.action_codec.dim)
+    if tuple(action.shape) != expected:
+        raise ValueError(f"action must have shape {expected} beside obs {tuple(obs.shape)}, got {tuple(action.shape)}")
+    if not 1 <= horizon <= steps:
+        raise ValueError(f"horizon must be from 1 to the trajectories' {steps} steps, got {horizon}")

@@ -1,0 +1,287 @@
+"""Exact dynamics in the place of learned ones: the oracle that a learned model is measured against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from mbrl_wrappers.models.base import NUM_START_STATES, DynamicsModel
+from mbrl_wrappers.models.given import GivenFunction, call_given, resolve
+from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.types import Prediction, Transitions
+
+StepFunction = Callable[[Tensor, Tensor], Tensor]
+
+# The constants of Gymnasium's environments, in SI units; the tests step both side by side.
+_PENDULUM_GRAVITY, _PENDULUM_MASS, _PENDULUM_LENGTH = 10.0, 1.0, 1.0
+_PENDULUM_TIMESTEP, _PENDULUM_MAX_SPEED, _PENDULUM_MAX_TORQUE = 0.05, 8.0, 2.0
+_CART_POLE_GRAVITY, _CART_POLE_FORCE, _CART_POLE_TIMESTEP = 9.8, 10.0, 0.02
+_CART_MASS, _POLE_MASS, _POLE_HALF_LENGTH = 1.0, 0.1, 0.5
+
+
+class KnownDynamics(DynamicsModel):
+    """A system whose equations are known, behind the contract of a learned model.
+
+    What a planner or an agent reaches with it is the best that a learned model of the same system can
+    give, so it separates the errors of a model from those of its user.
+
+    Args:
+        observation_space: the environment's.
+        action_space: the environment's.
+        step_fn: ``(obs [N, D], action [N, A]) -> next_obs [N, D]``, flat and in the env's units
+            (one-hot where discrete), row by row and differentiable where gradients are wanted.
+        reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]``, or the id of an
+            environment whose reward function is known.
+        termination_fn: likewise, returning bool; default: a step never terminates.
+        noise_std: standard deviation of the Gaussian noise that a sampled step adds to every column
+            of ``next_obs``, in the env's units. It is the system's own, not ignorance about it, so
+            the uncertainty of a prediction is 0 all the same.
+        start_obs: ``[S, D]`` where imagined episodes start until the first fit; default: none.
+
+    Raises:
+        ValueError: for an argument out of its range, an unsupported space, or an unknown id.
+
+    Example:
+        >>> env = ImaginedVecEnv(KnownDynamics.pendulum(), num_envs=256)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        step_fn: StepFunction,
+        reward_fn: GivenFunction | str,
+        termination_fn: GivenFunction | str | None = None,
+        *,
+        noise_std: float = 0.0,
+        start_obs: Tensor | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        if not 0 <= noise_std < math.inf:
+            raise ValueError(f"noise_std must be at least 0 and finite, got {noise_std}")
+        self.step_fn = step_fn
+        reward, _ = resolve(reward_fn, "reward_fn")
+        if reward is None:
+            raise ValueError(f"reward_fn must be a callable or an environment's id, got {reward_fn!r}")
+        self.reward_fn = reward
+        self.termination_fn, _ = resolve(termination_fn, "termination_fn")
+        self.noise_std = noise_std
+        if start_obs is not None:
+            if start_obs.shape[1:] != (self.obs_codec.dim,) or not torch.isfinite(start_obs).all():
+                raise ValueError(
+                    f"start_obs must be finite and of shape [S, {self.obs_codec.dim}], "
+                    f"got shape {tuple(start_obs.shape)}: {start_obs}"
+                )
+            self.start_obs = start_obs.detach().clone().to(self.start_obs)
+
+    @classmethod
+    def pendulum(cls) -> KnownDynamics:
+        """Build Gymnasium's Pendulum-v1: swing a pole up and hold it, with a torque in [-2, 2] N m."""
+        env = gym.make("Pendulum-v1")
+        angle, speed = _uniform_rows(np.pi, 1.0).unbind(-1)
+        starts = torch.stack([angle.cos(), angle.sin(), speed], dim=-1)
+        return cls(
+            env.observation_space,
+            env.action_space,
+            _pendulum_step,
+            "Pendulum-v1",
+            "Pendulum-v1",
+            start_obs=starts,
+        )
+
+    @classmethod
+    def cartpole(cls) -> KnownDynamics:
+        """Build Gymnasium's CartPole-v1: balance a pole on a cart that is pushed left or right by 10 N."""
+        env = gym.make("CartPole-v1")
+        return cls(
+            env.observation_space,
+            env.action_space,
+            _cart_pole_step,
+            "CartPole-v1",
+            "CartPole-v1",
+            start_obs=_uniform_rows(0.05, 0.05, 0.05, 0.05),
+        )
+
+    @classmethod
+    def linear_quadratic(
+        cls,
+        A: Any,
+        B: Any,
+        Q: Any,
+        R: Any,
+        *,
+        noise_std: float = 0.0,
+        action_bound: float = 1.0,
+        start_bound: float = 1.0,
+    ) -> KnownDynamics:
+        """Build a linear system with a quadratic cost, whose best policy has a closed form.
+
+        ``x' = A x + B u + noise`` and reward ``-(x^T Q x + u^T R u)``; episodes never terminate, and
+        states are unbounded.
+
+        Args:
+            A: ``[D, D]``, anything that NumPy takes for a matrix.
+            B: ``[D, A]``.
+            Q: ``[D, D]`` cost of the state before the action.
+            R: ``[A, A]`` cost of the action.
+            noise_std: standard deviation of the noise on each state.
+            action_bound: the action space is ``[-action_bound, action_bound]^A``; whoever acts keeps
+                to it, the system itself takes any action.
+            start_bound: episodes start uniformly in ``[-start_bound, start_bound]^D``.
+
+        Raises:
+            ValueError: for a matrix of the wrong shape or with values that are not finite, or a bound
+                that is not positive and finite.
+        """
+        state_dim, action_dim = _matrix(B, "B", (None, None)).shape
+        for name, bound in (("action_bound", action_bound), ("start_bound", start_bound)):
+            if not 0 < bound < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {bound}")
+        return cls(
+            spaces.Box(-np.inf, np.inf, (state_dim,), np.float32),
+            spaces.Box(-action_bound, action_bound, (action_dim,), np.float32),
+            _LinearStep(_matrix(A, "A", (state_dim, state_dim)), _matrix(B, "B", (state_dim, action_dim))),
+            _QuadraticReward(_matrix(Q, "Q", (state_dim, state_dim)), _matrix(R, "R", (action_dim, action_dim))),
+            noise_std=noise_std,
+            start_obs=_uniform_rows(*[start_bound] * state_dim),
+        )
+
+    def predict(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> Prediction:
+        """Take the true step; see :meth:`DynamicsModel.predict`. Its uncertainty is 0."""
+        batch = obs.shape[:-1]
+        flat_obs, flat_action = obs.reshape(-1, obs.shape[-1]), action.reshape(-1, action.shape[-1])
+        next_obs = _call_step(self.step_fn, flat_obs, flat_action)
+        if self.noise_std and not deterministic:
+            noise = torch.randn(next_obs.shape, generator=generator, dtype=next_obs.dtype, device=next_obs.device)
+            next_obs = next_obs + self.noise_std * noise
+        reward = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, next_obs)
+        if self.termination_fn is None:
+            terminated = torch.zeros(len(flat_obs), dtype=torch.bool, device=obs.device)
+        else:
+            terminated = call_given(self.termination_fn, "termination_fn", flat_obs, flat_action, next_obs)
+        return Prediction(
+            next_obs.reshape(obs.shape), reward.reshape(batch), terminated.reshape(batch), obs.new_zeros(batch)
+        )
+
+    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
+        """Learn nothing: measure the error on the transitions and keep start states from them.
+
+        Returns:
+            ``holdout_error`` (mean squared error of ``[next_obs - obs, reward]``, in units of their
+            spread, as :meth:`EnsembleDynamics.fit <mbrl_wrappers.models.EnsembleDynamics.fit>` has
+            it) and ``rows``.
+        """
+        self._check_fit_input(transitions)
+        transitions = transitions.to(self.device)
+        error = self._error(transitions)
+        self._keep_start_states(transitions.obs, generator)
+        return {"holdout_error": error, "rows": float(len(transitions))}
+
+    @torch.no_grad()
+    def _error(self, real: Transitions) -> float:
+        said = self.predict(real.obs, real.action, deterministic=True)
+        target = torch.cat([real.next_obs - real.obs, real.reward[:, None]], dim=-1)
+        predicted = torch.cat([said.next_obs - real.obs, said.reward[:, None]], dim=-1)
+        normalizer = Normalizer(target.shape[-1]).to(target)
+        normalizer.fit(target)
+        return float((normalizer.normalize(predicted) - normalizer.normalize(target)).square().mean())
+
+
+class _LinearStep(nn.Module):
+    """``x' = A x + B u``; the matrices move with the model to its device."""
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(self, A: Tensor, B: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("A", A)
+        self.register_buffer("B", B)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return obs @ self.A.T.to(obs.dtype) + action @ self.B.T.to(obs.dtype)
+
+
+class _QuadraticReward(nn.Module):
+    """``-(x^T Q x + u^T R u)``."""
+
+    Q: Tensor
+    R: Tensor
+
+    def __init__(self, Q: Tensor, R: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("Q", Q)
+        self.register_buffer("R", R)
+
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        state_cost = (obs @ self.Q.to(obs.dtype) * obs).sum(-1)
+        return -(state_cost + (action @ self.R.to(obs.dtype) * action).sum(-1))
+
+
+def _matrix(value: Any, name: str, shape: tuple[int | None, int | None]) -> Tensor:
+    """Return a finite matrix of the given shape; None stands for any positive size."""
+    array = np.asarray(value, dtype=np.float64)
+    fits = array.ndim == 2 and array.size and all(n in (None, size) for n, size in zip(shape, array.shape, strict=True))
+    if not fits or not np.isfinite(array).all():
+        wanted = "a matrix" if shape == (None, None) else f"of shape {shape}"
+        raise ValueError(f"{name} must be finite and {wanted}, got shape {array.shape}: {array.tolist()}")
+    return torch.as_tensor(array, dtype=torch.get_default_dtype())
+
+
+def _uniform_rows(*bounds: float) -> Tensor:
+    """Draw start states ``[S, len(bounds)]`` from ``[-bound, bound]`` in each column, always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 2 * torch.rand(NUM_START_STATES, len(bounds), generator=generator) - 1
+    return rows * torch.tensor(bounds)
+
+
+def _call_step(step_fn: StepFunction, obs: Tensor, action: Tensor) -> Tensor:
+    """Call a user's step function on ``[N, D]`` and ``[N, A]`` and check what it returns."""
+    next_obs = step_fn(obs, action)
+    expected = f"step_fn must return a tensor of shape {tuple(obs.shape)} and floating dtype"
+    if not isinstance(next_obs, Tensor):
+        raise ValueError(f"{expected}, got {type(next_obs).__name__}: {next_obs!r}")
+    if next_obs.shape != obs.shape or not next_obs.is_floating_point():
+        raise ValueError(f"{expected}, got shape {tuple(next_obs.shape)} and dtype {next_obs.dtype}")
+    return next_obs
+
+
+def _pendulum_step(obs: Tensor, action: Tensor) -> Tensor:
+    """Turn a rod about its end by one semi-implicit Euler step; ``obs`` is (cos, sin, speed), 0 is upright."""
+    angle, speed = torch.atan2(obs[:, 1], obs[:, 0]), obs[:, 2]
+    torque = action[:, 0].clamp(-_PENDULUM_MAX_TORQUE, _PENDULUM_MAX_TORQUE)
+    fall = 3 * _PENDULUM_GRAVITY / (2 * _PENDULUM_LENGTH) * angle.sin()
+    push = 3 / (_PENDULUM_MASS * _PENDULUM_LENGTH**2) * torque
+    speed = (speed + (fall + push) * _PENDULUM_TIMESTEP).clamp(-_PENDULUM_MAX_SPEED, _PENDULUM_MAX_SPEED)
+    angle = angle + speed * _PENDULUM_TIMESTEP
+    return torch.stack([angle.cos(), angle.sin(), speed], dim=-1)
+
+
+def _cart_pole_step(obs: Tensor, action: Tensor) -> Tensor:
+    """Push the cart by one explicit Euler step (Barto, Sutton and Anderson 1983); action one-hot left, right."""
+    _, velocity, angle, angle_speed = obs.unbind(-1)
+    total_mass = _CART_MASS + _POLE_MASS
+    force = _CART_POLE_FORCE * (action[:, 1] - action[:, 0])
+    sin, cos = angle.sin(), angle.cos()
+    swing = _POLE_MASS * _POLE_HALF_LENGTH
+    thrust = (force + swing * angle_speed.square() * sin) / total_mass
+    angle_acceleration = (_CART_POLE_GRAVITY * sin - cos * thrust) / (
+        _POLE_HALF_LENGTH * (4 / 3 - _POLE_MASS * cos.square() / total_mass)
+    )
+    acceleration = thrust - swing * angle_acceleration * cos / total_mass
+    rates = torch.stack([velocity, acceleration, angle_speed, angle_acceleration], dim=-1)
+    return obs + _CART_POLE_TIMESTEP * rates
