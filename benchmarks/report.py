@@ -98,7 +98,8 @@ _DOCUMENT = """\
 Machine: {cpu}, {cores} cores, {vector_instructions}; Python {python}, torch {torch}; one thread on each side.
 Peak: {peak:.1f} GFLOP/s, the best single-thread float32 product of two {size} x {size} matrices by `torch.mm` in this
 run. {repetitions} repetitions; in each, every case is measured once on our side and once in mbrl-lib's process, in
-turn, so both meet the same load. Both sides use the same torch.
+turn, so both meet the same load. Times are CPU time, page faults included: with one thread, what the clock shows on a
+machine with nothing else to do. Both sides use the same torch.
 
 {table}
 

@@ -206,8 +206,12 @@ class FlatSpace:
         return torch.cat(columns, dim=-1)
 
     def project(self, flat: Tensor) -> Tensor:
-        """Return the nearest element of the space: one-hot blocks snapped, boxes clipped to their bounds."""
+        """Return the nearest element of the space: blocks snapped, whole numbers rounded, boxes clipped."""
         flat = self.snap(flat)
+        for leaf in self.leaves:
+            if not np.issubdtype(leaf.space.dtype, np.floating) and not _categories(leaf.space):
+                columns = flat[..., leaf.start : leaf.stop].round()
+                flat = torch.cat([flat[..., : leaf.start], columns, flat[..., leaf.stop :]], dim=-1)
         if not self._bounded:
             return flat
         if self._low.device != flat.device:

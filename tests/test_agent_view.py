@@ -48,9 +48,7 @@ def make_agent(name: str, env: Any = None, **kwargs: Any) -> Any:
 
 
 def make_view(agent: Any) -> AgentView:
-    dynamics = EnsembleDynamics(
-        agent.observation_space, agent.action_space, num_members=2, num_elites=1, hidden=(8,)
-    )
+    dynamics = EnsembleDynamics(agent.observation_space, agent.action_space, num_members=2, num_elites=1, hidden=(8,))
     return AgentView(agent, dynamics)
 
 
@@ -206,7 +204,9 @@ def test_the_generator_alone_decides():
 
 
 def normalized_env(observation_space: spaces.Space, keys: list[str] | None = None) -> VecNormalize:
-    env = VecNormalize(DummyVecEnv([lambda: Still(observation_space)]), norm_obs_keys=keys, clip_obs=2.0, clip_reward=1.5)
+    env = VecNormalize(
+        DummyVecEnv([lambda: Still(observation_space)]), norm_obs_keys=keys, clip_obs=2.0, clip_reward=1.5
+    )
     env.seed(0)
     env.reset()
     rng = np.random.default_rng(0)

@@ -92,7 +92,9 @@ def test_what_is_added_or_set_goes_to_the_inner_buffer(pair):
 def test_extend_adds_a_batch():
     inner = KINDS["plain"]()
     rows = np.zeros((2, 1, 3), np.float32)
-    BufferDecorator(inner, FirstRows()).extend(rows, rows, np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), [[{}]] * 2)
+    BufferDecorator(inner, FirstRows()).extend(
+        rows, rows, np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), [[{}]] * 2
+    )
     assert inner.size() == 2 and inner.rewards[:2].tolist() == [[1.0], [1.0]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -80,7 +81,7 @@ def _members_of(model: EnsembleDynamics, uncertainty: Tensor, obs: Tensor, actio
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("batch", [(), (1,), (7,), (3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (7,), (3, 4), (2, 3, 4)])
 def test_shapes(batch, deterministic):
     obs, action = _inputs(*batch)
     prediction = _model().predict(obs, action, generator=_seeded(), deterministic=deterministic)
@@ -246,8 +247,12 @@ def test_members_are_spread_over_the_rows_at_random():
     for _ in range(60):
         prediction = model.predict(obs.expand(10, -1), action.expand(10, -1), generator=generator)
         drawn.append(_members_of(model, prediction.uncertainty, obs, action))
-    for row in torch.stack(drawn, dim=1):
+    by_row = torch.stack(drawn, dim=1)
+    for row in by_row:
         assert set(row.tolist()) == elites
+    # Two rows each for five elites: one row shares its member with another in one draw of nine.
+    for one, other in itertools.combinations(by_row, 2):
+        assert 0 < (one == other).sum() < 25
 
 
 @torch.no_grad()
@@ -452,10 +457,15 @@ def test_a_fit_leaves_start_states_that_were_observed(rows):
         ({"weight_decay": -1e-4}, "weight_decay must be in [0, 1], got [-0.0001, -0.0001]"),
         ({"weight_decay": [0.0, 2.0]}, "weight_decay must be in [0, 1], got [0.0, 2.0]"),
         ({"weight_decay": [1e-4] * 3}, "weight_decay must have one number per layer, 2, got [0.0001, 0.0001, 0.0001]"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
+        ({"min_epoch_steps": -1}, "min_epoch_steps must be a whole number of at least 1, got -1"),
+        ({"weight_decay": float("nan")}, "weight_decay must be in [0, 1], got [nan, nan]"),
+        ({"hidden": (2.5,)}, "hidden must name at least one layer of at least one unit, got (2.5,)"),
         ({"holdout_ratio": 0.0}, "holdout_ratio must be in (0, 1), got 0.0"),
         ({"holdout_ratio": 1.0}, "holdout_ratio must be in (0, 1), got 1.0"),
-        ({"patience": -1}, "patience must be at least 0, got -1"),
+        ({"patience": -1}, "patience must be a whole number of at least 0, got -1"),
         ({"reward_fn": "Hopper-v5"}, "reward_fn must be a callable or one of ['Acrobot-v1'"),
         ({"termination_fn": "Hopper-v99"}, "termination_fn must be a callable or one of ['Acrobot-v1'"),
         ({"termination_fn": 3}, "termination_fn must be a callable or one of ['Acrobot-v1'"),
@@ -468,6 +478,28 @@ def test_a_wrong_argument_is_named_with_its_value(kwargs, message):
     if "_fn" in message:
         (value,) = kwargs.values()
         assert str(caught.value).endswith(f"got {value!r}")
+
+
+def test_predicting_with_wrong_shapes_is_refused_by_name():
+    model = _model()
+    obs, action = _inputs(4)
+    for arguments, message in (
+        ((obs[:, :1], action), r"^obs must have shape \[..., 3\], got \(4, 1\)"),
+        ((obs, obs), r"^action must have shape \[..., 2\], got \(4, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.predict(*arguments)
+    with pytest.raises(ValueError, match=r"^members must have shape \(4,\), got \(1,\)"):
+        model.predict(obs, action, members=torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"^members must be in \[0, 7\), got \[-1, 0\]"):
+        model.predict(obs, action, members=torch.tensor([0, 0, -1, 0]))
+
+
+def test_observations_of_another_precision_are_taken():
+    model = _model()
+    obs, action = _inputs(4)
+    once, again = (model.predict(o, action, deterministic=True).next_obs for o in (obs, obs.double()))
+    assert torch.equal(once, again)
 
 
 def test_an_unsupported_space_is_named():

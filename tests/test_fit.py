@@ -25,6 +25,7 @@ from mbrl_wrappers.models.fit import (
     gaussian_nll,
     holdout_mask,
     holdout_score,
+    spread_rows,
 )
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
@@ -128,6 +129,15 @@ def test_loss_is_the_sum_over_members_of_the_mean_over_rows_and_dimensions(num_l
             bernoulli = torch.distributions.Bernoulli(logits=logits)
             expected = expected - bernoulli.log_prob(batch.label[member]).mean()
     torch.testing.assert_close(ensemble_loss(network, batch), expected)
+
+
+def test_score_is_the_squared_error_and_the_cross_entropy_over_all_rows():
+    network, data = _network(), _fit_data(2000)
+    with torch.no_grad():
+        for member, score in enumerate(holdout_score(network, data)):
+            mean, _, logits = network.member(member, data.x)
+            log_likelihood = torch.distributions.Bernoulli(logits=logits).log_prob(data.label)
+            torch.testing.assert_close(score, torch.mean((mean - data.y) ** 2) - log_likelihood.mean())
 
 
 def test_gradient_of_one_member_does_not_depend_on_the_others():
@@ -387,11 +397,15 @@ def test_elites_are_the_best_on_the_holdout_and_not_in_training():
 # -------------------------------------------------------------------------------- length of a fit
 
 
+@pytest.mark.parametrize("first", [0, 1, 3])  # one row held out, none of two, one of five at another place
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_tiny_data(rows):
+def test_tiny_data(rows, first):
     model = _model(patience=1, min_epoch_steps=30, max_steps=None, learning_rate=1e-2)
-    report = model.fit(_transitions(rows), _seeded())
+    before = _state(model.network)
+    report = model.fit(_transitions(rows, key=torch.arange(rows) + first), _seeded())
     assert report["rows"] == rows
+    assert all(math.isfinite(value) for value in report.values())
+    assert not _equal(_state(model.network), before)
     # Patience is counted in epochs of at least `min_epoch_steps`, however little data there is.
     assert report["grad_steps"] >= 2 * 30
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
@@ -530,7 +544,7 @@ def test_a_linear_gaussian_system_is_recovered():
     predicted = model.predict(fresh.obs, fresh.action, deterministic=True)
     assert ((predicted.next_obs - mean).square().mean(0).sqrt() / mean.std(0)).max() < 0.01
     true_reward = fresh.obs[:, 0] - fresh.action[:, 1]
-    assert (predicted.reward - true_reward).square().mean().sqrt() / true_reward.std() < 0.01
+    assert (predicted.reward - true_reward).square().mean().sqrt() / true_reward.std() < 0.03
 
     generator = _seeded(2)
     samples = torch.stack([model.predict(fresh.obs, fresh.action, generator=generator).next_obs for _ in range(200)])
@@ -563,3 +577,27 @@ def test_a_termination_is_learned():
         predicted = model.predict(fresh.obs, fresh.action, generator=_seeded(), deterministic=deterministic)
         assert predicted.terminated.dtype == torch.bool
         assert (predicted.terminated == fresh.terminated).double().mean() > 0.97
+
+
+def test_a_capped_hold_out_is_spread_over_all_ages():
+    mask = holdout_mask(torch.arange(60_000), 0.2)
+    rows = spread_rows(mask, 5000)
+    assert len(rows) == 5000 == len(rows.unique()) and mask[rows].all()
+    assert rows[0] < 100 and rows[-1] > 59_900
+    assert torch.equal(spread_rows(mask[:100], 5000), mask[:100].nonzero()[:, 0])
+
+
+def test_a_fit_of_noiseless_data_comes_to_an_end():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 2, generator=generator)
+    data = FitData(x, x @ torch.tensor([[1.0, 0.5], [-0.5, 1.0]]), torch.zeros(200, 0))
+    network = EnsembleMLP(2, 2, 2, 0, (16,), seed=0)
+    settings = FitSettings(1e-3, [0.0, 0.0], 256, 0, 50, None)
+    before = fit_ensemble(network, data, data, settings, generator)
+    assert before.steps < 50_000
+    # From here on every gain is too small to count: one epoch, and the weights stay.
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    settings = FitSettings(1e-9, [0.0, 0.0], 256, 0, 50, None)
+    again = fit_ensemble(network, data, data, settings, generator)
+    assert again.steps == 50
+    assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())

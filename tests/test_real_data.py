@@ -44,9 +44,7 @@ class Walk(gym.Env):
         if form == "dict":
             self.observation_space = spaces.Dict({"x": box, "step": spaces.Discrete(limit + 1)})
         if form == "goal":
-            self.observation_space = spaces.Dict(
-                {"observation": box, "achieved_goal": box, "desired_goal": box}
-            )
+            self.observation_space = spaces.Dict({"observation": box, "achieved_goal": box, "desired_goal": box})
         self.action_space: Any = spaces.Discrete(2) if discrete else spaces.Box(LOW, HIGH)
         self.log = Log()
 
@@ -130,7 +128,9 @@ CASES = {
 @pytest.mark.parametrize(("kind", "env_kwargs", "kwargs"), CASES.values(), ids=CASES)
 def test_equal_to_what_the_env_saw(kind, env_kwargs, kwargs, capacity, num_envs):
     envs = [Walk(**env_kwargs) for _ in range(num_envs)]
-    agent = train(kind, DummyVecEnv([lambda env=env: env for env in envs]), 60, buffer_size=capacity * num_envs, **kwargs)
+    agent = train(
+        kind, DummyVecEnv([lambda env=env: env for env in envs]), 60, buffer_size=capacity * num_envs, **kwargs
+    )
     logs = [env.log for env in envs]
     assert any(t for log in logs for t in log.terminated) and any(t for log in logs for t in log.truncated)
     assert_equal_to_log(read(agent), logs, capacity)

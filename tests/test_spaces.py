@@ -238,6 +238,14 @@ def test_snap_takes_the_likeliest_category_and_leaves_the_rest():
     assert boxes.snap(only_boxes) is only_boxes
 
 
+def test_integers_are_decoded_to_the_nearest():
+    flat = torch.tensor([[2.7, -1.6, 0.2]])
+    integers = FlatSpace(spaces.Box(-5, 5, (3,), np.int32))
+    assert integers.decode(flat).tolist() == integers.decode_numpy(flat).tolist() == [[3, -2, 0]]
+    bits = FlatSpace(spaces.MultiBinary(3))
+    assert bits.decode(flat).tolist() == bits.decode_numpy(flat).tolist() == [[1, 0, 0]]
+
+
 def test_gradients_pass_straight_through_snap():
     codec = FlatSpace(spaces.Tuple([spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,))]))
     generator = torch.Generator().manual_seed(0)

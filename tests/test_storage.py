@@ -159,9 +159,7 @@ def test_functions_of_ones_own_must_be_given_again(tmp_path):
     model = _fitted(reward_fn=_reward, termination_fn=_termination)
     model.save(path)
     for given, missing in (({}, "reward_fn"), ({"reward_fn": _reward}, "termination_fn")):
-        with pytest.raises(
-            ValueError, match=rf"own\.safetensors was saved with a {missing} of your own: pass {missing}="
-        ):
+        with pytest.raises(ValueError, match=rf"{missing} must be a function of your own.*own\.safetensors, got None"):
             EnsembleDynamics.load(path, **given)
     loaded = EnsembleDynamics.load(path, reward_fn=_reward, termination_fn=_termination)
     assert all(torch.equal(one, other) for one, other in zip(_predictions(model), _predictions(loaded), strict=True))
@@ -257,7 +255,7 @@ def test_another_kind_of_model(saved):
 def test_a_file_of_a_later_release(saved):
     tensors, description = _contents(saved)
     _rewrite(saved, tensors, description | {"format_version": 2})
-    _refused(saved, "has format_version 2, this release reads up to 1")
+    _refused(saved, "must have a format_version of up to 1, got 2")
 
 
 def test_a_missing_tensor(saved):
@@ -271,10 +269,47 @@ def test_a_missing_tensor(saved):
 
 def test_a_tensor_of_another_shape(saved):
     tensors, description = _contents(saved)
-    for name in tensors:
-        if name != "start_obs":
-            _rewrite(saved, tensors | {name: torch.zeros(11, 13)}, description)
-            _refused(saved, rf"(?s)tensors do not fit the description.*size mismatch for {name}")
+    for name, tensor in tensors.items():
+        _rewrite(saved, tensors | {name: torch.zeros(11, 13, dtype=tensor.dtype)}, description)
+        _refused(
+            saved, rf"(?s)tensors do not fit the description.*(size mismatch for {name}|start_obs must have shape)"
+        )
+
+
+def test_values_that_no_model_has(saved):
+    tensors, description = _contents(saved)
+    for name, value in (("elites", torch.tensor([0, 9])), ("elites", torch.tensor([0.0, 1.0]))):
+        _rewrite(saved, tensors | {name: value}, description)
+        _refused(saved, "elites must be int64 in")
+    _rewrite(
+        saved,
+        tensors | {"target_normalizer.std": torch.full_like(tensors["target_normalizer.std"], torch.nan)},
+        description,
+    )
+    _refused(saved, "tensor target_normalizer.std must be finite")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": "1"}, "format_version"),
+        ({"settings": None}, "settings of the description must be an object"),
+        ({"functions": []}, "functions of the description must be an object"),
+        ({"observation_space": {"type": "Text"}}, "not that of an EnsembleDynamics"),
+        ({"settings": {"hiden": [8]}}, "not that of an EnsembleDynamics"),
+        ({"settings": {"num_members": 0}}, "not that of an EnsembleDynamics"),
+        ({"functions": {"reward_fn": "NoSuch-v0", "termination_fn": "learned"}}, "not that of an EnsembleDynamics"),
+    ],
+)
+def test_a_description_of_no_model(saved, change, message):
+    tensors, description = _contents(saved)
+    _rewrite(saved, tensors, description | change)
+    _refused(saved, message)
+
+
+def test_a_function_for_a_model_that_learned_its_own(saved):
+    with pytest.raises(ValueError, match="reward_fn must be None, since it is 'learned' there"):
+        EnsembleDynamics.load(saved, reward_fn=_reward)
 
 
 def test_settings_of_another_model(saved):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -53,7 +54,7 @@ def measure_model_error(
     """
     obs, action = real_windows(agent, dynamics, env, horizon, steps, seed)
     error = open_loop_error(dynamics, obs, action, action.shape[1])
-    quantiles = torch.quantile(error.double(), torch.tensor([0.1, 0.5, 0.9]).to(error).double(), dim=0)
+    quantiles = torch.quantile(error, torch.tensor([0.1, 0.5, 0.9]).to(error), dim=0)
     return [HorizonError(step, *column) for step, column in enumerate(quantiles.T.tolist(), start=1)]
 
 
@@ -69,12 +70,13 @@ def real_windows(
     agent.set_random_seed(seed)
     real = collect_transitions(
         env, dynamics, steps, policy=lambda obs: agent.predict(obs, deterministic=False)[0], seed=seed
-    )
-    over = (real.next_obs[:-1] != real.obs[1:]).any(-1) | real.terminated[:-1]
-    sizes = torch.diff(over.nonzero()[:, 0] + 1, prepend=over.new_zeros(1).long(), append=over.new_tensor([steps]).long())
-    length = min(length, int(sizes.max()))
+    ).to("cpu")
+    over = (real.next_obs[:-1] != real.obs[1:]).any(-1) | real.terminated[:-1]  # a time limit ends episodes too
+    ends = [int(row) + 1 for row in over.nonzero()] + [steps]
+    sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
+    length = min(length, max(sizes))
     obs, action = [], []
-    for rows in torch.arange(steps).split(sizes.tolist()):
+    for rows in torch.arange(steps).split(sizes):
         if len(rows) >= length:
             path = torch.cat([real.obs[rows], real.next_obs[rows[-1:]]])
             obs.append(path.unfold(0, length + 1, 1).transpose(1, 2))

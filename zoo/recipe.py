@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.resources
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics")
+
+# Arguments that mean the same to every off-policy agent, so that they stay when another algorithm is chosen.
+SHARED_ARGUMENTS = (
+    "learning_starts",
+    "gradient_steps",
+    "train_freq",
+    "learning_rate",
+    "batch_size",
+    "gamma",
+    "policy_kwargs",
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,15 @@ class Recipe:
     dynamics: dict[str, Any]
 
 
-def load_recipe(agent: str, env_id: str) -> Recipe:
+def load_recipe(agent: str, env_id: str, *, algo: str | None = None, discrete_actions: bool = False) -> Recipe:
     """Read the recipe of an agent for an environment, on top of the agent's defaults.
 
     Args:
         agent: such as ``"mbpo"``.
         env_id: an env without an entry of its own gets the defaults.
+        algo: SB3's name of the model-free agent; default: the entry's. Another one than the entry's
+            keeps those of its arguments that mean the same to all.
+        discrete_actions: whether the env's actions are Discrete, for an env whose entry names no ``algo``.
 
     Raises:
         ValueError: for an agent without recipes, or an unknown key (the nearest valid one is named).
@@ -44,14 +60,33 @@ def load_recipe(agent: str, env_id: str) -> Recipe:
     if not agent.isidentifier() or not file.is_file():
         raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
     entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
+
+
+def recipe_from(
+    entries: Mapping[str, Any], env_id: str, *, algo: str | None = None, discrete_actions: bool = False
+) -> Recipe:
+    """Merge the entries of a recipe file for one environment; see :func:`load_recipe`.
+
+    Args:
+        entries: ``default``, ``discrete_algo``, ``algorithms`` and one entry per env id, as in the files
+            that ship with the library.
+        env_id: as for :func:`load_recipe`, like the others.
+        algo: likewise.
+        discrete_actions: likewise.
+    """
     default, own = entries["default"], entries.get(env_id, {})
-    for key in own:
-        _check_key(key, env_id)
-    algo = own.get("algo", default["algo"])
-    # Another agent than the default one does not take the default one's arguments.
-    base = default if algo == default["algo"] else {**default, "agent": {}}
-    sections = {name: {**base.get(name, {}), **own.get(name, {})} for name in SECTIONS}
-    return Recipe(algo=algo, steps=own.get("steps", default["steps"]), **sections)
+    _check_entry(default, "default")
+    _check_entry(own, env_id)
+    own_algo = own.get("algo", entries["discrete_algo"] if discrete_actions else default["algo"])
+    algo = algo or own_algo
+    arguments = {
+        **_arguments_for(algo, default["algo"], default["agent"]),
+        **entries["algorithms"].get(algo, {}),
+        **_arguments_for(algo, own_algo, own.get("agent", {})),
+    }
+    sections = {name: {**default.get(name, {}), **own.get(name, {})} for name in SECTIONS}
+    return Recipe(algo=algo, steps=own.get("steps", default["steps"]), **{**sections, "agent": arguments})
 
 
 def available_agents() -> list[str]:
@@ -60,8 +95,68 @@ def available_agents() -> list[str]:
     return sorted(file.name.removesuffix(".yml") for file in folder.iterdir() if file.name.endswith(".yml"))
 
 
-def _check_key(key: str, env_id: str) -> None:
-    valid = ("algo", "steps", *SECTIONS)
-    if key not in valid:
-        nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-        raise ValueError(f"recipe key of {env_id} must be one of {valid}, got {key!r}; did you mean {nearest!r}?")
+def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
+    """Change single arguments of a recipe.
+
+    Args:
+        recipe: stays as it is.
+        params: values by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
+
+    Raises:
+        ValueError: for a name that is not of this form.
+    """
+    sections: dict[str, Any] = {name: dict(getattr(recipe, name)) for name in SECTIONS}
+    for key, value in params.items():
+        section, dot, name = key.partition(".")
+        if not dot or not name:
+            raise ValueError(f"params must have names like 'strategy.real_ratio', got {key!r}")
+        check_name(section, SECTIONS, f"params {key!r}: the section")
+        sections[section][name] = value
+    return dataclasses.replace(recipe, **sections)
+
+
+def parse_params(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``name=value`` strings, the values as YAML literals.
+
+    Raises:
+        ValueError: for a string without ``=``, or a value that is not YAML.
+    """
+    params = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"params must be like 'strategy.real_ratio=0.1', got {assignment!r}")
+        try:
+            params[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"params must have YAML literals as values, got {assignment!r}: {error}") from error
+    return params
+
+
+def check_name(name: str, valid: Iterable[str], what: str) -> None:
+    """Refuse an unknown name, and name the nearest valid one.
+
+    Raises:
+        ValueError: if ``name`` is not in ``valid``.
+    """
+    valid = sorted(valid)
+    if name not in valid:
+        nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{what} must be one of {valid}, got {name!r}; did you mean {nearest!r}?")
+
+
+def _arguments_for(algo: str, written_for: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if algo == written_for:
+        return arguments
+    return {name: value for name, value in arguments.items() if name in SHARED_ARGUMENTS}
+
+
+def _check_entry(entry: Mapping[str, Any], name: str) -> None:
+    for key in entry:
+        check_name(key, ("algo", "steps", *SECTIONS), f"recipe key of {name}")
+    steps = entry.get("steps", 1)
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps of {name} must be a whole number from 1 on, got {steps!r}")
+    for section in SECTIONS:
+        if not isinstance(entry.get(section, {}), dict):
+            raise ValueError(f"{section} of {name} must be a mapping of arguments, got {entry[section]!r}")

@@ -33,14 +33,12 @@ def read_rows(path: str | Path, kind: type[Row]) -> list[Row]:
     Raises:
         ValueError: naming the file, if its columns are not the fields, or a value is not a number.
     """
-    fields: tuple[dataclasses.Field, ...] = dataclasses.fields(kind)  # type: ignore[arg-type]
+    parsers = {f.name: int if f.type == "int" else float for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        names = [field.name for field in fields]
-        if reader.fieldnames != names:
-            raise ValueError(f"{path} must have the columns {names}, got {reader.fieldnames}")
+        if reader.fieldnames != list(parsers):
+            raise ValueError(f"{path} must have the columns {list(parsers)}, got {reader.fieldnames}")
         try:
-            return [kind(**{f.name: int(row[f.name]) if f.type == "int" else float(row[f.name]) for f in fields})
-                    for row in reader]  # fmt: skip
+            return [kind(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in reader]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} must hold numbers: {error}") from error

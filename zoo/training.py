@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import json
 import time
 from collections.abc import Callable
@@ -20,12 +18,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
 
 from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import ModelBased, checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.storage import write_atomically
+from mbrl_wrappers.zoo.finite import FiniteEnv
 from mbrl_wrappers.zoo.recipe import Recipe
+from mbrl_wrappers.zoo.rows import read_rows, write_rows
 
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {
     "SAC": sb3.SAC,
@@ -117,7 +118,7 @@ def make_env(name: str, **kwargs: Any) -> gym.Env:
     if not attribute or "-v" in attribute:
         try:
             return gym.make(name, **kwargs)
-        except gym.error.Error as error:
+        except (gym.error.Error, ImportError) as error:
             raise ValueError(f"env must be a Gymnasium id or 'package.module:Class', got {name!r}: {error}") from error
     try:
         kind = getattr(importlib.import_module(module), attribute)
@@ -135,7 +136,8 @@ def build_agent(spec: RunSpec, env: gym.Env) -> tuple[OffPolicyAlgorithm, BaseCa
     if recipe.algo not in ALGORITHMS:
         raise ValueError(f"algo must be one of {sorted(ALGORITHMS)}, got {recipe.algo!r}")
     policy = "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
-    agent = ALGORITHMS[recipe.algo](policy, env, seed=spec.seed, device=spec.device, **_copy(recipe.agent))
+    arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
+    agent = ALGORITHMS[recipe.algo](policy, env, seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None
     dynamics = EnsembleDynamics.for_env(
@@ -152,14 +154,26 @@ def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(arguments))
 
 
+def _schedule(value: Any) -> Any:
+    """Turn ``"lin_0.001"`` into a schedule that falls linearly to 0 over the run; others stay as they are."""
+    if not (isinstance(value, str) and value.startswith("lin_")):
+        return value
+    try:
+        start = float(value.removeprefix("lin_"))
+    except ValueError:
+        raise ValueError(f"a linear schedule must be written lin_NUMBER, got {value!r}") from None
+    return LinearSchedule(start, 0.0, 1.0)
+
+
 def run(
     spec: RunSpec,
     folder: str | Path,
     *,
     progress_bar: bool = False,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_step: Callable[[OffPolicyAlgorithm], None] | None = None,
 ) -> tuple[OffPolicyAlgorithm, list[Evaluation]]:
-    """Train an agent, going on from the folder's checkpoint if there is one.
+    """Train an agent, going on from the folder's checkpoint if there is one; a finished run is read, not repeated.
 
     Args:
         spec: what to train.
@@ -167,6 +181,7 @@ def run(
             and, while it runs, ``checkpoint``.
         progress_bar: show SB3's.
         on_evaluation: called with each row.
+        on_step: called with the agent after each env step.
 
     Returns:
         The trained agent and its evaluations.
@@ -175,10 +190,14 @@ def run(
         ValueError: if the folder holds a run of another spec.
     """
     folder = Path(folder)
-    _claim(spec, folder)
+    check_folder(spec, folder)
+    write_atomically(folder / "spec.json", _as_json(spec).encode())
     checkpoint = folder / "checkpoint"
-    episodes = SeededEpisodes(make_env(spec.env), spec.seed)
+    episodes = SeededEpisodes(FiniteEnv(make_env(spec.env)), spec.seed)
     env = Monitor(episodes)
+    if (folder / "agent.zip").exists():
+        agent = ALGORITHMS[spec.recipe.algo].load(folder / "agent.zip", env=env, device=spec.device)
+        return agent, read_rows(folder / "progress.csv", Evaluation)
     rows: list[Evaluation] = []
     callback: BaseCallback | None
     if has_checkpoint(checkpoint):
@@ -191,24 +210,34 @@ def run(
     else:
         agent, callback = build_agent(spec, env)
         clock = _Clock(0.0, 0.0)
-    recorder = _Recorder(spec, folder, episodes, clock, rows, on_evaluation)
+    recorder = _Recorder(spec, folder, episodes, clock, rows, on_evaluation, on_step)
     remaining = spec.steps - agent.num_timesteps
     if remaining > 0:
-        callbacks = [recorder] if callback is None else [callback, recorder]
+        callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
         agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
         recorder.evaluate(agent)
-    agent.save(folder / "agent.zip")
+    agent.save(folder / ".agent.zip")
+    (folder / ".agent.zip").replace(folder / "agent.zip")  # there or not, never half
     env.close()
     return agent, rows
 
 
-def _claim(spec: RunSpec, folder: Path) -> None:
-    """Write the spec into the folder, or check that it is the one already there."""
+def check_folder(spec: RunSpec, folder: Path) -> None:
+    """Refuse a folder that holds a run of another spec; nothing is written.
+
+    Raises:
+        ValueError: naming the folder and what differs.
+    """
     file = folder / "spec.json"
-    text = json.dumps(asdict(spec), indent=1)
-    if file.exists() and json.loads(file.read_text()) != json.loads(text):
-        raise ValueError(f"folder must be new or hold a run of the same spec, got {folder}")
-    write_atomically(file, text.encode())
+    if file.exists():
+        old, new = json.loads(file.read_text()), json.loads(_as_json(spec))
+        different = [name for name in new if old.get(name) != new[name]]
+        if different:
+            raise ValueError(f"folder must be new or hold a run of the same spec, got {folder}: {different} differ")
+
+
+def _as_json(spec: RunSpec) -> str:
+    return json.dumps(asdict(spec), indent=1)
 
 
 class _Clock:
@@ -230,6 +259,8 @@ class _Clock:
 class _Recorder(BaseCallback):
     """Evaluates and checkpoints between a finished update and the next step."""
 
+    model: OffPolicyAlgorithm
+
     def __init__(
         self,
         spec: RunSpec,
@@ -238,11 +269,12 @@ class _Recorder(BaseCallback):
         clock: _Clock,
         rows: list[Evaluation],
         on_evaluation: Callable[[Evaluation], None] | None,
+        on_step: Callable[[OffPolicyAlgorithm], None] | None,
     ) -> None:
         super().__init__()
         self._spec, self._folder, self._episodes, self._clock = spec, folder, episodes, clock
-        self._rows, self._on_evaluation = rows, on_evaluation
-        self._eval_env = Monitor(make_env(spec.env))
+        self._rows, self._on_evaluation, self._on_step_done = rows, on_evaluation, on_step
+        self._eval_env = Monitor(FiniteEnv(make_env(spec.env)))
         self._episode_over = False
         self._last_checkpoint = 0
 
@@ -251,6 +283,8 @@ class _Recorder(BaseCallback):
 
     def _on_step(self) -> bool:
         self._episode_over = bool(self.locals["dones"].all())
+        if self._on_step_done is not None:
+            self._on_step_done(self.model)
         return True
 
     def _on_rollout_start(self) -> None:
@@ -280,7 +314,7 @@ class _Recorder(BaseCallback):
             round(reading[1], 2),
         )
         self._rows.append(row)
-        write_atomically(self._folder / "progress.csv", _csv(self._rows))
+        write_rows(self._folder / "progress.csv", self._rows)
         if self._on_evaluation is not None:
             self._on_evaluation(row)
         self._clock.skip(reading)
@@ -288,6 +322,7 @@ class _Recorder(BaseCallback):
     def _checkpoint(self) -> None:
         reading = self._clock.read()
         state = {
+            "steps": self.model.num_timesteps,
             "episode": self._episodes.episode - 1,  # the one that the env has just started
             "rows": [asdict(row) for row in self._rows],
             "wall_seconds": reading[0],
@@ -296,11 +331,3 @@ class _Recorder(BaseCallback):
         save_checkpoint(self.model, self._folder / "checkpoint", state)
         self._last_checkpoint = self.model.num_timesteps
         self._clock.skip(reading)
-
-
-def _csv(rows: list[Evaluation]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue().encode()

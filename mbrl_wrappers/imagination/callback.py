@@ -12,6 +12,14 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    VecVideoRecorder,
+)
 
 from mbrl_wrappers.imagination.buffer import BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
@@ -24,6 +32,8 @@ from mbrl_wrappers.models.known_functions import TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
+# Wrappers under which a replay buffer holds what the env itself said.
+_TRANSPARENT_WRAPPERS = (VecCheckNan, VecMonitor, VecNormalize, VecVideoRecorder)
 
 
 class ModelBased(BaseCallback):
@@ -56,6 +66,12 @@ class ModelBased(BaseCallback):
         >>> agent.learn(2_000, callback=ModelBased(Dyna(real_ratio=0.05)))  # doctest: +SKIP
     """
 
+    # Declared, not set: training makes them, and going on keeps them.
+    model: Any
+    _view: AgentView
+    _fit_generator: torch.Generator
+    _imagine_generator: torch.Generator
+
     def __init__(
         self,
         strategy: Strategy,
@@ -87,13 +103,14 @@ class ModelBased(BaseCallback):
                 "train on-policy agents inside mbrl_wrappers.envs.ImaginedVecEnv"
             )
         buffer = self._plain_buffer(agent)
-        if agent.num_timesteps > agent.learning_starts and buffer.size() == 0:
+        if agent.num_timesteps < self._last_fit:  # learn() counts from 0 again
+            self._last_fit = _NEVER
+        goes_on = agent.num_timesteps > agent.learning_starts or self._last_fit != _NEVER
+        if goes_on and buffer.size() == 0:
             raise ValueError(
                 f"replay_buffer must hold the experience of the run that goes on at step {agent.num_timesteps}, "
                 "got 0 rows: call agent.load_replay_buffer first"
             )
-        if agent.num_timesteps < self._last_fit:  # learn() counts from 0 again
-            self._last_fit = _NEVER
         if self.dynamics is None:
             self.dynamics = default_dynamics(agent, self._seed_of(agent))
         self._check_spaces(agent, self.dynamics)
@@ -104,7 +121,7 @@ class ModelBased(BaseCallback):
         self.strategy.load_imagined_state(self._imagined_state)
         self._imagined_state = {}
         agent.replay_buffer = BufferDecorator(buffer, self.strategy)
-        agent.model_based = self
+        agent.model_based = self  # type: ignore[attr-defined]
         if self._last_fit != _NEVER and not self.strategy.imagined_state():
             self._imagine(real_transitions(buffer, self._view, self.dynamics), agent.num_timesteps)
 
@@ -127,15 +144,20 @@ class ModelBased(BaseCallback):
 
     def _seed_of(self, agent: OffPolicyAlgorithm) -> int:
         if self.seed is None:
-            self.seed = agent.seed if agent.seed is not None else int(np.random.SeedSequence().entropy % 2**31)
+            fresh = int(np.random.SeedSequence().generate_state(1)[0])
+            self.seed = agent.seed if agent.seed is not None else fresh
         return self.seed
 
     def _make_generators(self, agent: OffPolicyAlgorithm) -> None:
         seed = self._seed_of(agent)
-        self._fit_generator = torch.Generator().manual_seed(seed)
-        self._imagine_generator = torch.Generator(agent.device).manual_seed(seed + 1)
+        if not hasattr(self, "_fit_generator"):  # a second learn() goes on with the first one's
+            self._fit_generator = torch.Generator().manual_seed(seed)
+        if not hasattr(self, "_imagine_generator") or self._imagine_generator.device.type != agent.device.type:
+            self._imagine_generator = torch.Generator(agent.device).manual_seed(seed + 1)
         for name, state in self._generator_states.items():
-            getattr(self, name).set_state(state)
+            generator = getattr(self, name)
+            if len(state) == len(generator.get_state()):  # a GPU's state does not fit a CPU's generator
+                generator.set_state(state)
         self._generator_states = {}
 
     # -- during training ------------------------------------------------------------------------
@@ -200,11 +222,10 @@ class ModelBased(BaseCallback):
 
     def full_state(self) -> dict[str, torch.Tensor]:
         """Return imagined rows and generators as tensors: what ``agent.save`` leaves out."""
-        state = {f"imagined.{k}": v for k, v in self.strategy.imagined_state().items()}
-        for name in ("_fit_generator", "_imagine_generator"):
-            if hasattr(self, name):
-                state[f"generator.{name}"] = getattr(self, name).get_state()
-        return state
+        imagined = self._imagined_state or self.strategy.imagined_state()
+        return {f"imagined.{k}": v for k, v in imagined.items()} | {
+            f"generator.{k}": v for k, v in self._current_generator_states().items()
+        }
 
     def load_full_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take back what :meth:`full_state` returned; it is put in place when training starts."""
@@ -213,16 +234,17 @@ class ModelBased(BaseCallback):
             k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")
         }
 
+    def _current_generator_states(self) -> dict[str, torch.Tensor]:
+        names = ("_fit_generator", "_imagine_generator")
+        states = {name: getattr(self, name).get_state() for name in names if hasattr(self, name)}
+        return states | self._generator_states  # those that wait for training to start come first
+
     def __getstate__(self) -> dict[str, Any]:
         """Drop the agent, its view and what training rebuilds; the model goes to the CPU."""
         kept = ("strategy", "fit_every", "seed", "verbose", "n_calls", "num_timesteps", "_last_fit", "_warned")
         state = {name: self.__dict__[name] for name in kept}
         state["dynamics"] = _on_cpu(self.dynamics)
-        state["_generator_states"] = {
-            name: getattr(self, name).get_state()
-            for name in ("_fit_generator", "_imagine_generator")
-            if hasattr(self, name)
-        }
+        state["_generator_states"] = self._current_generator_states()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,13 +256,21 @@ class ModelBased(BaseCallback):
 
 def default_dynamics(agent: OffPolicyAlgorithm, seed: int) -> EnsembleDynamics:
     """Build the paper's ensemble for an agent's env, with the known termination function if there is one."""
-    termination = None
-    if agent.env is not None and agent.env.has_attr("spec"):
-        env_id = registered_id(agent.env.get_attr("spec")[0])
-        termination = env_id if env_id in TERMINATIONS else None
+    env_id = _registered_id(agent.env)
+    termination = env_id if env_id in TERMINATIONS else None
     return EnsembleDynamics(
         agent.observation_space, agent.action_space, termination_fn=termination, seed=seed, device=agent.device
     )
+
+
+def _registered_id(env: VecEnv | None) -> str | None:
+    """Return the id of an agent's env that is as registered, None if a wrapper may have changed it."""
+    outer = env
+    while isinstance(outer, VecEnvWrapper):
+        if not isinstance(outer, _TRANSPARENT_WRAPPERS):
+            return None
+        outer = outer.venv
+    return registered_id(env.get_attr("spec")[0]) if env is not None and env.has_attr("spec") else None
 
 
 def _on_cpu(dynamics: DynamicsModel | None) -> DynamicsModel | None:

@@ -59,7 +59,8 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
 
     Go on with ``agent.learn(remaining_steps, callback=agent.model_based, reset_num_timesteps=False)``.
     The env starts a new episode; if its first states depend on nothing but what you seed, the run is
-    the same, bit for bit, as one that was never interrupted.
+    the same, bit for bit, as one that was never interrupted. Under VecNormalize it is not quite the
+    same: SB3 counts the first observation of that episode in the statistics once more.
 
     Args:
         kind: the agent's class, such as ``SAC``.

@@ -64,18 +64,24 @@ class ImaginedBuffer:
         self._size = min(self._size + len(rows), self.capacity)
 
     def sample(self, count: int, generator: torch.Generator) -> ImaginedRows:
-        """Draw ``count`` rows uniformly with replacement."""
+        """Draw ``count`` rows uniformly with replacement.
+
+        Rows are drawn by age, not by place: a buffer refilled from :meth:`ordered` draws the same ones.
+        """
         assert self._rows is not None
-        device = self._rows.obs.device
-        return self._rows[torch.randint(self._size, (count,), generator=generator, device=device)]
+        age = torch.randint(self._size, (count,), generator=generator, device=self._rows.obs.device)
+        return self._rows[self._places(age)]
 
     def ordered(self) -> ImaginedRows | None:
         """Return all rows from the oldest to the newest, None when there are none."""
         if self._rows is None:
             return None
-        start = self._position if self._size == self.capacity else 0
-        index = (torch.arange(self._size, device=self._rows.obs.device) + start) % self.capacity
-        return self._rows[index]
+        return self._rows[self._places(torch.arange(self._size, device=self._rows.obs.device))]
+
+    def _places(self, age: Tensor) -> Tensor:
+        """Return where the rows lie that are ``age`` steps younger than the oldest."""
+        oldest = self._position if self._size == self.capacity else 0
+        return (age + oldest) % self.capacity
 
     def resize(self, capacity: int) -> None:
         """Change the capacity; the newest rows stay."""

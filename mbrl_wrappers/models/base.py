@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -78,6 +79,15 @@ class DynamicsModel(nn.Module, ABC):
         Raises:
             ValueError: if there are no transitions, or their widths are not the model's.
         """
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Restore the state; the number of start states may differ from this model's."""
+        starts = state_dict.get("start_obs")
+        if starts is not None:
+            if starts.shape[1:] != (self.obs_codec.dim,):
+                raise RuntimeError(f"start_obs must have shape [S, {self.obs_codec.dim}], got {tuple(starts.shape)}")
+            self.start_obs = self.start_obs.new_empty(starts.shape)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
         rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]

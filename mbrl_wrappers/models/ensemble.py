@@ -20,6 +20,7 @@ from mbrl_wrappers.models.fit import (
     FitSettings,
     fit_ensemble,
     holdout_mask,
+    spread_rows,
 )
 from mbrl_wrappers.models.given import GivenFunction, call_given, registered_id, resolve
 from mbrl_wrappers.models.known_functions import TERMINATIONS
@@ -53,7 +54,7 @@ class EnsembleDynamics(DynamicsModel):
             Default: MBPO's five values for four hidden layers, 1e-4 otherwise.
         batch_size: rows per member and gradient step.
         holdout_ratio: share of the transitions that is never trained on, at most 5000 rows of it scored.
-        patience: epochs without a 1% gain of any member before a fit stops.
+        patience: a fit stops when more epochs than this go by without a 1% gain of any member.
         min_epoch_steps: gradient steps that an epoch has at least.
         max_steps: most gradient steps of one fit; None for no limit.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
@@ -89,14 +90,12 @@ class EnsembleDynamics(DynamicsModel):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(observation_space, action_space)
-        decay = _layer_decay(weight_decay, len(hidden) + 1)
-        _check_ranges(num_members, num_elites, hidden, learning_rate, decay, batch_size, holdout_ratio, patience)
         self.settings: dict[str, Any] = {
             "num_members": num_members,
             "num_elites": num_elites,
             "hidden": list(hidden),
             "learning_rate": learning_rate,
-            "weight_decay": decay,
+            "weight_decay": _layer_decay(weight_decay, len(hidden) + 1),
             "batch_size": batch_size,
             "holdout_ratio": holdout_ratio,
             "patience": patience,
@@ -105,6 +104,7 @@ class EnsembleDynamics(DynamicsModel):
             "normalize_targets": normalize_targets,
             "seed": seed,
         }
+        _check_ranges(**self.settings)
         self.reward_fn, self.reward_name = resolve(reward_fn, "reward_fn")
         self.termination_fn, self.termination_name = resolve(termination_fn, "termination_fn")
         target_dim = self.obs_codec.dim + (self.reward_fn is None)
@@ -161,14 +161,13 @@ class EnsembleDynamics(DynamicsModel):
         Returns:
             The prediction, with the leading dimensions of ``obs``.
         """
-        batch = obs.shape[:-1]
-        flat_obs, flat_action = obs.reshape(-1, obs.shape[-1]), action.reshape(-1, action.shape[-1])
+        flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")
         x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
         if deterministic:
             mean, std, logits = self._mixture(x)
             target = mean
         else:
-            groups = self._balanced_groups(len(x), generator) if members is None else _groups_of(members.reshape(-1))
+            groups = self._balanced_groups(len(x), generator) if members is None else self._given_groups(members, obs)
             mean, std, logits = self._routed(x, groups)
             noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
             target = mean + std * noise
@@ -182,12 +181,29 @@ class EnsembleDynamics(DynamicsModel):
             terminated = logits[:, 0] > 0
         else:
             terminated = call_given(self.termination_fn, "termination_fn", flat_obs, flat_action, next_obs)
+        batch = obs.shape[:-1]
         return Prediction(
-            next_obs.reshape(*batch, -1),
+            next_obs.reshape(obs.shape),
             reward.reshape(batch),
             terminated.reshape(batch),
             std.square().mean(-1).sqrt().reshape(batch),
         )
+
+    def _flatten(self, value: Tensor, name: str) -> Tensor:
+        """Return ``[..., width]`` as rows in the model's dtype."""
+        width = self.obs_codec.dim if name == "obs" else self.action_codec.dim
+        if value.shape[-1:] != (width,):
+            raise ValueError(f"{name} must have shape [..., {width}], got {tuple(value.shape)}")
+        return value.reshape(-1, width).to(self.start_obs.dtype)
+
+    def _given_groups(self, members: Tensor, obs: Tensor) -> list[tuple[int, Tensor]]:
+        if members.shape != obs.shape[:-1]:
+            raise ValueError(f"members must have shape {tuple(obs.shape[:-1])}, got {tuple(members.shape)}")
+        flat = members.reshape(-1)
+        present = flat.unique().tolist()
+        if present and not 0 <= present[0] <= present[-1] < self.network.num_members:
+            raise ValueError(f"members must be in [0, {self.network.num_members}), got {present}")
+        return [(int(m), (flat == m).nonzero()[:, 0]) for m in present]
 
     def _balanced_groups(self, rows: int, generator: torch.Generator | None) -> list[tuple[int, Tensor]]:
         """Deal the rows out to the elites at random, each elite getting its share up to one row."""
@@ -201,8 +217,8 @@ class EnsembleDynamics(DynamicsModel):
 
     def _routed(self, x: Tensor, groups: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate each row by its own member; returns mean, std and logits in the order of ``x``."""
-        if len(groups) == 1:
-            mean, logvar, logits = self.network.member(groups[0][0], x)
+        if len(groups) <= 1:  # no rows have no groups
+            mean, logvar, logits = self.network.member(groups[0][0] if groups else 0, x)
             return mean, torch.exp(0.5 * logvar), logits
         # index_select copies whole rows; x[rows] looks up entry by entry and takes three times as long.
         parts = [self.network.member(member, x.index_select(0, rows)) for member, rows in groups]
@@ -233,7 +249,7 @@ class EnsembleDynamics(DynamicsModel):
         if held.all() or not held.any():  # too few rows to spare one
             train, holdout = transitions, transitions
         else:
-            train, holdout = transitions[~held], transitions[held][:MAX_HOLDOUT_ROWS]
+            train, holdout = transitions[~held], transitions[spread_rows(held, MAX_HOLDOUT_ROWS)]
         self._fit_normalizers(train)
         report = fit_ensemble(
             self.network, self._fit_data(train), self._fit_data(holdout), self._fit_settings(), generator
@@ -275,8 +291,9 @@ class EnsembleDynamics(DynamicsModel):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Restore weights, normalisers, elites and start states; the number of start states may differ."""
-        if "start_obs" in state_dict:
-            self.start_obs = self.start_obs.new_empty(state_dict["start_obs"].shape)
+        elites = state_dict.get("elites", self.elites)
+        if elites.dtype != torch.int64 or not ((elites >= 0) & (elites < self.network.num_members)).all():
+            raise RuntimeError(f"elites must be int64 in [0, {self.network.num_members}), got {elites}")
         result = super().load_state_dict(state_dict, strict, assign)
         self._elite_list = self.elites.tolist()
         return result
@@ -313,21 +330,21 @@ class EnsembleDynamics(DynamicsModel):
         Raises:
             ValueError: if the file is not such a model, or a function of your own is missing.
         """
-        description, tensors = storage.load(path, "EnsembleDynamics")
-        functions = {}
+        header, tensors = storage.load(path, "EnsembleDynamics")
+        functions: dict[str, Any] = {}
         for name, given in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
-            stored = description["functions"][name]
-            if stored == "custom" and given is None:
-                raise ValueError(f"{path} was saved with a {name} of your own: pass {name}=..., got None")
+            stored = header["functions"].get(name)
+            if (stored == "custom") != (given is not None):
+                wanted = "a function of your own" if stored == "custom" else f"None, since it is {stored!r} there"
+                raise ValueError(f"{name} must be {wanted} for the model in {path}, got {given}")
             functions[name] = given if stored == "custom" else stored
-        observation_space, action_space = storage.spaces_of(description)
-        model = cls(observation_space, action_space, **description["settings"], **functions)
+        try:
+            observation_space, action_space = storage.spaces_of(header)
+            model = cls(observation_space, action_space, **header["settings"], **functions)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: the description is not that of an EnsembleDynamics: {error}") from error
         storage.restore(model, tensors, path)
         return model.to(device)
-
-
-def _groups_of(members: Tensor) -> list[tuple[int, Tensor]]:
-    return [(int(m), (members == m).nonzero()[:, 0]) for m in members.unique().tolist()]
 
 
 def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) -> list[float]:
@@ -342,28 +359,30 @@ def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) 
 
 
 def _check_ranges(
+    *,
     num_members: int,
     num_elites: int,
     hidden: Sequence[int],
     learning_rate: float,
     weight_decay: Sequence[float],
-    batch_size: int,
     holdout_ratio: float,
-    patience: int,
+    **settings: Any,
 ) -> None:
     if num_members < 1:
         raise ValueError(f"num_members must be at least 1, got {num_members}")
     if not 1 <= num_elites <= num_members:
         raise ValueError(f"num_elites must be between 1 and num_members={num_members}, got {num_elites}")
-    if not hidden or min(hidden) < 1:
+    if not hidden or not all(isinstance(units, int) and units >= 1 for units in hidden):
         raise ValueError(f"hidden must name at least one layer of at least one unit, got {tuple(hidden)}")
     if not 0 < learning_rate <= 1:
         raise ValueError(f"learning_rate must be in (0, 1], got {learning_rate}")
-    if min(weight_decay) < 0 or max(weight_decay) > 1:
+    if not all(0 <= decay <= 1 for decay in weight_decay):
         raise ValueError(f"weight_decay must be in [0, 1], got {list(weight_decay)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not 0 < holdout_ratio < 1:
         raise ValueError(f"holdout_ratio must be in (0, 1), got {holdout_ratio}")
-    if patience < 0:
-        raise ValueError(f"patience must be at least 0, got {patience}")
+    for name, least in (("batch_size", 1), ("patience", 0), ("min_epoch_steps", 1), ("max_steps", 1)):
+        value = settings[name]
+        if name == "max_steps" and value is None:
+            continue
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")

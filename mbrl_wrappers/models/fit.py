@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,17 +65,25 @@ class FitReport:
 def holdout_mask(key: Tensor, ratio: float) -> Tensor:
     """Tell for each transition whether it is held out; a pure function of its lasting key.
 
-    Multiples of the golden ratio are spread so evenly over [0, 1) that any run of keys, at any
-    stride, has close to its share held out.
+    Multiples of the golden ratio are spread so evenly over [0, 1) that any run of consecutive keys
+    has close to its share held out.
 
     Args:
-        key: ``[N]`` int64.
+        key: ``[N]`` int64; used modulo 2^32.
         ratio: share to hold out, in [0, 1).
 
     Returns:
         ``[N]`` bool.
     """
-    return (key.double() * _GOLDEN) % 1.0 < ratio
+    return ((key % 2**32).double() * _GOLDEN) % 1.0 < ratio
+
+
+def spread_rows(mask: Tensor, most: int) -> Tensor:
+    """Return the indices of a mask's rows, at most ``most`` of them, evenly spread over all."""
+    rows = mask.nonzero()[:, 0]
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device, dtype=torch.float64).long()]
 
 
 def gaussian_nll(mean: Tensor, logvar: Tensor, target: Tensor) -> Tensor:
@@ -114,7 +123,7 @@ def fit_ensemble(
     settings: FitSettings,
     generator: torch.Generator | None,
 ) -> FitReport:
-    """Train all members until none has gained 1% on the hold-out for ``patience`` epochs.
+    """Train all members until none has gained 1% on the hold-out for more than ``patience`` epochs.
 
     Each member is left with the weights that scored best on the hold-out, its starting weights
     included, so a fit never makes a member worse there. The scores returned are those of exactly
@@ -135,10 +144,12 @@ def fit_ensemble(
     best_score = holdout_score(network, holdout)
     rows = len(train.x)
     epoch_steps = max(-(-rows // settings.batch_size), settings.min_epoch_steps)
+    # Noiseless data would be fitted for ever: 1% of a vanishing error can always be gained.
+    least_gain = 1e-8 * holdout.y.square().mean()
     steps, stale_epochs, loss = 0, 0, torch.zeros(())
     for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator):
-        loss = ensemble_loss(network, train[index.to(train.x.device)])
         optimizer.zero_grad(set_to_none=True)
+        loss = ensemble_loss(network, train[index.to(train.x.device)])
         loss.backward()
         optimizer.step()
         steps += 1
@@ -146,7 +157,7 @@ def fit_ensemble(
         if steps % epoch_steps and not out_of_steps:
             continue
         score = holdout_score(network, holdout)
-        improved = score < 0.99 * best_score
+        improved = score < 0.99 * best_score - least_gain
         best_score = torch.where(improved, score, best_score)
         for kept, parameter in zip(best, parameters, strict=True):
             kept[improved] = parameter.detach()[improved]
@@ -160,7 +171,7 @@ def fit_ensemble(
 
 
 def _optimizer(network: EnsembleMLP, settings: FitSettings) -> torch.optim.Optimizer:
-    decayed = [
+    decayed: list[dict[str, Any]] = [
         {"params": [weight], "weight_decay": decay}
         for weight, decay in zip(network.weights, settings.weight_decay, strict=True)
     ]

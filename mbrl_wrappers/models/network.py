@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_wrappers.models.linear import ensemble_linear, is_served_by_onednn, onednn_linear
+
 CHUNK_ROWS = 1024
 
 
@@ -62,7 +64,7 @@ class EnsembleMLP(nn.Module):
         """
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
+            x = ensemble_linear(x, weight, bias)
             x = F.silu(x) if layer < last else x
         return self._heads(x, self.max_logvar, self.min_logvar)
 
@@ -82,6 +84,10 @@ class EnsembleMLP(nn.Module):
     @staticmethod
     def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         last = len(layers) - 1
+        if not torch.is_grad_enabled() and is_served_by_onednn(x):
+            for layer, (weight, bias) in enumerate(layers):
+                x = onednn_linear(x, weight, bias[0], silu=layer < last)
+            return x
         for layer, (weight, bias) in enumerate(layers):
             x = torch.addmm(bias, x, weight)
             if layer < last:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -60,17 +61,28 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]
     """
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("mbrl_wrappers")
-            header = json.loads(text) if text else {}
-            if header.get("kind") != kind:
-                raise ValueError(f"{path} must hold a model of kind {kind!r}, got {header.get('kind')!r}")
-            if header["format_version"] > FORMAT_VERSION:
-                raise ValueError(
-                    f"{path} has format_version {header['format_version']}, this release reads up to {FORMAT_VERSION}"
-                )
+            header = _header(file.metadata() or {}, kind, path)
             return header, {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _header(metadata: dict[str, str], kind: str, path: str | Path) -> dict[str, Any]:
+    """Return the checked description of a file."""
+    try:
+        header = json.loads(metadata.get("mbrl_wrappers", "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the description is not JSON: {error}") from error
+    if not isinstance(header, dict) or header.get("kind") != kind:
+        found = header.get("kind") if isinstance(header, dict) else type(header).__name__
+        raise ValueError(f"{path} must hold a model of kind {kind!r}, got {found!r}")
+    version = header.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ValueError(f"{path} must have a format_version of up to {FORMAT_VERSION}, got {version!r}")
+    for part in ("observation_space", "action_space", "settings", "functions"):
+        if not isinstance(header.get(part), dict):
+            raise ValueError(f"{path}: {part} of the description must be an object, got {header.get(part)!r}")
+    return header
 
 
 def spaces_of(header: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
@@ -82,8 +94,11 @@ def restore(model: DynamicsModel, tensors: dict[str, Tensor], path: str | Path) 
     """Load the tensors into a freshly built model.
 
     Raises:
-        ValueError: naming the file, if names or shapes differ from the description's.
+        ValueError: naming the file, if names or shapes differ from the description's, or a value is not finite.
     """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{path}: tensor {name} must be finite")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

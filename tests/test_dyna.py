@@ -1,0 +1,446 @@
+"""Dyna and MBPO: what is imagined, how long it is kept, and how batches are mixed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from torch import Tensor
+
+from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.imagination import AgentView, ModelBased
+from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
+from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.types import Prediction, Transitions
+
+REAL_REWARD = 777.0
+OBS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+ACTION = spaces.Box(-2.0, 5.0, (1,), np.float32)
+
+
+class Nowhere(gym.Env):
+    """Only spaces: the agents here are bound to a model by hand."""
+
+    observation_space, action_space = OBS, ACTION
+
+
+class Recorder(DynamicsModel):
+    """Moves by a given function and remembers every batch that it was asked about."""
+
+    def __init__(self, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
+        super().__init__(OBS, ACTION)
+        self._step = step
+        self.asked: list[Tensor] = []
+
+    def predict(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
+        self.asked.append(obs.clone())
+        next_obs, reward, terminated = self._step(obs, action)
+        return Prediction(next_obs, reward, terminated, torch.zeros(len(obs)))
+
+    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
+        return {}
+
+
+def counting(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Add one to the first column; never end."""
+    return obs + torch.tensor([1.0, 0.0]), obs[:, 0], torch.zeros(len(obs), dtype=torch.bool)
+
+
+def bound(strategy: Dyna, dynamics: DynamicsModel | None = None, seed: int = 0) -> tuple[Dyna, Any]:
+    """Bind a strategy to a fresh SAC agent with a full buffer of real rows of reward 777."""
+    agent = SAC("MlpPolicy", Nowhere(), policy_kwargs={"net_arch": [16, 16]}, buffer_size=64, seed=seed, device="cpu")
+    rng = np.random.default_rng(0)
+    for _ in range(64):
+        obs, action = rng.normal(size=(1, 2)), rng.uniform(-1, 1, (1, 1))
+        agent.replay_buffer.add(obs, obs, action, np.array([REAL_REWARD]), np.array([False]), [{}])
+    dynamics = dynamics or Recorder(counting)
+    strategy.bind(AgentView(agent, dynamics), dynamics, torch.Generator().manual_seed(seed))
+    return strategy, agent
+
+
+def real_rows(obs: Tensor) -> Transitions:
+    count = len(obs)
+    zeros = torch.zeros(count)
+    return Transitions(obs, zeros[:, None], zeros, obs, zeros.bool(), torch.arange(count))
+
+
+def imagined(strategy: Dyna) -> ImaginedRows:
+    return ImaginedRows(**strategy.imagined_state())
+
+
+# -- the mixture ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 100, 256])
+@pytest.mark.parametrize("real_ratio", [0.0, 0.05, 0.3, 0.5, 1.0])
+def test_every_batch_has_its_exact_share_of_real_rows(real_ratio, batch_size):
+    strategy, agent = bound(Dyna(real_ratio, rollouts_per_step=5))
+    strategy.refresh(real_rows(torch.randn(20, 2)), 100, 10)
+    for _ in range(20):
+        batch = strategy.sample(agent.replay_buffer, batch_size, None)
+        assert int((batch.rewards == REAL_REWARD).sum()) == round(real_ratio * batch_size)
+        for field in ("observations", "next_observations", "actions", "rewards", "dones"):
+            assert len(getattr(batch, field)) == batch_size, field
+
+
+def test_a_twentieth_of_a_batch_of_256_is_13_rows():
+    strategy, agent = bound(Dyna(0.05, rollouts_per_step=5))
+    strategy.refresh(real_rows(torch.randn(20, 2)), 100, 10)
+    assert int((strategy.sample(agent.replay_buffer, 256, None).rewards == REAL_REWARD).sum()) == 13
+
+
+def test_before_anything_is_imagined_batches_are_real():
+    strategy, agent = bound(Dyna(0.05))
+    assert (strategy.sample(agent.replay_buffer, 32, None).rewards == REAL_REWARD).all()
+
+
+def test_without_real_rows_the_real_buffer_is_not_touched():
+    strategy, agent = bound(Dyna(0.0, rollouts_per_step=5))
+    strategy.refresh(real_rows(torch.randn(20, 2)), 100, 10)
+    agent.replay_buffer.reset()  # nothing to draw from
+    assert len(strategy.sample(agent.replay_buffer, 32, None).rewards) == 32
+
+
+# -- rollouts ------------------------------------------------------------------------------------------------
+
+
+def test_rollouts_branch_from_real_states_and_are_as_long_and_as_many_as_said():
+    dynamics = Recorder(counting)
+    strategy, _ = bound(Dyna(rollout_length=4, rollouts_per_step=3), dynamics)
+    real = torch.arange(50.0)[:, None].repeat(1, 2)
+    report = strategy.refresh(real_rows(real), 100, 20)
+    assert [len(batch) for batch in dynamics.asked] == [60] * 4
+    starts = dynamics.asked[0]
+    assert torch.equal(starts[:, 0], starts[:, 1])  # they are rows of the real data
+    assert len(starts[:, 0].unique()) > 20  # of all of it
+    for k, batch in enumerate(dynamics.asked):
+        assert torch.equal(batch[:, 0], starts[:, 0] + k)
+    assert report["rows"] == report["buffer_rows"] == 240 and report["rollout_length"] == 4
+    assert report["terminated"] == report["diverged"] == 0
+
+
+def test_terminated_rollouts_stop_and_the_end_of_a_rollout_is_no_termination():
+    def ends_beyond_two(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        next_obs, reward, _ = counting(obs, action)
+        return next_obs, reward, next_obs[:, 0] > 2
+
+    dynamics = Recorder(ends_beyond_two)
+    strategy, agent = bound(Dyna(0.0, rollout_length=3, rollouts_per_step=1), dynamics)
+    starts = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-5.0, 0.0]])
+    report = strategy.refresh(real_rows(starts), 100, 300)
+    assert all((batch[:, 0] <= 2).all() for batch in dynamics.asked)
+    rows = imagined(strategy)
+    assert torch.equal(rows.terminated, rows.next_obs[:, 0] > 2)
+    assert report["terminated"] == int(rows.terminated.sum()) > 0
+    assert report["rows"] == len(rows) == sum(len(batch) for batch in dynamics.asked) < 900
+    # From -5 the rollout is cut off after three steps: not an end.
+    assert not rows.terminated[rows.next_obs[:, 0] == -2].any() and (rows.next_obs[:, 0] == -2).any()
+    batch = strategy.sample(agent.replay_buffer, 500, None)
+    assert torch.equal(batch.dones[:, 0] > 0.5, batch.next_observations[:, 0] > 2)
+
+
+def test_rollouts_that_have_all_ended_ask_no_more():
+    dynamics = Recorder(lambda obs, action: (obs, obs[:, 0], torch.ones(len(obs), dtype=torch.bool)))
+    strategy, _ = bound(Dyna(rollout_length=5, rollouts_per_step=1), dynamics)
+    assert strategy.refresh(real_rows(torch.randn(9, 2)), 100, 10)["rows"] == 10
+    assert len(dynamics.asked) == 1
+
+
+@pytest.mark.parametrize("poison", ["next_obs", "reward"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_diverging_model_is_counted_and_kept_out(poison, value):
+    def diverges_beyond_one(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        next_obs, reward, terminated = counting(obs, action)
+        bad = obs[:, 0] > 1
+        if poison == "next_obs":
+            next_obs = torch.where(bad[:, None], torch.tensor([0.0, value]), next_obs)
+        else:
+            reward = torch.where(bad, torch.tensor(value), reward)
+        return next_obs, reward, terminated | bad
+
+    dynamics = Recorder(diverges_beyond_one)
+    strategy, agent = bound(Dyna(0.0, rollout_length=3, rollouts_per_step=1), dynamics)
+    report = strategy.refresh(real_rows(torch.tensor([[0.5, 0.0], [2.0, 0.0], [-9.0, 0.0]])), 100, 300)
+    asked = torch.cat(dynamics.asked)
+    assert report["diverged"] == int((asked[:, 0] > 1).sum()) > 0
+    assert report["rows"] == len(asked) - report["diverged"]
+    assert report["terminated"] == 0
+    for value in strategy.imagined_state().values():
+        assert torch.isfinite(value).all()
+    assert all(torch.isfinite(batch).all() for batch in dynamics.asked)
+    assert torch.isfinite(strategy.sample(agent.replay_buffer, 400, None).rewards).all()
+
+
+def test_a_model_that_always_diverges_leaves_real_batches():
+    dynamics = Recorder(lambda obs, action: (obs * math.nan, obs[:, 0], torch.zeros(len(obs), dtype=torch.bool)))
+    strategy, agent = bound(Dyna(0.05, rollouts_per_step=1), dynamics)
+    report = strategy.refresh(real_rows(torch.randn(9, 2)), 100, 10)
+    assert report["diverged"] == 10 and report["rows"] == report["buffer_rows"] == 0
+    assert (strategy.sample(agent.replay_buffer, 32, None).rewards == REAL_REWARD).all()
+    restored, _ = bound(Dyna(0.05, rollouts_per_step=1), dynamics)
+    restored.load_imagined_state(strategy.imagined_state())
+    assert len(restored._buffer) == 0
+
+
+def test_actions_are_the_current_policys_and_random():
+    strategy, agent = bound(Dyna(rollouts_per_step=1))
+    same_place = real_rows(torch.zeros(5, 2))
+    strategy.refresh(same_place, 100, 400)
+    before = imagined(strategy).action
+    assert len(before.unique()) > 350  # a stochastic policy, not its mean
+    assert (before >= ACTION.low[0]).all() and (before <= ACTION.high[0]).all()
+    with torch.no_grad():
+        agent.actor.mu.bias += 3.0
+    strategy.refresh(same_place, 101, 400)
+    after = imagined(strategy).action[400:]
+    assert after.mean() > before.mean() + 1.5
+
+
+def test_imagined_rows_obey_the_models_dynamics():
+    A, B = np.array([[1.0, 0.1], [-0.2, 0.9]]), np.array([[0.0], [0.3]])
+    dynamics = KnownDynamics.linear_quadratic(A, B, np.eye(2), np.eye(1), action_bound=3.0)
+
+    class Linear(Nowhere):
+        observation_space, action_space = dynamics.observation_space, dynamics.action_space
+
+    agent = SAC("MlpPolicy", Linear(), policy_kwargs={"net_arch": [16]}, buffer_size=9, seed=0, device="cpu")
+    strategy = Dyna(0.0, rollout_length=5, rollouts_per_step=2)
+    view = AgentView(agent, dynamics)
+    strategy.bind(view, dynamics, torch.Generator().manual_seed(0))
+    strategy.refresh(real_rows(torch.randn(30, 2, generator=torch.Generator().manual_seed(0))), 100, 40)
+    batch = strategy.sample(agent.replay_buffer, 300, None)
+    action = view.env_action(batch.actions.numpy())
+    assert action.abs().max() > 1.5  # in the env's units
+    true_next = batch.observations @ torch.as_tensor(A.T).float() + action @ torch.as_tensor(B.T).float()
+    torch.testing.assert_close(batch.next_observations, true_next, rtol=1e-4, atol=1e-5)
+    true_reward = -(batch.observations.square().sum(-1) + action.square().sum(-1))
+    torch.testing.assert_close(batch.rewards[:, 0], true_reward, rtol=1e-4, atol=1e-5)
+    assert not batch.dones.any()
+
+
+def test_the_generator_alone_decides():
+    states = []
+    for torch_seed in (1, 2):
+        strategy, _ = bound(Dyna(rollout_length=2, rollouts_per_step=2))
+        torch.manual_seed(torch_seed)
+        strategy.refresh(real_rows(torch.arange(10.0).reshape(5, 2)), 100, 10)
+        states.append(strategy.imagined_state())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# -- the schedule --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "length"),
+    [(0, 1), (20_000, 1), (29_285, 1), (29_286, 2), (85_000, 8), (149_999, 14), (150_000, 15), (10**6, 15)],
+)
+def test_mbpos_hopper_schedule(steps, length):
+    assert Dyna(rollout_length=(20_000, 150_000, 1, 15)).rollout_length_at(steps) == length
+
+
+def test_the_schedule_is_followed_and_may_fall():
+    dynamics = Recorder(counting)
+    strategy, _ = bound(Dyna(rollout_length=(100, 200, 5, 1), rollouts_per_step=1), dynamics)
+    for now, length in ((100, 5), (150, 3), (200, 1)):
+        dynamics.asked.clear()
+        report = strategy.refresh(real_rows(torch.randn(9, 2)), now, 10)
+        assert len(dynamics.asked) == length == report["rollout_length"]
+        assert report["rows"] == 10 * length
+
+
+def test_the_buffer_grows_with_the_rollout_length_and_keeps_the_newest():
+    strategy, _ = bound(Dyna(rollout_length=(0, 100, 1, 3), rollouts_per_step=1, epoch_length=20))
+    for epoch, now in enumerate((0, 50, 100, 120)):
+        strategy.refresh(real_rows(torch.full((5, 2), 100.0 * epoch)), now, 20)
+        assert strategy._buffer.capacity == strategy.rollout_length_at(now) * 20
+    firsts = (imagined(strategy).obs[:, 0] // 100).unique().tolist()
+    assert firsts == [3.0] and len(imagined(strategy)) == 60
+
+
+@pytest.mark.parametrize("retained_epochs", [1, 3])
+def test_imagined_rows_last_for_the_retained_epochs(retained_epochs):
+    strategy, agent = bound(
+        Dyna(0.0, rollout_length=2, rollouts_per_step=3, epoch_length=40, retained_epochs=retained_epochs)
+    )
+    for refresh in range(16):  # four to an epoch
+        strategy.refresh(real_rows(torch.full((5, 2), float(10 * refresh))), 10 * refresh, 10)
+        kept = sorted({int(value // 10) for value in imagined(strategy).obs[:, 0].tolist()})
+        assert kept == list(range(max(0, refresh + 1 - 4 * retained_epochs), refresh + 1))
+    drawn = {int(value // 10) for value in strategy.sample(agent.replay_buffer, 2000, None).observations[:, 0].tolist()}
+    assert sorted(drawn) == kept
+
+
+# -- the ring buffer -----------------------------------------------------------------------------------------
+
+
+def numbered(first: int, count: int) -> ImaginedRows:
+    number = torch.arange(first, first + count).float()
+    return ImaginedRows(number[:, None], number[:, None], number, number[:, None], number % 2 == 0)
+
+
+def numbers(buffer: ImaginedBuffer) -> list[int]:
+    rows = buffer.ordered()
+    assert rows is not None
+    for field in dataclasses.fields(rows):
+        assert len(getattr(rows, field.name)) == len(buffer)
+    return rows.reward.int().tolist()
+
+
+@pytest.mark.parametrize(
+    "sizes", [[3], [10], [11], [25], [4, 4, 4], [7, 7, 7, 7], [10, 10], [1] * 23, [9, 35, 2], [0, 5]]
+)
+def test_the_newest_rows_are_kept_in_order(sizes):
+    buffer, first = ImaginedBuffer(10), 0
+    for count in sizes:
+        buffer.add(numbered(first, count))
+        first += count
+        assert numbers(buffer) == list(range(max(0, first - 10), first))
+
+
+@pytest.mark.parametrize("filled", [4, 10, 17])
+@pytest.mark.parametrize("capacity", [3, 10, 15])
+def test_resizing_keeps_the_newest_rows_and_the_ring_goes_on(filled, capacity):
+    buffer = ImaginedBuffer(10)
+    buffer.add(numbered(0, filled))
+    buffer.resize(capacity)
+    kept = min(filled, 10, capacity)
+    assert numbers(buffer) == list(range(filled - kept, filled))
+    buffer.add(numbered(filled, 2))
+    assert numbers(buffer) == list(range(filled + 2 - min(kept + 2, capacity), filled + 2))
+
+
+def test_drawing_is_uniform_over_what_is_there():
+    buffer = ImaginedBuffer(10)
+    buffer.add(numbered(0, 13))
+    drawn = buffer.sample(20_000, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn.reward.int(), minlength=13)
+    assert counts[:3].tolist() == [0, 0, 0]
+    assert (counts[3:] - 2000).abs().max() < 200
+    assert torch.equal(drawn.obs[:, 0], drawn.reward)
+
+
+def test_a_restored_strategy_draws_the_same_batches_as_one_that_went_on():
+    strategy, agent = bound(Dyna(0.0, rollouts_per_step=3, epoch_length=20))
+    for refresh in range(5):  # 150 rows into a ring of 60
+        strategy.refresh(real_rows(torch.full((5, 2), float(refresh))), 10 * refresh, 10 + 2 * refresh)
+    restored = pickle.loads(pickle.dumps(strategy))
+    assert restored.imagined_state() == {}  # pickles leave imagined rows out
+    restored.bind(strategy._view, strategy._dynamics, torch.Generator())
+    restored.load_imagined_state(copy.deepcopy(strategy.imagined_state()))
+    for refresh in (5, 6):
+        restored._generator.set_state(strategy._generator.get_state())
+        batches = [s.sample(agent.replay_buffer, 50, None) for s in (strategy, restored)]
+        assert torch.equal(batches[0].observations, batches[1].observations)
+        restored._generator.set_state(strategy._generator.get_state())
+        for s in (strategy, restored):
+            s.refresh(real_rows(torch.full((5, 2), float(refresh))), 10 * refresh, 7)
+
+
+# -- arguments -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("real_ratio", -0.1),
+        ("real_ratio", 1.1),
+        ("real_ratio", math.nan),
+        ("rollout_length", 0),
+        ("rollout_length", (5, 5, 1, 2)),
+        ("rollout_length", (0, 5, 0, 2)),
+        ("rollout_length", (0, 5, 1)),
+        ("rollouts_per_step", 0),
+        ("retained_epochs", 0),
+        ("epoch_length", -1),
+    ],
+)
+def test_arguments_out_of_range_are_named_with_their_value(argument, value):
+    with pytest.raises(ValueError, match=argument) as error:
+        Dyna(**{argument: value})
+    assert str(value) in str(error.value)
+
+
+# -- learning ------------------------------------------------------------------------------------------------
+
+
+class Target(gym.Env):
+    """A point on a line that should be moved to 0.7 and kept there; episodes of ten steps."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.x, self.count = self.np_random.uniform(-1, 1, 1).astype(np.float32), 0
+        return self.x, {}
+
+    @classmethod
+    def seeded(cls) -> Target:
+        env = cls()
+        env.reset(seed=0)
+        return env
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.x = np.clip(self.x + 0.3 * action, -1, 1).astype(np.float32)
+        self.count += 1
+        return self.x, float(-np.abs(self.x[0] - 0.7)), False, self.count == 10, {}
+
+
+def best_return(episodes: int) -> float:
+    """Return the mean return of going straight to the target."""
+    env, returns = Target.seeded(), []
+    for _ in range(episodes):
+        obs, _ = env.reset()
+        total = 0.0
+        for _ in range(10):
+            obs, reward, *_ = env.step(np.clip((0.7 - obs) / 0.3, -1, 1))
+            total += reward
+        returns.append(total)
+    return float(np.mean(returns))
+
+
+def learn_target(strategy: Dyna, dynamics: DynamicsModel) -> float:
+    """Train for 300 steps; return by how much the mean return falls short of the best one (untrained: over 4)."""
+    agent = SAC(
+        "MlpPolicy", Target.seeded(), policy_kwargs={"net_arch": [32, 32]}, learning_rate=3e-3, learning_starts=50,
+        batch_size=64, gradient_steps=3, gamma=0.9, ent_coef=0.02, seed=0, device="cpu",
+    )  # fmt: skip
+    best = best_return(30)
+    untrained, _ = evaluate_policy(agent, Target.seeded(), 30, warn=False)
+    assert best - untrained > 4
+    agent.learn(300, callback=ModelBased(strategy, dynamics, fit_every=50))
+    trained, _ = evaluate_policy(agent, Target.seeded(), 30, warn=False)
+    return best - trained
+
+
+def test_an_ensemble_learns_a_task_with_a_known_optimum():
+    env = Target()
+    dynamics = EnsembleDynamics(
+        env.observation_space, env.action_space, num_members=3, num_elites=2, hidden=(16, 16), max_steps=300
+    )
+    assert learn_target(Dyna(0.5, rollouts_per_step=20, epoch_length=100), dynamics) < 1.5
+
+
+def test_with_an_exact_model_imagination_alone_teaches():
+    env = Target()
+    dynamics = KnownDynamics(
+        env.observation_space,
+        env.action_space,
+        lambda obs, action: (obs + 0.3 * action).clamp(-1, 1),
+        lambda obs, action, next_obs: -(next_obs[:, 0] - 0.7).abs(),
+    )
+    strategy = Dyna(0.0, rollout_length=2, rollouts_per_step=20, epoch_length=100)
+    assert learn_target(strategy, dynamics) < 1.0

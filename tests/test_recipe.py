@@ -1,0 +1,146 @@
+"""Recipes: what lies under what, and which mistakes are caught."""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+
+import gymnasium as gym
+import pytest
+import yaml
+
+from mbrl_wrappers.zoo import load_recipe
+from mbrl_wrappers.zoo.job import make_spec
+from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, recipe_from
+
+ENTRIES = {
+    "default": {
+        "algo": "SAC",
+        "steps": 1000,
+        "agent": {"learning_starts": 100, "gradient_steps": 20, "tau": 0.01},
+        "strategy": {"rollouts_per_step": 400},
+        "model_based": {"fit_every": 250},
+    },
+    "discrete_algo": "DQN",
+    "algorithms": {"DQN": {"gradient_steps": 10, "exploration_fraction": 0.2}},
+    "Small-v0": {"steps": 50, "agent": {"gradient_steps": 2, "target_entropy": -1.0}, "dynamics": {"hidden": [8]}},
+    "Discrete-v0": {"algo": "DQN", "agent": {"exploration_fraction": 0.5}},
+}
+
+
+def test_an_entry_has_the_defaults_underneath():
+    recipe = recipe_from(ENTRIES, "Small-v0")
+    assert (recipe.algo, recipe.steps) == ("SAC", 50)
+    assert recipe.agent == {"learning_starts": 100, "gradient_steps": 2, "tau": 0.01, "target_entropy": -1.0}
+    assert recipe.strategy == {"rollouts_per_step": 400}
+    assert recipe.model_based == {"fit_every": 250}
+    assert recipe.dynamics == {"hidden": [8]}
+
+
+def test_an_env_without_entry_has_the_defaults():
+    recipe = recipe_from(ENTRIES, "Unknown-v0")
+    assert (recipe.algo, recipe.steps, recipe.agent) == ("SAC", 1000, ENTRIES["default"]["agent"])
+
+
+def test_discrete_actions_get_an_algorithm_that_takes_them():
+    recipe = recipe_from(ENTRIES, "Unknown-v0", discrete_actions=True)
+    assert recipe.algo == "DQN"
+    assert recipe.agent == {"learning_starts": 100, "gradient_steps": 10, "exploration_fraction": 0.2}
+
+
+def test_an_entry_that_names_its_algorithm_is_the_same_for_all_who_ask():
+    recipe = recipe_from(ENTRIES, "Discrete-v0")
+    assert recipe == recipe_from(ENTRIES, "Discrete-v0", discrete_actions=True)
+    assert recipe.agent == {"learning_starts": 100, "gradient_steps": 10, "exploration_fraction": 0.5}
+
+
+def test_another_algorithm_keeps_what_means_the_same_to_it():
+    recipe = recipe_from(ENTRIES, "Small-v0", algo="TD3")
+    assert (recipe.algo, recipe.agent) == ("TD3", {"learning_starts": 100, "gradient_steps": 2})
+
+
+def test_merging_changes_no_entry():
+    before = copy.deepcopy(ENTRIES)
+    override(recipe_from(ENTRIES, "Small-v0"), {"agent.tau": 0.5, "dynamics.hidden": [4]})
+    assert before == ENTRIES
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"step": 50}, "recipe key of Bad-v0 must be one of .*, got 'step'; did you mean 'steps'?"),
+        ({"dynamic": {}}, "got 'dynamic'; did you mean 'dynamics'?"),
+        ({"steps": 0}, "steps of Bad-v0 must be a whole number from 1 on, got 0"),
+        ({"steps": "many"}, "steps of Bad-v0 must be a whole number from 1 on, got 'many'"),
+        ({"agent": ["tau"]}, r"agent of Bad-v0 must be a mapping of arguments, got \['tau'\]"),
+    ],
+)
+def test_a_wrong_entry_is_named(own, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_from({**ENTRIES, "Bad-v0": own}, "Bad-v0")
+
+
+@pytest.mark.parametrize("agent", ["mpbo", "../recipes/mbpo", ""])
+def test_an_unknown_agent_is_named(agent):
+    with pytest.raises(ValueError, match=rf"agent must be one of \['mbpo'.*\], got '{agent}'"):
+        load_recipe(agent, "Pendulum-v1")
+
+
+def test_params_are_literals_by_section():
+    params = parse_params(["agent.policy_kwargs={net_arch: [4]}", "strategy.real_ratio=0.1", "dynamics.max_steps=5"])
+    recipe = override(recipe_from(ENTRIES, "Small-v0"), params)
+    assert recipe.agent["policy_kwargs"] == {"net_arch": [4]} and recipe.agent["tau"] == 0.01
+    assert recipe.strategy == {"rollouts_per_step": 400, "real_ratio": 0.1}
+    assert recipe.dynamics == {"hidden": [8], "max_steps": 5}
+
+
+def test_params_run_nothing():
+    with pytest.raises(ValueError, match="must have YAML literals as values"):
+        parse_params(["agent.tau=!!python/object/apply:os.system [exit]"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("strategy.real_ratio", "params must be like 'strategy.real_ratio=0.1', got 'strategy.real_ratio'"),
+        ("real_ratio=1", "params must have names like 'strategy.real_ratio', got 'real_ratio'"),
+        ("strategi.real_ratio=1", "got 'strategi'; did you mean 'strategy'?"),
+        ("steps.=1", "params must have names like"),
+    ],
+)
+def test_wrong_params_are_named(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        override(recipe_from(ENTRIES, "Small-v0"), parse_params([assignment]))
+
+
+def _shipped() -> list[tuple[str, str]]:
+    folder = importlib.resources.files("mbrl_wrappers.zoo") / "recipes"
+    return [
+        (agent, name)
+        for agent in available_agents()
+        for name in yaml.safe_load((folder / f"{agent}.yml").read_text(encoding="utf-8"))
+        if name not in ("default", "discrete_algo", "algorithms")
+    ]
+
+
+def _spec(agent: str, env: str, **changes):
+    wishes = {"steps": None, "seed": 0, "algo": None, "params": {}, "eval_episodes": 1, "checkpoint_every": None}
+    return make_spec(agent, env, **{**wishes, "device": "cpu", **changes})
+
+
+@pytest.mark.parametrize(("agent", "env_id"), _shipped())
+def test_every_shipped_recipe_can_be_built(agent, env_id):
+    spec = _spec(agent, env_id)
+    discrete = isinstance(gym.make(env_id).action_space, gym.spaces.Discrete)
+    assert spec.recipe == load_recipe(agent, env_id)
+    assert discrete == (spec.recipe.algo in ("DQN", "QRDQN"))
+
+
+@pytest.mark.parametrize("algo", ["TD3", "DDPG", "TQC", "CrossQ"])
+def test_every_algorithm_can_be_chosen_for_continuous_actions(algo):
+    assert _spec("mbpo", "Pendulum-v1", algo=algo).recipe.algo == algo
+
+
+@pytest.mark.parametrize(("algo", "built"), [(None, "DQN"), ("QRDQN", "QRDQN")])
+def test_every_algorithm_can_be_chosen_for_discrete_actions(algo, built):
+    assert _spec("mbpo", "MountainCar-v0", algo=algo).recipe.algo == built

@@ -1,0 +1,327 @@
+"""The command `mbrl-zoo`: what it trains, writes and prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mbrl_wrappers import zoo
+from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.model_error import HorizonError
+from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.training import Evaluation
+
+HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
+
+# What a console script is: a file that lies elsewhere, so that Python does not look where one works.
+SCRIPT = """\
+import sys
+from mbrl_wrappers.zoo.__main__ import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+ENVS = """\
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Point(gym.Env):
+    observation_space = spaces.Box(-9, 9, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.place = 0, self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.place, {}
+
+    def move(self, action):
+        return action
+
+    def step(self, action):
+        self.steps += 1
+        self.place = np.clip(self.place + 0.3 * self.move(action), -9, 9).astype(np.float32)
+        return self.place, -float(abs(self.place[0])), False, self.steps >= 10, {}
+
+
+class Switch(Point):
+    action_space = spaces.Discrete(2)
+
+    def move(self, action):
+        return 2 * int(action) - 1
+
+
+class Broken(Point):
+    def move(self, action):
+        return action * np.nan
+
+
+class Buggy(Point):
+    def move(self, action):
+        raise KeyError("a bug of my own")
+
+
+class Pixels(Point):
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class Choices(Point):
+    action_space = spaces.MultiDiscrete([2, 2])
+
+
+class FromOne(Point):
+    action_space = spaces.Discrete(2, start=1)
+
+
+class NoEnv:
+    pass
+"""
+
+PARAMS = {
+    "agent.learning_starts": 20,
+    "agent.gradient_steps": 1,
+    "agent.batch_size": 32,
+    "agent.policy_kwargs": {"net_arch": [8]},
+    "strategy.rollouts_per_step": 5,
+    "model_based.fit_every": 50,
+    "dynamics.hidden": [8, 8],
+    "dynamics.max_steps": 20,
+}
+STEPS = 400
+TRAIN = ("train", "mbpo", "--env", "my_envs.toys:Point", "-n", str(STEPS), "--eval-episodes", "2")
+TRAIN += ("--params", *(f"{name}={value!s}" for name, value in PARAMS.items()))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to work in, with a package of envs and, elsewhere, the console script."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "my_envs").mkdir()
+    (folder / "my_envs" / "toys.py").write_text(ENVS)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "script.py").write_text(SCRIPT)
+    return folder
+
+
+@pytest.fixture
+def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder as the one that this process works in."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(str(workplace))
+    return workplace
+
+
+def start(workplace: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, str(workplace / "bin" / "script.py"), *arguments],
+        cwd=workplace,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"},
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, out, err
+
+
+def without_times(rows: list[Evaluation]) -> list[tuple]:
+    return [(row.steps, row.return_mean, row.return_std, row.updates) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained(workplace: Path) -> tuple[Path, str]:
+    """A folder in which the command went to its end, and what it printed."""
+    code, out, err = finish(start(workplace, *TRAIN, "--folder", "uninterrupted"))
+    assert (code, err) == (0, "")
+    return workplace / "uninterrupted", out
+
+
+def test_it_trains_an_env_of_ones_own_and_the_base_agent(trained):
+    folder, _ = trained
+    for variant in ("mbpo", "base"):
+        rows = read_rows(folder / variant / "progress.csv", Evaluation)
+        assert [row.steps for row in rows] == [STEPS * (i + 1) // 10 for i in range(10)]
+        assert rows[-1].updates == STEPS - 20
+        assert all(np.isfinite([row.return_mean, row.return_std]).all() for row in rows)
+        assert (folder / variant / "agent.zip").exists()
+    assert read_rows(folder / "mbpo" / "progress.csv", Evaluation) != read_rows(
+        folder / "base" / "progress.csv", Evaluation
+    )
+
+
+def test_it_measures_the_model_and_draws(trained):
+    folder, _ = trained
+    error = read_rows(folder / "mbpo" / "model_error.csv", HorizonError)
+    assert [row.steps_ahead for row in error] == list(range(1, 11))  # as long as an episode
+    assert all(0 <= row.low <= row.median <= row.high for row in error)
+    assert imread(folder / "curves.png").std() > 0.01
+
+
+def test_it_prints_progress_and_a_table(trained):
+    folder, out = trained
+    assert f"MBPO(SAC)  step {STEPS}  return " in out and f"SAC  step {STEPS}  return " in out
+    assert "MBPO(SAC) vs SAC (same agent, no model, equal updates)" in out.replace("\n", " ")
+    assert "return (2 episodes)" in out and "uninterrupted/curves.png" in out
+    last = {name: read_rows(folder / name / "progress.csv", Evaluation)[-1] for name in ("mbpo", "base")}
+    for label, row in (("MBPO(SAC)", last["mbpo"]), ("SAC", last["base"])):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"│ {label} "))
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        assert cells[1:4] == [str(STEPS), str(STEPS - 20), f"{row.return_mean:.1f} ± {row.return_std:.1f}"]
+
+
+def test_a_finished_run_is_read_and_not_repeated(trained, here):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.csv")}
+    training = zoo.train("mbpo", "my_envs.toys:Point", steps=STEPS, params=PARAMS, eval_episodes=2, folder=folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.csv")} == before
+    assert list(training.curves) == ["MBPO(SAC)", "SAC"]
+    assert training.agent.num_timesteps == STEPS
+    assert training.agent.model_based.dynamics.obs_codec.dim == 1
+    with pytest.raises(ValueError, match=r"folder must be new or hold a run of the same spec, got .*: \['seed'\]"):
+        zoo.train("mbpo", "my_envs.toys:Point", steps=STEPS, params=PARAMS, eval_episodes=2, folder=folder, seed=1)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplace):
+    folder, _ = trained
+    command = (*TRAIN, "--folder", "interrupted", "--no-baseline")
+    run = workplace / "interrupted" / "mbpo"
+    process = start(workplace, *command)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoint" / "state.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    code, _, err = finish(process)
+    assert code == 130
+    (line,) = err.splitlines()
+    assert re.fullmatch(r"mbrl-zoo: interrupted: the same command goes on from step \d+ of interrupted/mbpo", line)
+    assert not (run / "agent.zip").exists()
+    code, out, err = finish(start(workplace, *command))
+    assert (code, err) == (0, "")
+    assert "│ MBPO(SAC) │" in out and "no model" not in out
+    resumed, whole = (read_rows(path / "progress.csv", Evaluation) for path in (run, folder / "mbpo"))
+    assert without_times(resumed) == without_times(whole)
+    assert (run / "model_error.csv").read_bytes() == (folder / "mbpo" / "model_error.csv").read_bytes()
+    assert not list(run.glob(".checkpoint*"))
+
+
+def test_discrete_actions_and_no_baseline(here):
+    params = {**PARAMS, "agent.exploration_fraction": 0.5}
+    training = zoo.train(
+        "mbpo",
+        "my_envs.toys:Switch",
+        steps=60,
+        params=params,
+        eval_episodes=1,
+        checkpoint_every=0,
+        baseline=False,
+    )
+    assert training.folder == Path("runs/mbpo_my_envs.toys.Switch_seed0")
+    assert list(training.curves) == ["MBPO(DQN)"]
+    assert sorted(path.name for path in training.folder.iterdir()) == ["curves.png", "mbpo"]
+    assert not (training.folder / "mbpo" / "checkpoint").exists()
+
+
+def test_an_env_that_gives_nan_ends_in_one_line(here, capsys):
+    code = main(["train", "mbpo", "--env", "my_envs.toys:Broken", "-n", "30", "--no-baseline", *TRAIN[8:]])
+    assert code == 2
+    assert capsys.readouterr().err == ("mbrl-zoo: error: observation from the environment must be finite, got [nan]\n")
+
+
+def test_a_bug_in_an_env_shows_where_it_is(here):
+    with pytest.raises(TrainingFailed, match=r"(?s)toys\.py.*a bug of my own"):
+        zoo.train("mbpo", "my_envs.toys:Buggy", steps=30, params=PARAMS, baseline=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("mpbo", r"agent must be one of \['mbpo'\], got 'mpbo'"),
+        ("mbpo --env Pendulun-v1", "env must be a Gymnasium id or .*, got 'Pendulun-v1': .*Did you mean: `Pendulum`"),
+        ("mbpo --env nowhere:Env", "got 'nowhere:Env': No module named 'nowhere'"),
+        ("mbpo --env nowhere:Env-v0", "got 'nowhere:Env-v0': No module named 'nowhere'"),
+        ("mbpo --env my_envs.toys:Pint", "got 'my_envs.toys:Pint': .* has no attribute 'Pint'"),
+        ("mbpo --env my_envs.toys:NoEnv", "env must be a gymnasium.Env, got NoEnv"),
+        ("mbpo --env my_envs.toys:Pixels", "observation_space is an image"),
+        ("mbpo --env my_envs.toys:Choices", "SAC can't be built for .*:Choices: .*MultiDiscrete"),
+        ("mbpo --env my_envs.toys:FromOne", r"action_space must start at 0, .* got Discrete\(2, start=1\)"),
+        ("mbpo --algo SACK", "algo must be one of .*, got 'SACK'; did you mean 'SAC'?"),
+        ("mbpo --algo DQN", "DQN can't be built for Pendulum-v1: .*Discrete"),
+        ("mbpo -n 0", "steps must be a whole number from 1 on, got 0"),
+        ("mbpo -n 250", "steps must be more than agent.learning_starts, which is 250, got 250"),
+        ("mbpo --seed -1", "seed must be a whole number from 0 on, got -1"),
+        ("mbpo --eval-episodes 0", "eval_episodes must be a whole number from 1 on, got 0"),
+        ("mbpo --checkpoint-every -5", "checkpoint_every must be a whole number from 0 on, got -5"),
+        ("mbpo --device gpu", "device must be 'cpu', 'cuda' or 'auto', got 'gpu'"),
+        ("mbpo --params strategy.real_rato=1", "argument of strategy .*'real_rato'; did you mean 'real_ratio'?"),
+        ("mbpo --params strategy.real_ratio=2", r"real_ratio must be in \[0, 1\], got 2"),
+        ("mbpo --params agent.learning_rate=fast", "SAC can't be built for Pendulum-v1: .*learning rate"),
+        ("mbpo --params agent.learning_starts=late", "agent.learning_starts must be a whole number .*'late'"),
+        ("mbpo --params real_ratio=1", "params must have names like 'strategy.real_ratio', got 'real_ratio'"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_writes_nothing(here, capsys, arguments, message):
+    assert main(["train", *arguments.split(), "--folder", "never"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("mbrl-zoo: error: ")
+    assert re.search(message, err), err
+    assert not Path("never").exists()
+
+
+@pytest.mark.parametrize("arguments", [["train", "mbpo", "-n", "many"], ["train"], [], ["trian", "mbpo"]])
+def test_a_command_that_does_not_parse_ends_with_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "--help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_fits_a_screen_and_imports_nothing_heavy(arguments, columns):
+    program = (
+        "import sys\nfrom mbrl_wrappers.zoo.__main__ import main\nsys.argv[1:] = " + repr(arguments) + "\n"
+        "try:\n    main()\nfinally:\n    print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= columns
+    assert "mbrl-zoo" in lines[0] and "train" in done.stdout
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "mbrl_wrappers" in loaded and not loaded & HEAVY
+
+
+def test_the_module_is_the_same_command(workplace):
+    done = subprocess.run(
+        [sys.executable, "-m", "mbrl_wrappers.zoo", "train", "mbpo", "--params", "nothing"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "mbrl-zoo: error: params must be like 'strategy.real_ratio=0.1', got 'nothing'\n"

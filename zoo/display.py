@@ -1,0 +1,89 @@
+"""What the terminal shows: runs as they go, and a table in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mbrl_wrappers.zoo.processes import TrainingProcess
+from mbrl_wrappers.zoo.training import Evaluation
+
+
+class TrainingProgress:
+    """One line per run: steps, last return, the model's error and the time left.
+
+    Where there is no terminal, a line is printed for each evaluation instead.
+
+    Args:
+        processes: the runs.
+    """
+
+    def __init__(self, processes: Sequence[TrainingProcess]) -> None:
+        self._processes = processes
+        self._printed: dict[str, int] = {}
+        self._console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            expand=True,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks = [self._progress.add_task(p.label, total=p.total_steps, numbers="") for p in processes]
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.update()
+        self._progress.stop()
+
+    def update(self) -> None:
+        """Show where the runs are."""
+        for task, process in zip(self._tasks, self._processes, strict=True):
+            if self._console.is_terminal:
+                self._progress.update(task, completed=process.steps, numbers=_numbers(process))
+            elif process.last_evaluation[0] > self._printed.get(process.label, 0):
+                self._printed[process.label] = process.last_evaluation[0]
+                line = f"{process.label}  step {process.last_evaluation[0]}  {_numbers(process)}"
+                self._console.print(line, soft_wrap=True, highlight=False)
+
+
+def _numbers(process: TrainingProcess) -> str:
+    parts = []
+    if not math.isnan(process.last_evaluation[1]):
+        parts.append(f"return {process.last_evaluation[1]:.1f}")
+    if not math.isnan(process.model_error):
+        parts.append(f"model error {process.model_error:.3f}")
+    return "  ".join(parts)
+
+
+def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episodes: int) -> Table:
+    """Return a table of the last evaluation of each curve."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("agent")
+    for heading in ("env steps", "updates", f"return ({episodes} episodes)", "wall time"):
+        table.add_column(heading, justify="right")
+    for label, rows in curves.items():
+        last = rows[-1]
+        minutes, seconds = divmod(round(last.wall_seconds), 60)
+        table.add_row(
+            label,
+            f"{last.steps:,}",
+            f"{last.updates:,}",
+            f"{last.return_mean:.1f} ± {last.return_std:.1f}",
+            f"{minutes}:{seconds:02d}",
+        )
+    return table
