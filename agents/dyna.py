@@ -76,7 +76,8 @@ class Dyna(Strategy):
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
         """Roll out from real states; see :meth:`Strategy.refresh`."""
         self._buffer.resize(self._capacity(num_timesteps))
-        count = self.rollouts_per_step * new_steps
+        # More rollouts than the buffer keeps would be thrown away at once.
+        count = self.rollouts_per_step * min(new_steps, self.epoch_length * self.retained_epochs)
         index = torch.randint(len(transitions), (count,), generator=self._generator, device=self._view.device)
         obs = transitions.obs[index]
         length = self.rollout_length_at(num_timesteps)

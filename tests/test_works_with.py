@@ -171,11 +171,22 @@ OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 # Stable-Baselines3 says so of the buffer class that it chose itself, when it loads such an agent.
 @pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored:UserWarning")
+@pytest.mark.filterwarnings("ignore:optimize_memory_usage=True keeps no last observation:UserWarning")
 @pytest.mark.parametrize(("kind", "options"), OPTIONS.values(), ids=OPTIONS)
 def test_options_of_agents(kind, options, tmp_path):
     agent = make_agent(kind, **options)
     assert (type(agent.replay_buffer) is NStepReplayBuffer) == ("n_steps" in options)
     assert_trains_saves_and_goes_on(agent, Walk(discrete=kind is DQN), tmp_path)
+
+
+def test_a_memory_saving_buffer_with_a_learned_termination_is_warned_of_once(tmp_path):
+    options = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    agent = make_agent(SAC, **options)
+    callback = model_based(agent.env)
+    with pytest.warns(UserWarning, match="give the model a termination_fn") as caught:
+        agent.learn(30, callback=callback)
+        agent.learn(10, callback=callback, reset_num_timesteps=False)
+    assert len(caught) == 1
 
 
 # -- environments --------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ class ModelBased(BaseCallback):
         if self.dynamics is None:
             self.dynamics = default_dynamics(agent, self._seed_of(agent))
         self._check_spaces(agent, self.dynamics)
+        self._warn_of_lost_terminations(buffer)
         self.dynamics.to(agent.device)
         self._view = AgentView(agent, self.dynamics)
         self._make_generators(agent)
@@ -141,6 +142,16 @@ class ModelBased(BaseCallback):
             of_model, of_env = getattr(dynamics, name), getattr(agent, name)
             if of_model != of_env:
                 raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+
+    def _warn_of_lost_terminations(self, buffer: ReplayBuffer) -> None:
+        learned = isinstance(self.dynamics, EnsembleDynamics) and self.dynamics.termination_fn is None
+        if buffer.optimize_memory_usage and learned and "optimize_memory_usage" not in self._warned:
+            self._warned.add("optimize_memory_usage")
+            warnings.warn(
+                "optimize_memory_usage=True keeps no last observation of an episode, so a learned termination never "
+                "sees one and imagined episodes do not end: give the model a termination_fn",
+                stacklevel=2,
+            )
 
     def _seed_of(self, agent: OffPolicyAlgorithm) -> int:
         if self.seed is None:
