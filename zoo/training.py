@@ -21,10 +21,10 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.imagination import ModelBased, checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.storage import write_atomically
-from mbrl_wrappers.zoo.finite import FiniteEnv
 from mbrl_wrappers.zoo.recipe import Recipe
 from mbrl_wrappers.zoo.rows import read_rows, write_rows
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
+from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.buffer import BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.strategy import Strategy
@@ -175,11 +176,11 @@ class ModelBased(BaseCallback):
 
     def _on_step(self) -> bool:
         """Refuse values that are not finite before they are stored."""
-        _check_finite("observation", self.locals["new_obs"], self.num_timesteps)
-        _check_finite("reward", self.locals["rewards"], self.num_timesteps)
+        check_finite("observation", self.locals["new_obs"], self.num_timesteps)
+        check_finite("reward", self.locals["rewards"], self.num_timesteps)
         for info in self.locals["infos"]:
             if "terminal_observation" in info:
-                _check_finite("observation", info["terminal_observation"], self.num_timesteps)
+                check_finite("observation", info["terminal_observation"], self.num_timesteps)
         return True
 
     def _on_rollout_end(self) -> None:
@@ -288,10 +289,3 @@ def _on_cpu(dynamics: DynamicsModel | None) -> DynamicsModel | None:
     if dynamics is None or dynamics.device.type == "cpu":
         return dynamics
     return copy.deepcopy(dynamics).to("cpu")
-
-
-def _check_finite(what: str, value: Any, step: int) -> None:
-    parts = value.values() if isinstance(value, dict) else [value]
-    for part in parts:
-        if not np.all(np.isfinite(part)):
-            raise ValueError(f"{what} from the environment must be finite, got {np.asarray(part)} at step {step}")
