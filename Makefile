@@ -1,8 +1,9 @@
 # `make demo` and `make test` need nothing but Python, pip and make: what is missing gets installed into $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
-# Installed first and pinned, so that no later requirement chooses another build of it.
-TORCH ?= torch==2.13.0
+# Installed first and pinned, so that no later requirement chooses another build of it. One that is given stays in use.
+PINNED_TORCH := torch==2.13.0
+TORCH ?= $(shell cat $(VENV)/.torch 2>/dev/null)
 WORKERS ?= 2
 
 BIN := $(abspath $(VENV))/bin
@@ -10,13 +11,18 @@ INSTALLED := $(VENV)/.installed
 TYPES := build/types
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: install test lint types unit slow demo bench clean
+.PHONY: FORCE install test lint types unit slow demo bench clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml
+# Written only if it differs: another TORCH installs anew.
+$(VENV)/.torch: FORCE
+	@mkdir -p $(VENV)
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(INSTALLED): setup.cfg pyproject.toml $(VENV)/.torch
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(or $(TORCH),$(PINNED_TORCH))
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	touch $@
 

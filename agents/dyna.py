@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.types import Transitions
@@ -23,7 +24,8 @@ class Dyna(Strategy):
     The defaults are MBPO's (Janner et al. 2019, algorithm 2 and appendix C). Each refresh draws start
     states uniformly from the real data and rolls the sampled policy forward ``rollout_length`` steps,
     each step by a random elite of the model; a rollout stops at a termination, and the end of a
-    rollout is not one. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
+    rollout is not one. With hindsight replay, real rows are relabelled and imagined ones keep the goal that
+    the model predicts. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
 
     Args:
         real_ratio: share of every batch that is real, in [0, 1]; 1 is the agent without a model.
@@ -45,15 +47,10 @@ class Dyna(Strategy):
         retained_epochs: int = 1,
         epoch_length: int = 1000,
     ) -> None:
-        if not 0 <= real_ratio <= 1:
-            raise ValueError(f"real_ratio must be in [0, 1], got {real_ratio}")
-        for name, value in (
-            ("rollouts_per_step", rollouts_per_step),
-            ("retained_epochs", retained_epochs),
-            ("epoch_length", epoch_length),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_number("real_ratio", real_ratio, 0, 1)
+        check_whole_number("rollouts_per_step", rollouts_per_step)
+        check_whole_number("retained_epochs", retained_epochs)
+        check_whole_number("epoch_length", epoch_length)
         self.real_ratio = real_ratio
         self.rollout_length = _check_rollout_length(rollout_length)
         self.rollouts_per_step = rollouts_per_step
@@ -116,6 +113,10 @@ class Dyna(Strategy):
         rows = self._buffer.sample(batch_size - num_real, self._generator)
         return self._view.samples(rows, env, like=real)
 
+    def has_imagined(self) -> bool:
+        """Tell whether the buffer holds rows."""
+        return len(self._buffer) > 0
+
     def imagined_state(self) -> dict[str, Tensor]:
         """Return the imagined rows, oldest first."""
         rows = self._buffer.ordered()
@@ -135,9 +136,8 @@ class Dyna(Strategy):
 
 
 def _check_rollout_length(value: int | Schedule) -> int | Schedule:
-    if isinstance(value, int):
-        if value < 1:
-            raise ValueError(f"rollout_length must be at least 1, got {value}")
+    if not isinstance(value, tuple):
+        check_whole_number("rollout_length", value)
         return value
     if len(value) != 4 or value[0] >= value[1] or min(value[2:]) < 1:
         raise ValueError(

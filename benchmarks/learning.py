@@ -56,7 +56,7 @@ EXPERIMENTS = {
     "Pendulum-v1": Experiment(2_500, 3_500, 250, -180.0),
     "InvertedPendulum-v5": Experiment(3_000, 4_000, 250, 1000.0),
     "CartPole-v1": Experiment(6_000, 6_000, 500, 475.0),
-    "Hopper-v5": Experiment(12_000, 12_000, 1_000, float("nan"), HOPPER_ON_CPU),
+    "Hopper-v5": Experiment(20_000, 20_000, 1_000, float("nan"), HOPPER_ON_CPU),
 }
 
 

@@ -102,11 +102,6 @@ class FlatSpace:
                 high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float64)).float().flatten()
         return low, high
 
-    @property
-    def has_categories(self) -> bool:
-        """Whether some columns are one-hot blocks."""
-        return bool(self._blocks)
-
     def encode(self, value: Any, device: torch.device | str | None = None) -> Tensor:
         """Lay a batch of elements of the space flat.
 
@@ -214,9 +209,7 @@ class FlatSpace:
                 flat = torch.cat([flat[..., : leaf.start], columns, flat[..., leaf.stop :]], dim=-1)
         if not self._bounded:
             return flat
-        if self._low.device != flat.device:
-            self._low, self._high = self._low.to(flat.device), self._high.to(flat.device)
-        return torch.clamp(flat, self._low.to(flat.dtype), self._high.to(flat.dtype))
+        return torch.clamp(flat, self._low.to(flat), self._high.to(flat))
 
 
 def _walk(space: spaces.Space, value: Any) -> list[Any]:
@@ -263,6 +256,8 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
     Raises:
         ValueError: if the type is unknown; names in files are looked up here and nowhere else.
     """
+    if not isinstance(description, dict):
+        raise ValueError(f"the description of a space must be an object, got {description!r}")
     kind = description.get("type")
     if kind == "Dict":
         return spaces.Dict(OrderedDict((key, space_from_json(part)) for key, part in description["spaces"]))
@@ -276,8 +271,8 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
         return spaces.Box(low, high, shape=shape, dtype=dtype.type)
     if kind == "Discrete":
         # Gymnasium 1.1 has no other dtype than int64 here, and no argument for it.
-        dtype = {} if description["dtype"] == "int64" else {"dtype": np.dtype(description["dtype"]).type}
-        return spaces.Discrete(description["n"], start=description["start"], **dtype)
+        other: dict[str, Any] = {} if description["dtype"] == "int64" else {"dtype": np.dtype(description["dtype"]).type}
+        return spaces.Discrete(description["n"], start=description["start"], **other)
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(
             np.array(description["nvec"]),

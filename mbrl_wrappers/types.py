@@ -26,7 +26,7 @@ class Transitions:
         next_obs: ``[N, D]`` observation after the action, never the first one of the next episode.
         terminated: ``[N]`` bool, true terminal states only; a time limit is not one.
         key: ``[N]`` int64, a lasting identity of each row. The hold-out split is a function of it, so
-            a row that was trained on is never used to validate, however often the model is refitted.
+            a row that was trained on is not used to validate, however often the model is refitted.
     """
 
     obs: Tensor
@@ -42,6 +42,9 @@ class Transitions:
             value, expected = getattr(self, field.name), _SHAPES.get(field.name, "[N]")
             if value.dim() != len(expected.split(",")):
                 raise ValueError(f"Transitions.{field.name} must have shape {expected}, got {tuple(value.shape)}")
+        for name, dtype in (("terminated", torch.bool), ("key", torch.int64)):
+            if getattr(self, name).dtype != dtype:
+                raise ValueError(f"Transitions.{name} must have dtype {dtype}, got {getattr(self, name).dtype}")
         rows = len(self.obs)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -445,24 +445,28 @@ def test_a_fit_leaves_start_states_that_were_observed(rows):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_members": 0, "num_elites": 0}, "num_members must be at least 1, got 0"),
-        ({"num_elites": 0}, "num_elites must be between 1 and num_members=7, got 0"),
-        ({"num_elites": 8}, "num_elites must be between 1 and num_members=7, got 8"),
-        ({"num_members": 3}, "num_elites must be between 1 and num_members=3, got 5"),
-        ({"hidden": ()}, "hidden must name at least one layer of at least one unit, got ()"),
-        ({"hidden": (8, 0)}, "hidden must name at least one layer of at least one unit, got (8, 0)"),
+        ({"num_members": 0, "num_elites": 0}, "num_members must be a whole number of at least 1, got 0"),
+        ({"num_elites": 0}, "num_elites must be a whole number of at least 1, got 0"),
+        ({"num_elites": 8}, "num_elites must be at most num_members=7, got 8"),
+        ({"num_members": 3}, "num_elites must be at most num_members=3, got 5"),
+        ({"hidden": ()}, "hidden must name the units of at least one layer, got ()"),
+        ({"hidden": (8, 0)}, "hidden must be a whole number of at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be in (0, 1], got 0.0"),
         ({"learning_rate": 99}, "learning_rate must be in (0, 1], got 99"),
         ({"learning_rate": float("nan")}, "learning_rate must be in (0, 1], got nan"),
-        ({"weight_decay": -1e-4}, "weight_decay must be in [0, 1], got [-0.0001, -0.0001]"),
-        ({"weight_decay": [0.0, 2.0]}, "weight_decay must be in [0, 1], got [0.0, 2.0]"),
+        ({"weight_decay": -1e-4}, "weight_decay must be in [0, 1], got -0.0001"),
+        ({"weight_decay": [0.0, 2.0]}, "weight_decay must be in [0, 1], got 2.0"),
         ({"weight_decay": [1e-4] * 3}, "weight_decay must have one number per layer, 2, got [0.0001, 0.0001, 0.0001]"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"num_members": 2.0}, "num_members must be a whole number of at least 1, got 2.0"),
+        ({"batch_size": True}, "batch_size must be a whole number of at least 1, got True"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be in (0, 1], got '1e-3'"),
+        ({"hidden": 64}, "hidden must name the units of at least one layer, got 64"),
         ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
         ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
         ({"min_epoch_steps": -1}, "min_epoch_steps must be a whole number of at least 1, got -1"),
-        ({"weight_decay": float("nan")}, "weight_decay must be in [0, 1], got [nan, nan]"),
-        ({"hidden": (2.5,)}, "hidden must name at least one layer of at least one unit, got (2.5,)"),
+        ({"weight_decay": float("nan")}, "weight_decay must be in [0, 1], got nan"),
+        ({"hidden": (2.5,)}, "hidden must be a whole number of at least 1, got 2.5"),
         ({"holdout_ratio": 0.0}, "holdout_ratio must be in (0, 1), got 0.0"),
         ({"holdout_ratio": 1.0}, "holdout_ratio must be in (0, 1), got 1.0"),
         ({"patience": -1}, "patience must be a whole number of at least 0, got -1"),
@@ -514,3 +518,30 @@ def test_weight_decay_of_each_layer():
     assert _model(hidden=(8, 8)).settings["weight_decay"] == [1e-4] * 3
     assert _model(hidden=(8,), weight_decay=0.0).settings["weight_decay"] == [0.0, 0.0]
     assert _model(hidden=(8,), weight_decay=(0.1, 0.2)).settings["weight_decay"] == [0.1, 0.2]
+
+
+# ------------------------------------------------------------------------------- given functions
+
+
+def test_a_fit_checks_given_functions_and_warns_once():
+    def never(obs, action, next_obs):
+        return torch.zeros(len(obs), dtype=torch.bool)
+
+    obs, action = _inputs(20)
+    ends = torch.zeros(20, dtype=torch.bool)
+    ends[7] = True
+    real = Transitions(obs, action, torch.zeros(20), obs, ends, torch.arange(20))
+    model = _model(hidden=(8,), termination_fn=never, max_steps=5)
+    with pytest.warns(
+        UserWarning, match=r"termination_fn contradicts .* says False, the environment said True"
+    ) as caught:
+        model.fit(real, _seeded())
+        model.fit(real, _seeded())
+    assert len(caught) == 1
+    assert str(obs[7].tolist()) in str(caught[0].message)
+
+
+def test_tensors_on_another_device_are_refused_by_name():
+    obs, action = _inputs(4)
+    with pytest.raises(ValueError, match="obs must be on the model's device cpu, got meta"):
+        _model().predict(obs.to("meta"), action)

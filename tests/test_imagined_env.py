@@ -324,7 +324,7 @@ def test_start_states_outside_the_space_are_brought_inside():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"horizon": 0}, "horizon must be a whole number of at least 1, got 0"),
         ({"start_obs": torch.zeros(0, 1)}, "start_obs must hold at least one observation, got 0"),
         ({"start_obs": torch.tensor([[0.0], [torch.nan]])}, r"start_obs must be finite, got \[nan\] in row 1"),
         ({"start_obs": torch.zeros(2, 3)}, r"must have shape \[B, 1\], got \(2, 3\)"),

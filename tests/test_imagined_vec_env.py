@@ -307,9 +307,9 @@ def test_attributes_are_those_of_the_whole():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
-        ({"num_envs": -2}, "num_envs must be at least 1, got -2"),
-        ({"num_envs": 2, "horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be a whole number of at least 1, got 0"),
+        ({"num_envs": -2}, "num_envs must be a whole number of at least 1, got -2"),
+        ({"num_envs": 2, "horizon": 0}, "horizon must be a whole number of at least 1, got 0"),
         ({"num_envs": 2, "start_obs": np.zeros((0, 1))}, "start_obs must hold at least one observation, got 0"),
     ],
 )

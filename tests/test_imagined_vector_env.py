@@ -345,8 +345,8 @@ def test_nested_spaces_are_batched_as_gymnasium_batches_them():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
-        ({"num_envs": 2, "horizon": -1}, "horizon must be at least 1, got -1"),
+        ({"num_envs": 0}, "num_envs must be a whole number of at least 1, got 0"),
+        ({"num_envs": 2, "horizon": -1}, "horizon must be a whole number of at least 1, got -1"),
         ({"num_envs": 2, "start_obs": torch.zeros(0, 1)}, "start_obs must hold at least one observation, got 0"),
         ({"num_envs": 2, "autoreset_mode": "Sometimes"}, "autoreset_mode must be .*, got 'Sometimes'"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mbrl_wrappers.models.given import call_given, first_disagreement
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS, known_functions
+from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
@@ -131,7 +131,7 @@ def test_reward_is_that_of_the_real_env(env_id, play):
 @pytest.mark.parametrize("env_id", TERMINATIONS)
 def test_any_batch_dimensions_and_float32(env_id, play):
     real = play(env_id)[:12]
-    for fn in filter(None, known_functions(env_id)):
+    for fn in filter(None, (REWARDS.get(env_id), TERMINATIONS.get(env_id))):
         flat = fn(real.obs, real.action, real.next_obs)
         folded = [x.reshape(3, 4, -1) for x in (real.obs, real.action, real.next_obs)]
         assert torch.equal(fn(*folded), flat.reshape(3, 4))
@@ -232,12 +232,6 @@ def test_continuous_mountain_car_compares_in_float32():
         assert float(REWARDS["MountainCarContinuous-v0"](*inputs)) == pytest.approx(reward, abs=1e-5)
 
 
-def test_known_functions_of_an_env():
-    assert known_functions("Pendulum-v1") == (REWARDS["Pendulum-v1"], TERMINATIONS["Pendulum-v1"])
-    assert known_functions("Hopper-v5") == (None, TERMINATIONS["Hopper-v5"])
-    assert known_functions("Blackjack-v1") == (None, None)
-
-
 BATCH = (torch.zeros(6, 3), torch.zeros(6, 2), torch.zeros(6, 3))
 
 
@@ -273,7 +267,7 @@ def test_a_right_given_function_returns_its_output():
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "InvertedPendulum-v5", "Reacher-v5"])
 def test_the_known_functions_do_not_disagree_with_the_real_env(env_id, play):
-    reward, termination = known_functions(env_id)
+    reward, termination = REWARDS.get(env_id), TERMINATIONS[env_id]
     assert first_disagreement(termination, "termination_fn", play(env_id)) is None
     assert first_disagreement(termination, "termination_fn", play(env_id)[:0]) is None
     if reward is not None:

@@ -309,7 +309,7 @@ def test_learning_after_an_exception_decorates_once():
 
 @pytest.mark.parametrize("fit_every", [0, -5])
 def test_fit_every_below_one(fit_every):
-    with pytest.raises(ValueError, match=f"fit_every must be at least 1, got {fit_every}"):
+    with pytest.raises(ValueError, match=f"fit_every must be a whole number of at least 1, got {fit_every}"):
         ModelBased(tiny_dyna(), fit_every=fit_every)
 
 
@@ -537,3 +537,20 @@ def test_fits_and_imagination_are_logged():
     assert values["dynamics/rows"] == 20 and values["dynamics/holdout_error"] > 0
     assert values["dynamics/fit_seconds"] > 0 and values["imagination/seconds"] > 0
     assert values["imagination/rollout_length"] == 1 and values["imagination/rows"] == 60
+
+
+def test_a_strategy_must_be_an_instance():
+    with pytest.raises(ValueError, match=r"strategy must be an instance such as Dyna\(\), got <class"):
+        ModelBased(Dyna)
+
+
+def test_a_first_observation_that_is_not_finite_is_refused_before_any_step():
+    class StartsWithNaN(Walk):
+        def reset(self, **kwargs):
+            obs, info = super().reset(**kwargs)
+            return obs * np.nan, info
+
+    agent = SAC("MlpPolicy", StartsWithNaN(), policy_kwargs={"net_arch": [8]}, device="cpu")
+    with pytest.raises(ValueError, match="observation from the environment must be finite"):
+        agent.learn(10, callback=ModelBased(Dyna()))
+    assert agent.replay_buffer.size() == 0

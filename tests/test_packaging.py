@@ -143,7 +143,7 @@ def test_a_wrong_import_name_is_refused(name: str) -> None:
     assert f"Write `import mbrl_wrappers.{name}`" in done.stderr
 
 
-@pytest.mark.parametrize("package", ["mbrl_wrappers", "mbrl_wrappers.agents"])
+@pytest.mark.parametrize("package", ["mbrl_wrappers", "mbrl_wrappers.agents", "mbrl_wrappers.zoo"])
 def test_lazy_names_are_listed_and_kept(package: str) -> None:
     module = importlib.import_module(package)
     assert set(module.__all__) <= set(dir(module))
@@ -152,7 +152,7 @@ def test_lazy_names_are_listed_and_kept(package: str) -> None:
         assert name in vars(module)
 
 
-@pytest.mark.parametrize("package", ["mbrl_wrappers", "mbrl_wrappers.agents"])
+@pytest.mark.parametrize("package", ["mbrl_wrappers", "mbrl_wrappers.agents", "mbrl_wrappers.zoo"])
 def test_an_unknown_name_is_an_attribute_error(package: str) -> None:
     module = importlib.import_module(package)
     with pytest.raises(AttributeError, match=rf"'{package}' has no attribute 'Dino'"):

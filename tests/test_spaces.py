@@ -177,10 +177,7 @@ def test_layout():
     codec = FlatSpace(space)
     value = {"a": np.array([3]), "b": np.array([[0.5, -0.5]]), "c": np.array([[1, 0]]), "d": np.array([[0, 1]])}
     assert codec.dim == 11
-    assert codec.has_categories
     assert codec.encode(value).tolist() == [[0, 0, 1, 0.5, -0.5, 0, 1, 1, 0, 0, 1]]
-    assert not FlatSpace(space["b"]).has_categories
-    assert not FlatSpace(space["d"]).has_categories
 
 
 @pytest.mark.parametrize("start", [0, -3])

@@ -154,6 +154,7 @@ def test_functions_of_known_environments_are_stored_by_id(tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(_predictions(model), _predictions(loaded), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")  # random data obey no rule
 def test_functions_of_ones_own_must_be_given_again(tmp_path):
     path = tmp_path / "own.safetensors"
     model = _fitted(reward_fn=_reward, termination_fn=_termination)

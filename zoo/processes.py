@@ -79,18 +79,21 @@ class TrainingProcess:
             ValueError: if it ended in a user's mistake.
             TrainingFailed: if it ended in any other error.
         """
-        if self._process.is_alive():
+        is_alive = self._process.is_alive()
+        if self._errors.poll():  # also while it lives: a message longer than the pipe keeps it alive until it is read
+            self._raise_what_was_sent()
+        if is_alive:
             return True
         self._process.join()
         if self._process.exitcode:
-            self._raise()
+            raise TrainingFailed(f"the run in {self.folder} died with exit code {self._process.exitcode}")
         return False
 
-    def _raise(self) -> None:
+    def _raise_what_was_sent(self) -> None:
         try:
             is_users_mistake, message = self._errors.recv()
-        except EOFError:
-            raise TrainingFailed(f"the run in {self.folder} died with exit code {self._process.exitcode}") from None
+        except (EOFError, OSError):  # it ended without a message, or was killed in the middle of one
+            return
         raise ValueError(message) if is_users_mistake else TrainingFailed(f"the run in {self.folder} failed\n{message}")
 
     def stop(self) -> None:
@@ -152,4 +155,6 @@ def _train_and_measure(spec_fields: dict[str, Any], folder: Path, state: Mutable
     on_evaluation(rows[-1])
     if spec.model and not (folder / "model_error.csv").exists():
         dynamics = agent.model_based.dynamics  # type: ignore[attr-defined]
-        write_rows(folder / "model_error.csv", measure_model_error(agent, dynamics, make_env(spec.env), seed=spec.seed))
+        with make_env(spec.env) as env:
+            error = measure_model_error(agent, dynamics, env, seed=spec.seed)
+        write_rows(folder / "model_error.csv", error)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -23,6 +24,44 @@ SHARED_ARGUMENTS = (
     "gamma",
     "policy_kwargs",
 )
+
+
+class _Literals(yaml.SafeLoader):
+    """Reads scalars as YAML 1.2 does: ``1e-3`` is a number, and ``yes`` and ``12:30`` are strings.
+
+    PyYAML follows YAML 1.1, where ``00143`` is octal, 99. Here it is refused. Beyond YAML 1.2, digits may be
+    grouped as in Python, ``10_000``.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # of its own: none of SafeLoader's
+
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        try:
+            return int(node.value, base=0)
+        except ValueError:
+            problem = f"a whole number must not begin with 0, got {node.value!r}"
+            raise yaml.constructor.ConstructorError(problem=problem) from None
+
+
+# The core schema (YAML 1.2.2, section 10.3.2). The first match counts: whole numbers come before floats.
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0o[0-7]+|0x[0-9a-fA-F]+|[0-9]+(_[0-9]+)*)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+):
+    _Literals.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first)
+_Literals.add_constructor("tag:yaml.org,2002:int", _Literals.construct_whole_number)
+
+
+def read_literals(text: str) -> Any:
+    """Read YAML literals; nothing in the text can run code.
+
+    Raises:
+        yaml.YAMLError: for what is not YAML, has a tag of Python's, or a whole number that begins with 0.
+    """
+    return yaml.load(text, Loader=_Literals)  # a SafeLoader
 
 
 @dataclass(frozen=True)
@@ -59,7 +98,7 @@ def load_recipe(agent: str, env_id: str, *, algo: str | None = None, discrete_ac
     file = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
     if not agent.isidentifier() or not file.is_file():
         raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
-    entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    entries = read_literals(file.read_text(encoding="utf-8"))
     return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
 
 
@@ -119,7 +158,7 @@ def parse_params(assignments: Iterable[str]) -> dict[str, Any]:
     """Read ``name=value`` strings, the values as YAML literals.
 
     Raises:
-        ValueError: for a string without ``=``, or a value that is not YAML.
+        ValueError: for a string without ``=``, a value that is not YAML, or a whole number that begins with 0.
     """
     params = {}
     for assignment in assignments:
@@ -127,7 +166,7 @@ def parse_params(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"params must be like 'strategy.real_ratio=0.1', got {assignment!r}")
         try:
-            params[name] = yaml.safe_load(value)
+            params[name] = read_literals(value)
         except yaml.YAMLError as error:
             raise ValueError(f"params must have YAML literals as values, got {assignment!r}: {error}") from error
     return params

@@ -111,20 +111,30 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 def make_env(name: str, **kwargs: Any) -> gym.Env:
     """Make an env from a Gymnasium id or ``"package.module:Class"``.
 
+    Args:
+        name: the id or the class; a function that returns an env does as well.
+        **kwargs: arguments of the env.
+
     Raises:
-        ValueError: if it is neither, or the class is no Gymnasium env.
+        ValueError: if it is neither, makes no Gymnasium env, or does not take these arguments.
     """
+    wrong = f"env must be a Gymnasium id or 'package.module:Class', got {name!r}"
     module, _, attribute = name.partition(":")
     if not attribute or "-v" in attribute:
         try:
             return gym.make(name, **kwargs)
-        except (gym.error.Error, ImportError) as error:
-            raise ValueError(f"env must be a Gymnasium id or 'package.module:Class', got {name!r}: {error}") from error
+        except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+            raise ValueError(f"{wrong}: {error}") from error
     try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"env must be a Gymnasium id or 'package.module:Class', got {name!r}: {error}") from error
-    env = kind(**kwargs)
+        maker = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{wrong}: {error}") from error
+    if not callable(maker) or (isinstance(maker, type) and not issubclass(maker, gym.Env)):
+        raise ValueError(f"env must be a gymnasium.Env, got {maker!r} from {name!r}")
+    try:
+        env = maker(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"env {name!r} can't be made: {error}") from error
     if not isinstance(env, gym.Env):
         raise ValueError(f"env must be a gymnasium.Env, got {type(env).__name__} from {name!r}")
     return env
@@ -140,9 +150,10 @@ def build_agent(spec: RunSpec, env: gym.Env) -> tuple[OffPolicyAlgorithm, BaseCa
     agent = ALGORITHMS[recipe.algo](policy, env, seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None
-    dynamics = EnsembleDynamics.for_env(
-        make_env(spec.env), seed=spec.seed, device=str(agent.device), **_copy(recipe.dynamics)
-    )
+    with make_env(spec.env) as unwrapped:
+        dynamics = EnsembleDynamics.for_env(
+            unwrapped, seed=spec.seed, device=str(agent.device), **_copy(recipe.dynamics)
+        )
     strategy_arguments = _copy(recipe.strategy)
     if isinstance(strategy_arguments.get("rollout_length"), list):
         strategy_arguments["rollout_length"] = tuple(strategy_arguments["rollout_length"])
@@ -184,7 +195,7 @@ def run(
         on_step: called with the agent after each env step.
 
     Returns:
-        The trained agent and its evaluations.
+        The trained agent, its env closed, and its evaluations.
 
     Raises:
         ValueError: if the folder holds a run of another spec.
@@ -194,31 +205,30 @@ def run(
     write_atomically(folder / "spec.json", _as_json(spec).encode())
     checkpoint = folder / "checkpoint"
     episodes = SeededEpisodes(FiniteEnv(make_env(spec.env)), spec.seed)
-    env = Monitor(episodes)
-    if (folder / "agent.zip").exists():
-        agent = ALGORITHMS[spec.recipe.algo].load(folder / "agent.zip", env=env, device=spec.device)
-        return agent, read_rows(folder / "progress.csv", Evaluation)
-    rows: list[Evaluation] = []
-    callback: BaseCallback | None
-    if has_checkpoint(checkpoint):
-        state = checkpoint_extra(checkpoint)
-        agent = load_checkpoint(ALGORITHMS[spec.recipe.algo], checkpoint, env, spec.device)
-        callback = getattr(agent, "model_based", None)
-        episodes.episode = state["episode"]
-        rows = [Evaluation(**row) for row in state["rows"]]
-        clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
-    else:
-        agent, callback = build_agent(spec, env)
-        clock = _Clock(0.0, 0.0)
-    recorder = _Recorder(spec, folder, episodes, clock, rows, on_evaluation, on_step)
-    remaining = spec.steps - agent.num_timesteps
-    if remaining > 0:
-        callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
-        agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
-        recorder.evaluate(agent)
+    with Monitor(episodes) as env, Monitor(FiniteEnv(make_env(spec.env))) as eval_env:
+        if (folder / "agent.zip").exists():
+            agent = ALGORITHMS[spec.recipe.algo].load(folder / "agent.zip", env=env, device=spec.device)
+            return agent, read_rows(folder / "progress.csv", Evaluation)
+        rows: list[Evaluation] = []
+        callback: BaseCallback | None
+        if has_checkpoint(checkpoint):
+            state = checkpoint_extra(checkpoint)
+            agent = load_checkpoint(ALGORITHMS[spec.recipe.algo], checkpoint, env, spec.device)
+            callback = getattr(agent, "model_based", None)
+            episodes.episode = state["episode"]
+            rows = [Evaluation(**row) for row in state["rows"]]
+            clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
+        else:
+            agent, callback = build_agent(spec, env)
+            clock = _Clock(0.0, 0.0)
+        recorder = _Recorder(spec, folder, episodes, eval_env, clock, rows, on_evaluation, on_step)
+        remaining = spec.steps - agent.num_timesteps
+        if remaining > 0:
+            callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
+            agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
+            recorder.evaluate(agent)
     agent.save(folder / ".agent.zip")
     (folder / ".agent.zip").replace(folder / "agent.zip")  # there or not, never half
-    env.close()
     return agent, rows
 
 
@@ -266,15 +276,15 @@ class _Recorder(BaseCallback):
         spec: RunSpec,
         folder: Path,
         episodes: SeededEpisodes,
+        eval_env: Monitor,
         clock: _Clock,
         rows: list[Evaluation],
         on_evaluation: Callable[[Evaluation], None] | None,
         on_step: Callable[[OffPolicyAlgorithm], None] | None,
     ) -> None:
         super().__init__()
-        self._spec, self._folder, self._episodes, self._clock = spec, folder, episodes, clock
+        self._spec, self._folder, self._episodes, self._eval_env, self._clock = spec, folder, episodes, eval_env, clock
         self._rows, self._on_evaluation, self._on_step_done = rows, on_evaluation, on_step
-        self._eval_env = Monitor(FiniteEnv(make_env(spec.env)))
         self._episode_over = False
         self._last_checkpoint = 0
 

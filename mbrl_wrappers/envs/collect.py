@@ -8,8 +8,10 @@ from typing import Any
 import gymnasium as gym
 import torch
 
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.imagined import add_batch_axis
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Transitions
 
 
@@ -36,8 +38,7 @@ def collect_transitions(
     Raises:
         ValueError: if ``steps`` is below 1, the spaces differ, or the env gives a value that is not finite.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_whole_number("steps", steps)
     for name in ("observation_space", "action_space"):
         if getattr(env, name) != getattr(dynamics, name):
             raise ValueError(f"env.{name} must be {getattr(dynamics, name)}, got {getattr(env, name)}")
@@ -47,14 +48,16 @@ def collect_transitions(
     obs, _ = env.reset(seed=seed)
     for _ in range(steps):
         action = env.action_space.sample() if policy is None else policy(obs)
+        # Flat copies at once: an env may go on to write into the arrays that it gave away.
+        flat_obs = _flat(dynamics.obs_codec, obs)
+        flat_action = _flat(dynamics.action_codec, action)
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        rows.append((_flat_obs(dynamics, obs), action, float(reward), _flat_obs(dynamics, next_obs), terminated))
+        rows.append((flat_obs, flat_action, float(reward), _flat(dynamics.obs_codec, next_obs), terminated))
         obs = env.reset()[0] if terminated or truncated else next_obs
     all_obs, actions, rewards, all_next_obs, terminations = zip(*rows, strict=True)
-    encode_action = dynamics.action_codec.encode
     return Transitions(
         obs=torch.cat(all_obs),
-        action=torch.cat([encode_action(add_batch_axis(action)) for action in actions]),
+        action=torch.cat(actions),
         reward=torch.tensor(rewards),
         next_obs=torch.cat(all_next_obs),
         terminated=torch.tensor(terminations),
@@ -62,5 +65,5 @@ def collect_transitions(
     ).to(dynamics.device)
 
 
-def _flat_obs(dynamics: DynamicsModel, obs: Any) -> torch.Tensor:
-    return dynamics.obs_codec.encode(add_batch_axis(obs))
+def _flat(codec: FlatSpace, value: Any) -> torch.Tensor:
+    return codec.encode(add_batch_axis(value)).clone()

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
 from mbrl_wrappers.models.base import DynamicsModel
 
-StartStates = Tensor | np.ndarray | dict[str, Any] | tuple[Any, ...] | Callable[[int, torch.Generator], Tensor]
+StartFunction = Callable[[int, torch.Generator], Tensor]
+StartStates = Tensor | np.ndarray | dict[str, Any] | tuple[Any, ...] | StartFunction
 
 
 @dataclass(frozen=True)
@@ -65,32 +67,26 @@ class ImaginedEpisodes:
         horizon: int = 100,
         deterministic: bool = False,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        check_whole_number("num_envs", num_envs)
+        check_whole_number("horizon", horizon)
         self.dynamics = dynamics
         self.horizon = horizon
         self.deterministic = deterministic
-        self._draw_starts = self._start_function(start_obs)
+        # None stands for the start states that the model has when an episode starts.
+        self._starts: Tensor | StartFunction | None = start_obs if callable(start_obs) else None
+        if start_obs is not None and not callable(start_obs):
+            self._starts = self._start_states(start_obs)
+        if start_obs is None and len(dynamics.start_obs) == 0:
+            raise ValueError("start_obs must be given for a model that was never fitted, got None")
         self.generator = torch.Generator(dynamics.device)
         self.obs = torch.zeros(num_envs, dynamics.obs_codec.dim, device=dynamics.device)
         self.steps = torch.zeros(num_envs, dtype=torch.long, device=dynamics.device)
 
-    def _start_function(self, start_obs: StartStates | None) -> Callable[[int, torch.Generator], Tensor]:
-        if callable(start_obs):
-            return start_obs
-        given: Tensor | None = None
-        if start_obs is not None:
-            given = self._start_states(start_obs)
-        elif len(self.dynamics.start_obs) == 0:
-            raise ValueError("start_obs must be given for a model that was never fitted, got None")
-
-        def draw(count: int, generator: torch.Generator) -> Tensor:
-            states = self.dynamics.start_obs if given is None else given
-            return states[torch.randint(len(states), (count,), generator=generator, device=states.device)]
-
-        return draw
+    def _draw_starts(self, count: int) -> Tensor:
+        if callable(self._starts):
+            return self._starts(count, self.generator)
+        states = self.dynamics.start_obs if self._starts is None else self._starts
+        return states[torch.randint(len(states), (count,), generator=self.generator, device=states.device)]
 
     def _start_states(self, start_obs: StartStates) -> Tensor:
         """Return the given observations as a copy ``[S, D]`` on the model's device."""
@@ -115,7 +111,7 @@ class ImaginedEpisodes:
         count = int(rows.sum())
         self.obs = self.obs.clone()
         if count:
-            starts = self._draw_starts(count, self.generator)
+            starts = self._draw_starts(count)
             if starts.shape != (count, self.obs.shape[1]) or not torch.isfinite(starts).all():
                 raise ValueError(
                     f"start_obs must return finite observations of shape {(count, self.obs.shape[1])}, "

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.buffer import BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
@@ -28,7 +29,7 @@ from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.models.given import first_disagreement, registered_id
+from mbrl_wrappers.models.given import registered_id
 from mbrl_wrappers.models.known_functions import TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
@@ -60,7 +61,7 @@ class ModelBased(BaseCallback):
         verbose: as in SB3.
 
     Raises:
-        ValueError: if ``fit_every`` is below 1.
+        ValueError: if ``strategy`` is not one, or ``fit_every`` is not a whole number from 1 on.
 
     Example:
         >>> agent = SAC("MlpPolicy", "Pendulum-v1")                         # doctest: +SKIP
@@ -83,8 +84,9 @@ class ModelBased(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if fit_every < 1:
-            raise ValueError(f"fit_every must be at least 1, got {fit_every}")
+        if not isinstance(strategy, Strategy):
+            raise ValueError(f"strategy must be an instance such as Dyna(), got {strategy!r}")
+        check_whole_number("fit_every", fit_every)
         self.strategy = strategy
         self.dynamics = dynamics
         self.fit_every = fit_every
@@ -112,6 +114,7 @@ class ModelBased(BaseCallback):
                 f"replay_buffer must hold the experience of the run that goes on at step {agent.num_timesteps}, "
                 "got 0 rows: call agent.load_replay_buffer first"
             )
+        check_finite("observation", agent._last_obs)
         if self.dynamics is None:
             self.dynamics = default_dynamics(agent, self._seed_of(agent))
         self._check_spaces(agent, self.dynamics)
@@ -124,7 +127,7 @@ class ModelBased(BaseCallback):
         self._imagined_state = {}
         agent.replay_buffer = BufferDecorator(buffer, self.strategy)
         agent.model_based = self  # type: ignore[attr-defined]
-        if self._last_fit != _NEVER and not self.strategy.imagined_state():
+        if self._last_fit != _NEVER and not self.strategy.has_imagined():
             self._imagine(real_transitions(buffer, self._view, self.dynamics), agent.num_timesteps)
 
     def _on_training_end(self) -> None:
@@ -194,7 +197,6 @@ class ModelBased(BaseCallback):
         transitions = real_transitions(self._plain_buffer(agent), self._view, self.dynamics)
         if len(transitions) == 0:
             return
-        self._check_given_functions(transitions)
         started = time.perf_counter()
         report = self.dynamics.fit(transitions, self._fit_generator)
         report["fit_seconds"] = time.perf_counter() - started
@@ -210,25 +212,6 @@ class ModelBased(BaseCallback):
         report["seconds"] = time.perf_counter() - started
         for name, value in report.items():
             self.logger.record(f"imagination/{name}", value)
-
-    def _check_given_functions(self, transitions: Transitions) -> None:
-        """Warn, once for each function, if it contradicts a real transition."""
-        for name in ("termination_fn", "reward_fn"):
-            function = getattr(self.dynamics, name, None)
-            if function is None or name in self._warned:
-                continue
-            row = first_disagreement(function, name, transitions)
-            if row is None:
-                continue
-            self._warned.add(name)
-            t = transitions[row : row + 1]
-            real = t.terminated[0].item() if name == "termination_fn" else t.reward[0].item()
-            said = function(t.obs, t.action, t.next_obs)[0].item()
-            warnings.warn(
-                f"{name} contradicts the real environment: it says {said}, the environment said {real}, for "
-                f"obs {t.obs[0].tolist()}, action {t.action[0].tolist()}, next_obs {t.next_obs[0].tolist()}",
-                stacklevel=2,
-            )
 
     # -- saving ---------------------------------------------------------------------------------
 

@@ -35,7 +35,9 @@ def save_checkpoint(agent: OffPolicyAlgorithm, folder: str | Path, extra: dict[s
         extra: JSON-safe values of your own, for :func:`checkpoint_extra`.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):  # by a process that was killed here
+        shutil.rmtree(abandoned, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     try:
         agent.save(partial / "agent.zip")

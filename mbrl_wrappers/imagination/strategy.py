@@ -56,6 +56,10 @@ class Strategy(ABC):
             env: normalises observations and rewards, as in SB3's ``ReplayBuffer.sample``; None for raw ones.
         """
 
+    def has_imagined(self) -> bool:
+        """Tell whether there is imagined data to draw from; True for a strategy that keeps none."""
+        return True
+
     def imagined_state(self) -> dict[str, Tensor]:
         """Return the imagined data as tensors, for a checkpoint that resumes exactly."""
         return {}

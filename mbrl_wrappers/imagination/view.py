@@ -89,8 +89,8 @@ class AgentView:
             noise = noise.base_noise
         if not isinstance(noise, NormalActionNoise):
             return action
-        mean = torch.as_tensor(noise._mu, dtype=action.dtype, device=self.device)
-        sigma = torch.as_tensor(noise._sigma, dtype=action.dtype, device=self.device)
+        mean = torch.as_tensor(noise._mu, dtype=action.dtype, device=self.device).flatten()
+        sigma = torch.as_tensor(noise._sigma, dtype=action.dtype, device=self.device).flatten()
         draw = torch.randn(action.shape, generator=generator, device=self.device)
         return (action + mean + sigma * draw).clamp(-1, 1)
 
@@ -187,5 +187,6 @@ def _private_rng(device: torch.device, seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if devices:
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

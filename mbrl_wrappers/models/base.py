@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mbrl_wrappers.models.given import GivenFunction, first_disagreement
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Prediction, Transitions
 
@@ -28,11 +30,15 @@ class DynamicsModel(nn.Module, ABC):
 
     Attributes:
         obs_codec, action_codec: between the spaces and flat tensors of widths ``D`` and ``A``.
+        reward_fn, termination_fn: functions that were given instead of learned, or None. Each fit
+            checks them against all real transitions, and warns once of the first contradiction.
         start_obs: ``[S, D]`` real observations that imagined episodes may start from; the last fit
             leaves up to 4096 of them here, so a saved model can be imagined in on its own.
     """
 
     start_obs: Tensor
+    reward_fn: GivenFunction | None
+    termination_fn: GivenFunction | None
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         super().__init__()
@@ -40,6 +46,8 @@ class DynamicsModel(nn.Module, ABC):
         self.action_space = action_space
         self.obs_codec = FlatSpace(observation_space, "observation_space")
         self.action_codec = FlatSpace(action_space, "action_space")
+        self.reward_fn, self.termination_fn = None, None
+        self._contradicted: set[str] = set()
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
 
     @property
@@ -93,7 +101,17 @@ class DynamicsModel(nn.Module, ABC):
         rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]
         self.start_obs = obs[rows.to(obs.device)].detach().clone().to(self.start_obs)
 
-    def _check_fit_input(self, transitions: Transitions) -> None:
+    def _flatten(self, value: Tensor, name: str) -> Tensor:
+        """Return ``obs`` or ``action``, ``[..., width]``, as rows in the model's dtype."""
+        width = self.obs_codec.dim if name == "obs" else self.action_codec.dim
+        if value.shape[-1:] != (width,):
+            raise ValueError(f"{name} must have shape [..., {width}], got {tuple(value.shape)}")
+        if value.device != self.device:
+            raise ValueError(f"{name} must be on the model's device {self.device}, got {value.device}")
+        return value.reshape(-1, width)
+
+    def _check_transitions(self, transitions: Transitions) -> None:
+        """Check what a fit is given, and the given functions against it."""
         if len(transitions) == 0:
             raise ValueError("transitions must hold at least one row to fit a model, got 0")
         for name, codec in (
@@ -104,3 +122,20 @@ class DynamicsModel(nn.Module, ABC):
             shape = tuple(getattr(transitions, name).shape)
             if shape != (len(transitions), codec.dim):
                 raise ValueError(f"transitions.{name} must have shape [N, {codec.dim}], got {shape}")
+        for name, function in (("termination_fn", self.termination_fn), ("reward_fn", self.reward_fn)):
+            if function is not None and name not in self._contradicted:
+                self._warn_of_contradiction(name, function, transitions)
+
+    def _warn_of_contradiction(self, name: str, function: GivenFunction, transitions: Transitions) -> None:
+        row = first_disagreement(function, name, transitions)
+        if row is None:
+            return
+        self._contradicted.add(name)
+        t = transitions[row : row + 1]
+        real = t.terminated[0].item() if name == "termination_fn" else t.reward[0].item()
+        said = function(t.obs, t.action, t.next_obs)[0].item()
+        warnings.warn(
+            f"{name} contradicts the real environment: it says {said}, the environment said {real}, for "
+            f"obs {t.obs[0].tolist()}, action {t.action[0].tolist()}, next_obs {t.next_obs[0].tolist()}",
+            stacklevel=4,
+        )

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models import storage
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.fit import (
@@ -90,6 +91,8 @@ class EnsembleDynamics(DynamicsModel):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(observation_space, action_space)
+        if not isinstance(hidden, Sequence) or not hidden:
+            raise ValueError(f"hidden must name the units of at least one layer, got {hidden!r}")
         self.settings: dict[str, Any] = {
             "num_members": num_members,
             "num_elites": num_elites,
@@ -104,7 +107,7 @@ class EnsembleDynamics(DynamicsModel):
             "normalize_targets": normalize_targets,
             "seed": seed,
         }
-        _check_ranges(**self.settings)
+        _check_ranges(self.settings)
         self.reward_fn, self.reward_name = resolve(reward_fn, "reward_fn")
         self.termination_fn, self.termination_name = resolve(termination_fn, "termination_fn")
         target_dim = self.obs_codec.dim + (self.reward_fn is None)
@@ -161,7 +164,8 @@ class EnsembleDynamics(DynamicsModel):
         Returns:
             The prediction, with the leading dimensions of ``obs``.
         """
-        flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")
+        dtype = self.start_obs.dtype
+        flat_obs, flat_action = self._flatten(obs, "obs").to(dtype), self._flatten(action, "action").to(dtype)
         x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
         if deterministic:
             mean, std, logits = self._mixture(x)
@@ -188,13 +192,6 @@ class EnsembleDynamics(DynamicsModel):
             terminated.reshape(batch),
             std.square().mean(-1).sqrt().reshape(batch),
         )
-
-    def _flatten(self, value: Tensor, name: str) -> Tensor:
-        """Return ``[..., width]`` as rows in the model's dtype."""
-        width = self.obs_codec.dim if name == "obs" else self.action_codec.dim
-        if value.shape[-1:] != (width,):
-            raise ValueError(f"{name} must have shape [..., {width}], got {tuple(value.shape)}")
-        return value.reshape(-1, width).to(self.start_obs.dtype)
 
     def _given_groups(self, members: Tensor, obs: Tensor) -> list[tuple[int, Tensor]]:
         if members.shape != obs.shape[:-1]:
@@ -243,8 +240,8 @@ class EnsembleDynamics(DynamicsModel):
             ``holdout_error`` (mean over elites, in units of the targets' spread), ``train_loss``,
             ``grad_steps``, ``rows``.
         """
-        self._check_fit_input(transitions)
         transitions = transitions.to(self.device)
+        self._check_transitions(transitions)
         held = holdout_mask(transitions.key, self.settings["holdout_ratio"])
         if held.all() or not held.any():  # too few rows to spare one
             train, holdout = transitions, transitions
@@ -358,31 +355,20 @@ def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) 
     return [weight_decay] * num_layers
 
 
-def _check_ranges(
-    *,
-    num_members: int,
-    num_elites: int,
-    hidden: Sequence[int],
-    learning_rate: float,
-    weight_decay: Sequence[float],
-    holdout_ratio: float,
-    **settings: Any,
-) -> None:
-    if num_members < 1:
-        raise ValueError(f"num_members must be at least 1, got {num_members}")
-    if not 1 <= num_elites <= num_members:
-        raise ValueError(f"num_elites must be between 1 and num_members={num_members}, got {num_elites}")
-    if not hidden or not all(isinstance(units, int) and units >= 1 for units in hidden):
-        raise ValueError(f"hidden must name at least one layer of at least one unit, got {tuple(hidden)}")
-    if not 0 < learning_rate <= 1:
-        raise ValueError(f"learning_rate must be in (0, 1], got {learning_rate}")
-    if not all(0 <= decay <= 1 for decay in weight_decay):
-        raise ValueError(f"weight_decay must be in [0, 1], got {list(weight_decay)}")
-    if not 0 < holdout_ratio < 1:
-        raise ValueError(f"holdout_ratio must be in (0, 1), got {holdout_ratio}")
-    for name, least in (("batch_size", 1), ("patience", 0), ("min_epoch_steps", 1), ("max_steps", 1)):
-        value = settings[name]
-        if name == "max_steps" and value is None:
-            continue
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+def _check_ranges(settings: dict[str, Any]) -> None:
+    for name, least in (("num_members", 1), ("batch_size", 1), ("patience", 0), ("min_epoch_steps", 1)):
+        check_whole_number(name, settings[name], least)
+    if settings["max_steps"] is not None:
+        check_whole_number("max_steps", settings["max_steps"])
+    check_whole_number("num_elites", settings["num_elites"])
+    if settings["num_elites"] > settings["num_members"]:
+        raise ValueError(
+            f"num_elites must be at most num_members={settings['num_members']}, got {settings['num_elites']}"
+        )
+    for units in settings["hidden"]:
+        check_whole_number("hidden", units)
+    check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
+    for decay in settings["weight_decay"]:
+        check_number("weight_decay", decay, 0, 1)
+    if not 0 < settings["holdout_ratio"] < 1:
+        raise ValueError(f"holdout_ratio must be in (0, 1), got {settings['holdout_ratio']}")

@@ -163,11 +163,12 @@ class KnownDynamics(DynamicsModel):
     ) -> Prediction:
         """Take the true step; see :meth:`DynamicsModel.predict`. Its uncertainty is 0."""
         batch = obs.shape[:-1]
-        flat_obs, flat_action = obs.reshape(-1, obs.shape[-1]), action.reshape(-1, action.shape[-1])
+        flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")
         next_obs = _call_step(self.step_fn, flat_obs, flat_action)
         if self.noise_std and not deterministic:
             noise = torch.randn(next_obs.shape, generator=generator, dtype=next_obs.dtype, device=next_obs.device)
             next_obs = next_obs + self.noise_std * noise
+        assert self.reward_fn is not None  # the constructor sees to it
         reward = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, next_obs)
         if self.termination_fn is None:
             terminated = torch.zeros(len(flat_obs), dtype=torch.bool, device=obs.device)
@@ -185,8 +186,8 @@ class KnownDynamics(DynamicsModel):
             spread, as :meth:`EnsembleDynamics.fit <mbrl_wrappers.models.EnsembleDynamics.fit>` has
             it) and ``rows``.
         """
-        self._check_fit_input(transitions)
         transitions = transitions.to(self.device)
+        self._check_transitions(transitions)
         error = self._error(transitions)
         self._keep_start_states(transitions.obs, generator)
         return {"holdout_error": error, "rows": float(len(transitions))}

@@ -183,12 +183,3 @@ REWARDS: dict[str, GivenFunction] = {
     "Pusher-v5": _pusher_reward,
     "Reacher-v5": _reacher_reward,
 }
-
-
-def known_functions(env_id: str) -> tuple[GivenFunction | None, GivenFunction | None]:
-    """Return the known ``(reward, termination)`` of a Gymnasium environment, None where not known.
-
-    Args:
-        env_id: Gymnasium's id, for instance ``"Hopper-v5"``.
-    """
-    return REWARDS.get(env_id), TERMINATIONS.get(env_id)

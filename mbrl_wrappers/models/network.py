@@ -69,7 +69,7 @@ class EnsembleMLP(nn.Module):
         return self._heads(x, self.max_logvar, self.min_logvar)
 
     def member(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate one member on ``x [B, in_dim]``, in chunks whose activations stay in the cache.
+        """Evaluate one member on ``x [B, in_dim]``, on a CPU in chunks whose activations stay in the cache.
 
         Returns:
             Mean ``[B, T]``, log-variance ``[B, T]`` and logits ``[B, num_logits]``.
@@ -77,8 +77,10 @@ class EnsembleMLP(nn.Module):
         # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
         pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        chunks = [self._mlp(layers, rows) for rows in x.split(CHUNK_ROWS)] if len(x) > CHUNK_ROWS else None
-        out = self._mlp(layers, x) if chunks is None else torch.cat(chunks)
+        if len(x) > CHUNK_ROWS and x.device.type == "cpu":
+            out = torch.cat([self._mlp(layers, rows) for rows in x.split(CHUNK_ROWS)])
+        else:
+            out = self._mlp(layers, x)
         return self._heads(out, self.max_logvar[index], self.min_logvar[index])
 
     @staticmethod

@@ -27,7 +27,7 @@ class Normalizer(nn.Module):
     def fit(self, data: Tensor) -> None:
         """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64."""
         std, mean = torch.std_mean(data.double(), dim=0, unbiased=False)
-        constant = std <= 1e-6 * mean.abs().clamp(min=1e-6)
+        constant = std <= 1e-7 * mean.abs().clamp(min=1e-5)
         self.mean = mean.to(self.mean)
         self.std = torch.where(constant, torch.ones_like(std), std).to(self.std)
 

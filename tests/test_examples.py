@@ -1,0 +1,116 @@
+"""Every example and every Python block of the README runs as it stands, with smaller numbers."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from stable_baselines3 import SAC
+
+from mbrl_wrappers import EnsembleDynamics
+
+CHECKOUT = Path(__file__).parents[1]
+
+# File: what is written in it, and what is run in its place.
+SMALLER: dict[str, dict[str, str]] = {
+    "README.md": {
+        "learning_starts=1_000, gradient_steps=10": "learning_starts=20, gradient_steps=1",
+        "agent.learn(20_000,": "agent.learn(30,",
+        "num_envs=64)).learn(100_000)": "num_envs=1)).learn(100)",
+        "env, gradient_steps=10": "env, gradient_steps=1",
+        "agent.learn(3_000,": "agent.learn(110,",
+        "rollouts_per_step=100": "rollouts_per_step=2",
+    },
+    "examples/fit_a_model.py": {
+        "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
+        "collect_transitions(env, dynamics, 2_000": "collect_transitions(env, dynamics, 300",
+    },
+    "examples/mbpo_on_your_env.py": {
+        "learning_starts=200, gradient_steps=5": "learning_starts=50, gradient_steps=1",
+        "max_steps=500": "max_steps=20",
+        "agent.learn(1_000,": "agent.learn(120,",
+        "rollouts_per_step=100": "rollouts_per_step=2",
+        "fit_every=200": "fit_every=50",
+        "n_eval_episodes=20": "n_eval_episodes=2",
+    },
+    "examples/ppo_inside_a_model.py": {
+        "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
+        "collect_transitions(env, dynamics, 3_000": "collect_transitions(env, dynamics, 300",
+        "num_envs=64": "num_envs=4",
+        "agent.learn(250_000)": "agent.learn(256)",
+        "n_eval_episodes=20": "n_eval_episodes=2",
+    },
+    "examples/wrong_termination.py": {
+        "learning_starts=500": "learning_starts=200",
+        "max_steps=100": "max_steps=10",
+        "agent.learn(600,": "agent.learn(210,",
+    },
+}
+
+
+def python_of(file: Path) -> str:
+    """Return the code of a file; of a Markdown file its Python blocks, each on the lines where it stands."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".md":
+        return text
+    lines, inside = [], False
+    for line in text.splitlines():
+        fence = line.startswith("```")
+        inside = line == "```python" if fence else inside
+        lines.append(line if inside and not fence else "")
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def run_smaller(tmp_path, monkeypatch, capsys):
+    """Run a file of the checkout in an empty folder, as a program of its own; returns what it printed."""
+
+    def run(name: str) -> str:
+        source = python_of(CHECKOUT / name)
+        for written, smaller in SMALLER[name].items():
+            count = source.count(written)
+            assert count == 1, f"{name} must have {written!r} once, has it {count} times: adapt SMALLER to the file"
+            source = source.replace(written, smaller)
+        script = tmp_path / "program" / Path(name).with_suffix(".py").name
+        script.parent.mkdir()
+        script.write_text(source, encoding="utf-8")
+        folder = tmp_path / "outputs"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_every_example_is_run_here():
+    examples = {f"examples/{file.name}" for file in (CHECKOUT / "examples").glob("*.py")}
+    assert set(SMALLER) == {"README.md", *examples}
+
+
+def test_the_readme(run_smaller):
+    run_smaller("README.md")
+    agent = SAC.load("hopper", device="cpu")
+    assert agent.num_timesteps == 30
+    assert agent.model_based.dynamics.termination_name == "Hopper-v5"
+
+
+def test_fit_a_model(run_smaller):
+    printed = run_smaller("examples/fit_a_model.py")
+    assert printed.count("steps ahead: error ") == 5 and "nan" not in printed
+    assert EnsembleDynamics.load("pendulum.safetensors").start_obs.shape[1] == 3
+
+
+def test_mbpo_on_your_env(run_smaller):
+    assert "of at most 100" in run_smaller("examples/mbpo_on_your_env.py")
+
+
+def test_ppo_inside_a_model(run_smaller):
+    assert "return in the real env after 0 real steps of PPO: -" in run_smaller("examples/ppo_inside_a_model.py")
+
+
+def test_a_wrong_termination_is_caught(run_smaller):
+    caught, known = run_smaller("examples/wrong_termination.py").splitlines()
+    assert caught.startswith("caught: termination_fn contradicts the real environment: it says False, ")
+    assert known == "known termination of Hopper-v5: Hopper-v5"
