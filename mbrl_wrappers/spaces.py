@@ -271,7 +271,9 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
         return spaces.Box(low, high, shape=shape, dtype=dtype.type)
     if kind == "Discrete":
         # Gymnasium 1.1 has no other dtype than int64 here, and no argument for it.
-        other: dict[str, Any] = {} if description["dtype"] == "int64" else {"dtype": np.dtype(description["dtype"]).type}
+        other: dict[str, Any] = (
+            {} if description["dtype"] == "int64" else {"dtype": np.dtype(description["dtype"]).type}
+        )
         return spaces.Discrete(description["n"], start=description["start"], **other)
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import CrossQ
-from stable_baselines3 import DQN, SAC
+from sb3_contrib import QRDQN, TQC, CrossQ
+from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers.agents import Dyna
@@ -61,15 +62,23 @@ class DiscreteWalk(Walk):
 AGENT: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [16, 16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 100,
 }  # fmt: skip
+DISCRETE: dict[str, Any] = {"train_freq": 1, "target_update_interval": 20, "exploration_fraction": 0.6}
 ALGORITHMS: dict[str, tuple[Any, type[Walk], dict[str, Any]]] = {
     "SAC": (SAC, Walk, {}),
+    "TD3": (TD3, Walk, {}),
+    "TQC": (TQC, Walk, {}),
     "CrossQ": (CrossQ, Walk, {}),
-    "DQN": (DQN, DiscreteWalk, {"train_freq": 1, "target_update_interval": 20, "exploration_fraction": 0.6}),
+    "DQN": (DQN, DiscreteWalk, DISCRETE),
+    "QRDQN": (QRDQN, DiscreteWalk, DISCRETE),
+}
+NOISES = {
+    "Gaussian": (TD3, NormalActionNoise(np.zeros(1), 0.3 * np.ones(1))),
+    "correlated": (DDPG, OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))),
 }
 
 
-def make_agent(env: Any, **kwargs: Any) -> SAC:
-    return SAC("MlpPolicy", env, seed=0, device="cpu", **{**AGENT, **kwargs})
+def make_agent(env: Any, kind: Any = SAC, **kwargs: Any) -> Any:
+    return kind("MlpPolicy", env, seed=0, device="cpu", **{**AGENT, **kwargs})
 
 
 def model_based(env: Any) -> ModelBased:
@@ -148,6 +157,39 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
         for field in ("steps", "return_mean", "return_std", "updates"):
             assert getattr(one, field) == getattr(two, field), field
     assert again[-1].wall_seconds >= again[-2].wall_seconds >= state["wall_seconds"] > 0
+
+
+class SaveAtTheFirstEnd(BaseCallback):
+    """Writes one checkpoint, at the first end of an episode after a number of steps."""
+
+    def __init__(self, folder: Path, episodes: SeededEpisodes, after: int) -> None:
+        super().__init__()
+        self.folder, self.episodes, self.after = folder, episodes, after
+        self.over = False
+
+    def _on_step(self) -> bool:
+        self.over = bool(self.locals["dones"].all())
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.over and self.num_timesteps >= self.after and not has_checkpoint(self.folder):
+            save_checkpoint(self.model, self.folder, {"episode": self.episodes.episode - 1})
+
+
+@pytest.mark.parametrize(("kind", "noise"), NOISES.values(), ids=NOISES)
+def test_a_run_with_action_noise_goes_on_as_if_it_never_stopped(kind, noise, tmp_path):
+    folder, episodes = tmp_path / "checkpoint", SeededEpisodes(Walk(), seed=3)
+    agent = make_agent(episodes, kind, action_noise=noise)
+    agent.learn(120, callback=[model_based(episodes), SaveAtTheFirstEnd(folder, episodes, after=60)])
+    expected = content(agent)
+
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again = SeededEpisodes(Walk(), seed=3, episode=checkpoint_extra(folder)["episode"])
+    loaded = load_checkpoint(kind, folder, again, "cpu")
+    assert 60 <= loaded.num_timesteps < 70
+    loaded.learn(120 - loaded.num_timesteps, callback=loaded.model_based, reset_num_timesteps=False)
+    assert_same(content(loaded), expected)
 
 
 def test_a_run_without_a_model_goes_on_too(tmp_path):

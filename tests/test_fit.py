@@ -355,7 +355,6 @@ def test_weights_stay_where_nothing_improves():
 
 
 def test_each_member_keeps_its_own_best():
-@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")
     """Member 0 cannot become better on this hold-out; the others can, by learning what member 0 says."""
     network = _network(num_logits=0)
     data = _known_by_heart(network, 0)
@@ -367,6 +366,9 @@ def test_each_member_keeps_its_own_best():
     assert torch.equal(report.score, holdout_score(network, data))
     for member in (1, 2):
         assert not torch.equal(after["weights.0"][member], before["weights.0"][member])
+
+
+@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")
 def test_elites_are_the_best_on_the_holdout_and_not_in_training():
     """Weights that cannot move, held-out rows that member 3 knows by heart, training rows that member 1 does."""
     model = _model(
@@ -399,7 +401,6 @@ def test_elites_are_the_best_on_the_holdout_and_not_in_training():
 @pytest.mark.parametrize("first", [0, 1, 3])  # one row held out, none of two, one of five at another place
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_tiny_data(rows, first):
-@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")
     model = _model(patience=1, min_epoch_steps=30, max_steps=None, learning_rate=1e-2)
     before = _state(model.network)
     report = model.fit(_transitions(rows, key=torch.arange(rows) + first), _seeded())
@@ -411,6 +412,9 @@ def test_tiny_data(rows, first):
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     prediction = model.predict(torch.zeros(4, OBS_DIM), torch.zeros(4, ACTION_DIM), generator=_seeded())
     assert torch.isfinite(prediction.next_obs).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")
 def test_little_data_is_learned():
     transitions = _transitions(60)
     model = _model(max_steps=None, reward_fn="Pendulum-v1", learning_rate=1e-2)

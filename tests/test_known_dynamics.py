@@ -228,7 +228,6 @@ def test_reward_and_termination_see_the_state_that_is_returned():
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
 def test_fit_measures_and_keeps_start_states(env_id):
-@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")
     real = _play(env_id, 200)
     dynamics = KNOWN[env_id]()
     before = dynamics.predict(real.obs, real.action)
@@ -239,6 +238,9 @@ def test_fit_measures_and_keeps_start_states(env_id):
     assert torch.equal(dynamics.predict(real.obs, real.action).next_obs, before.next_obs)
     for name in ("reward_fn", "termination_fn"):
         assert first_disagreement(getattr(dynamics, name), name, real) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*contradicts the real environment:UserWarning")
 def test_fit_error_is_in_units_of_the_spread():
     dynamics = KnownDynamics.linear_quadratic(A, B, Q, R)
     obs, action = torch.zeros(400, 3), torch.zeros(400, 2)

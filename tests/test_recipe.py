@@ -7,11 +7,10 @@ import importlib.resources
 
 import gymnasium as gym
 import pytest
-import yaml
 
 from mbrl_wrappers.zoo import load_recipe
 from mbrl_wrappers.zoo.job import make_spec
-from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, recipe_from
+from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, read_literals, recipe_from
 
 ENTRIES = {
     "default": {
@@ -94,6 +93,45 @@ def test_params_are_literals_by_section():
     assert recipe.dynamics == {"hidden": [8], "max_steps": 5}
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("3E+4", 3e4),
+        ("-.5", -0.5),
+        ("2.", 2.0),
+        ("0.0003", 0.0003),
+        (".inf", float("inf")),
+        ("143", 143),
+        ("-7", -7),
+        ("0", 0),
+        ("10_000", 10_000),
+        ("0x10", 16),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("", None),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("12:30", "12:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("auto_0.1", "auto_0.1"),
+        ("lin_1e-3", "lin_1e-3"),
+        ("'143'", "143"),
+        ("{net_arch: [64, 64], lr: 1e-3}", {"net_arch": [64, 64], "lr": 1e-3}),
+    ],
+)
+def test_a_value_is_what_it_looks_like(written, value):
+    read = parse_params([f"agent.x={written}"])["agent.x"]
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize("written", ["00143", "-010", "08", "01_000", "[64, 064]"])
+def test_a_whole_number_is_never_octal(written):
+    with pytest.raises(ValueError, match=r"got 'agent\.x=.*': a whole number must not begin with 0, got '-?0\w+'"):
+        parse_params([f"agent.x={written}"])
+
+
 def test_params_run_nothing():
     with pytest.raises(ValueError, match="must have YAML literals as values"):
         parse_params(["agent.tau=!!python/object/apply:os.system [exit]"])
@@ -118,7 +156,7 @@ def _shipped() -> list[tuple[str, str]]:
     return [
         (agent, name)
         for agent in available_agents()
-        for name in yaml.safe_load((folder / f"{agent}.yml").read_text(encoding="utf-8"))
+        for name in read_literals((folder / f"{agent}.yml").read_text(encoding="utf-8"))
         if name not in ("default", "discrete_algo", "algorithms")
     ]
 

@@ -5,6 +5,7 @@ Each combination really trains on imagined rows, is saved, loaded and trained on
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 from pathlib import Path
@@ -29,6 +30,8 @@ from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.zoo.recipe import Recipe
+from mbrl_wrappers.zoo.training import RunSpec, build_agent
 
 ALGORITHMS = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN)}
 
@@ -177,6 +180,49 @@ def test_options_of_agents(kind, options, tmp_path):
     agent = make_agent(kind, **options)
     assert (type(agent.replay_buffer) is NStepReplayBuffer) == ("n_steps" in options)
     assert_trains_saves_and_goes_on(agent, Walk(discrete=kind is DQN), tmp_path)
+
+
+SHARED_BY = {
+    "SAC with and without gSDE": [(SAC, {"use_sde": True}), (SAC, {})],
+    "DDPG and TD3": [(DDPG, {}), (TD3, {})],
+    "QR-DQN and DQN": [(QRDQN, {}), (DQN, {})],
+    "TQC and SAC": [(TQC, {}), (SAC, {})],
+}
+
+
+@pytest.mark.parametrize("agents", SHARED_BY.values(), ids=SHARED_BY)
+def test_two_agents_share_one_policy_kwargs(agents, tmp_path):
+    shared = {"net_arch": [16, 16]}
+    made = [make_agent(kind, policy_kwargs=shared, **options) for kind, options in agents]
+    assert all(agent.policy_kwargs is shared for agent in made)
+    # SB3 itself writes use_sde, n_critics or optimizer_class into it when it constructs; after that nobody does.
+    before = copy.deepcopy(shared)
+    for number, agent in enumerate(made):
+        weights, callback = parameters(agent), model_based(agent.env)
+        agent.learn(60, callback=callback)
+        assert_trained(agent, weights)
+        assert len(callback.strategy._buffer) > 0
+        agent.save(tmp_path / str(number))
+        assert agent.policy_kwargs is shared and shared == before
+
+
+@pytest.mark.parametrize(("algo", "options"), [("SAC", {"use_sde": True}), ("DDPG", {}), ("QRDQN", {})])
+def test_agents_of_one_recipe_share_nothing(algo, options):
+    env = Walk(discrete=algo == "QRDQN")
+    recipe = Recipe(
+        algo=algo,
+        steps=10,
+        agent={"policy_kwargs": {"net_arch": [16, 16]}, **options},
+        strategy={},
+        model_based={},
+        dynamics={},
+    )
+    before = copy.deepcopy(recipe)
+    spec = RunSpec(env="", recipe=recipe, model=False, seed=0, steps=10, eval_every=10)
+    one, two = (build_agent(spec, env)[0] for _ in range(2))
+    assert recipe == before
+    assert one.policy_kwargs == two.policy_kwargs != recipe.agent["policy_kwargs"]
+    assert one.policy_kwargs is not two.policy_kwargs
 
 
 def test_a_memory_saving_buffer_with_a_learned_termination_is_warned_of_once(tmp_path):

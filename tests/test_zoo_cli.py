@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import re
 import signal
@@ -16,10 +18,11 @@ from matplotlib.image import imread
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.job import make_spec
 from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess
 from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import Evaluation
+from mbrl_wrappers.zoo.training import Evaluation, RunSpec, make_env, run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
 
@@ -72,6 +75,31 @@ class Buggy(Point):
         raise KeyError("a bug of my own")
 
 
+class Wordy(Point):
+    def move(self, action):
+        raise KeyError("a long word: " + 300_000 * "o")
+
+
+class Counted(Point):
+    made, still_open = 0, set()
+
+    def __init__(self):
+        Counted.made += 1
+        self.still_open.add(self)
+
+    def close(self):
+        self.still_open.discard(self)
+
+
+class CountedBuggy(Counted, Buggy):
+    pass
+
+
+class Sized(Point):
+    def __init__(self, size):
+        self.size = size
+
+
 class Pixels(Point):
     observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 
@@ -86,6 +114,10 @@ class FromOne(Point):
 
 class NoEnv:
     pass
+
+
+def make_point():
+    return Point()
 """
 
 PARAMS = {
@@ -143,6 +175,21 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, out, err
+
+
+def small_spec(env: str) -> RunSpec:
+    """A run of 60 steps with a small model."""
+    return make_spec(
+        "mbpo",
+        env,
+        steps=60,
+        seed=0,
+        algo=None,
+        params=PARAMS,
+        eval_episodes=1,
+        checkpoint_every=0,
+        device="cpu",
+    )
 
 
 def without_times(rows: list[Evaluation]) -> list[tuple]:
@@ -254,6 +301,43 @@ def test_a_bug_in_an_env_shows_where_it_is(here):
         zoo.train("mbpo", "my_envs.toys:Buggy", steps=30, params=PARAMS, baseline=False)
 
 
+def test_an_error_longer_than_a_pipe_arrives_whole(here, tmp_path):
+    process = TrainingProcess("SAC", small_spec("my_envs.toys:Wordy"), tmp_path)
+    deadline = time.monotonic() + 200
+    try:
+        with pytest.raises(TrainingFailed, match=r"(?s)in move.*a long word: o{300000}'"):
+            while process.is_running():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    finally:
+        process.stop()
+
+
+def test_a_process_that_dies_without_a_word_is_told(here, tmp_path):
+    process = TrainingProcess("SAC", small_spec("my_envs.toys:Point"), tmp_path)
+    process.stop()
+    with pytest.raises(TrainingFailed, match=f"the run in {tmp_path} died with exit code "):
+        process.is_running()
+
+
+def test_every_env_of_a_run_is_closed(here, tmp_path):
+    spec = small_spec("my_envs.toys:Counted")
+    toys = importlib.import_module("my_envs.toys")
+    made = toys.Counted.made
+    run(spec, tmp_path / "whole")
+    assert toys.Counted.made == made + 3  # to train in, to evaluate in, and to look at
+    assert toys.Counted.still_open == set()
+    run(spec, tmp_path / "whole")  # finished: it is read
+    assert toys.Counted.still_open == set()
+    with pytest.raises(KeyError, match="a bug of my own"):
+        run(dataclasses.replace(spec, env="my_envs.toys:CountedBuggy"), tmp_path / "broken")
+    assert toys.Counted.still_open == set()
+
+
+def test_a_function_can_make_the_env(here):
+    assert type(make_env("my_envs.toys:make_point")).__name__ == "Point"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -262,7 +346,12 @@ def test_a_bug_in_an_env_shows_where_it_is(here):
         ("mbpo --env nowhere:Env", "got 'nowhere:Env': No module named 'nowhere'"),
         ("mbpo --env nowhere:Env-v0", "got 'nowhere:Env-v0': No module named 'nowhere'"),
         ("mbpo --env my_envs.toys:Pint", "got 'my_envs.toys:Pint': .* has no attribute 'Pint'"),
-        ("mbpo --env my_envs.toys:NoEnv", "env must be a gymnasium.Env, got NoEnv"),
+        ("mbpo --env my_envs.toys:NoEnv", "env must be a gymnasium.Env, got <class .*NoEnv'> from "),
+        ("mbpo --env os:path", "env must be a gymnasium.Env, got <module .*> from 'os:path'"),
+        ("mbpo --env os:getcwd", "env must be a gymnasium.Env, got str from 'os:getcwd'"),
+        ("mbpo --env my_envs.toys:Sized", "env 'my_envs.toys:Sized' can't be made: .* required .* 'size'"),
+        ("mbpo --env .toys:Point", "env must be a Gymnasium id or .*, got '.toys:Point': .*relative import"),
+        ("mbpo --env a:b:c-v0", "env must be a Gymnasium id or .*, got 'a:b:c-v0': "),
         ("mbpo --env my_envs.toys:Pixels", "observation_space is an image"),
         ("mbpo --env my_envs.toys:Choices", "SAC can't be built for .*:Choices: .*MultiDiscrete"),
         ("mbpo --env my_envs.toys:FromOne", r"action_space must start at 0, .* got Discrete\(2, start=1\)"),
@@ -278,6 +367,7 @@ def test_a_bug_in_an_env_shows_where_it_is(here):
         ("mbpo --params strategy.real_ratio=2", r"real_ratio must be in \[0, 1\], got 2"),
         ("mbpo --params agent.learning_rate=fast", "SAC can't be built for Pendulum-v1: .*learning rate"),
         ("mbpo --params agent.learning_starts=late", "agent.learning_starts must be a whole number .*'late'"),
+        ("mbpo --params agent.learning_starts=00143", "must not begin with 0, got '00143'"),
         ("mbpo --params real_ratio=1", "params must have names like 'strategy.real_ratio', got 'real_ratio'"),
     ],
 )
