@@ -11,59 +11,20 @@ runs/<env>/<variant>_seed<n>. `table` makes docs/results/learning.md and one plo
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from experiments import EXPERIMENTS, PPO_FILE, RESULTS, ROOT, recipe_of
+from learning_report import write_tables
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv
 from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
-from mbrl_wrappers.zoo.recipe import Recipe, load_recipe
-from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import Evaluation, RunSpec, make_env, run
-
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
-PPO_FILE = "ppo_in_model.csv"
-
-# The recipe of the paper costs 12 h a seed on one core; these are its terms on a CPU's budget.
-HOPPER_ON_CPU = {
-    "agent": {"learning_starts": 1000, "gradient_steps": 10, "policy_kwargs": {"net_arch": [128, 128]}},
-    "strategy": {"rollout_length": [20_000, 150_000, 1, 15], "rollouts_per_step": 400},
-    "dynamics": {"max_steps": 500},
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What is run on an env: MBPO for `steps`, the base agent on to `base_steps` for equal time."""
-
-    steps: int
-    base_steps: int
-    eval_every: int
-    target: float
-    overrides: dict[str, dict] = dataclasses.field(default_factory=dict)
-
-
-EXPERIMENTS = {
-    "Pendulum-v1": Experiment(2_500, 3_500, 250, -180.0),
-    "InvertedPendulum-v5": Experiment(3_000, 4_000, 250, 1000.0),
-    "CartPole-v1": Experiment(6_000, 6_000, 500, 475.0),
-    "Hopper-v5": Experiment(20_000, 20_000, 1_000, float("nan"), HOPPER_ON_CPU),
-}
-
-
-def recipe_of(env: str) -> Recipe:
-    recipe = load_recipe("mbpo", env)
-    changes = {name: {**getattr(recipe, name), **own} for name, own in EXPERIMENTS[env].overrides.items()}
-    return dataclasses.replace(recipe, **changes)
+from mbrl_wrappers.zoo.training import RunSpec, make_env, run
 
 
 def train(env: str, variant: str, seed: int, steps: int | None) -> None:
@@ -108,103 +69,6 @@ def ppo_in_model(seed: int) -> None:
     rows = sorted([line for line in old if not line.startswith(f"{seed},")] + [",".join(map(str, row))])
     file.write_text("\n".join([header, *rows]) + "\n")
     print("ppo in a model", row, flush=True)
-
-
-def curves(env: str, variant: str) -> dict[int, list[Evaluation]]:
-    """The committed curves of an env, by seed."""
-    files = sorted((RESULTS / env).glob(f"{variant}_seed*.csv"))
-    return {int(file.stem.rsplit("seed", 1)[1]): read_rows(file, Evaluation) for file in files}
-
-
-def summary(env: str) -> list[str]:
-    """The table of one env: every seed, failed ones too, and the two controls."""
-    experiment = EXPERIMENTS[env]
-    mbpo, base = curves(env, "mbpo"), curves(env, "base")
-    algo = recipe_of(env).algo
-    lines = [
-        f"## {env}",
-        "",
-        f"| seed | MBPO({algo}): steps to {experiment.target:g} | return at {experiment.steps:,} steps | CPU s "
-        f"| {algo} alone: steps to {experiment.target:g} | return at {experiment.steps:,} steps "
-        "| return at MBPO's CPU time |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    columns: list[list[float]] = [[], [], [], []]
-    for seed in sorted(mbpo):
-        of_mbpo = _at(mbpo[seed], steps=experiment.steps)
-        cells = [_steps_to(mbpo[seed], experiment.target), f"{of_mbpo.return_mean:.1f}", f"{of_mbpo.cpu_seconds:.0f}"]
-        columns[0].append(of_mbpo.return_mean)
-        columns[1].append(of_mbpo.cpu_seconds)
-        if seed in base:
-            equal_steps = _at(base[seed], steps=experiment.steps)
-            equal_time = _at(base[seed], cpu_seconds=of_mbpo.cpu_seconds)
-            cells += [
-                _steps_to(base[seed], experiment.target),
-                f"{equal_steps.return_mean:.1f}",
-                f"{equal_time.return_mean:.1f} ({equal_time.steps:,} steps)",
-            ]
-            columns[2].append(equal_steps.return_mean)
-            columns[3].append(equal_time.return_mean)
-        else:
-            cells += ["-", "-", "-"]
-        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
-    means = [f"{np.mean(column):.1f} ± {np.std(column):.1f}" if column else "-" for column in columns]
-    lines.append(f"| mean ± std | | {means[0]} | {means[1]} | | {means[2]} | {means[3]} |")
-    return [*lines, "", f"Runs: `python benchmarks/learning.py run {env}`", ""]
-
-
-def _at(rows: list[Evaluation], steps: int | None = None, cpu_seconds: float | None = None) -> Evaluation:
-    """The last evaluation within a budget."""
-    within = [
-        row
-        for row in rows
-        if (steps is None or row.steps <= steps) and (cpu_seconds is None or row.cpu_seconds <= cpu_seconds)
-    ]
-    return within[-1] if within else rows[0]
-
-
-def _steps_to(rows: list[Evaluation], target: float) -> str:
-    return next((f"{row.steps:,}" for row in rows if row.return_mean >= target), "not reached")
-
-
-def write_tables() -> None:
-    lines = [
-        "# Learning results",
-        "",
-        "Each agent beside the same agent without a model, at equal gradient updates per env step (columns at equal",
-        "steps) and at equal time (last column). Returns are means over 20 evaluation episodes with the deterministic",
-        "policy and the same start states at each evaluation; every seed that was run is shown. CPU seconds are",
-        "those of training alone, one thread; the clock ran longer, since runs shared two cores. Written by",
-        "`python benchmarks/learning.py table` from the curves in the folders beside this page.",
-        "",
-    ]
-    figures = [env for env in EXPERIMENTS if curves(env, "mbpo")]
-    figure, axes = new_figure(len(figures), "MBPO beside the same agent without a model, equal updates per step")
-    for ax, env in zip(axes, figures, strict=True):
-        lines += summary(env)
-        algo = recipe_of(env).algo
-        steps = EXPERIMENTS[env].steps
-        drawn = {f"MBPO({algo})": curves(env, "mbpo"), f"{algo} alone": curves(env, "base")}
-        learning_curves(
-            ax,
-            {
-                label: [[row for row in rows if row.steps <= steps] for rows in seeds.values()]
-                for label, seeds in drawn.items()
-                if seeds
-            },
-        )
-        ax.set_title(env)
-    save_figure(figure, RESULTS / "curves.svg")
-    if (RESULTS / PPO_FILE).exists():
-        lines += ["## PPO trained only inside a model of Pendulum-v1 learned from 3,000 random steps", ""]
-        header, *rows = (RESULTS / PPO_FILE).read_text().splitlines()
-        lines += [
-            f"| {header.replace(',', ' | ')} |",
-            "|" + "---|" * 6,
-            *(f"| {r.replace(',', ' | ')} |" for r in rows),
-        ]
-        lines += ["", "Runs: `python benchmarks/learning.py ppo`", ""]
-    (RESULTS / "learning.md").write_text("\n".join(lines))
 
 
 def main() -> None:

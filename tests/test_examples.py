@@ -98,7 +98,7 @@ def test_the_readme(run_smaller):
 
 def test_fit_a_model(run_smaller):
     printed = run_smaller("examples/fit_a_model.py")
-    assert printed.count("steps ahead: error ") == 5 and "nan" not in printed
+    assert printed.count("steps ahead: median error ") == 5 and "nan" not in printed
     assert EnsembleDynamics.load("pendulum.safetensors").start_obs.shape[1] == 3
 
 
