@@ -33,7 +33,8 @@ class _Literals(yaml.SafeLoader):
     grouped as in Python, ``10_000``.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # of its own: none of SafeLoader's
+    # Of its own: none of SafeLoader's.
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
 
     def construct_whole_number(self, node: yaml.ScalarNode) -> int:
         try:
