@@ -35,6 +35,9 @@ if __name__ == "__main__":
 """
 
 ENVS = """\
+import time
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -56,6 +59,18 @@ class Point(gym.Env):
         self.steps += 1
         self.place = np.clip(self.place + 0.3 * self.move(action), -9, 9).astype(np.float32)
         return self.place, -float(abs(self.place[0])), False, self.steps >= 10, {}
+
+
+class Patient(Point):
+    # Waits for Ctrl-C in the middle of a run, as long as a file says so.
+
+    done = 0
+
+    def step(self, action):
+        Patient.done += 1
+        while Patient.done > 200 and Path("wait").exists():
+            time.sleep(0.01)
+        return super().step(action)
 
 
 class Switch(Point):
@@ -251,7 +266,8 @@ def test_a_finished_run_is_read_and_not_repeated(trained, here):
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplace):
     folder, _ = trained
-    command = (*TRAIN, "--folder", "interrupted", "--no-baseline")
+    command = (*(word.replace("Point", "Patient") for word in TRAIN), "--folder", "interrupted", "--no-baseline")
+    (workplace / "wait").touch()
     run = workplace / "interrupted" / "mbpo"
     process = start(workplace, *command)
     deadline = time.monotonic() + 200
@@ -264,6 +280,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplac
     (line,) = err.splitlines()
     assert re.fullmatch(r"mbrl-zoo: interrupted: the same command goes on from step \d+ of interrupted/mbpo", line)
     assert not (run / "agent.zip").exists()
+    (workplace / "wait").unlink()
     code, out, err = finish(start(workplace, *command))
     assert (code, err) == (0, "")
     assert "│ MBPO(SAC) │" in out and "no model" not in out
