@@ -109,6 +109,7 @@ machine with nothing else to do. Both sides use the same torch.
 - Imagined step: ours is `EnsembleDynamics.predict` without gradients; mbrl-lib's is `ModelEnv.step(sample=True)` with
   `propagation="random_model"` and tensors in and out. It takes at least one row per elite, so its "1 row" has 5.
 - MFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).
+- A share above 100% is no error: the peak is that of `torch.mm`, and oneDNN's products pass it on some processors.
 """
 
 
