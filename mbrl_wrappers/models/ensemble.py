@@ -41,8 +41,9 @@ class EnsembleDynamics(DynamicsModel):
     logit beside the Gaussian; a step terminates where it is positive.
 
     Deviations from the papers: targets are normalised as the inputs are (``normalize_targets=False``
-    restores the papers' raw targets; docs/results/normalized_targets.md has what it changes); the optimiser starts afresh at each fit; log-variance bounds are
-    per member (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
+    restores the papers' raw targets; ``docs/results/normalized_targets.md`` has what it changes); the
+    optimiser starts afresh at each fit; log-variance bounds are per member
+    (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
 
     Args:
         observation_space: the environment's.
