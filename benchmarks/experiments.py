@@ -17,6 +17,13 @@ HOPPER_ON_CPU = {
     "strategy": {"rollout_length": [20_000, 150_000, 1, 15], "rollouts_per_step": 400},
     "dynamics": {"max_steps": 500},
 }
+CART_POLE_NOTE = (
+    "The aim, 475 on 4 of 5 seeds, is missed. The learned model is not the cause: with the exact one in its place a "
+    "seed did no better (at most 300 in 4,000 steps). The agent's Q-function does not learn that the track ends: it "
+    "still says 52 one step before a termination, where the truth is 1. Rewards scaled by 0.02 with a faster target "
+    "network (tau 0.25) reached 500 after 1,000 steps on one seed and after 4,000 on another, and lost it again; "
+    "longer rollouts (5 to 100 steps), more exploration and n-step returns did not help."
+)
 HOPPER_NOTE = (
     "A CPU's budget in place of the paper's: half its updates per step, networks of 2 x 128 units, 1,000 random steps "
     "first instead of 5,000. The schedule of the rollout length starts at 20,000 steps, so it is 1 all the way here."
@@ -38,7 +45,7 @@ class Experiment:
 EXPERIMENTS = {
     "Pendulum-v1": Experiment(2_500, 3_500, 250, -180.0),
     "InvertedPendulum-v5": Experiment(3_000, 4_000, 250, 1000.0),
-    "CartPole-v1": Experiment(6_000, 6_000, 500, 475.0),
+    "CartPole-v1": Experiment(6_000, 6_000, 500, 475.0, note=CART_POLE_NOTE),
     "Hopper-v5": Experiment(20_000, 20_000, 1_000, float("nan"), HOPPER_ON_CPU, HOPPER_NOTE),
 }
 
