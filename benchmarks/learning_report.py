@@ -102,7 +102,9 @@ def target_table(env: str) -> list[str]:
 def hopper_table() -> list[str]:
     """Each seed's return along the way, and the published curve."""
     runs = {
-        f"{name}, seed {seed}": rows for name in ("mbpo", "base") for seed, rows in curves("Hopper-v5", name).items()
+        f"{label}, seed {seed}": rows
+        for label, variant in (("MBPO", "mbpo"), ("SAC alone", "base"))
+        for seed, rows in curves("Hopper-v5", variant).items()
     }
     longest = max(rows[-1].steps for rows in runs.values())
     lines = [
@@ -143,8 +145,11 @@ def ppo_table() -> list[str]:
 
 
 def draw(envs: list[str]) -> None:
-    figure, axes = new_figure(len(envs), "MBPO beside the same agent without a model, equal updates per step")
-    for ax, env in zip(axes, envs, strict=True):
+    title = "MBPO beside the same agent without a model, equal updates per step"
+    figure, axes = new_figure(2, title, rows=-(-len(envs) // 2))
+    for ax in axes[len(envs) :]:
+        ax.set_axis_off()
+    for ax, env in zip(axes, envs, strict=False):
         algo, steps = recipe_of(env).algo, EXPERIMENTS[env].steps
         drawn = {f"MBPO({algo})": curves(env, "mbpo"), f"{algo} alone": curves(env, "base")}
         within = {
@@ -153,7 +158,7 @@ def draw(envs: list[str]) -> None:
             if seeds
         }
         learning_curves(ax, within)
-        ax.set_title(env)
+        ax.set_title(env, loc="left")
     save_figure(figure, RESULTS / "curves.svg")
 
 

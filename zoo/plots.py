@@ -37,20 +37,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_figure(columns: int, title: str) -> tuple[Figure, list[Axes]]:
+def new_figure(columns: int, title: str, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """Make a figure with axes side by side.
 
     Args:
-        columns: number of axes.
+        columns: number of axes in a row.
         title: above them all.
+        rows: number of rows.
 
     Returns:
-        The figure and its axes, from left to right.
+        The figure and its axes, from left to right, row by row.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * columns, 4.0), layout=ConstrainedLayoutEngine(wspace=0.06))
+        figure = Figure(figsize=(5.2 * columns, 4.0 * rows), layout=ConstrainedLayoutEngine(wspace=0.06))
         figure.suptitle(title, fontsize=12, fontweight="bold")
-        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+        return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
 
 
 def learning_curves(ax: Axes, curves: Mapping[str, Sequence[Sequence[Evaluation]]]) -> None:
