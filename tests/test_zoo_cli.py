@@ -180,6 +180,8 @@ def start(workplace: Path, *arguments: str) -> subprocess.Popen[str]:
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"},
         start_new_session=True,
+        # A suite that was started in the background has Ctrl-C switched off, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
