@@ -69,8 +69,8 @@ def test_merging_changes_no_entry():
     [
         ({"step": 50}, "recipe key of Bad-v0 must be one of .*, got 'step'; did you mean 'steps'?"),
         ({"dynamic": {}}, "got 'dynamic'; did you mean 'dynamics'?"),
-        ({"steps": 0}, "steps of Bad-v0 must be a whole number from 1 on, got 0"),
-        ({"steps": "many"}, "steps of Bad-v0 must be a whole number from 1 on, got 'many'"),
+        ({"steps": 0}, "steps of Bad-v0 must be a whole number of at least 1, got 0"),
+        ({"steps": "many"}, "steps of Bad-v0 must be a whole number of at least 1, got 'many'"),
         ({"agent": ["tau"]}, r"agent of Bad-v0 must be a mapping of arguments, got \['tau'\]"),
     ],
 )

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.spaces import FlatSpace
@@ -182,11 +183,11 @@ def make_spec(
     steps = recipe.steps if steps is None else steps
     checkpoint_every = max(1, steps // NUM_CHECKPOINTS) if checkpoint_every is None else checkpoint_every
     learning_starts = recipe.agent["learning_starts"]
-    _check_whole_number("steps", steps, 1)
-    _check_whole_number("seed", seed, 0)
-    _check_whole_number("eval_episodes", eval_episodes, 1)
-    _check_whole_number("checkpoint_every", checkpoint_every, 0)
-    _check_whole_number("agent.learning_starts", learning_starts, 0)
+    check_whole_number("steps", steps, 1)
+    check_whole_number("seed", seed, 0)
+    check_whole_number("eval_episodes", eval_episodes, 1)
+    check_whole_number("checkpoint_every", checkpoint_every, 0)
+    check_whole_number("agent.learning_starts", learning_starts, 0)
     if steps <= learning_starts:
         raise ValueError(f"steps must be more than agent.learning_starts, which is {learning_starts}, got {steps}")
     _check_device(device)
@@ -214,11 +215,6 @@ def _check_spaces(env: gym.Env) -> None:
     FlatSpace(env.action_space, "action_space")
     if isinstance(env.action_space, spaces.Discrete) and env.action_space.start != 0:
         raise ValueError(f"action_space must start at 0, as SB3's agents count, got {env.action_space!r}")
-
-
-def _check_whole_number(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} must be a whole number from {low} on, got {value!r}")
 
 
 def _check_arguments(recipe: Recipe) -> None:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from mbrl_wrappers.arguments import check_whole_number
+
 SECTIONS = ("agent", "strategy", "model_based", "dynamics")
 
 # Arguments that mean the same to every off-policy agent, so that they stay when another algorithm is chosen.
@@ -194,9 +196,7 @@ def _arguments_for(algo: str, written_for: str, arguments: dict[str, Any]) -> di
 def _check_entry(entry: Mapping[str, Any], name: str) -> None:
     for key in entry:
         check_name(key, ("algo", "steps", *SECTIONS), f"recipe key of {name}")
-    steps = entry.get("steps", 1)
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps of {name} must be a whole number from 1 on, got {steps!r}")
+    check_whole_number(f"steps of {name}", entry.get("steps", 1))
     for section in SECTIONS:
         if not isinstance(entry.get(section, {}), dict):
             raise ValueError(f"{section} of {name} must be a mapping of arguments, got {entry[section]!r}")
