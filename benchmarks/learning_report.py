@@ -12,8 +12,7 @@ from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.training import Evaluation
 
-# Mean and standard deviation over 5 seeds of MBPO on Hopper, by env steps, from the curves that the authors of
-# DHMBPO (2025) published with their code; UTD 20, networks of 2 x 256 units, 5,000 random steps first.
+# Mean and standard deviation over 5 seeds of MBPO on Hopper, by env steps: curves published with the code of erl_lib.
 PUBLISHED_HOPPER = {20_000: (532, 227), 50_000: (1728, 836), 100_000: (3306, 346)}
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 
