@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import split_samples
 from mbrl_wrappers.types import Transitions
 
 Schedule = tuple[int, int, int, int]
@@ -106,12 +107,18 @@ class Dyna(Strategy):
 
     def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
         """Draw ``real_ratio`` of the batch from real data and the rest from imagination."""
+        return self.sample_block(real_buffer, batch_size, 1, env)[0]
+
+    def sample_block(
+        self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
+    ) -> list[Samples]:
+        """Draw the real rows of all batches at once, and the imagined ones."""
         num_real = round(self.real_ratio * batch_size) if len(self._buffer) else batch_size
-        if num_real == batch_size:
-            return real_buffer.sample(batch_size, env=env)
-        real = real_buffer.sample(num_real, env=env) if num_real else None
-        rows = self._buffer.sample(batch_size - num_real, self._generator)
-        return self._view.samples(rows, env, like=real)
+        real = real_buffer.sample(num_real * count, env=env) if num_real else None
+        if real is not None and num_real == batch_size:
+            return split_samples(real, count)
+        rows = self._buffer.sample((batch_size - num_real) * count, self._generator)
+        return split_samples(self._view.samples(rows, env, like=real, count=count), count)
 
     def has_imagined(self) -> bool:
         """Tell whether the buffer holds rows."""

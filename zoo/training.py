@@ -21,6 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.imagination import ModelBased, checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
@@ -29,11 +30,11 @@ from mbrl_wrappers.zoo.recipe import Recipe
 from mbrl_wrappers.zoo.rows import read_rows, write_rows
 
 ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {
-    "SAC": sb3.SAC,
-    "TD3": sb3.TD3,
+    "SAC": CompiledSAC,
+    "TD3": CompiledTD3,
     "DDPG": sb3.DDPG,
     "DQN": sb3.DQN,
-    "TQC": sb3_contrib.TQC,
+    "TQC": CompiledTQC,
     "CrossQ": sb3_contrib.CrossQ,
     "QRDQN": sb3_contrib.QRDQN,
 }

@@ -44,6 +44,10 @@ class BufferDecorator(ReplayBuffer):
         """Draw a batch of exactly ``batch_size`` rows from the strategy."""
         return self.strategy.sample(self.inner, batch_size, env)
 
+    def sample_block(self, batch_size: int, count: int, env: VecNormalize | None = None) -> list[Samples]:
+        """Draw ``count`` batches of exactly ``batch_size`` rows at once."""
+        return self.strategy.sample_block(self.inner, batch_size, count, env)
+
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Store a real transition in the inner buffer."""
         self.inner.add(*args, **kwargs)

@@ -56,6 +56,12 @@ class Strategy(ABC):
             env: normalises observations and rewards, as in SB3's ``ReplayBuffer.sample``; None for raw ones.
         """
 
+    def sample_block(
+        self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
+    ) -> list[Samples]:
+        """Draw ``count`` batches, each as :meth:`sample` draws it; to be overridden where one draw can serve all."""
+        return [self.sample(real_buffer, batch_size, env) for _ in range(count)]
+
     def has_imagined(self) -> bool:
         """Tell whether there is imagined data to draw from; True for a strategy that keeps none."""
         return True

@@ -1,0 +1,43 @@
+"""Networks as functions of their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def polyak(params: Sequence[Tensor], target_params: Sequence[Tensor], tau: float) -> None:
+    """Move target parameters the share ``tau`` towards the parameters, in place."""
+    for p, target in zip(params, target_params, strict=True):
+        target.lerp_(p, tau)
+
+
+def tensors_of(module: torch.nn.Module) -> list[Tensor]:
+    """Return a module's parameters without gradient, in the order of ``named_parameters``."""
+    return [p.detach() for p in module.parameters()]
+
+
+class Functional(torch.nn.Module):
+    """A module whose parameters are given at each call.
+
+    Args:
+        module: any module without running statistics; left as it is.
+        method: which of its methods is called.
+    """
+
+    def __init__(self, module: torch.nn.Module, method: str = "forward") -> None:
+        super().__init__()
+        self._module = module
+        self._method = method
+        self._names = [f"_module.{name}" for name, _ in module.named_parameters()]
+
+    def forward(self, *args: Any) -> Any:
+        """Call the method with the parameters that are in place."""
+        return getattr(self._module, self._method)(*args)
+
+    def at(self, params: Sequence[Tensor], *args: Any) -> Any:
+        """Call the method with other parameters, in the order of :func:`tensors_of`."""
+        return torch.func.functional_call(self, dict(zip(self._names, params, strict=True)), args)

@@ -1,0 +1,181 @@
+"""SAC and TQC with one compiled function per gradient update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from sb3_contrib import TQC
+from sb3_contrib.common.utils import quantile_huber_loss
+from stable_baselines3 import SAC
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import Tensor
+from torch.nn import functional as F
+
+from mbrl_wrappers.agents.compiled.adam import AdamState, AdamStep
+from mbrl_wrappers.agents.compiled.functional import Functional, polyak, tensors_of
+from mbrl_wrappers.agents.compiled.update import CompiledAgent, common_objection
+
+_HALF_LOG_2PI = 0.9189385332046727
+
+
+class SoftState(NamedTuple):
+    """The tensors of a soft actor-critic.
+
+    Attributes:
+        actor, critic: parameters and their optimizer's state.
+        alpha: likewise of the logarithm of the entropy coefficient, None where the coefficient is fixed.
+        target: parameters of the target critic.
+    """
+
+    actor: AdamState
+    critic: AdamState
+    alpha: AdamState | None
+    target: list[Tensor]
+
+
+class _CompiledSoftActorCritic(CompiledAgent):
+    """What SAC and TQC have in common: the order of updates, the entropy and the target."""
+
+    actor: Any
+    critic: Any
+    critic_target: Any
+    ent_coef_optimizer: Any
+    ent_coef_tensor: Tensor  # where it is fixed
+    target_entropy: Any
+    target_update_interval: int
+
+    def _next_values(self, outputs: Any) -> Tensor:
+        """Return the target critic's values ``[B, K]`` of the next actions."""
+        raise NotImplementedError
+
+    def _critic_loss(self, outputs: Any, target: Tensor) -> Tensor:
+        """Return the loss of the critic's outputs against targets ``[B, K]``."""
+        raise NotImplementedError
+
+    def _value(self, outputs: Any) -> Tensor:
+        """Return what the actor is to raise, ``[B, 1]``."""
+        raise NotImplementedError
+
+    def _trained(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        if self.ent_coef_optimizer is not None:
+            optimizers["alpha"] = self.ent_coef_optimizer
+        return optimizers
+
+    def _objection(self) -> str | None:
+        if type(self.actor.action_dist) is not SquashedDiagGaussianDistribution:
+            return f"the actor's distribution is {type(self.actor.action_dist).__name__}"
+        return common_objection(self.policy, list(self._trained().values()))
+
+    def _make_states(self, count: int) -> list[SoftState]:
+        states = {name: AdamStep.states(optimizer, count) for name, optimizer in self._trained().items()}
+        alphas = states.get("alpha", [None] * count)
+        target = tensors_of(self.critic_target)
+        return [SoftState(*own, target) for own in zip(states["actor"], states["critic"], alphas, strict=True)]
+
+    def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Tensor, Tensor, bool]:
+        like = next(self.actor.parameters())
+        shape = (len(batch.actions), self.actor.action_dist.action_dim)
+        # normal(0, 1) of tensors is what torch.distributions.Normal draws from, and in another order than randn.
+        zeros, ones = like.new_zeros(shape), like.new_ones(shape)
+        return torch.normal(zeros, ones), torch.normal(zeros, ones), index % self.target_update_interval == 0
+
+    def _make_update(self) -> Callable[..., Tensor]:
+        steps = {name: AdamStep(optimizer) for name, optimizer in self._trained().items()}
+        distribution = Functional(self.actor, "get_action_dist_params")
+        critic, critic_target = Functional(self.critic), Functional(self.critic_target)
+        epsilon = self.actor.action_dist.epsilon
+        gamma, tau, target_entropy = self.gamma, self.tau, self.target_entropy
+        fixed_alpha = self.ent_coef_tensor if self.ent_coef_optimizer is None else torch.empty(0)
+        next_values, critic_loss_of, value_of = self._next_values, self._critic_loss, self._value
+
+        def act(params: list[Tensor], obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+            """Return a squashed Gaussian's actions ``[B, A]`` and their log-density ``[B, 1]``."""
+            mean, log_std, _ = distribution.at(params, obs)
+            action = torch.tanh(mean + log_std.exp() * noise)
+            gaussian = -0.5 * noise.square() - log_std - _HALF_LOG_2PI
+            return action, (gaussian - torch.log(1 - action.square() + epsilon)).sum(1, keepdim=True)
+
+        def update(
+            state: SoftState, batch: ReplayBufferSamples, noise: Tensor, next_noise: Tensor, moves_target: bool
+        ) -> Tensor:
+            alpha = fixed_alpha if state.alpha is None else state.alpha.params[0].exp()
+
+            # Critic (Haarnoja et al. 2018b, equations 5 and 6; for TQC Kuznetsov et al. 2020, equations 10 to 13).
+            discount = gamma if batch.discounts is None else batch.discounts
+            next_action, next_log_prob = act(state.actor.params, batch.next_observations, next_noise)
+            next_value = next_values(critic_target.at(state.target, batch.next_observations, next_action))
+            target = batch.rewards + (1 - batch.dones) * discount * (next_value - alpha * next_log_prob)
+
+            def critic_loss(params: list[Tensor]) -> Tensor:
+                return critic_loss_of(critic.at(params, batch.observations, batch.actions), target)
+
+            grads, critic_loss_value = torch.func.grad_and_value(critic_loss)(state.critic.params)
+            steps["critic"](state.critic, grads)
+
+            # Actor (equation 7).
+            def actor_loss(params: list[Tensor]) -> tuple[Tensor, Tensor]:
+                action, log_prob = act(params, batch.observations, noise)
+                value = value_of(critic.at(state.critic.params, batch.observations, action))
+                return (alpha * log_prob - value).mean(), log_prob
+
+            grads, (actor_loss_value, log_prob) = torch.func.grad_and_value(actor_loss, has_aux=True)(
+                state.actor.params
+            )
+
+            # Entropy coefficient (equation 18); SB3 takes the gradient with respect to its logarithm.
+            logged = [critic_loss_value, actor_loss_value, alpha.mean()]
+            if state.alpha is not None:
+                log_alpha = state.alpha.params[0]
+                surplus = (log_prob + target_entropy).mean()
+                logged.append(-(log_alpha * surplus).mean())
+                steps["alpha"](state.alpha, [(-surplus).to(log_alpha.dtype).expand_as(log_alpha)])
+            steps["actor"](state.actor, grads)
+            if moves_target:
+                polyak(state.critic.params, state.target, tau)
+            return torch.stack([value.double() for value in logged])
+
+        return update
+
+    def _record(self, logged: Tensor) -> None:
+        self._n_updates += len(logged)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        names = ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss")
+        for name, value in zip(names, logged.mean(0).tolist(), strict=False):
+            self.logger.record(f"train/{name}", value)
+
+
+class CompiledSAC(_CompiledSoftActorCritic, SAC):
+    """SB3's SAC (Haarnoja et al. 2018b) with one compiled function per gradient update.
+
+    See :class:`~mbrl_wrappers.agents.compiled.update.CompiledAgent` for ``compile``, and SB3's ``SAC`` for the rest.
+    """
+
+    def _next_values(self, outputs: Any) -> Tensor:
+        return torch.cat(outputs, dim=1).min(dim=1, keepdim=True).values
+
+    def _critic_loss(self, outputs: Any, target: Tensor) -> Tensor:
+        return 0.5 * torch.stack([F.mse_loss(value, target) for value in outputs]).sum()
+
+    def _value(self, outputs: Any) -> Tensor:
+        return torch.cat(outputs, dim=1).min(dim=1, keepdim=True).values
+
+
+class CompiledTQC(_CompiledSoftActorCritic, TQC):
+    """sb3-contrib's TQC (Kuznetsov et al. 2020) with one compiled function per gradient update.
+
+    See :class:`~mbrl_wrappers.agents.compiled.update.CompiledAgent` for ``compile``, and ``TQC`` for the rest.
+    """
+
+    def _next_values(self, outputs: Any) -> Tensor:
+        kept = self.critic.quantiles_total - self.top_quantiles_to_drop_per_net * self.critic.n_critics
+        return outputs.flatten(1).sort(dim=1).values[:, :kept]
+
+    def _critic_loss(self, outputs: Any, target: Tensor) -> Tensor:
+        return quantile_huber_loss(outputs, target.unsqueeze(1), sum_over_quantiles=False)
+
+    def _value(self, outputs: Any) -> Tensor:
+        return outputs.mean(dim=2).mean(dim=1, keepdim=True)

@@ -1,0 +1,108 @@
+"""TD3 with one compiled function per gradient update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from stable_baselines3 import TD3
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import Tensor
+from torch.nn import functional as F
+
+from mbrl_wrappers.agents.compiled.adam import AdamState, AdamStep
+from mbrl_wrappers.agents.compiled.functional import Functional, polyak, tensors_of
+from mbrl_wrappers.agents.compiled.update import CompiledAgent, common_objection
+
+
+class TD3State(NamedTuple):
+    """The tensors of TD3.
+
+    Attributes:
+        actor, critic: parameters and their optimizer's state.
+        target_actor, target_critic: parameters of the targets.
+    """
+
+    actor: AdamState
+    critic: AdamState
+    target_actor: list[Tensor]
+    target_critic: list[Tensor]
+
+
+class CompiledTD3(CompiledAgent, TD3):
+    """SB3's TD3 (Fujimoto et al. 2018) with one compiled function per gradient update.
+
+    See :class:`~mbrl_wrappers.agents.compiled.update.CompiledAgent` for ``compile``, and SB3's ``TD3`` for the rest.
+    """
+
+    def _trained(self) -> dict[str, torch.optim.Optimizer]:
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+
+    def _objection(self) -> str | None:
+        return common_objection(self.policy, list(self._trained().values()))
+
+    def _make_states(self, count: int) -> list[TD3State]:
+        targets = tensors_of(self.actor_target), tensors_of(self.critic_target)
+        critics = AdamStep.states(self.critic.optimizer, count)
+        # One more than there may be: an update that leaves the actor alone is handed the next one's, unread.
+        actors = AdamStep.states(self.actor.optimizer, self._steps_of("actor", count) + 1)
+        taken = [self._steps_of("actor", index) for index in range(count)]
+        return [TD3State(actors[steps], critic, *targets) for steps, critic in zip(taken, critics, strict=True)]
+
+    def _steps_of(self, name: str, count: int) -> int:
+        if name == "critic":
+            return count
+        return (self._n_updates + count) // self.policy_delay - self._n_updates // self.policy_delay
+
+    def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Tensor, bool]:
+        noise = torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
+        return noise, self._moves_actor(index)
+
+    def _moves_actor(self, index: int) -> bool:
+        return (self._n_updates + index + 1) % self.policy_delay == 0
+
+    def _make_update(self) -> Callable[..., Tensor]:
+        steps = {name: AdamStep(optimizer) for name, optimizer in self._trained().items()}
+        actor, critic = Functional(self.actor), Functional(self.critic)
+        first_critic = Functional(self.critic, "q1_forward")
+        target_actor, target_critic = Functional(self.actor_target), Functional(self.critic_target)
+        gamma, tau, clip = self.gamma, self.tau, self.target_noise_clip
+
+        def update(state: TD3State, batch: ReplayBufferSamples, noise: Tensor, moves_actor: bool) -> Tensor:
+            # Critic, with smoothed target actions (algorithm 1, lines 8 to 10).
+            discount = gamma if batch.discounts is None else batch.discounts
+            next_action = target_actor.at(state.target_actor, batch.next_observations) + noise.clamp(-clip, clip)
+            outputs = target_critic.at(state.target_critic, batch.next_observations, next_action.clamp(-1, 1))
+            next_value = torch.cat(outputs, dim=1).min(dim=1, keepdim=True).values
+            target = batch.rewards + (1 - batch.dones) * discount * next_value
+
+            def critic_loss(params: list[Tensor]) -> Tensor:
+                outputs = critic.at(params, batch.observations, batch.actions)
+                return torch.stack([F.mse_loss(value, target) for value in outputs]).sum()
+
+            grads, critic_loss_value = torch.func.grad_and_value(critic_loss)(state.critic.params)
+            steps["critic"](state.critic, grads)
+            if not moves_actor:
+                return torch.stack([critic_loss_value.double(), critic_loss_value.double().new_full((), torch.nan)])
+
+            # Actor and targets (lines 12 to 15).
+            def actor_loss(params: list[Tensor]) -> Tensor:
+                action = actor.at(params, batch.observations)
+                return -first_critic.at(state.critic.params, batch.observations, action).mean()
+
+            grads, actor_loss_value = torch.func.grad_and_value(actor_loss)(state.actor.params)
+            steps["actor"](state.actor, grads)
+            polyak(state.critic.params, state.target_critic, tau)
+            polyak(state.actor.params, state.target_actor, tau)
+            return torch.stack([critic_loss_value.double(), actor_loss_value.double()])
+
+        return update
+
+    def _record(self, logged: Tensor) -> None:
+        with_actor = [index for index in range(len(logged)) if self._moves_actor(index)]
+        self._n_updates += len(logged)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if with_actor:
+            self.logger.record("train/actor_loss", logged[with_actor, 1].mean().item())
+        self.logger.record("train/critic_loss", logged[:, 0].mean().item())

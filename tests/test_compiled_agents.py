@@ -1,0 +1,340 @@
+"""An agent whose updates are compiled is the agent that it was: in its numbers, its files and its log."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import TQC
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from torch import nn
+
+from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
+from mbrl_wrappers.agents.compiled.update import MIN_UPDATES
+from mbrl_wrappers.imagination import ModelBased
+from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.zoo.recipe import Recipe
+from mbrl_wrappers.zoo.training import RunSpec, run
+
+PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
+TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 20}
+
+
+class Walk(gym.Env):
+    """A point on a line, pushed by the action; an episode ends beyond 1, or after nine steps."""
+
+    def __init__(self, form: str = "box") -> None:
+        box = spaces.Box(-10.0, 10.0, (2,), np.float32)
+        self.observation_space: Any = box if form == "box" else spaces.Dict({"place": box, "cell": spaces.Discrete(5)})
+        self.action_space: Any = spaces.Box(-2.0, 5.0, (3,), np.float32)
+        self.form = form
+
+    def _observation(self) -> Any:
+        place = np.array([self.x, self.count / 10], np.float32)
+        cell = int(np.clip(2 * self.x + 2, 0, 4))
+        return place if self.form == "box" else {"place": place, "cell": cell}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.x, self.count = self.np_random.uniform(-0.5, 0.5), 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.x = self.x + 0.1 * float(action.sum()) - 0.3 + 0.05 * self.np_random.normal()
+        self.count += 1
+        return self._observation(), -abs(self.x), abs(self.x) > 1, self.count >= 9, {}
+
+
+class Double(FlattenExtractor):
+    """Lets a policy in float64 take the float32 that SB3 makes of every observation."""
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return super().forward(obs).double()
+
+
+class Learned(BaseFeaturesExtractor):
+    """A features extractor with weights."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 4)
+        self.linear = nn.Linear(2, 4)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.linear(obs).tanh()
+
+
+def make(kind: Any, *, form: str = "box", policy: dict[str, Any] | None = None, double: bool = True, **options: Any):
+    defaults = {"net_arch": [16, 16], **({"features_extractor_class": Double} if double else {})}
+    kwargs = {"batch_size": 33, "buffer_size": 300, "learning_starts": 40, "seed": 0, "device": "cpu", **options}
+    name = "MlpPolicy" if form == "box" else "MultiInputPolicy"
+    agent = kind(name, Walk(form), policy_kwargs={**defaults, **(policy or {})}, **kwargs)
+    agent.set_logger(configure(None, []))
+    if double:
+        agent.policy.double()
+        if getattr(agent, "log_ent_coef", None) is not None:
+            agent.log_ent_coef.data = agent.log_ent_coef.data.double()
+    return agent
+
+
+def learn(agent: Any, steps: int) -> Any:
+    """Train from the same random numbers each time."""
+    agent.set_random_seed(0)
+    return agent.learn(steps)
+
+
+def numbers(tree: Any) -> list[torch.Tensor]:
+    """All tensors of nested parameters, in order."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        return [number for key in tree for number in numbers(tree[key])]
+    return []
+
+
+def assert_equal(one: Any, other: Any, tolerance: float = 1e-10) -> None:
+    """Weights, targets and optimizer states are the same."""
+    ours, theirs = numbers(one.get_parameters()), numbers(other.get_parameters())
+    assert len(ours) == len(theirs) > 10
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The function that would be compiled runs as it is, which is quick."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "several updates per step": {"gradient_steps": 3},
+    "as many updates as steps": {"gradient_steps": -1, "train_freq": 4},
+    "several steps of reward": {"n_steps": 3},
+    "falling learning rate": {"learning_rate": lambda remaining: 1e-2 * remaining},
+    "own betas": {"policy": {"optimizer_kwargs": {"betas": (0.5, 0.9), "eps": 1e-3}}},
+    "weight decay": {"policy": {"optimizer_kwargs": {"weight_decay": 0.1}}},
+    "one layer, tanh": {"policy": {"net_arch": [8], "activation_fn": nn.Tanh}},
+    "three critics": {"policy": {"n_critics": 3}},
+}
+OWN_VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("SAC", "fixed entropy coefficient", {"ent_coef": 0.2}),
+    ("SAC", "learned from a given start", {"ent_coef": "auto_0.1"}),
+    ("SAC", "rare target updates", {"gradient_steps": 5, "target_update_interval": 3}),
+    ("TQC", "rare target updates", {"gradient_steps": 5, "target_update_interval": 3}),
+    ("TQC", "nothing dropped", {"top_quantiles_to_drop_per_net": 0}),
+    ("TD3", "rare actor updates", {"gradient_steps": 4, "policy_delay": 3}),
+    ("TD3", "one update per step", {"policy_delay": 5}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [pytest.param(name, options, id=f"{name}, {what}") for name in PAIRS for what, options in VARIANTS.items()]
+    + [pytest.param(name, options, id=f"{name}, {what}") for name, what, options in OWN_VARIANTS],
+)
+def test_the_update_is_sb3s(uncompiled, name, options):
+    plain, ours = (make(kind, **options) for kind in PAIRS[name])
+    ours.compile = True
+    learn(plain, 60)
+    learn(ours, 60)
+    assert ours._update is not None
+    assert_equal(ours, plain)
+    assert ours._n_updates == plain._n_updates > 0
+    expected = {key: value for key, value in plain.logger.name_to_value.items() if key.startswith("train/")}
+    logged = {key: value for key, value in ours.logger.name_to_value.items() if key.startswith("train/")}
+    assert logged == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_update_is_sb3s_on_dict_observations_and_in_single_precision(uncompiled, name):
+    plain, ours = (make(kind, form="dict", double=False) for kind in PAIRS[name])
+    ours.compile = True
+    learn(plain, 60)
+    learn(ours, 60)
+    assert_equal(ours, plain, 1e-4)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_the_compiled_update_is_sb3s(name):
+    plain, ours = (make(kind) for kind in PAIRS[name])
+    ours.compile = True
+    learn(plain, 60)
+    learn(ours, 60)
+    assert ours._has_updated
+    assert_equal(ours, plain)
+
+
+# -- when it is compiled -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "expected"),
+    [
+        (MIN_UPDATES, {}, True),
+        (MIN_UPDATES - 1, {}, False),
+        (MIN_UPDATES // 10, {"gradient_steps": 10}, True),
+        (MIN_UPDATES, {"train_freq": 2}, False),
+        (MIN_UPDATES, {"train_freq": 2, "gradient_steps": -1}, True),
+        (MIN_UPDATES, {"train_freq": (1, "episode"), "gradient_steps": 50}, False),
+        (MIN_UPDATES, {"compile": False}, False),
+        (10, {"compile": True}, True),
+        (MIN_UPDATES, {"use_sde": True}, False),
+    ],
+)
+def test_only_what_pays_is_compiled(uncompiled, steps, options, expected):
+    agent = make(CompiledSAC, double=False, **options)
+    agent._setup_learn(steps)
+    assert (agent._update is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "reason"),
+    [
+        ({}, {"use_sde": True}, "StateDependentNoiseDistribution"),
+        ({"optimizer_class": torch.optim.RMSprop}, {}, "RMSprop"),
+        ({"optimizer_class": torch.optim.AdamW}, {}, "AdamW"),
+        ({"optimizer_kwargs": {"amsgrad": True}}, {}, "amsgrad=True"),
+        ({"features_extractor_class": Learned, "share_features_extractor": True}, {}, "features extractor"),
+    ],
+)
+def test_what_cannot_be_compiled_is_said_or_runs_as_it_is(policy, options, reason):
+    with pytest.raises(ValueError, match=f"compile must be False or 'auto'.*got True: .*{reason}"):
+        make(CompiledSAC, double=False, policy=policy, compile=True, **options).learn(50)
+    plain, ours = (make(kind, double=False, policy=policy, **options) for kind in (SAC, CompiledSAC))
+    ours._planned_updates = lambda total_timesteps: MIN_UPDATES
+    learn(plain, 60)
+    learn(ours, 60)
+    assert_equal(ours, plain, 0)
+
+
+def test_a_features_extractor_of_each_network_is_compiled(uncompiled):
+    plain, ours = (make(kind, double=False, policy={"features_extractor_class": Learned}) for kind in PAIRS["SAC"])
+    ours.compile = True
+    learn(plain, 60)
+    learn(ours, 60)
+    assert_equal(ours, plain, 1e-4)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_signature_is_the_agents_own_and_compile(name):
+    plain, ours = (inspect.signature(kind).parameters for kind in PAIRS[name])
+    assert dict(list(ours.items())[:-1]) == dict(plain)
+    assert list(ours)[-1] == "compile"
+
+
+def test_another_value_of_compile_is_named():
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
+        make(CompiledSAC, compile="yes")
+
+
+def test_where_compiling_fails_the_agent_trains_all_the_same(monkeypatch):
+    def compiler(function: Any, **_: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            raise RuntimeError("no C++ compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    agent = make(CompiledSAC)
+    agent._planned_updates = lambda total_timesteps: MIN_UPDATES
+    with pytest.warns(UserWarning, match="cannot be compiled here and runs as it is: no C\\+\\+ compiler"):
+        agent.learn(60)
+    assert agent._n_updates == 20
+    wanted = make(CompiledSAC, compile=True)
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
+        wanted.learn(60)
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_either_class_goes_on_with_the_others_file(uncompiled, name, tmp_path):
+    plain_kind, our_kind = PAIRS[name]
+    ours = make(our_kind, double=False, compile=True)
+    learn(ours, 60)
+    ours.save(tmp_path / "ours")
+    plain = plain_kind.load(tmp_path / "ours", env=Walk())
+    assert_equal(plain, ours, 0)
+    plain.save(tmp_path / "plain")
+    back = our_kind.load(tmp_path / "plain", env=Walk())
+    assert_equal(back, ours, 0)
+    for agent in (plain, back):
+        agent.replay_buffer = ours.replay_buffer
+        agent.set_logger(configure(None, []))
+        agent.set_random_seed(1)
+        agent.train(5, 33)
+    assert_equal(plain, back, 1e-4)
+
+
+@pytest.mark.parametrize("was_compiled", [True, False])
+def test_a_run_that_goes_on_stays_as_it_was(uncompiled, was_compiled, tmp_path):
+    agent = make(CompiledSAC, double=False)
+    agent._planned_updates = lambda total_timesteps: MIN_UPDATES if was_compiled else 0
+    agent.learn(60)
+    del agent._planned_updates
+    agent.save(tmp_path / "agent")
+    loaded = CompiledSAC.load(tmp_path / "agent", env=Walk())
+    loaded._setup_learn(10**9 if not was_compiled else 1, reset_num_timesteps=False)
+    assert (loaded._update is not None) == was_compiled
+    loaded._setup_learn(10**9 if not was_compiled else 1)
+    assert (loaded._update is not None) != was_compiled
+
+
+# -- with a model ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_imagined_batches_reach_the_update(uncompiled, name):
+    _, our_kind = PAIRS[name]
+    counted = []
+
+    class Counting(Dyna):
+        def sample_block(self, real_buffer: Any, batch_size: int, count: int, env: Any) -> list[Any]:
+            counted.append((len(self._buffer), batch_size, count))
+            return super().sample_block(real_buffer, batch_size, count, env)
+
+    agent = make(our_kind, double=False, compile=True, gradient_steps=4)
+    before = [p.clone() for p in agent.policy.parameters()]
+    agent.learn(60, callback=ModelBased(Counting(real_ratio=0.25, rollouts_per_step=5), small_model(), fit_every=20))
+    assert len(counted) == 20
+    assert all(rows > 0 and (size, count) == (33, 4) for rows, size, count in counted)
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.policy.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in agent.policy.parameters())
+
+
+def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path):
+    def spec(steps: int) -> RunSpec:
+        agent = {"learning_starts": 20, "batch_size": 16, "gradient_steps": 2, "compile": True}
+        recipe = Recipe("SAC", 100, agent, {"rollouts_per_step": 5}, {"fit_every": 20}, TINY)
+        return RunSpec(f"{__name__}:Walk", recipe, True, 0, steps, 40, eval_episodes=1, checkpoint_every=30)
+
+    whole, _ = run(spec(100), tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(agent: Any) -> None:
+        if agent.num_timesteps == 70:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(spec(100), tmp_path / "cut", on_step=stop)
+    resumed, _ = run(spec(100), tmp_path / "cut")
+    assert resumed._update is not None
+    states = numbers(whole.get_parameters())
+    assert all(torch.equal(a, b) for a, b in zip(states, numbers(resumed.get_parameters()), strict=True))
+
+
+def small_model() -> EnsembleDynamics:
+    env = Walk()
+    return EnsembleDynamics(env.observation_space, env.action_space, seed=0, **TINY)
