@@ -1,13 +1,19 @@
 """Matrix products of the ensemble, by the fastest library that torch brings along.
 
-On a CPU torch hands float32 products to MKL. oneDNN, which the same builds of torch carry, is up to
-twice as fast on some processors and applies the activation in the same pass. Its operator is the one
-that ``torch.compile`` emits for a linear layer; it is not public, so it is tried once on a small
-product, and where it is missing or answers otherwise than torch, torch's own product is used.
+On a CPU torch hands float32 products to MKL. oneDNN, which the same builds of torch carry, applies the
+activation in the same pass and is up to twice as fast on some processors, on others no faster. So it is timed
+once in a process against torch's own product, and used only where it wins by a wide margin: machines are far
+from that margin on either side, so two processes on one machine compute the same numbers.
+``torch.backends.mkldnn.enabled = False`` settles it without timing.
+
+The operator is the one that ``torch.compile`` emits for a linear layer. It is not public; where it is
+missing or answers otherwise than torch, torch's own product is used.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,6 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+MIN_ROWS = 256  # below it oneDNN's cost of a call, 0.02 ms, outweighs what it gains
+_MARGIN = 0.8
 
 
 @cache
@@ -31,10 +40,35 @@ def _operator() -> Any:
     return operator if torch.allclose(answer, F.silu(torch.addmm(bias, a, b)), atol=1e-5) else None
 
 
+@cache
+def _is_faster() -> bool:
+    """Time the operator against torch's own product at the size of a training batch; some milliseconds."""
+    operator = _operator()
+    x, weight, bias = (torch.zeros(shape) for shape in ((MIN_ROWS, 200), (200, 200), (200,)))
+    with torch.no_grad():
+        onednn = _best_seconds(lambda: operator(x, weight.t(), bias, "none", [], ""))
+        return onednn < _MARGIN * _best_seconds(lambda: torch.addmm(bias, x, weight))
+
+
+def _best_seconds(call: Callable[[], object], repetitions: int = 12) -> float:
+    """Return the shortest of some times: the one that nothing else on the machine disturbed."""
+    best = float("inf")
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
 def is_served_by_onednn(x: Tensor) -> bool:
-    """Tell whether oneDNN takes the products of ``x [..., B, I]``: float32 on a CPU, and more than one row."""
-    wanted = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-2] > 1
-    return wanted and bool(torch.backends.mkldnn.enabled) and _operator() is not None
+    """Tell whether oneDNN takes the products of ``x [..., B, I]``: many float32 rows, where it is the faster one.
+
+    Never inside ``torch.compile``, which chooses for itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    wanted = x.shape[-2] >= MIN_ROWS and x.device.type == "cpu" and x.dtype == torch.float32
+    return wanted and bool(torch.backends.mkldnn.enabled) and _operator() is not None and _is_faster()
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False) -> Tensor:
