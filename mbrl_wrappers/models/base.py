@@ -76,6 +76,17 @@ class DynamicsModel(nn.Module, ABC):
             A :class:`~mbrl_wrappers.types.Prediction` with the same leading dimensions.
         """
 
+    @property
+    def particle_members(self) -> list[int]:
+        """What the particles of a planner may be shared out over: the elites of an ensemble; one for other models."""
+        return [0]
+
+    def predict_as(
+        self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Sample one step of a batch from one of ``particle_members``; otherwise as :meth:`predict`."""
+        return self.predict(obs, action, generator=generator)
+
     @abstractmethod
     def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
         """Improve the model on real transitions; return numbers to log, keys without prefix.

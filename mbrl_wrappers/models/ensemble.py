@@ -150,7 +150,7 @@ class EnsembleDynamics(DynamicsModel):
         *,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
-        members: Tensor | None = None,
+        members: Tensor | int | None = None,
     ) -> Prediction:
         """Predict one step; see :meth:`DynamicsModel.predict`.
 
@@ -159,8 +159,8 @@ class EnsembleDynamics(DynamicsModel):
             action: ``[..., A]``.
             generator: draws the members and the noise.
             deterministic: the mean over the elites; otherwise a sample of one random elite per row.
-            members: ``[...]`` int64, which member predicts each row; default: balanced at random
-                over the elites.
+            members: ``[...]`` int64, which member predicts each row, or one for all rows; default: balanced at
+                random over the elites.
 
         Returns:
             The prediction, with the leading dimensions of ``obs``.
@@ -194,14 +194,32 @@ class EnsembleDynamics(DynamicsModel):
             std.square().mean(-1).sqrt().reshape(batch),
         )
 
-    def _given_groups(self, members: Tensor, obs: Tensor) -> list[tuple[int, Tensor]]:
-        if members.shape != obs.shape[:-1]:
-            raise ValueError(f"members must have shape {tuple(obs.shape[:-1])}, got {tuple(members.shape)}")
+    @property
+    def particle_members(self) -> list[int]:
+        """The elites; see :class:`DynamicsModel`."""
+        return self._elite_list
+
+    def predict_as(
+        self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Sample one step of a batch from one member; see :meth:`DynamicsModel.predict_as`."""
+        return self.predict(obs, action, generator=generator, members=member)
+
+    def _given_groups(self, members: Tensor | int, obs: Tensor) -> list[tuple[int, Tensor]]:
+        shape = obs.shape[:-1]
+        if isinstance(members, int):
+            self._check_members([members])
+            return [(members, torch.arange(shape.numel(), device=self.device))]
+        if members.shape != shape:
+            raise ValueError(f"members must have shape {tuple(shape)}, got {tuple(members.shape)}")
         flat = members.reshape(-1)
         present = flat.unique().tolist()
-        if present and not 0 <= present[0] <= present[-1] < self.network.num_members:
-            raise ValueError(f"members must be in [0, {self.network.num_members}), got {present}")
+        self._check_members(present)
         return [(int(m), (flat == m).nonzero()[:, 0]) for m in present]
+
+    def _check_members(self, members: list[int]) -> None:
+        if members and not 0 <= min(members) <= max(members) < self.network.num_members:
+            raise ValueError(f"members must be in [0, {self.network.num_members}), got {members}")
 
     def _balanced_groups(self, rows: int, generator: torch.Generator | None) -> list[tuple[int, Tensor]]:
         """Deal the rows out to the elites at random, each elite getting its share up to one row."""
