@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import torch
-from experiments import EXPERIMENTS, PPO_FILE, RESULTS, ROOT, recipe_of
+from experiments import EXPERIMENTS, PPO_FILE, RESULTS, ROOT, VARIANTS, recipe_of
 from learning_report import write_tables
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -29,11 +29,11 @@ from mbrl_wrappers.zoo.training import RunSpec, make_env, run
 
 def train(env: str, variant: str, seed: int, steps: int | None) -> None:
     experiment = EXPERIMENTS[env]
-    length = steps or (experiment.steps if variant == "mbpo" else experiment.base_steps)
+    length = steps or experiment.length(variant)
     spec = RunSpec(
         env=env,
-        recipe=recipe_of(env),
-        model=variant == "mbpo",
+        recipe=recipe_of(env, variant),
+        model=variant in ("mbpo", "uniform"),
         seed=seed,
         steps=length,
         eval_every=experiment.eval_every,
@@ -77,7 +77,7 @@ def main() -> None:
     runs = commands.add_parser("run")
     runs.add_argument("env", choices=sorted(EXPERIMENTS))
     runs.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    runs.add_argument("--variants", nargs="+", choices=["mbpo", "base"], default=["mbpo", "base"])
+    runs.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:2])
     runs.add_argument("--steps", type=int, help="default: the experiment's")
     ppo = commands.add_parser("ppo")
     ppo.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])

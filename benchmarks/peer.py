@@ -37,14 +37,18 @@ def install() -> Path:
 class Peer:
     """A process that holds mbrl-lib's models and times a case when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         self._process = subprocess.Popen(
             [install(), HERE / "peer_mbrl_lib.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
+
+    def serves(self, case: Case) -> bool:
+        """Tell whether mbrl-lib has a case: it has all."""
+        return True
 
     def measure(self, case: Case) -> float:
         """Return seconds per call of a case."""

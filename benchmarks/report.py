@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -11,32 +12,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer import PEER
 from workload import Case
+
+OURS = "ours"
+SIDES = (OURS, "mbrl-lib", "SB3")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A case with its samples, all in seconds per call.
+    """A case with its samples.
 
     Attributes:
         case: what was measured.
-        ours: one number per repetition.
-        peer: taken in turn with ``ours``.
+        seconds: of one call, by side, one number per repetition; taken in turn.
     """
 
     case: Case
-    ours: list[float]
-    peer: list[float]
+    seconds: dict[str, list[float]]
+
+    def median(self, side: str) -> float:
+        return statistics.median(self.seconds[side])
 
     @property
     def ratio(self) -> float:
         """Our median over the peer's."""
-        return statistics.median(self.ours) / statistics.median(self.peer)
+        return self.median(OURS) / self.median(self.case.peer)
 
-    def share(self, samples: list[float], peak: float) -> float:
+    def share(self, side: str, peak: float) -> float:
         """Return the needed FLOPs per second, at the median time, as a share of the peak."""
-        return self.case.flops / statistics.median(samples) / peak
+        return self.case.flops / self.median(side) / peak
+
+
+@dataclass(frozen=True)
+class Run:
+    """All cases with one number of threads.
+
+    Attributes:
+        threads: on each side.
+        peak: FLOP/s of a large product of matrices in the same run.
+        results: one per case.
+    """
+
+    threads: int
+    peak: float
+    results: list[Result]
 
 
 def machine() -> dict[str, Any]:
@@ -46,7 +65,6 @@ def machine() -> dict[str, Any]:
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "threads_used": torch.get_num_threads(),
     }
 
 
@@ -58,81 +76,107 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _milliseconds(samples: list[float]) -> str:
-    return f"{1e3 * statistics.median(samples):.4g} ({1e3 * min(samples):.4g})"
+def _milliseconds(result: Result, side: str) -> str:
+    if side not in result.seconds:
+        return "-"
+    return f"{1e3 * result.median(side):.4g} ({1e3 * min(result.seconds[side]):.4g})"
 
 
 def _verdict(result: Result) -> str:
-    if result.case.target is None:
-        return "-"
-    return f"{'pass' if result.ratio <= result.case.target else 'FAIL'} (at most {result.case.target}x)"
+    target, peer = result.case.target, result.case.peer
+    if target is None:
+        return f"{result.ratio:.2f}x {peer}"
+    return f"{result.ratio:.2f}x {peer} ({'pass' if result.ratio <= target else 'MISSED'}: at most {target:.2f}x)"
 
 
-def table(results: list[Result], peak: float) -> str:
+def table(run: Run) -> str:
     """Return the Markdown table; times are milliseconds, median and minimum."""
-    head = (
-        f"| one call | ours: median (min) ms | {PEER}: median (min) ms | ratio | target "
-        "| MFLOP needed | ours, share of peak | peer, share of peak |"
-    )
-    lines = [head, "|" + "---|" * (head.count("|") - 1)]
-    for result in results:
+    heads = ("one call", *SIDES, "ours by the peer's (aim)", "GFLOP needed", "share of peak: ours", "the peer's")
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for result in run.results:
         cells = (
             result.case.name,
-            _milliseconds(result.ours),
-            _milliseconds(result.peer),
-            f"{result.ratio:.2f}x",
+            *(_milliseconds(result, side) for side in SIDES),
             _verdict(result),
-            f"{result.case.flops / 1e6:,.4g}",
-            f"{result.share(result.ours, peak):.0%}",
-            f"{result.share(result.peer, peak):.0%}",
+            f"{result.case.flops / 1e9:.3g}",
+            f"{result.share(OURS, run.peak):.0%}",
+            f"{result.share(result.case.peer, run.peak):.0%}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 _DOCUMENT = """\
-# Benchmark of the ensemble
+# Benchmark beside mbrl-lib and Stable-Baselines3
 
 `make bench` (or `python benchmarks/run.py`) measures and writes this page.
 
-Machine: {cpu}, {cores} cores, {vector_instructions}; Python {python}, torch {torch}; one thread on each side.
-Peak: {peak:.1f} GFLOP/s, the best single-thread float32 product of two {size} x {size} matrices by `torch.mm` in this
-run. {repetitions} repetitions; in each, every case is measured once on our side and once in mbrl-lib's process, in
-turn, so both meet the same load. Times are CPU time, page faults included: with one thread, what the clock shows on a
-machine with nothing else to do. Both sides use the same torch.
+Machine: {cpu}, {cores} cores, {vector_instructions}; Python {python}, torch {torch}, mbrl-lib 0.2.0,
+stable-baselines3 {sb3}. In each of {repetitions} repetitions every case is measured once on each side, in turn, so
+all meet the same load; mbrl-lib has a process and an environment of its own. All sides use the same torch. Times are
+milliseconds, median and (minimum).
 
-{table}
-
+{sections}
 - The model: 7 members (5 elites), 4 x 200 SiLU, 17 observations, 6 actions, learned reward, no learned termination.
 - Gradient step: ours is a fit of {steps} steps over {steps}, drawing the batches included; mbrl-lib's is the body of
   `ModelTrainer.train`'s loop (`update`), its batches drawn beforehand.
 - Imagined step: ours is `EnsembleDynamics.predict` without gradients; mbrl-lib's is `ModelEnv.step(sample=True)` with
   `propagation="random_model"` and tensors in and out. It takes at least one row per elite, so its "1 row" has 5.
-- MFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).
+- Plan: population x horizon x particles x iterations of CEM, the evaluations alone. Ours is `TrajectoryReturns` with
+  TS1; mbrl-lib's is `ModelEnv.evaluate_action_sequences`.
+- SAC update: batch 256 from a replay buffer of 10,000 rows, learned entropy coefficient. Ours is `CompiledSAC`, which
+  is compared with SB3's `SAC`; mbrl-lib's is the SAC that its MBPO trains.
+- GFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).
 - A share above 100% is no error: the peak is that of `torch.mm`, and oneDNN's products pass it on some processors.
 """
 
+_SECTION = """\
+## {threads}
 
-def document(results: list[Result], peak: float, peak_size: int, steps: int) -> str:
+Peak: {peak:.1f} GFLOP/s, the best float32 product of two {size} x {size} matrices by `torch.mm` in this run. {clock}
+
+{table}
+"""
+_CPU_TIME = (
+    "Times are CPU time, page faults included: with one thread, what the clock shows on a machine with nothing else "
+    "to do."
+)
+_CLOCK_TIME = "Times are the clock's."
+
+
+def document(runs: list[Run], peak_size: int, steps: int) -> str:
+    sections = [
+        _SECTION.format(
+            threads=f"{run.threads} thread{'s' if run.threads > 1 else ''}",
+            peak=run.peak / 1e9,
+            size=peak_size,
+            clock=_CPU_TIME if run.threads == 1 else _CLOCK_TIME,
+            table=table(run),
+        )
+        for run in runs
+    ]
     return _DOCUMENT.format(
         **machine(),
-        peak=peak / 1e9,
-        size=peak_size,
-        repetitions=len(results[0].ours),
+        sb3=importlib.metadata.version("stable-baselines3"),
+        repetitions=len(runs[0].results[0].seconds[OURS]),
         steps=steps,
-        table=table(results, peak),
+        sections="\n".join(sections),
     )
 
 
-def as_json(results: list[Result], peak: float) -> str:
-    rows = [
-        {
-            "case": result.case.name,
-            "flops": result.case.flops,
-            "target": result.case.target,
-            "ratio": result.ratio,
-            "seconds": {"ours": result.ours, PEER: result.peer},
-        }
-        for result in results
-    ]
-    return json.dumps({"machine": machine(), "sgemm_peak_flops": peak, "results": rows}, indent=1)
+def as_json(runs: list[Run]) -> str:
+    def rows(run: Run) -> list[dict[str, Any]]:
+        return [
+            {
+                "case": result.case.name,
+                "flops": result.case.flops,
+                "peer": result.case.peer,
+                "target": result.case.target,
+                "ratio": result.ratio,
+                "seconds": result.seconds,
+            }
+            for result in run.results
+        ]
+
+    by_threads = [{"threads": run.threads, "sgemm_peak_flops": run.peak, "results": rows(run)} for run in runs]
+    return json.dumps({"machine": machine(), "runs": by_threads}, indent=1)

@@ -1,6 +1,6 @@
-"""Time the ensemble beside mbrl-lib's, in one run and in turn; print a table and write it to docs/results.
+"""Time the library beside mbrl-lib and Stable-Baselines3, in turn; print tables and write them to docs/results.
 
-Takes two minutes, and one more where mbrl-lib has to be installed first (into ``benchmarks/.venv-mbrl-lib``).
+Takes ten minutes, and one more where mbrl-lib has to be installed first (into ``benchmarks/.venv-mbrl-lib``).
 """
 
 from __future__ import annotations
@@ -9,44 +9,49 @@ import argparse
 from pathlib import Path
 
 import torch
-from ensemble import Ours
+from ours import ours, sb3
 from peer import Peer
-from report import Result, as_json, document, table
+from report import OURS, Result, Run, as_json, document, table
 from workload import CASES, STEPS_PER_FIT, seconds_per_call
 
 PEAK_SIZE = 2048
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
-def measure(repetitions: int) -> tuple[list[Result], float]:
-    """Time every case on both sides, in turn; return the results and the sgemm peak in FLOP/s."""
+def measure(repetitions: int, threads: int) -> Run:
+    """Time every case on all sides, in turn."""
+    torch.set_num_threads(threads)
     square = torch.randn(PEAK_SIZE, PEAK_SIZE)
-    results = [Result(case, [], []) for case in CASES]
     peak = 0.0
-    ours = Ours()
-    with Peer() as peer:
-        for case in CASES:  # a first time for caches and allocators, not counted
-            ours.measure(case)
-            peer.measure(case)
+    with Peer(threads) as peer:
+        sides = {OURS: ours(), "mbrl-lib": peer, "SB3": sb3()}
+        served = {case: [name for name, side in sides.items() if side.serves(case)] for case in CASES}
+        results = [Result(case, {name: [] for name in names}) for case, names in served.items()]
+        for case, names in served.items():  # a first time for caches, allocators and compilers, not counted
+            for name in names:
+                sides[name].measure(case)
         for _ in range(repetitions):
             peak = max(peak, 2 * PEAK_SIZE**3 / seconds_per_call(lambda: square @ square, 1))
             for result in results:
-                result.ours.append(ours.measure(result.case))
-                result.peer.append(peer.measure(result.case))
-    return results, peak
+                for name, samples in result.seconds.items():
+                    samples.append(sides[name].measure(result.case))
+    return Run(threads, peak, results)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few repetitions, and nothing is written")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
-    results, peak = measure(3 if quick else 15)
-    print(f"sgemm peak, one thread: {peak / 1e9:.1f} GFLOP/s\n\n{table(results, peak)}")
-    if not quick:
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, a table for each")
+    parser.add_argument("--repetitions", type=int, default=11)
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    arguments = parser.parse_args()
+    runs = []
+    for threads in arguments.threads:
+        runs.append(measure(arguments.repetitions, threads))
+        print(f"{threads} threads, sgemm peak {runs[-1].peak / 1e9:.1f} GFLOP/s\n\n{table(runs[-1])}\n", flush=True)
+    if not arguments.dry:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "benchmark_ensemble.md").write_text(document(results, peak, PEAK_SIZE, STEPS_PER_FIT))
-        (RESULTS / "benchmark_ensemble.json").write_text(as_json(results, peak) + "\n")
+        (RESULTS / "benchmark.md").write_text(document(runs, PEAK_SIZE, STEPS_PER_FIT))
+        (RESULTS / "benchmark.json").write_text(as_json(runs) + "\n")
 
 
 if __name__ == "__main__":

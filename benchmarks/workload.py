@@ -1,4 +1,4 @@
-"""What is measured, shared by both sides (no import beyond torch): sizes, cases, data and the clock."""
+"""What is measured, shared by all sides (no import beyond torch): sizes, cases, data and the clock."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ NUM_LAYERS, HIDDEN = 4, 200
 BATCH_SIZE = 256
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
 STEPS_PER_FIT = 20
+NUM_PARTICLES, PLAN_ITERATIONS = 20, 5
 
 _IN_DIM, _OUT_DIM = OBS_DIM + ACTION_DIM, 2 * (OBS_DIM + 1)
 _FIRST_LAYER = _IN_DIM * HIDDEN
@@ -26,32 +27,82 @@ class Case:
     """One row of the table.
 
     Attributes:
-        name: how the table and the two sides call it.
-        rows: rows of an imagined step; 0 for the gradient step.
+        name: how the table and the sides call it.
+        flops: multiplications and additions of the matrix products that one call cannot do without.
         calls: calls between two looks at the clock.
         target: largest allowed share of the peer's time, None where none was set.
+        peer: whose time the target is about, one of the sides.
     """
 
     name: str
-    rows: int
+    flops: float
     calls: int
-    target: float | None
-
-    @property
-    def flops(self) -> float:
-        """Multiplications and additions of the matrix products that one call cannot do without."""
-        if self.rows:
-            return 2.0 * self.rows * _WEIGHTS
-        # Forward, gradient of the weights, gradient of the activations; none is needed for the input.
-        return 2.0 * NUM_MEMBERS * BATCH_SIZE * (3 * _WEIGHTS - _FIRST_LAYER)
+    target: float | None = None
+    peer: str = "mbrl-lib"
 
 
-CASES = (
-    Case("gradient step, 7 x batch 256", 0, STEPS_PER_FIT, 0.8),
-    Case("imagined step, 1 row", 1, 300, 0.3),
-    Case("imagined step, 400 rows", 400, 40, None),
-    Case("imagined step, 10,000 rows", 10_000, 3, None),
-    Case("imagined step, 100,000 rows", 100_000, 1, 0.5),
+@dataclass(frozen=True)
+class Fit(Case):
+    """A gradient step of the ensemble."""
+
+
+@dataclass(frozen=True)
+class Step(Case):
+    """An imagined step of ``rows`` rows."""
+
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Plan(Case):
+    """The evaluations of one plan by CEM: five times ``population`` sequences of ``horizon`` actions."""
+
+    population: int = 1
+    horizon: int = 1
+
+
+@dataclass(frozen=True)
+class Update(Case):
+    """A gradient update of SAC with two hidden layers of ``units``."""
+
+    units: int = 1
+
+
+def _fit_flops() -> float:
+    # Forward, gradient of the weights, gradient of the activations; none is needed for the input.
+    return 2.0 * NUM_MEMBERS * BATCH_SIZE * (3 * _WEIGHTS - _FIRST_LAYER)
+
+
+def _step(rows: int, calls: int, target: float | None) -> Step:
+    return Step(
+        f"imagined step, {rows:,} row{'s' if rows > 1 else ''}", 2.0 * rows * _WEIGHTS, calls, target, rows=rows
+    )
+
+
+def _plan(population: int, horizon: int) -> Plan:
+    rows = population * horizon * NUM_PARTICLES * PLAN_ITERATIONS
+    name = f"plan, {population} x {horizon} x {NUM_PARTICLES} particles x {PLAN_ITERATIONS}"
+    return Plan(name, 2.0 * rows * _WEIGHTS, 1, 0.65, population=population, horizon=horizon)
+
+
+def _update(units: int) -> Update:
+    first_critic, first_actor = _IN_DIM * units, OBS_DIM * units
+    critic, actor = first_critic + units**2 + units, first_actor + units**2 + 2 * ACTION_DIM * units
+    # Next action, two target critics, two critics forward and backward, the actor, and through two critics to it.
+    products = actor + 2 * critic + 2 * (3 * critic - first_critic) + (3 * actor - first_actor) + 2 * 2 * critic
+    return Update(f"SAC update, 2 x {units}", 2.0 * BATCH_SIZE * products, 20, 1 / 1.7, "SB3", units=units)
+
+
+CASES: tuple[Case, ...] = (
+    Fit("gradient step, 7 x batch 256", _fit_flops(), STEPS_PER_FIT, 0.77),
+    _step(1, 300, 0.25),
+    _step(400, 40, 0.65),
+    _step(10_000, 3, None),
+    _step(100_000, 1, 0.45),
+    _plan(350, 15),
+    _plan(400, 30),
+    _update(256),
+    _update(512),
 )
 
 
@@ -74,9 +125,16 @@ def make_rows(count: int) -> Rows:
     return Rows(obs, action, next_obs, obs[:, 0] - action.square().sum(1))
 
 
+def make_sequences(case: Plan) -> Tensor:
+    """Draw the action sequences ``[P, H, 6]`` of one iteration."""
+    shape = (case.population, case.horizon, ACTION_DIM)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
 def seconds_per_call(call: Callable[[], object], calls: int) -> float:
-    """Return CPU seconds: with one thread, what the clock shows on a machine that has nothing else to do."""
-    start = time.process_time()
+    """Return seconds of CPU time with one thread (the clock's on an idle machine), of the clock with several."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     for _ in range(calls):
         call()
-    return (time.process_time() - start) / calls
+    return (clock() - start) / calls

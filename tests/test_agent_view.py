@@ -137,6 +137,34 @@ def test_exploration_is_epsilon_greedy_at_the_current_rate(name, rate):
     np.testing.assert_allclose(action.mean(0).numpy(), expected, atol=0.015)
 
 
+@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_an_exploration_that_is_asked_for_counts_in_place_of_the_agents(name, rate):
+    agent = make_agent(name)
+    agent.exploration_rate = 0.2
+    obs = torch.zeros(20_000, 3)
+    action = make_view(agent).act(obs, generator(), rate)
+    greedy, _ = agent.predict(obs[:1].numpy(), deterministic=True)
+    expected = np.full(4, rate / 4)
+    expected[int(greedy[0])] += 1 - rate
+    np.testing.assert_allclose(action.mean(0).numpy(), expected, atol=0.015)
+
+
+@pytest.mark.parametrize("name", ["TD3", "SAC"])
+def test_exploration_of_continuous_actions_is_uniform_between_their_bounds(name):
+    view = make_view(make_agent(name))
+    obs = torch.zeros(20_000, 3)
+    action = view.act(obs, generator(), 1.0)
+    unit = (action - torch.as_tensor(LOW)) / torch.as_tensor(HIGH - LOW)
+    assert unit.min() >= 0 and unit.max() <= 1
+    np.testing.assert_allclose(unit.mean(0), 0.5, atol=0.01)
+    np.testing.assert_allclose(unit.var(0), 1 / 12, atol=0.003)
+    assert abs(torch.corrcoef(unit.T)[0, 1]) < 0.03
+    policys = view.act(obs, generator())
+    shared = (view.act(obs, generator(), 0.25) == policys).all(-1).float().mean()
+    assert shared == pytest.approx(0.75, abs=0.015)
+
+
 @pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG", "TQC", "CrossQ"])
 def test_actions_are_in_the_units_of_the_env(name):
     action = make_view(make_agent(name)).act(10 * torch.randn(500, 3, generator=generator(2)), generator())

@@ -348,6 +348,26 @@ def test_a_restored_strategy_draws_the_same_batches_as_one_that_went_on():
             s.refresh(real_rows(torch.full((5, 2), float(refresh))), 10 * refresh, 7)
 
 
+def test_an_imagined_row_takes_the_memory_that_is_promised():
+    strategy, _ = bound(Dyna(rollouts_per_step=5))
+    strategy.refresh(real_rows(torch.zeros(20, 2)), 100, 10)
+    state = strategy.imagined_state()
+    assert sum(t.nbytes for t in state.values()) == len(state["obs"]) * (4 * (2 * 2 + 1 + 1) + 1)
+
+
+@pytest.mark.parametrize("exploration", [None, 1.0])
+def test_imagined_actions_explore_as_told(exploration):
+    strategy, agent = bound(Dyna(rollouts_per_step=500, exploration=exploration))
+    for p in agent.actor.log_std.parameters():
+        torch.nn.init.constant_(p, -10.0)  # a policy that hardly varies
+    strategy.refresh(real_rows(torch.zeros(20, 2)), 100, 10)
+    spread = float(imagined(strategy).action.std())
+    if exploration is None:
+        assert spread < 0.01
+    else:
+        assert spread == pytest.approx(7 / 12**0.5, rel=0.03)  # uniform over [-2, 5]
+
+
 # -- arguments -----------------------------------------------------------------------------------------------
 
 
@@ -368,6 +388,8 @@ def test_a_restored_strategy_draws_the_same_batches_as_one_that_went_on():
         ("epoch_length", 1e3),
         ("retained_epochs", 0),
         ("epoch_length", -1),
+        ("exploration", 1.5),
+        ("exploration", "all"),
     ],
 )
 def test_arguments_out_of_range_are_named_with_their_value(argument, value):

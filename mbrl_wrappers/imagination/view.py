@@ -46,7 +46,7 @@ class AgentView:
     # -- acting ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
+    def act(self, obs: Tensor, generator: torch.Generator, exploration: float | None = None) -> Tensor:
         """Sample the current policy, exploration included.
 
         SAC, TQC and CrossQ sample their actor; TD3 and DDPG add their Gaussian action noise, where
@@ -56,6 +56,8 @@ class AgentView:
         Args:
             obs: ``[B, D]`` raw flat observations.
             generator: on the agent's device.
+            exploration: chance of each row's action to be uniform over the action space instead, in [0, 1];
+                default: DQN's and QR-DQN's exploration rate, 0 for the others.
 
         Returns:
             ``[B, A]`` flat actions in the env's units, one-hot where discrete.
@@ -71,17 +73,24 @@ class AgentView:
         finally:
             policy.set_training_mode(was_training)
         if self._discrete:
-            return self._epsilon_greedy(action.reshape(len(obs)), generator)
-        action = action.reshape(len(obs), -1)
-        return self._unscale(self._add_noise(action, generator))
+            index = action.reshape(len(obs)).long()
+            action = torch.nn.functional.one_hot(index, self._action_codec.dim).float()
+            rate = getattr(self._agent, "exploration_rate", 0.0) if exploration is None else exploration
+        else:
+            action = self._unscale(self._add_noise(action.reshape(len(obs), -1), generator))
+            rate = exploration or 0.0
+        return self._explore(action, rate, generator) if rate else action
 
-    def _epsilon_greedy(self, action: Tensor, generator: torch.Generator) -> Tensor:
-        count = self._action_codec.dim
-        random = torch.randint(count, action.shape, generator=generator, device=self.device)
-        explore = torch.rand(action.shape, generator=generator, device=self.device)
-        rate = getattr(self._agent, "exploration_rate", 0.0)
-        index = torch.where(explore < rate, random, action.long())
-        return torch.nn.functional.one_hot(index, count).float()
+    def _explore(self, action: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+        """Put uniformly drawn actions in the place of the share ``rate`` of the rows."""
+        rows, width = action.shape
+        if self._discrete:
+            random = torch.randint(width, (rows,), generator=generator, device=self.device)
+            other = torch.nn.functional.one_hot(random, width).float()
+        else:
+            other = self._unscale(2.0 * torch.rand(action.shape, generator=generator, device=self.device) - 1.0)
+        explore = torch.rand(rows, generator=generator, device=self.device) < rate
+        return torch.where(explore[:, None], other, action)
 
     def _add_noise(self, action: Tensor, generator: torch.Generator) -> Tensor:
         noise = self._agent.action_noise

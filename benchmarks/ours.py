@@ -1,0 +1,156 @@
+"""Our side, and Stable-Baselines3's where it has one: the cases run on the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.logger import configure
+from workload import (
+    ACTION_DIM,
+    BATCH_SIZE,
+    CASES,
+    HIDDEN,
+    LEARNING_RATE,
+    NUM_ELITES,
+    NUM_LAYERS,
+    NUM_MEMBERS,
+    NUM_PARTICLES,
+    OBS_DIM,
+    PLAN_ITERATIONS,
+    STEPS_PER_FIT,
+    WEIGHT_DECAY,
+    Case,
+    Fit,
+    Plan,
+    Step,
+    Update,
+    make_rows,
+    make_sequences,
+    seconds_per_call,
+)
+
+from mbrl_wrappers.agents.compiled import CompiledSAC
+from mbrl_wrappers.models import EnsembleDynamics, TrajectoryReturns
+from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
+
+OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (OBS_DIM,))
+ACTION_SPACE = spaces.Box(-1, 1, (ACTION_DIM,))
+
+
+def build_model() -> EnsembleDynamics:
+    """Build the ensemble of the benchmark: learned reward, known termination (HalfCheetah never ends)."""
+    return EnsembleDynamics(
+        OBSERVATION_SPACE,
+        ACTION_SPACE,
+        num_members=NUM_MEMBERS,
+        num_elites=NUM_ELITES,
+        hidden=[HIDDEN] * NUM_LAYERS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        termination_fn="HalfCheetah-v5",
+    )
+
+
+def fit_call() -> Callable[[], object]:
+    """Return a call of ``fit_ensemble`` that takes ``STEPS_PER_FIT`` gradient steps, drawing its batches too."""
+    network = build_model().network
+    rows = make_rows(STEPS_PER_FIT * BATCH_SIZE)
+    data = FitData(
+        torch.cat([rows.obs, rows.action], dim=1),
+        torch.cat([rows.next_obs - rows.obs, rows.reward[:, None]], dim=1),
+        torch.zeros(len(rows.obs), 0),
+    )
+    holdout = data[torch.arange(1)]
+    settings = FitSettings(
+        learning_rate=LEARNING_RATE,
+        weight_decay=[WEIGHT_DECAY] * (NUM_LAYERS + 1),
+        batch_size=BATCH_SIZE,
+        patience=5,
+        min_epoch_steps=STEPS_PER_FIT,
+        max_steps=STEPS_PER_FIT,
+    )
+    generator = torch.Generator().manual_seed(0)
+    return lambda: fit_ensemble(network, data, holdout, settings, generator)
+
+
+def predict_call(model: EnsembleDynamics, case: Step) -> Callable[[], object]:
+    """Return a call of ``predict`` that samples one step."""
+    rows = make_rows(case.rows)
+    generator = torch.Generator().manual_seed(0)
+    return torch.no_grad()(lambda: model.predict(rows.obs, rows.action, generator=generator))
+
+
+def plan_call(model: EnsembleDynamics, case: Plan) -> Callable[[], object]:
+    """Return the evaluations of one plan, every particle with a random member at every step."""
+    evaluate = TrajectoryReturns(model, num_particles=NUM_PARTICLES, propagation="TS1")
+    obs, actions = make_rows(1).obs, make_sequences(case)[None]
+    generator = torch.Generator().manual_seed(0)
+    return lambda: [evaluate(obs, actions, generator) for _ in range(PLAN_ITERATIONS)]
+
+
+class Spaces(gym.Env[Any, Any]):
+    """No more of an env than an agent needs to be built."""
+
+    observation_space, action_space = OBSERVATION_SPACE, ACTION_SPACE
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(OBS_DIM, np.float32), {}
+
+
+def update_call(kind: type[SAC], case: Update, **options: Any) -> Callable[[], object]:
+    """Return ``train`` for ``case.calls`` gradient steps of an agent with 10,000 transitions; batches are drawn too."""
+    policy = {"net_arch": [case.units, case.units]}
+    agent = kind("MlpPolicy", Spaces(), buffer_size=10_000, policy_kwargs=policy, seed=0, device="cpu", **options)
+    rows = make_rows(10_000)
+    for obs, action, next_obs, reward in zip(
+        *(column.numpy()[:, None] for column in (rows.obs, rows.action, rows.next_obs, rows.reward)), strict=True
+    ):
+        agent.replay_buffer.add(obs, next_obs, action, reward, np.zeros(1), [{}])
+    agent.set_logger(configure(None, []))
+    agent._setup_learn(1)
+    return lambda: agent.train(case.calls, BATCH_SIZE)
+
+
+class Side:
+    """The cases of one side by name, ready to be timed."""
+
+    def __init__(self, calls: dict[str, Callable[[], object]]) -> None:
+        self._calls = calls
+
+    def serves(self, case: Case) -> bool:
+        """Tell whether the side has this case."""
+        return case.name in self._calls
+
+    def measure(self, case: Case) -> float:
+        """Return seconds per call of a case."""
+        if isinstance(case, Fit | Update):  # one call is many of them
+            return seconds_per_call(self._calls[case.name], 1) / case.calls
+        return seconds_per_call(self._calls[case.name], case.calls)
+
+
+def ours() -> Side:
+    """Build every case on this library."""
+    model = build_model()
+    calls: dict[str, Callable[[], object]] = {}
+    for case in CASES:
+        if isinstance(case, Fit):
+            calls[case.name] = fit_call()
+        elif isinstance(case, Step):
+            calls[case.name] = predict_call(model, case)
+        elif isinstance(case, Plan):
+            calls[case.name] = plan_call(model, case)
+        elif isinstance(case, Update):
+            calls[case.name] = update_call(CompiledSAC, case, compile=True)
+    return Side(calls)
+
+
+def sb3() -> Side:
+    """Build the cases that plain Stable-Baselines3 has."""
+    return Side({case.name: update_call(SAC, case) for case in CASES if isinstance(case, Update)})
