@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
     from mbrl_wrappers.agents.dyna import Dyna
 
-__all__ = ["Dyna"]
+__all__ = ["CompiledSAC", "CompiledTD3", "CompiledTQC", "Dyna"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"Dyna": "mbrl_wrappers.agents.dyna"})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CompiledSAC": "mbrl_wrappers.agents.compiled",
+        "CompiledTD3": "mbrl_wrappers.agents.compiled",
+        "CompiledTQC": "mbrl_wrappers.agents.compiled",
+        "Dyna": "mbrl_wrappers.agents.dyna",
+    },
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
-from mbrl_wrappers.imagination.view import split_samples
 from mbrl_wrappers.types import Transitions
 
 Schedule = tuple[int, int, int, int]
+
+_BATCHES_AT_ONCE = 32  # bounds the memory of a block
 
 
 class Dyna(Strategy):
@@ -118,18 +120,26 @@ class Dyna(Strategy):
 
     def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
         """Draw ``real_ratio`` of the batch from real data and the rest from imagination."""
-        return self.sample_block(real_buffer, batch_size, 1, env)[0]
+        return next(self.sample_block(real_buffer, batch_size, 1, env))
 
     def sample_block(
         self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
-    ) -> list[Samples]:
-        """Draw the real rows of all batches at once, and the imagined ones."""
+    ) -> Iterator[Samples]:
+        """Draw batches as :meth:`sample` does, but the imagined rows of many at once."""
         num_real = round(self.real_ratio * batch_size) if len(self._buffer) else batch_size
-        real = real_buffer.sample(num_real * count, env=env) if num_real else None
-        if real is not None and num_real == batch_size:
-            return split_samples(real, count)
-        rows = self._buffer.sample((batch_size - num_real) * count, self._generator)
-        return split_samples(self._view.samples(rows, env, like=real, count=count), count)
+        num_imagined = batch_size - num_real
+        for first in range(0, count, _BATCHES_AT_ONCE):
+            batches = min(_BATCHES_AT_ONCE, count - first)
+            rows = self._buffer.sample(num_imagined * batches, self._generator) if num_imagined else None
+            for batch in range(batches):
+                # Real rows are drawn when their batch is due: a buffer may mix several kinds in each.
+                real = real_buffer.sample(num_real, env=env) if num_real else None
+                if rows is None:
+                    assert real is not None
+                    yield real
+                else:
+                    imagined = rows[batch * num_imagined : (batch + 1) * num_imagined]
+                    yield self._view.samples(imagined, env, like=real)
 
     def has_imagined(self) -> bool:
         """Tell whether the buffer holds rows."""

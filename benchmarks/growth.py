@@ -23,7 +23,7 @@ from report import machine
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
-from mbrl_wrappers.agents.compiled import CompiledSAC
+from mbrl_wrappers.agents import CompiledSAC
 from mbrl_wrappers.zoo.plots import COLORS, new_figure, save_figure
 from mbrl_wrappers.zoo.rows import write_rows
 
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Growth:
-    """One row of the table: seconds of CPU time per 1,000 env steps, one thread."""
+    """One row of the table: seconds by the clock per 1,000 env steps, one thread."""
 
     varied: str
     value: int
@@ -103,13 +103,13 @@ def measure(setting: Setting) -> tuple[float, float, float]:
     )
     callback = ModelBased(Dyna(), dynamics, fit_every=ENV_STEPS)
     agent.learn(ENV_STEPS, callback=callback)  # compiles
-    start = time.process_time()
+    start = time.perf_counter()
     steps = agent.num_timesteps
     agent.learn(ENV_STEPS, callback=callback, reset_num_timesteps=False)
     scale = 1000 / (agent.num_timesteps - steps)
     logged = agent.logger.name_to_value
     fit, imagine = logged["dynamics/fit_seconds"], logged["imagination/seconds"]
-    return scale * (time.process_time() - start), scale * fit, scale * imagine
+    return scale * (time.perf_counter() - start), scale * fit, scale * imagine
 
 
 def main() -> None:
@@ -132,8 +132,8 @@ def document(rows: list[Growth]) -> str:
         "",
         f"MBPO(CompiledSAC, 2 x 256) at {UPDATES_PER_STEP} updates and 400 rollouts per env step, a fit of 200",
         f"gradient steps every {ENV_STEPS} env steps; 17 observations, 7 members of 4 x 200, batch 256 and one env but",
-        "for what is varied. Seconds per 1,000 env steps, one thread: in all (CPU time), of fitting and of imagining",
-        "(the clock's); the rest is the agent's. Compiling is not counted.",
+        "for what is varied. Seconds per 1,000 env steps, one thread: in all, of fitting, of imagining; the rest is",
+        "the agent's. Compiling is not counted.",
         f"Machine: {where['cpu']}, {where['vector_instructions']}, torch {where['torch']}.",
         "Written by `python benchmarks/growth.py`.",
         "",

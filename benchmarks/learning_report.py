@@ -82,7 +82,7 @@ def target_table(env: str) -> list[str]:
             columns[name].append(value)
         if seed in base:
             equal = at_steps(base[seed], experiment.steps)
-            timed, is_used_up = at_time(longer[seed], last.cpu_seconds)
+            timed, is_used_up = at_time(longer.get(seed, base[seed]), last.cpu_seconds)
             mark = "" if is_used_up else "<"
             cells += [steps_to(base[seed], experiment), f"{equal.return_mean:.1f}", f"{equal.cpu_seconds:.0f}"]
             cells.append(f"{mark}{timed.return_mean:.1f} ({timed.steps:,} steps)")

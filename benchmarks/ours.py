@@ -35,7 +35,7 @@ from workload import (
     seconds_per_call,
 )
 
-from mbrl_wrappers.agents.compiled import CompiledSAC
+from mbrl_wrappers.agents import CompiledSAC
 from mbrl_wrappers.models import EnsembleDynamics, TrajectoryReturns
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
 

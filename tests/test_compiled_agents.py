@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -12,12 +13,14 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import TQC
 from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.sac import policies as sac_policies
+from stable_baselines3.sac.policies import Actor
 from torch import nn
 
-from mbrl_wrappers.agents import Dyna
-from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
+from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.agents.compiled.update import MIN_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
@@ -71,11 +74,60 @@ class Learned(BaseFeaturesExtractor):
         return self.linear(obs).tanh()
 
 
-def make(kind: Any, *, form: str = "box", policy: dict[str, Any] | None = None, double: bool = True, **options: Any):
+class Forgetful(Learned):
+    """One that drops some of its features."""
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.dropout(super().forward(obs))
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.dropout = nn.Dropout(0.5)
+
+
+class Counting(Learned):
+    """One that changes with every batch that it sees."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        self.seen += len(obs)
+        return super().forward(obs) / (1 + self.seen)
+
+
+class OwnActor(Actor):
+    """An actor that is more careful than SB3's."""
+
+    def get_action_dist_params(self, obs: Any) -> Any:
+        mean, log_std, kwargs = super().get_action_dist_params(obs)
+        return 0.5 * mean, log_std, kwargs
+
+
+def freeze(agent: Any) -> None:
+    next(agent.critic.parameters()).requires_grad_(False)
+
+
+def hook(agent: Any) -> None:
+    for p in agent.critic.parameters():
+        p.register_hook(lambda grad: grad.clamp(-1e-3, 1e-3))
+
+
+def make(
+    kind: Any,
+    *,
+    form: str = "box",
+    policy: dict[str, Any] | None = None,
+    double: bool = True,
+    num_envs: int = 1,
+    **options: Any,
+):
     defaults = {"net_arch": [16, 16], **({"features_extractor_class": Double} if double else {})}
     kwargs = {"batch_size": 33, "buffer_size": 300, "learning_starts": 40, "seed": 0, "device": "cpu", **options}
     name = "MlpPolicy" if form == "box" else "MultiInputPolicy"
-    agent = kind(name, Walk(form), policy_kwargs={**defaults, **(policy or {})}, **kwargs)
+    env = Walk(form) if num_envs == 1 else make_vec_env(Walk, num_envs)
+    agent = kind(name, env, policy_kwargs={**defaults, **(policy or {})}, **kwargs)
     agent.set_logger(configure(None, []))
     if double:
         agent.policy.double()
@@ -145,7 +197,7 @@ def test_the_update_is_sb3s(uncompiled, name, options):
     ours.compile = True
     learn(plain, 60)
     learn(ours, 60)
-    assert ours._update is not None
+    assert ours._has_updated
     assert_equal(ours, plain)
     assert ours._n_updates == plain._n_updates > 0
     expected = {key: value for key, value in plain.logger.name_to_value.items() if key.startswith("train/")}
@@ -163,14 +215,75 @@ def test_the_update_is_sb3s_on_dict_observations_and_in_single_precision(uncompi
 
 
 @pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("options", "tolerance"), [({}, 1e-10), ({"double": False, "n_steps": 3}, 1e-4)])
 @pytest.mark.filterwarnings("default")  # the compiler's own
-def test_the_compiled_update_is_sb3s(name):
-    plain, ours = (make(kind) for kind in PAIRS[name])
+def test_the_compiled_update_is_sb3s(name, options, tolerance):
+    plain, ours = (make(kind, **options) for kind in PAIRS[name])
     ours.compile = True
     learn(plain, 60)
     learn(ours, 60)
     assert ours._has_updated
+    assert_equal(ours, plain, tolerance)
+
+
+CHANGES: list[tuple[str, str, Any]] = [
+    *((name, attribute, value) for name in PAIRS for attribute, value in (("gamma", 0.5), ("tau", 0.5))),
+    *((name, attribute, value) for name in ("SAC", "TQC") for attribute, value in (("target_entropy", -9.0),)),
+    ("TD3", "target_noise_clip", 0.01),
+    ("TD3", "target_policy_noise", 1.0),
+    ("TD3", "policy_delay", 3),
+    ("SAC", "target_update_interval", 2),
+    ("TQC", "top_quantiles_to_drop_per_net", 5),
+    ("SAC", "ent_coef_tensor", torch.tensor(0.7)),
+]
+
+
+@pytest.mark.parametrize(("name", "attribute", "value"), CHANGES)
+def test_a_setting_that_is_changed_counts_from_then_on(uncompiled, name, attribute, value):
+    options = {"ent_coef": 0.2} if attribute == "ent_coef_tensor" else {}
+    plain, ours = (make(kind, gradient_steps=2, **options) for kind in PAIRS[name])
+    ours.compile = True
+    for agent in (plain, ours):
+        learn(agent, 50)
+        setattr(agent, attribute, value)
+        agent.learn(20, reset_num_timesteps=False)
     assert_equal(ours, plain)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_optimizers_constants_that_are_changed_count_from_then_on(uncompiled, name):
+    plain, ours = (make(kind) for kind in PAIRS[name])
+    ours.compile = True
+    for agent in (plain, ours):
+        learn(agent, 50)
+        agent.critic.optimizer.param_groups[0].update(betas=(0.5, 0.9), eps=1e-3, weight_decay=0.1)
+        agent.learn(20, reset_num_timesteps=False)
+    assert_equal(ours, plain)
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_many_agents_of_one_process_are_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    for units in range(4, 14):
+        agent = make(CompiledTD3, compile=True, policy={"net_arch": [units]}, gamma=1 - 0.01 * units)
+        learn(agent, 46)
+        assert agent._n_updates == 6
+
+
+def test_an_interrupt_leaves_weights_and_their_optimizer_in_step(uncompiled, monkeypatch):
+    agent = learn(make(CompiledSAC, compile=True), 50)
+    draw = agent._draw
+
+    def interrupted(batch: Any, index: int) -> Any:
+        if index == 3:
+            raise KeyboardInterrupt
+        return draw(batch, index)
+
+    agent._draw = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        agent.train(10, 33)
+    assert {float(state["step"]) for state in agent.critic.optimizer.state.values()} == {13.0}
 
 
 # -- when it is compiled -----------------------------------------------------------------------------------
@@ -179,11 +292,11 @@ def test_the_compiled_update_is_sb3s(name):
 @pytest.mark.parametrize(
     ("steps", "options", "expected"),
     [
-        (MIN_UPDATES, {}, True),
-        (MIN_UPDATES - 1, {}, False),
-        (MIN_UPDATES // 10, {"gradient_steps": 10}, True),
-        (MIN_UPDATES, {"train_freq": 2}, False),
-        (MIN_UPDATES, {"train_freq": 2, "gradient_steps": -1}, True),
+        (MIN_UPDATES + 40, {}, True),
+        (MIN_UPDATES + 39, {}, False),  # the first 40 steps only fill the buffer
+        (MIN_UPDATES // 10 + 40, {"gradient_steps": 10}, True),
+        (MIN_UPDATES + 40, {"train_freq": 2}, False),
+        (MIN_UPDATES + 40, {"train_freq": 2, "gradient_steps": -1}, True),
         (MIN_UPDATES, {"train_freq": (1, "episode"), "gradient_steps": 50}, False),
         (MIN_UPDATES, {"compile": False}, False),
         (10, {"compile": True}, True),
@@ -193,7 +306,7 @@ def test_the_compiled_update_is_sb3s(name):
 def test_only_what_pays_is_compiled(uncompiled, steps, options, expected):
     agent = make(CompiledSAC, double=False, **options)
     agent._setup_learn(steps)
-    assert (agent._update is not None) == expected
+    assert agent._is_compiled == expected
 
 
 @pytest.mark.parametrize(
@@ -204,16 +317,38 @@ def test_only_what_pays_is_compiled(uncompiled, steps, options, expected):
         ({"optimizer_class": torch.optim.AdamW}, {}, "AdamW"),
         ({"optimizer_kwargs": {"amsgrad": True}}, {}, "amsgrad=True"),
         ({"features_extractor_class": Learned, "share_features_extractor": True}, {}, "features extractor"),
+        ({"features_extractor_class": Forgetful}, {}, "Dropout"),
+        ({"features_extractor_class": Counting}, {}, "the actor has buffers"),
     ],
 )
 def test_what_cannot_be_compiled_is_said_or_runs_as_it_is(policy, options, reason):
     with pytest.raises(ValueError, match=f"compile must be False or 'auto'.*got True: .*{reason}"):
         make(CompiledSAC, double=False, policy=policy, compile=True, **options).learn(50)
     plain, ours = (make(kind, double=False, policy=policy, **options) for kind in (SAC, CompiledSAC))
-    ours._planned_updates = lambda total_timesteps: MIN_UPDATES
+    ours._planned_updates = lambda *steps: MIN_UPDATES
     learn(plain, 60)
     learn(ours, 60)
     assert_equal(ours, plain, 0)
+
+
+@pytest.mark.parametrize(("change", "reason"), [(freeze, "frozen"), (hook, "hooks on their gradients")])
+def test_an_agent_that_was_changed_is_noticed(change, reason):
+    wanted = make(CompiledSAC, double=False, compile=True)
+    change(wanted)
+    with pytest.raises(ValueError, match=f"got True: .*{reason}"):
+        wanted.learn(50)
+    plain, ours = (make(kind, double=False) for kind in (SAC, CompiledSAC))
+    ours._planned_updates = lambda *steps: MIN_UPDATES
+    for agent in (plain, ours):
+        change(agent)
+        learn(agent, 60)
+    assert_equal(ours, plain, 0)
+
+
+def test_an_actor_of_ones_own_is_noticed(monkeypatch):
+    monkeypatch.setattr(sac_policies, "Actor", OwnActor)
+    with pytest.raises(ValueError, match="got True: the actor is a OwnActor"):
+        make(CompiledSAC, double=False, compile=True).learn(50)
 
 
 def test_a_features_extractor_of_each_network_is_compiled(uncompiled):
@@ -236,21 +371,22 @@ def test_another_value_of_compile_is_named():
         make(CompiledSAC, compile="yes")
 
 
-def test_where_compiling_fails_the_agent_trains_all_the_same(monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit])
+def test_where_compiling_fails_the_agent_trains_all_the_same(monkeypatch, kind):
     def compiler(function: Any, **_: Any) -> Any:
         def fail(*args: Any) -> Any:
-            raise RuntimeError("no C++ compiler")
+            raise kind("no C++ compiler")
 
         return fail
 
     monkeypatch.setattr(torch, "compile", compiler)
     agent = make(CompiledSAC)
-    agent._planned_updates = lambda total_timesteps: MIN_UPDATES
+    agent._planned_updates = lambda *steps: MIN_UPDATES
     with pytest.warns(UserWarning, match="cannot be compiled here and runs as it is: no C\\+\\+ compiler"):
         agent.learn(60)
     assert agent._n_updates == 20
     wanted = make(CompiledSAC, compile=True)
-    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
+    with pytest.raises(kind, match="no C\\+\\+ compiler"):
         wanted.learn(60)
 
 
@@ -279,37 +415,49 @@ def test_either_class_goes_on_with_the_others_file(uncompiled, name, tmp_path):
 @pytest.mark.parametrize("was_compiled", [True, False])
 def test_a_run_that_goes_on_stays_as_it_was(uncompiled, was_compiled, tmp_path):
     agent = make(CompiledSAC, double=False)
-    agent._planned_updates = lambda total_timesteps: MIN_UPDATES if was_compiled else 0
+    agent._planned_updates = lambda *steps: MIN_UPDATES if was_compiled else 0
     agent.learn(60)
     del agent._planned_updates
     agent.save(tmp_path / "agent")
     loaded = CompiledSAC.load(tmp_path / "agent", env=Walk())
     loaded._setup_learn(10**9 if not was_compiled else 1, reset_num_timesteps=False)
-    assert (loaded._update is not None) == was_compiled
+    assert loaded._is_compiled == was_compiled
     loaded._setup_learn(10**9 if not was_compiled else 1)
-    assert (loaded._update is not None) != was_compiled
+    assert loaded._is_compiled != was_compiled
+
+
+def test_compile_given_at_loading_counts(uncompiled, tmp_path):
+    learn(make(CompiledSAC, double=False), 50).save(tmp_path / "agent")
+    for value in (True, False):
+        loaded = CompiledSAC.load(tmp_path / "agent", env=Walk(), compile=value)
+        loaded.learn(1, reset_num_timesteps=False)
+        assert loaded._is_compiled == value
 
 
 # -- with a model ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_imagined_batches_reach_the_update(uncompiled, name):
-    _, our_kind = PAIRS[name]
-    counted = []
+@pytest.mark.parametrize("real_ratio", [0.0, 0.25])
+def test_with_a_model_the_update_is_sb3s_with_that_model(uncompiled, name, real_ratio):
+    plain, ours = (make(kind, gradient_steps=4, num_envs=2) for kind in PAIRS[name])
+    ours.compile = True
+    for agent in (plain, ours):
+        agent.set_random_seed(0)
+        agent.learn(80, callback=ModelBased(Dyna(real_ratio, rollouts_per_step=5), small_model(), fit_every=20))
+    assert ours._n_updates == plain._n_updates > 50
+    assert_equal(ours, plain)
 
-    class Counting(Dyna):
-        def sample_block(self, real_buffer: Any, batch_size: int, count: int, env: Any) -> list[Any]:
-            counted.append((len(self._buffer), batch_size, count))
-            return super().sample_block(real_buffer, batch_size, count, env)
 
-    agent = make(our_kind, double=False, compile=True, gradient_steps=4)
-    before = [p.clone() for p in agent.policy.parameters()]
-    agent.learn(60, callback=ModelBased(Counting(real_ratio=0.25, rollouts_per_step=5), small_model(), fit_every=20))
-    assert len(counted) == 20
-    assert all(rows > 0 and (size, count) == (33, 4) for rows, size, count in counted)
-    assert any(not torch.equal(a, b) for a, b in zip(before, agent.policy.parameters(), strict=True))
-    assert all(p.isfinite().all() for p in agent.policy.parameters())
+@pytest.mark.parametrize("name", PAIRS)
+def test_with_every_imagined_row_discarded_it_is_sb3s(uncompiled, name):
+    plain, ours = (make(kind, gradient_steps=4, num_envs=2) for kind in PAIRS[name])
+    ours.compile = True
+    learn(plain, 80)
+    ours.set_random_seed(0)
+    ours.learn(80, callback=ModelBased(Dyna(real_ratio=1.0, rollouts_per_step=5), small_model(), fit_every=20))
+    assert ours._n_updates == plain._n_updates > 50
+    assert_equal(ours, plain)
 
 
 def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path):
@@ -330,7 +478,7 @@ def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path
     with pytest.raises(Stop):
         run(spec(100), tmp_path / "cut", on_step=stop)
     resumed, _ = run(spec(100), tmp_path / "cut")
-    assert resumed._update is not None
+    assert resumed._has_updated
     states = numbers(whole.get_parameters())
     assert all(torch.equal(a, b) for a, b in zip(states, numbers(resumed.get_parameters()), strict=True))
 

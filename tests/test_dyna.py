@@ -94,6 +94,35 @@ def test_every_batch_has_its_exact_share_of_real_rows(real_ratio, batch_size):
             assert len(getattr(batch, field)) == batch_size, field
 
 
+@pytest.mark.parametrize("real_ratio", [0.0, 0.3, 1.0])
+def test_a_block_holds_the_batches_that_would_be_drawn_one_by_one(real_ratio):
+    drawn = []
+    for at_once in (True, False):
+        strategy, agent = bound(Dyna(real_ratio, rollouts_per_step=5))
+        strategy.refresh(real_rows(torch.randn(20, 2, generator=torch.Generator().manual_seed(0))), 100, 10)
+        agent.set_random_seed(1)
+        asked = (agent.replay_buffer, 10)
+        batches = (
+            strategy.sample_block(*asked, 70, None) if at_once else (strategy.sample(*asked, None) for _ in range(70))
+        )
+        drawn.append(list(batches))
+    assert len(drawn[0]) == len(drawn[1]) == 70
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one.observations, other.observations) and torch.equal(one.rewards, other.rewards)
+
+
+def test_the_real_rows_of_a_block_are_drawn_batch_by_batch():
+    # A buffer with hindsight relabels a share of what is drawn together: cut up afterwards, batches would differ.
+    strategy, agent = bound(Dyna(0.3, rollouts_per_step=5))
+    strategy.refresh(real_rows(torch.randn(20, 2)), 100, 10)
+    sample, sizes = agent.replay_buffer.sample, []
+    agent.replay_buffer.sample = lambda size, env=None: sizes.append(size) or sample(size, env=env)
+    block = iter(strategy.sample_block(agent.replay_buffer, 10, 5, None))
+    next(block)
+    assert sizes == [3]
+    assert len(list(block)) == 4 and sizes == [3] * 5
+
+
 def test_a_twentieth_of_a_batch_of_256_is_13_rows():
     strategy, agent = bound(Dyna(0.05, rollouts_per_step=5))
     strategy.refresh(real_rows(torch.randn(20, 2)), 100, 10)

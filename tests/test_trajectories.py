@@ -72,6 +72,26 @@ def test_a_prediction_that_is_not_finite_is_worst(bad):
     assert returns[0, 0].isfinite() and returns[0, 1] == -torch.inf
 
 
+def test_divergence_is_worst_even_where_it_ends_the_episode_or_is_the_last_step():
+    def healthy(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return ~(next_obs[:, 0].abs() < 100)  # true for NaN, as in many environments
+
+    def diverge(obs: Tensor, action: Tensor) -> Tensor:
+        return torch.where(action > 0, torch.nan, obs)
+
+    model = KnownDynamics(OBS, ACTION, diverge, lambda obs, action, next_obs: torch.ones(len(obs)), healthy)
+    actions = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]])[None, :, :, None]
+    assert TrajectoryReturns(model)(torch.zeros(1, 2), actions).tolist() == [[2.0, -torch.inf, -torch.inf]]
+
+
+def test_what_comes_after_a_termination_may_diverge():
+    model = known(
+        lambda obs, action: torch.where(obs.isnan() | (obs > 1), torch.nan, obs + 1),
+        termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > 1.5,
+    )
+    assert TrajectoryReturns(model)(torch.zeros(1, 2), torch.zeros(1, 1, 5, 1)).tolist() == [[1.0 + 2.0]]
+
+
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_a_particle_of_tsinf_keeps_its_member(horizon):
     model = drifting_ensemble(termination_fn=never)

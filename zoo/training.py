@@ -20,8 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
-from mbrl_wrappers.agents import Dyna
-from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
+from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.imagination import ModelBased, checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics

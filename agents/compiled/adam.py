@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class AdamState(NamedTuple):
-    """What one step of Adam reads and writes, sharing memory with the optimizer and its parameters.
+    """What steps of Adam read and write, sharing memory with the optimizer and its parameters.
 
     Attributes:
         params: the parameters, without gradient.
         exp_avg: first moments, shaped as the parameters.
         exp_avg_sq: second moments, likewise.
-        scales: ``[2]``, the step size ``lr / (1 - beta1^t)`` and the root of ``1 - beta2^t``. Numbers made before
-            the step: a compiler would work the powers out again for each entry of each parameter.
     """
 
     params: list[Tensor]
     exp_avg: list[Tensor]
     exp_avg_sq: list[Tensor]
-    scales: Tensor
 
 
 class AdamStep:
@@ -34,10 +31,13 @@ class AdamStep:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._betas, self._eps, self._weight_decay = self.constants(optimizer)
+
+    @staticmethod
+    def constants(optimizer: torch.optim.Optimizer) -> tuple[tuple[float, float], float, float]:
+        """Return what a step is built with: betas, epsilon and weight decay."""
         group = optimizer.param_groups[0]
-        self._betas: tuple[float, float] = group["betas"]
-        self._eps: float = group["eps"]
-        self._weight_decay: float = group["weight_decay"]
+        return tuple(group["betas"]), group["eps"], group["weight_decay"]
 
     @staticmethod
     def objection(optimizer: torch.optim.Optimizer) -> str | None:
@@ -47,12 +47,18 @@ class AdamStep:
         if len(optimizer.param_groups) != 1:
             return f"the optimizer has {len(optimizer.param_groups)} parameter groups, not one"
         group = optimizer.param_groups[0]
-        named = [name for name in ("amsgrad", "maximize", "decoupled_weight_decay") if group.get(name)]
-        return f"the optimizer has {named[0]}=True" if named else None
+        others = ("amsgrad", "maximize", "decoupled_weight_decay", "fused", "capturable", "differentiable")
+        if named := [name for name in others if group.get(name)]:
+            return f"the optimizer has {named[0]}=True"
+        if any(not p.requires_grad for p in group["params"]):
+            return "the optimizer has parameters that are frozen"
+        if any(p._backward_hooks for p in group["params"]):
+            return "parameters have hooks on their gradients"
+        return None
 
     @staticmethod
-    def states(optimizer: torch.optim.Optimizer, count: int) -> list[AdamState]:
-        """Return what each of the next ``count`` steps works on; followed by :meth:`count` when they are done."""
+    def state(optimizer: torch.optim.Optimizer) -> AdamState:
+        """Return what the next steps work on; followed by :meth:`count` when they are done."""
         group = optimizer.param_groups[0]
         for p in group["params"]:
             if not optimizer.state[p]:  # as torch makes it at the first step
@@ -63,11 +69,19 @@ class AdamStep:
                 }
         states = [optimizer.state[p] for p in group["params"]]
         params = [p.detach() for p in group["params"]]
+        return AdamState(params, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states])
+
+    @staticmethod
+    def scales(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
+        """Return the step size ``lr / (1 - beta1^t)`` and the root of ``1 - beta2^t``, ``[count, 2]``.
+
+        Made before the steps: a compiler would work the powers out again for each entry of each parameter.
+        """
+        group: dict[str, Any] = optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
-        step = float(states[0]["step"]) + torch.arange(1, count + 1, dtype=torch.float64)
-        scales = torch.stack([group["lr"] / (1 - beta1**step), (1 - beta2**step).sqrt()], dim=1)
-        means, squares = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
-        return [AdamState(params, means, squares, row) for row in scales.to(params[0])]
+        done = optimizer.state[group["params"][0]].get("step", 0.0)
+        step = float(done) + torch.arange(1, count + 1, dtype=torch.float64)
+        return torch.stack([group["lr"] / (1 - beta1**step), (1 - beta2**step).sqrt()], dim=1).to(group["params"][0])
 
     @staticmethod
     def count(optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -75,10 +89,16 @@ class AdamStep:
         for state in optimizer.state.values():
             state["step"] += steps
 
-    def __call__(self, state: AdamState, grads: Sequence[Tensor]) -> None:
-        """Take one step in place (Kingma & Ba 2015, algorithm 1; weight decay as an L2 penalty)."""
+    def __call__(self, state: AdamState, scales: Tensor, grads: Sequence[Tensor]) -> None:
+        """Take one step in place (Kingma & Ba 2015, algorithm 1; weight decay as an L2 penalty).
+
+        Args:
+            state: from :meth:`state`.
+            scales: ``[2]``, the step's row of :meth:`scales`.
+            grads: shaped as the parameters.
+        """
         beta1, beta2 = self._betas
-        step_size, root = state.scales
+        step_size, root = scales
         for p, grad, m, v in zip(state.params, grads, state.exp_avg, state.exp_avg_sq, strict=True):
             g = grad + self._weight_decay * p if self._weight_decay else grad
             m.lerp_(g, 1 - beta1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def polyak(params: Sequence[Tensor], target_params: Sequence[Tensor], tau: float) -> None:
+def polyak(params: Sequence[Tensor], target_params: Sequence[Tensor], tau: Tensor) -> None:
     """Move target parameters the share ``tau`` towards the parameters, in place."""
     for p, target in zip(params, target_params, strict=True):
         target.lerp_(p, tau)

@@ -8,17 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from sb3_contrib import TQC
 from sb3_contrib.common.utils import quantile_huber_loss
+from sb3_contrib.tqc import policies as tqc_policies
 from stable_baselines3 import SAC
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.sac import policies as sac_policies
 from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.agents.compiled.adam import AdamState, AdamStep
 from mbrl_wrappers.agents.compiled.functional import Functional, polyak, tensors_of
-from mbrl_wrappers.agents.compiled.update import CompiledAgent, common_objection
+from mbrl_wrappers.agents.compiled.update import CompiledAgent, common_objection, logged_values
 
 _HALF_LOG_2PI = 0.9189385332046727
+_ACTORS = (sac_policies.Actor, tqc_policies.Actor)
+_CRITICS = (ContinuousCritic, tqc_policies.Critic)
 
 
 class SoftState(NamedTuple):
@@ -34,6 +39,15 @@ class SoftState(NamedTuple):
     critic: AdamState
     alpha: AdamState | None
     target: list[Tensor]
+
+
+class SoftSettings(NamedTuple):
+    """Hyperparameters as tensors without dimensions; ``alpha`` counts where it is not learned."""
+
+    gamma: Tensor
+    tau: Tensor
+    target_entropy: Tensor
+    alpha: Tensor
 
 
 class _CompiledSoftActorCritic(CompiledAgent):
@@ -68,19 +82,21 @@ class _CompiledSoftActorCritic(CompiledAgent):
     def _objection(self) -> str | None:
         if type(self.actor.action_dist) is not SquashedDiagGaussianDistribution:
             return f"the actor's distribution is {type(self.actor.action_dist).__name__}"
-        return common_objection(self.policy, list(self._trained().values()))
+        networks = {"actor": _ACTORS, "critic": _CRITICS, "critic_target": _CRITICS}
+        return common_objection(self.policy, networks, self._trained().values())
 
-    def _make_states(self, count: int) -> list[SoftState]:
-        states = {name: AdamStep.states(optimizer, count) for name, optimizer in self._trained().items()}
-        alphas = states.get("alpha", [None] * count)
-        target = tensors_of(self.critic_target)
-        return [SoftState(*own, target) for own in zip(states["actor"], states["critic"], alphas, strict=True)]
+    def _state(self) -> SoftState:
+        states = {name: AdamStep.state(optimizer) for name, optimizer in self._trained().items()}
+        return SoftState(states["actor"], states["critic"], states.get("alpha"), tensors_of(self.critic_target))
+
+    def _settings(self) -> SoftSettings:
+        alpha = self.ent_coef_tensor if self.ent_coef_optimizer is None else 0.0
+        return SoftSettings(*map(self._number, (self.gamma, self.tau, self.target_entropy, alpha)))
 
     def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Tensor, Tensor, bool]:
         like = next(self.actor.parameters())
         shape = (len(batch.actions), self.actor.action_dist.action_dim)
-        # normal(0, 1) of tensors is what torch.distributions.Normal draws from, and in another order than randn.
-        zeros, ones = like.new_zeros(shape), like.new_ones(shape)
+        zeros, ones = like.new_zeros(shape), like.new_ones(shape)  # as torch.distributions.Normal draws
         return torch.normal(zeros, ones), torch.normal(zeros, ones), index % self.target_update_interval == 0
 
     def _make_update(self) -> Callable[..., Tensor]:
@@ -88,8 +104,6 @@ class _CompiledSoftActorCritic(CompiledAgent):
         distribution = Functional(self.actor, "get_action_dist_params")
         critic, critic_target = Functional(self.critic), Functional(self.critic_target)
         epsilon = self.actor.action_dist.epsilon
-        gamma, tau, target_entropy = self.gamma, self.tau, self.target_entropy
-        fixed_alpha = self.ent_coef_tensor if self.ent_coef_optimizer is None else torch.empty(0)
         next_values, critic_loss_of, value_of = self._next_values, self._critic_loss, self._value
 
         def act(params: list[Tensor], obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,12 +114,18 @@ class _CompiledSoftActorCritic(CompiledAgent):
             return action, (gaussian - torch.log(1 - action.square() + epsilon)).sum(1, keepdim=True)
 
         def update(
-            state: SoftState, batch: ReplayBufferSamples, noise: Tensor, next_noise: Tensor, moves_target: bool
+            state: SoftState,
+            scales: dict[str, Tensor],
+            settings: SoftSettings,
+            batch: ReplayBufferSamples,
+            noise: Tensor,
+            next_noise: Tensor,
+            moves_target: bool,
         ) -> Tensor:
-            alpha = fixed_alpha if state.alpha is None else state.alpha.params[0].exp()
+            alpha = settings.alpha if state.alpha is None else state.alpha.params[0].exp()
 
             # Critic (Haarnoja et al. 2018b, equations 5 and 6; for TQC Kuznetsov et al. 2020, equations 10 to 13).
-            discount = gamma if batch.discounts is None else batch.discounts
+            discount = settings.gamma if batch.discounts is None else batch.discounts
             next_action, next_log_prob = act(state.actor.params, batch.next_observations, next_noise)
             next_value = next_values(critic_target.at(state.target, batch.next_observations, next_action))
             target = batch.rewards + (1 - batch.dones) * discount * (next_value - alpha * next_log_prob)
@@ -114,7 +134,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
                 return critic_loss_of(critic.at(params, batch.observations, batch.actions), target)
 
             grads, critic_loss_value = torch.func.grad_and_value(critic_loss)(state.critic.params)
-            steps["critic"](state.critic, grads)
+            steps["critic"](state.critic, scales["critic"], grads)
 
             # Actor (equation 7).
             def actor_loss(params: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -130,13 +150,14 @@ class _CompiledSoftActorCritic(CompiledAgent):
             logged = [critic_loss_value, actor_loss_value, alpha.mean()]
             if state.alpha is not None:
                 log_alpha = state.alpha.params[0]
-                surplus = (log_prob + target_entropy).mean()
+                surplus = (log_prob + settings.target_entropy).mean()
                 logged.append(-(log_alpha * surplus).mean())
-                steps["alpha"](state.alpha, [(-surplus).to(log_alpha.dtype).expand_as(log_alpha)])
-            steps["actor"](state.actor, grads)
+                grad = (-surplus).to(log_alpha.dtype).expand_as(log_alpha)
+                steps["alpha"](state.alpha, scales["alpha"], [grad])
+            steps["actor"](state.actor, scales["actor"], grads)
             if moves_target:
-                polyak(state.critic.params, state.target, tau)
-            return torch.stack([value.double() for value in logged])
+                polyak(state.critic.params, state.target, settings.tau)
+            return logged_values(logged)
 
         return update
 

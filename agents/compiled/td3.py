@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import torch
 from stable_baselines3 import TD3
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.td3.policies import Actor
 from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.agents.compiled.adam import AdamState, AdamStep
 from mbrl_wrappers.agents.compiled.functional import Functional, polyak, tensors_of
-from mbrl_wrappers.agents.compiled.update import CompiledAgent, common_objection
+from mbrl_wrappers.agents.compiled.update import CompiledAgent, common_objection, logged_values
 
 
 class TD3State(NamedTuple):
@@ -30,6 +32,14 @@ class TD3State(NamedTuple):
     target_critic: list[Tensor]
 
 
+class TD3Settings(NamedTuple):
+    """Hyperparameters as tensors without dimensions."""
+
+    gamma: Tensor
+    tau: Tensor
+    noise_clip: Tensor
+
+
 class CompiledTD3(CompiledAgent, TD3):
     """SB3's TD3 (Fujimoto et al. 2018) with one compiled function per gradient update.
 
@@ -40,40 +50,48 @@ class CompiledTD3(CompiledAgent, TD3):
         return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
     def _objection(self) -> str | None:
-        return common_objection(self.policy, list(self._trained().values()))
+        actor, critic = (Actor,), (ContinuousCritic,)
+        networks = {"actor": actor, "actor_target": actor, "critic": critic, "critic_target": critic}
+        return common_objection(self.policy, networks, self._trained().values())
 
-    def _make_states(self, count: int) -> list[TD3State]:
-        targets = tensors_of(self.actor_target), tensors_of(self.critic_target)
-        critics = AdamStep.states(self.critic.optimizer, count)
-        # One more than there may be: an update that leaves the actor alone is handed the next one's, unread.
-        actors = AdamStep.states(self.actor.optimizer, self._steps_of("actor", count) + 1)
-        taken = [self._steps_of("actor", index) for index in range(count)]
-        return [TD3State(actors[steps], critic, *targets) for steps, critic in zip(taken, critics, strict=True)]
+    def _state(self) -> TD3State:
+        actor, critic = (AdamStep.state(optimizer) for optimizer in self._trained().values())
+        return TD3State(actor, critic, tensors_of(self.actor_target), tensors_of(self.critic_target))
+
+    def _settings(self) -> TD3Settings:
+        return TD3Settings(*map(self._number, (self.gamma, self.tau, self.target_noise_clip)))
 
     def _steps_of(self, name: str, count: int) -> int:
         if name == "critic":
             return count
         return (self._n_updates + count) // self.policy_delay - self._n_updates // self.policy_delay
 
+    def _moves_actor(self, index: int) -> bool:
+        return self._steps_of("actor", index + 1) > self._steps_of("actor", index)
+
     def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Tensor, bool]:
         noise = torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
         return noise, self._moves_actor(index)
-
-    def _moves_actor(self, index: int) -> bool:
-        return (self._n_updates + index + 1) % self.policy_delay == 0
 
     def _make_update(self) -> Callable[..., Tensor]:
         steps = {name: AdamStep(optimizer) for name, optimizer in self._trained().items()}
         actor, critic = Functional(self.actor), Functional(self.critic)
         first_critic = Functional(self.critic, "q1_forward")
         target_actor, target_critic = Functional(self.actor_target), Functional(self.critic_target)
-        gamma, tau, clip = self.gamma, self.tau, self.target_noise_clip
 
-        def update(state: TD3State, batch: ReplayBufferSamples, noise: Tensor, moves_actor: bool) -> Tensor:
+        def update(
+            state: TD3State,
+            scales: dict[str, Tensor],
+            settings: TD3Settings,
+            batch: ReplayBufferSamples,
+            noise: Tensor,
+            moves_actor: bool,
+        ) -> Tensor:
             # Critic, with smoothed target actions (algorithm 1, lines 8 to 10).
-            discount = gamma if batch.discounts is None else batch.discounts
-            next_action = target_actor.at(state.target_actor, batch.next_observations) + noise.clamp(-clip, clip)
-            outputs = target_critic.at(state.target_critic, batch.next_observations, next_action.clamp(-1, 1))
+            discount = settings.gamma if batch.discounts is None else batch.discounts
+            smoothing = noise.clamp(-settings.noise_clip, settings.noise_clip)
+            next_action = (target_actor.at(state.target_actor, batch.next_observations) + smoothing).clamp(-1, 1)
+            outputs = target_critic.at(state.target_critic, batch.next_observations, next_action)
             next_value = torch.cat(outputs, dim=1).min(dim=1, keepdim=True).values
             target = batch.rewards + (1 - batch.dones) * discount * next_value
 
@@ -82,9 +100,9 @@ class CompiledTD3(CompiledAgent, TD3):
                 return torch.stack([F.mse_loss(value, target) for value in outputs]).sum()
 
             grads, critic_loss_value = torch.func.grad_and_value(critic_loss)(state.critic.params)
-            steps["critic"](state.critic, grads)
+            steps["critic"](state.critic, scales["critic"], grads)
             if not moves_actor:
-                return torch.stack([critic_loss_value.double(), critic_loss_value.double().new_full((), torch.nan)])
+                return logged_values([critic_loss_value, torch.full_like(critic_loss_value, torch.nan)])
 
             # Actor and targets (lines 12 to 15).
             def actor_loss(params: list[Tensor]) -> Tensor:
@@ -92,10 +110,10 @@ class CompiledTD3(CompiledAgent, TD3):
                 return -first_critic.at(state.critic.params, batch.observations, action).mean()
 
             grads, actor_loss_value = torch.func.grad_and_value(actor_loss)(state.actor.params)
-            steps["actor"](state.actor, grads)
-            polyak(state.critic.params, state.target_critic, tau)
-            polyak(state.actor.params, state.target_actor, tau)
-            return torch.stack([critic_loss_value.double(), actor_loss_value.double()])
+            steps["actor"](state.actor, scales["actor"], grads)
+            polyak(state.critic.params, state.target_critic, settings.tau)
+            polyak(state.actor.params, state.target_actor, settings.tau)
+            return logged_values([critic_loss_value, actor_loss_value])
 
         return update
 

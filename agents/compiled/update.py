@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import types
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,18 +25,21 @@ class CompiledAgent(OffPolicyAlgorithm):
     """Runs each gradient update of an SB3 agent as one compiled function.
 
     To be put in front of the agent's class. The numbers are those of the agent's own ``train`` up to rounding: the
-    same batches, the same noise from torch's global generator, the same order of updates. What is saved and logged
-    is the same too, so that either class loads the other's files.
+    same batches, the same noise from torch's global generator, the same order of updates. Weights and optimizers
+    are saved as SB3 saves them, so that either class loads the other's files, and logged under the same keys.
 
     Args:
         *args: the agent's arguments.
         compile: True or False, or ``"auto"``: where the agent can be compiled and ``learn`` is asked for
-            enough updates to win back the half minute that compiling takes.
+            enough updates to win back the half minute that compiling takes; a run that goes on
+            (``reset_num_timesteps=False``) stays as it was. Where compiling fails, ``"auto"`` warns and trains as
+            SB3 does, with the random numbers that come after those drawn for the attempt.
         **kwargs: the agent's arguments.
 
     Raises:
-        ValueError: for another ``compile``; from ``learn`` if it is True and the agent cannot be compiled (another
-            optimizer than Adam, gSDE, batch normalisation, a features extractor shared by actor and critic).
+        ValueError: for another ``compile``; from ``learn`` if it is True and the agent cannot be compiled: another
+            optimizer than Adam, frozen parameters or hooks on them, gSDE, Dropout, buffers (batch normalisation),
+            an actor or critic of one's own, or a features extractor that actor and critic share.
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -43,6 +47,8 @@ class CompiledAgent(OffPolicyAlgorithm):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class the signature of the agent that it stands in front of, and ``compile``."""
         super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            return
         plain = next(base for base in cls.__mro__ if not issubclass(base, CompiledAgent))
         compile = inspect.Parameter("compile", inspect.Parameter.KEYWORD_ONLY, default="auto")
         cls.__signature__ = inspect.Signature([*inspect.signature(plain).parameters.values(), compile])
@@ -54,6 +60,7 @@ class CompiledAgent(OffPolicyAlgorithm):
         self.compile = compile
         self._is_compiled: bool | None = None
         self._update: Callable[..., Tensor] | None = None
+        self._built_with: Any = None
         self._has_updated = False
 
     # -- what an agent says of itself -------------------------------------------------------------
@@ -68,11 +75,18 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     @abstractmethod
     def _make_update(self) -> Callable[..., Tensor]:
-        """Return a function of ``(state, batch, *draws)`` that updates in place and returns what is logged."""
+        """Return a function of ``(state, scales, settings, batch, *draws)`` that updates in place.
+
+        ``scales`` holds for each optimizer its row of :meth:`AdamStep.scales`. Returns what is logged.
+        """
 
     @abstractmethod
-    def _make_states(self, count: int) -> list[Any]:
-        """Return the tensors that each of the next ``count`` updates reads and writes."""
+    def _state(self) -> Any:
+        """Return the tensors that updates read and write."""
+
+    @abstractmethod
+    def _settings(self) -> Any:
+        """Return the agent's hyperparameters as tensors, so that a change of them needs no other function."""
 
     def _steps_of(self, name: str, count: int) -> int:
         """Return how many steps an optimizer takes in the next ``count`` updates."""
@@ -89,60 +103,82 @@ class CompiledAgent(OffPolicyAlgorithm):
     # -- training ---------------------------------------------------------------------------------
 
     def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         # A run that goes on, though for few steps, stays what it was: numbers would differ in their last digits.
-        if reset_num_timesteps or self._is_compiled is None:
-            self._is_compiled = self._is_to_be_compiled(total_timesteps)
-        if not self._is_compiled:
-            self._update = None
-        elif self._update is None:
-            self._update = torch.compile(self._make_update(), fullgraph=True, dynamic=False)
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
+        stays = self.compile == "auto" and not reset_num_timesteps and self._is_compiled is not None
+        if not stays:
+            steps_done = 0 if reset_num_timesteps else self.num_timesteps
+            self._is_compiled = self._is_to_be_compiled(total_timesteps, steps_done)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
-    def _is_to_be_compiled(self, total_timesteps: int) -> bool:
+    def _is_to_be_compiled(self, total_timesteps: int, steps_done: int) -> bool:
         if self.compile == "auto":
-            return self._planned_updates(total_timesteps) >= MIN_UPDATES and self._objection() is None
+            planned = self._planned_updates(total_timesteps, steps_done)
+            return planned >= MIN_UPDATES and self._objection() is None
         if self.compile and (objection := self._objection()):
             raise ValueError(f"compile must be False or 'auto' for this agent, got True: {objection}")
         return bool(self.compile)
 
-    def _planned_updates(self, total_timesteps: int) -> float:
+    def _planned_updates(self, total_timesteps: int, steps_done: int) -> float:
+        steps = max(0, total_timesteps - max(0, self.learning_starts - steps_done))
         if self.gradient_steps < 0:  # as many as env steps
-            return total_timesteps
+            return steps
         if self.train_freq.unit == TrainFrequencyUnit.EPISODE:  # type: ignore[union-attr]
             return 0.0  # how long episodes will be is not known
-        steps = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
-        return total_timesteps / steps * self.gradient_steps
+        return steps / (self.train_freq.frequency * self.n_envs) * self.gradient_steps  # type: ignore[union-attr]
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; see the agent's own ``train``."""
-        if self._update is None:
+        if not self._is_compiled:
             super().train(gradient_steps, batch_size)
             return
         try:
-            logged = self._run(self._update, gradient_steps, batch_size)
-        except RuntimeError as error:  # what every failure to compile is
+            logged = self._run(self._built_update(), gradient_steps, batch_size)
+        except Exception as error:
+            # Failures to compile have no class in common; an error of another kind comes again below.
             if self.compile != "auto" or self._has_updated:
                 raise
             warnings.warn(f"the update cannot be compiled here and runs as it is: {error}", stacklevel=2)
-            self._is_compiled, self._update = False, None
+            self._is_compiled = False
             super().train(gradient_steps, batch_size)
             return
         self._record(logged)
+
+    def _built_update(self) -> Callable[..., Tensor]:
+        """Return the compiled function, a new one where the constants that are built into it have changed."""
+        built_with = {name: AdamStep.constants(optimizer) for name, optimizer in self._trained().items()}
+        if self._update is None or self._built_with != built_with:
+            update = self._make_update()
+            # Code of its own: the compiler allows each piece of code a few variants, which all agents would share.
+            code = update.__code__.replace()
+            own = types.FunctionType(code, update.__globals__, update.__name__, None, update.__closure__)
+            self._update = torch.compile(own, fullgraph=True, dynamic=False)
+            self._built_with = built_with
+        return self._update
 
     def _run(self, update: Callable[..., Tensor], gradient_steps: int, batch_size: int) -> Tensor:
         optimizers = self._trained()
         self.policy.set_training_mode(True)
         self._update_learning_rate(list(optimizers.values()))
-        states = self._make_states(gradient_steps)
-        logged = []
-        with torch.no_grad():
-            for index, batch in enumerate(self._batches(gradient_steps, batch_size)):
-                logged.append(update(states[index], batch, *self._draw(batch, index)))
-                self._has_updated = True
-        for name, optimizer in optimizers.items():
-            AdamStep.count(optimizer, self._steps_of(name, gradient_steps))
+        state, settings = self._state(), self._settings()
+        # One row more than there are steps: an update that leaves a network alone is handed the next row, unread.
+        scales = {name: AdamStep.scales(o, self._steps_of(name, gradient_steps) + 1) for name, o in optimizers.items()}
+        logged: list[Tensor] = []
+        try:
+            with torch.no_grad():
+                for index, batch in enumerate(self._batches(gradient_steps, batch_size)):
+                    own = {name: rows[self._steps_of(name, index)] for name, rows in scales.items()}
+                    logged.append(update(state, own, settings, batch, *self._draw(batch, index)))
+                    self._has_updated = True
+        finally:  # an interrupt must not leave weights that are ahead of their optimizer
+            for name, optimizer in optimizers.items():
+                AdamStep.count(optimizer, self._steps_of(name, len(logged)))
         return torch.stack(logged)
 
     def _batches(self, count: int, batch_size: int) -> Iterable[Any]:
@@ -152,14 +188,36 @@ class CompiledAgent(OffPolicyAlgorithm):
             return buffer.sample_block(batch_size, count, env)
         return (buffer.sample(batch_size, env=env) for _ in range(count))
 
+    def _number(self, value: Any) -> Tensor:
+        """Return a number as the networks' kind of tensor."""
+        like = next(self.policy.parameters())
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_update", "_has_updated"]
+        return [*super()._excluded_save_params(), "_update", "_built_with", "_has_updated"]
 
 
-def common_objection(policy: Any, optimizers: list[torch.optim.Optimizer]) -> str | None:
-    """Say what of a policy or its optimizers cannot be compiled, None if all can."""
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in policy.modules()):
-        return "the policy has batch normalisation"
+def logged_values(values: Iterable[Tensor]) -> Tensor:
+    """Return losses side by side; an agent's coefficient may be of another dtype than its networks."""
+    first, *others = values
+    return torch.stack([first, *(value.to(first) for value in others)])
+
+
+def common_objection(policy: Any, networks: Mapping[str, tuple[type, ...]], optimizers: Iterable[Any]) -> str | None:
+    """Say what of a policy or its optimizers cannot be compiled, None if all can.
+
+    Args:
+        policy: the agent's.
+        networks: the classes that each named network of the policy may have: an heir may act otherwise.
+        optimizers: the agent's.
+    """
+    for name, kinds in networks.items():
+        if type(getattr(policy, name)) not in kinds:
+            return f"the {name} is a {type(getattr(policy, name)).__name__}"
+        if any(True for _ in getattr(policy, name).buffers()):
+            return f"the {name} has buffers, which a forward pass may change"
+    if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in policy.modules()):
+        return "the policy has Dropout"
     if policy.share_features_extractor and list(policy.actor.features_extractor.parameters()):
         return "actor and critic share a features extractor"
     return next(filter(None, map(AdamStep.objection, optimizers)), None)

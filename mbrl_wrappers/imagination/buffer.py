@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -44,8 +45,8 @@ class BufferDecorator(ReplayBuffer):
         """Draw a batch of exactly ``batch_size`` rows from the strategy."""
         return self.strategy.sample(self.inner, batch_size, env)
 
-    def sample_block(self, batch_size: int, count: int, env: VecNormalize | None = None) -> list[Samples]:
-        """Draw ``count`` batches of exactly ``batch_size`` rows at once."""
+    def sample_block(self, batch_size: int, count: int, env: VecNormalize | None = None) -> Iterable[Samples]:
+        """Draw ``count`` batches of exactly ``batch_size`` rows, one after the other."""
         return self.strategy.sample_block(self.inner, batch_size, count, env)
 
     def add(self, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,9 +59,13 @@ class Strategy(ABC):
 
     def sample_block(
         self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
-    ) -> list[Samples]:
-        """Draw ``count`` batches, each as :meth:`sample` draws it; to be overridden where one draw can serve all."""
-        return [self.sample(real_buffer, batch_size, env) for _ in range(count)]
+    ) -> Iterable[Samples]:
+        """Draw ``count`` batches, each as :meth:`sample` draws it; to be overridden where one draw can serve several.
+
+        Agents that know how many batches they need ask here, others ask :meth:`sample`. A batch is drawn from the
+        real buffer when it is its turn, so that the agent's own random numbers keep their order.
+        """
+        return (self.sample(real_buffer, batch_size, env) for _ in range(count))
 
     def has_imagined(self) -> bool:
         """Tell whether there is imagined data to draw from; True for a strategy that keeps none."""

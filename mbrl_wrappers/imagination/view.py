@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,11 +122,7 @@ class AgentView:
     # -- batches --------------------------------------------------------------------------------
 
     def samples(
-        self,
-        rows: ImaginedRows,
-        env: VecNormalize | None,
-        like: ReplayBufferSamples | DictReplayBufferSamples | None,
-        count: int = 1,
+        self, rows: ImaginedRows, env: VecNormalize | None, like: ReplayBufferSamples | DictReplayBufferSamples | None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """Turn imagined rows into what SB3's ``train`` takes.
 
@@ -135,7 +131,6 @@ class AgentView:
             env: normalises, or None.
             like: real samples, whose dtypes are taken and which are put in front; None for imagined
                 rows alone. Where the real ones carry n-step discounts, imagined rows get one step's.
-            count: batches that rows and real samples are for, in equal parts: in each, the real part comes first.
         """
         fields: dict[str, Any] = {
             "observations": self._policy_obs(rows.obs, env),
@@ -148,7 +143,7 @@ class AgentView:
         if like is not None:
             if like.discounts is not None:
                 fields["discounts"] = torch.full_like(fields["rewards"], self.gamma)
-            fields = {name: _join(getattr(like, name), value, count) for name, value in fields.items()}
+            fields = {name: _join(getattr(like, name), value) for name, value in fields.items()}
         kind = DictReplayBufferSamples if isinstance(fields["observations"], dict) else ReplayBufferSamples
         return kind(**fields)
 
@@ -185,29 +180,13 @@ class AgentView:
         return (reward / scale).clamp(-env.clip_reward, env.clip_reward)
 
 
-def split_samples(samples: Any, count: int) -> list[Any]:
-    """Cut samples into ``count`` batches of equal size, which share the samples' memory."""
-    fields = {name: _chunks(getattr(samples, name), count) for name in samples._fields}
-    return [type(samples)(**{name: chunks[i] for name, chunks in fields.items()}) for i in range(count)]
-
-
-def _chunks(field: Any, count: int) -> Sequence[Any]:
-    if field is None:
-        return [None] * count
-    if isinstance(field, dict):
-        chunks = {key: part.chunk(count) for key, part in field.items()}
-        return [{key: parts[i] for key, parts in chunks.items()} for i in range(count)]
-    return field.chunk(count)
-
-
-def _join(real: Any, imagined: Any, count: int) -> Any:
-    """Put imagined rows behind real ones in each of ``count`` batches, in the real ones' dtype."""
+def _join(real: Any, imagined: Any) -> Any:
+    """Put imagined rows behind real ones, in the real ones' dtype."""
     if real is None:
         return imagined
     if isinstance(real, dict):
-        return {key: _join(real[key], imagined[key], count) for key in real}
-    parts = [part.unflatten(0, (count, -1)) for part in (real, imagined.to(real.dtype))]
-    return torch.cat(parts, dim=1).flatten(0, 1)
+        return {key: _join(real[key], imagined[key]) for key in real}
+    return torch.cat([real, imagined.to(real.dtype)])
 
 
 @contextmanager

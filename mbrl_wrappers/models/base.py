@@ -84,7 +84,7 @@ class DynamicsModel(nn.Module, ABC):
     def predict_as(
         self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
     ) -> Prediction:
-        """Sample one step of a batch from one of ``particle_members``; otherwise as :meth:`predict`."""
+        """Sample one step of a batch from one of ``particle_members``, otherwise as :meth:`predict`."""
         return self.predict(obs, action, generator=generator)
 
     @abstractmethod

@@ -150,7 +150,7 @@ class EnsembleDynamics(DynamicsModel):
         *,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
-        members: Tensor | int | None = None,
+        members: Tensor | None = None,
     ) -> Prediction:
         """Predict one step; see :meth:`DynamicsModel.predict`.
 
@@ -159,23 +159,46 @@ class EnsembleDynamics(DynamicsModel):
             action: ``[..., A]``.
             generator: draws the members and the noise.
             deterministic: the mean over the elites; otherwise a sample of one random elite per row.
-            members: ``[...]`` int64, which member predicts each row, or one for all rows; default: balanced at
-                random over the elites.
+            members: ``[...]`` int64, which member predicts each row; default: balanced at random
+                over the elites.
 
         Returns:
             The prediction, with the leading dimensions of ``obs``.
         """
-        dtype = self.start_obs.dtype
-        flat_obs, flat_action = self._flatten(obs, "obs").to(dtype), self._flatten(action, "action").to(dtype)
-        x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
+        flat_obs, flat_action, x = self._inputs(obs, action)
         if deterministic:
             mean, std, logits = self._mixture(x)
             target = mean
         else:
             groups = self._balanced_groups(len(x), generator) if members is None else self._given_groups(members, obs)
             mean, std, logits = self._routed(x, groups)
-            noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-            target = mean + std * noise
+            target = _sampled(mean, std, generator)
+        return self._outcome(obs, flat_obs, flat_action, target, std, logits)
+
+    @property
+    def particle_members(self) -> list[int]:
+        """The elites; see :class:`DynamicsModel`."""
+        return list(self._elite_list)
+
+    def predict_as(
+        self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Sample one step of a batch from one member; see :meth:`DynamicsModel.predict_as`."""
+        flat_obs, flat_action, x = self._inputs(obs, action)
+        mean, logvar, logits = self.network.member(member, x)
+        std = torch.exp(0.5 * logvar)
+        return self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), std, logits)
+
+    def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return observations and actions as rows in the model's dtype, and the network's input made of them."""
+        dtype = self.start_obs.dtype
+        flat_obs, flat_action = self._flatten(obs, "obs").to(dtype), self._flatten(action, "action").to(dtype)
+        return flat_obs, flat_action, self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
+
+    def _outcome(
+        self, obs: Tensor, flat_obs: Tensor, flat_action: Tensor, target: Tensor, std: Tensor, logits: Tensor
+    ) -> Prediction:
+        """Turn the network's outputs, as rows, into a prediction with the leading dimensions of ``obs``."""
         target = self.target_normalizer.denormalize(target)
         next_obs = self.obs_codec.snap(flat_obs + target[:, : self.obs_codec.dim])
         if self.reward_fn is None:
@@ -194,32 +217,14 @@ class EnsembleDynamics(DynamicsModel):
             std.square().mean(-1).sqrt().reshape(batch),
         )
 
-    @property
-    def particle_members(self) -> list[int]:
-        """The elites; see :class:`DynamicsModel`."""
-        return self._elite_list
-
-    def predict_as(
-        self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
-    ) -> Prediction:
-        """Sample one step of a batch from one member; see :meth:`DynamicsModel.predict_as`."""
-        return self.predict(obs, action, generator=generator, members=member)
-
-    def _given_groups(self, members: Tensor | int, obs: Tensor) -> list[tuple[int, Tensor]]:
-        shape = obs.shape[:-1]
-        if isinstance(members, int):
-            self._check_members([members])
-            return [(members, torch.arange(shape.numel(), device=self.device))]
-        if members.shape != shape:
-            raise ValueError(f"members must have shape {tuple(shape)}, got {tuple(members.shape)}")
+    def _given_groups(self, members: Tensor, obs: Tensor) -> list[tuple[int, Tensor]]:
+        if members.shape != obs.shape[:-1]:
+            raise ValueError(f"members must have shape {tuple(obs.shape[:-1])}, got {tuple(members.shape)}")
         flat = members.reshape(-1)
         present = flat.unique().tolist()
-        self._check_members(present)
+        if present and not 0 <= present[0] <= present[-1] < self.network.num_members:
+            raise ValueError(f"members must be in [0, {self.network.num_members}), got {present}")
         return [(int(m), (flat == m).nonzero()[:, 0]) for m in present]
-
-    def _check_members(self, members: list[int]) -> None:
-        if members and not 0 <= min(members) <= max(members) < self.network.num_members:
-            raise ValueError(f"members must be in [0, {self.network.num_members}), got {members}")
 
     def _balanced_groups(self, rows: int, generator: torch.Generator | None) -> list[tuple[int, Tensor]]:
         """Deal the rows out to the elites at random, each elite getting its share up to one row."""
@@ -361,6 +366,10 @@ class EnsembleDynamics(DynamicsModel):
             raise ValueError(f"{path}: the description is not that of an EnsembleDynamics: {error}") from error
         storage.restore(model, tensors, path)
         return model.to(device)
+
+
+def _sampled(mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
+    return mean + std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
 
 
 def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) -> list[float]:

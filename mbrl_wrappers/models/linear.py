@@ -2,9 +2,9 @@
 
 On a CPU torch hands float32 products to MKL. oneDNN, which the same builds of torch carry, applies the
 activation in the same pass and is up to twice as fast on some processors, on others no faster. So it is timed
-once in a process against torch's own product, and used only where it wins by a wide margin: machines are far
-from that margin on either side, so two processes on one machine compute the same numbers.
-``torch.backends.mkldnn.enabled = False`` settles it without timing.
+once in a process against torch's own product, and used only where it wins by a wide margin: the two machines
+that were tried are far from that margin on either side, so that processes on one machine choose alike, even under
+load. Where it must not be left to a clock, ``torch.backends.mkldnn.enabled = False`` settles it.
 
 The operator is the one that ``torch.compile`` emits for a linear layer. It is not public; where it is
 missing or answers otherwise than torch, torch's own product is used.
@@ -42,12 +42,19 @@ def _operator() -> Any:
 
 @cache
 def _is_faster() -> bool:
-    """Time the operator against torch's own product at the size of a training batch; some milliseconds."""
-    operator = _operator()
+    """Time the operator against torch's own product at the size of a training batch; some milliseconds.
+
+    On one thread: several that wait for one another on a busy machine would be timed instead.
+    """
+    operator, threads = _operator(), torch.get_num_threads()
     x, weight, bias = (torch.zeros(shape) for shape in ((MIN_ROWS, 200), (200, 200), (200,)))
-    with torch.no_grad():
-        onednn = _best_seconds(lambda: operator(x, weight.t(), bias, "none", [], ""))
-        return onednn < _MARGIN * _best_seconds(lambda: torch.addmm(bias, x, weight))
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            onednn = _best_seconds(lambda: operator(x, weight.t(), bias, "none", [], ""))
+            return onednn < _MARGIN * _best_seconds(lambda: torch.addmm(bias, x, weight))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _best_seconds(call: Callable[[], object], repetitions: int = 12) -> float:

@@ -24,8 +24,8 @@ class TrajectoryReturns:
     members; where the numbers do not divide, random members get one particle more. A predicted or given
     termination ends a particle's reward.
 
-    Candidates are worked on in chunks that give each member some 1,000 rows at a time. Memory beyond the arguments
-    and the result is that of one chunk, a few MB for the paper's ensemble.
+    Candidates are worked on in chunks, which bounds the memory beyond the arguments and the result: on a CPU chunks
+    that give each member some 1,000 rows, whose activations stay in the cache, on a GPU 64 times as many.
 
     Args:
         dynamics: the model; ``predict_as`` of its ``particle_members`` is what a particle follows.
@@ -74,34 +74,46 @@ class TrajectoryReturns:
         if actions.dim() != 4 or (actions.shape[0], actions.shape[3]) != (expected[0], expected[3]):
             raise ValueError(f"actions must have shape {expected}, got {tuple(actions.shape)}")
         population = actions.shape[1]
-        starts, sequences = obs.repeat_interleave(population, dim=0), actions.flatten(0, 1)
-        members = self._deal(generator)
-        rows = max(1, CHUNK_ROWS * len(set(members)) // len(members))
-        chunks = zip(starts.split(rows), sequences.split(rows), strict=True)
-        returns = torch.cat([self._follow(*chunk, members, generator) for chunk in chunks])
-        return returns.nan_to_num(-torch.inf, -torch.inf, -torch.inf).reshape(len(obs), population)
+        blocks = self._deal(generator)
+        rows = max(1, len(blocks) * _rows_at_once(self.dynamics.device) // self.num_particles)
+        # A start state belongs to ``population`` sequences in a row.
+        owner = torch.arange(len(obs) * population, device=obs.device) // max(population, 1)
+        chunks = zip(owner.split(rows), actions.flatten(0, 1).split(rows), strict=True)
+        returns = torch.cat([self._follow(obs[index], part, blocks, generator) for index, part in chunks])
+        return returns.reshape(len(obs), population)
 
-    def _deal(self, generator: torch.Generator | None) -> list[int]:
-        """Return the member of each particle, in order."""
+    def _deal(self, generator: torch.Generator | None) -> list[tuple[int, slice]]:
+        """Return the members, and which particles are theirs."""
+        if self.propagation == "expectation":
+            return [(0, slice(0, 1))]
         members = self.dynamics.particle_members
         order = torch.randperm(len(members), generator=generator, device=self.dynamics.device).tolist()
-        return sorted(members[order[particle % len(order)]] for particle in range(self.num_particles))
+        shares = torch.arange(self.num_particles).tensor_split(len(members))  # the first get the odd ones
+        return [
+            (members[place], slice(int(share[0]), int(share[-1]) + 1))
+            for place, share in zip(order, shares, strict=True)
+            if len(share)
+        ]
 
-    def _follow(self, start: Tensor, actions: Tensor, members: list[int], generator: torch.Generator | None) -> Tensor:
+    def _follow(
+        self, start: Tensor, actions: Tensor, blocks: list[tuple[int, slice]], generator: torch.Generator | None
+    ) -> Tensor:
         """Return the mean return ``[C]`` of sequences ``[C, H, A]`` from ``start [C, D]``."""
-        particles = len(members)
-        obs = start.expand(particles, *start.shape)
+        obs = start.expand(self.num_particles, *start.shape)
         alive = torch.ones(obs.shape[:2], dtype=torch.bool, device=obs.device)
+        diverged = torch.zeros(len(start), dtype=torch.bool, device=obs.device)
         total = torch.zeros(len(start), dtype=obs.dtype, device=obs.device)
         factor = 1.0
         for action in actions.unbind(1):
             if self.propagation == "TS1":
                 obs, alive = self._shuffle(obs, alive, generator)
-            p = self._step(obs, action.expand(particles, *action.shape), members, generator)
+            p = self._step(obs, action.expand(self.num_particles, *action.shape), blocks, generator)
+            finite = torch.isfinite(p.reward) & torch.isfinite(p.next_obs).all(-1)
+            diverged |= (alive & ~finite).any(0)
             total += factor * torch.where(alive, p.reward, 0.0).mean(0)
             obs, alive = p.next_obs, alive & ~p.terminated
             factor *= self.discount
-        return total
+        return torch.where(diverged, -torch.inf, total)
 
     @staticmethod
     def _shuffle(obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -109,13 +121,17 @@ class TrajectoryReturns:
         order = torch.rand(alive.shape, generator=generator, device=obs.device).argsort(0)
         return obs.gather(0, order[..., None].expand(obs.shape)), alive.gather(0, order)
 
-    def _step(self, obs: Tensor, action: Tensor, members: list[int], generator: torch.Generator | None) -> Prediction:
+    def _step(
+        self, obs: Tensor, action: Tensor, blocks: list[tuple[int, slice]], generator: torch.Generator | None
+    ) -> Prediction:
         """Take one step with ``obs [K, C, D]``, each particle by its own member."""
         if self.propagation == "expectation":
             return self.dynamics.predict(obs, action, deterministic=True)
-        steps = []
-        for member in dict.fromkeys(members):
-            first = members.index(member)
-            block = slice(first, first + members.count(member))
-            steps.append(self.dynamics.predict_as(member, obs[block], action[block], generator=generator))
+        predict_as = self.dynamics.predict_as
+        steps = [predict_as(member, obs[rows], action[rows], generator=generator) for member, rows in blocks]
         return Prediction(**{f.name: torch.cat([getattr(p, f.name) for p in steps]) for f in fields(Prediction)})
+
+
+def _rows_at_once(device: torch.device) -> int:
+    """Return the rows that a member gets in one product."""
+    return CHUNK_ROWS if device.type == "cpu" else 64 * CHUNK_ROWS
