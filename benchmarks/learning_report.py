@@ -109,7 +109,7 @@ def uniform_notes(env: str) -> list[str]:
     returns = [at_steps(rows, experiment.steps).return_mean for rows in seeds.values()]
     return [
         f"With uniform imagined actions, `Dyna(exploration=1)`, {reached(seeds, experiment)} reach "
-        f"{experiment.target:g}, after {reaches} steps; return at {experiment.steps:,}: "
+        f"{experiment.target:g}; by seed, steps to it: {reaches}; return at {experiment.steps:,}: "
         f"{', '.join(f'{r:.1f}' for r in returns)} (mean {np.mean(returns):.1f} ± {np.std(returns):.1f}). "
         f"Runs: `python benchmarks/learning.py run {env} --variants uniform`",
         "",
