@@ -46,7 +46,7 @@ class RunSpec:
     Attributes:
         env: a Gymnasium id or ``"package.module:Class"``.
         recipe: what to train with.
-        model: whether the agent gets a model; without one it is plain SB3 at equal updates per step.
+        model: whether the agent gets a model; without one it is the same agent at equal updates per step.
         seed: of the agent, the model and the sequence of episodes.
         steps: env steps.
         eval_every: env steps between evaluations.
