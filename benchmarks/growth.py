@@ -133,7 +133,7 @@ def document(rows: list[Growth]) -> str:
         f"MBPO(CompiledSAC, 2 x 256) at {UPDATES_PER_STEP} updates and 400 rollouts per env step, a fit of 200",
         f"gradient steps every {ENV_STEPS} env steps; 17 observations, 7 members of 4 x 200, batch 256 and one env but",
         "for what is varied. Seconds per 1,000 env steps, one thread: in all, of fitting, of imagining; the rest is",
-        "the agent's. Compiling is not counted.",
+        "the agent's. Compiling is not counted. The default setting stands in each group: what differs there is noise.",
         f"Machine: {where['cpu']}, {where['vector_instructions']}, torch {where['torch']}.",
         "Written by `python benchmarks/growth.py`.",
         "",

@@ -31,14 +31,17 @@ def write_tables() -> None:
         "",
         f"Python {platform.python_version()}, {versions};",
         "two cores of an AMD EPYC. Written by `python benchmarks/learning.py table` from the curves in the folders",
-        "beside this page. SAC is `CompiledSAC` with and without a model: the same updates in less time.",
+        "beside this page. SAC is `CompiledSAC` with and without a model: the same updates in less time; its half",
+        "minute of compiling is included. The sections were run one after the other while the library was worked on.",
         "",
     ]
     envs = [env for env in EXPERIMENTS if curves(env, "mbpo")]
     for env in envs:
         lines += [f"## {env}", "", *notes(env), *(hopper_table() if env == "Hopper-v5" else target_table(env)), ""]
         lines += uniform_notes(env)
-        lines += [f"Runs: `python benchmarks/learning.py run {env}`", ""]
+        variants = " --variants mbpo base timed" if EXPERIMENTS[env].timed_steps else ""
+        seeds = " ".join(map(str, curves(env, "mbpo")))
+        lines += [f"Runs: `python benchmarks/learning.py run {env} --seeds {seeds}{variants}`", ""]
     if (RESULTS / PPO_FILE).exists():
         lines += ppo_table()
     (RESULTS / "learning.md").write_text("\n".join(lines))

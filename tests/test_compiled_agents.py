@@ -331,7 +331,26 @@ def test_what_cannot_be_compiled_is_said_or_runs_as_it_is(policy, options, reaso
     assert_equal(ours, plain, 0)
 
 
-@pytest.mark.parametrize(("change", "reason"), [(freeze, "frozen"), (hook, "hooks on their gradients")])
+def clip(agent: Any) -> None:
+    def clip_gradients(optimizer: Any, *_: Any) -> None:
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1e-3)
+
+    agent.critic.optimizer.register_step_pre_hook(clip_gradients)
+
+
+def watch(agent: Any) -> None:
+    agent.critic.register_forward_hook(lambda module, inputs, outputs: tuple(0.5 * value for value in outputs))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (freeze, "frozen"),
+        (hook, "hooks on their gradients"),
+        (clip, "the optimizer has hooks"),
+        (watch, "the critic has hooks"),
+    ],
+)
 def test_an_agent_that_was_changed_is_noticed(change, reason):
     wanted = make(CompiledSAC, double=False, compile=True)
     change(wanted)
@@ -343,6 +362,22 @@ def test_an_agent_that_was_changed_is_noticed(change, reason):
         change(agent)
         learn(agent, 60)
     assert_equal(ours, plain, 0)
+
+
+def test_a_change_before_a_run_goes_on_is_noticed(uncompiled):
+    agent = make(CompiledSAC, double=False)
+    agent._planned_updates = lambda *steps: MIN_UPDATES
+    learn(agent, 50)
+    assert agent._has_updated
+    freeze(agent)
+    frozen = next(agent.critic.parameters())
+    before = frozen.clone()
+    agent.learn(20, reset_num_timesteps=False)
+    assert torch.equal(frozen, before) and not agent._is_compiled
+    frozen.requires_grad_(True)  # its optimizer has now counted fewer steps than the others'
+    agent.compile = True
+    with pytest.raises(ValueError, match="different numbers of steps"):
+        agent.learn(10, reset_num_timesteps=False)
 
 
 def test_an_actor_of_ones_own_is_noticed(monkeypatch):
@@ -369,6 +404,10 @@ def test_the_signature_is_the_agents_own_and_compile(name):
 def test_another_value_of_compile_is_named():
     with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
         make(CompiledSAC, compile="yes")
+    agent = make(CompiledSAC)
+    agent.compile = "yes"  # as loading sets it
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
+        agent.learn(1)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit])

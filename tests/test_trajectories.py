@@ -84,6 +84,17 @@ def test_divergence_is_worst_even_where_it_ends_the_episode_or_is_the_last_step(
     assert TrajectoryReturns(model)(torch.zeros(1, 2), actions).tolist() == [[2.0, -torch.inf, -torch.inf]]
 
 
+def test_a_return_too_large_for_its_dtype_is_worst():
+    model = KnownDynamics(OBS, ACTION, lambda obs, action: obs, lambda obs, action, next_obs: 3e38 + 0 * obs[:, 0])
+    assert TrajectoryReturns(model)(torch.zeros(1, 2), torch.zeros(1, 2, 2, 1)).tolist() == [[-torch.inf] * 2]
+
+
+@pytest.mark.parametrize("member", [-1, 6])
+def test_a_member_that_there_is_not_is_named(member):
+    with pytest.raises(ValueError, match=rf"member must be in \[0, 6\), got {member}"):
+        drifting_ensemble().predict_as(member, torch.zeros(1, 2), torch.zeros(1, 1))
+
+
 def test_what_comes_after_a_termination_may_diverge():
     model = known(
         lambda obs, action: torch.where(obs.isnan() | (obs > 1), torch.nan, obs + 1),

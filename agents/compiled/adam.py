@@ -52,7 +52,11 @@ class AdamStep:
             return f"the optimizer has {named[0]}=True"
         if any(not p.requires_grad for p in group["params"]):
             return "the optimizer has parameters that are frozen"
-        if any(p._backward_hooks for p in group["params"]):
+        if len({float(optimizer.state.get(p, {}).get("step", 0)) for p in group["params"]}) > 1:
+            return "the optimizer's parameters have taken different numbers of steps"
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            return "the optimizer has hooks"
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in group["params"]):
             return "parameters have hooks on their gradients"
         return None
 

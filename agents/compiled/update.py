@@ -27,6 +27,7 @@ class CompiledAgent(OffPolicyAlgorithm):
     To be put in front of the agent's class. The numbers are those of the agent's own ``train`` up to rounding: the
     same batches, the same noise from torch's global generator, the same order of updates. Weights and optimizers
     are saved as SB3 saves them, so that either class loads the other's files, and logged under the same keys.
+    Weight decay also reaches parameters that no forward pass uses, which torch's optimizers leave alone.
 
     Args:
         *args: the agent's arguments.
@@ -38,8 +39,8 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     Raises:
         ValueError: for another ``compile``; from ``learn`` if it is True and the agent cannot be compiled: another
-            optimizer than Adam, frozen parameters or hooks on them, gSDE, Dropout, buffers (batch normalisation),
-            an actor or critic of one's own, or a features extractor that actor and critic share.
+            optimizer than Adam, frozen parameters, hooks, gSDE, Dropout, buffers (batch normalisation), an actor or
+            critic of one's own, or a features extractor that actor and critic share.
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -54,8 +55,7 @@ class CompiledAgent(OffPolicyAlgorithm):
         cls.__signature__ = inspect.Signature([*inspect.signature(plain).parameters.values(), compile])
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
-        if compile not in (True, False, "auto"):
-            raise ValueError(f"compile must be True, False or 'auto', got {compile!r}")
+        _check_compile(compile)
         super().__init__(*args, **kwargs)
         self.compile = compile
         self._is_compiled: bool | None = None
@@ -110,9 +110,11 @@ class CompiledAgent(OffPolicyAlgorithm):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        _check_compile(self.compile)  # loading sets whatever it is given
         # A run that goes on, though for few steps, stays what it was: numbers would differ in their last digits.
-        stays = self.compile == "auto" and not reset_num_timesteps and self._is_compiled is not None
-        if not stays:
+        if self.compile == "auto" and not reset_num_timesteps and self._is_compiled is not None:
+            self._is_compiled = self._is_compiled and self._objection() is None
+        else:
             steps_done = 0 if reset_num_timesteps else self.num_timesteps
             self._is_compiled = self._is_to_be_compiled(total_timesteps, steps_done)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
@@ -135,7 +137,7 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; see the agent's own ``train``."""
-        if not self._is_compiled:
+        if not self._is_compiled or gradient_steps == 0:
             super().train(gradient_steps, batch_size)
             return
         try:
@@ -197,6 +199,11 @@ class CompiledAgent(OffPolicyAlgorithm):
         return [*super()._excluded_save_params(), "_update", "_built_with", "_has_updated"]
 
 
+def _check_compile(value: Any) -> None:
+    if value not in (True, False, "auto"):
+        raise ValueError(f"compile must be True, False or 'auto', got {value!r}")
+
+
 def logged_values(values: Iterable[Tensor]) -> Tensor:
     """Return losses side by side; an agent's coefficient may be of another dtype than its networks."""
     first, *others = values
@@ -212,12 +219,15 @@ def common_objection(policy: Any, networks: Mapping[str, tuple[type, ...]], opti
         optimizers: the agent's.
     """
     for name, kinds in networks.items():
-        if type(getattr(policy, name)) not in kinds:
-            return f"the {name} is a {type(getattr(policy, name)).__name__}"
-        if any(True for _ in getattr(policy, name).buffers()):
+        network = getattr(policy, name)
+        if type(network) not in kinds:
+            return f"the {name} is a {type(network).__name__}"
+        if any(True for _ in network.buffers()):
             return f"the {name} has buffers, which a forward pass may change"
-    if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in policy.modules()):
-        return "the policy has Dropout"
+        if network._forward_hooks or network._forward_pre_hooks or network._backward_hooks:
+            return f"the {name} has hooks"
+    if any(isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU) for module in policy.modules()):
+        return "the policy has Dropout or other noise"
     if policy.share_features_extractor and list(policy.actor.features_extractor.parameters()):
         return "actor and critic share a features extractor"
     return next(filter(None, map(AdamStep.objection, optimizers)), None)

@@ -184,6 +184,8 @@ class EnsembleDynamics(DynamicsModel):
         self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
     ) -> Prediction:
         """Sample one step of a batch from one member; see :meth:`DynamicsModel.predict_as`."""
+        if not 0 <= member < self.network.num_members:
+            raise ValueError(f"member must be in [0, {self.network.num_members}), got {member}")
         flat_obs, flat_action, x = self._inputs(obs, action)
         mean, logvar, logits = self.network.member(member, x)
         std = torch.exp(0.5 * logvar)

@@ -65,7 +65,7 @@ class TrajectoryReturns:
             generator: the source of all randomness, on the model's device; default: torch's global one.
 
         Returns:
-            ``[B, P]`` returns; minus infinity where a prediction was not finite.
+            ``[B, P]`` returns; minus infinity where a prediction or the return was not finite.
 
         Raises:
             ValueError: if the shapes do not fit the model or each other.
@@ -113,7 +113,7 @@ class TrajectoryReturns:
             total += factor * torch.where(alive, p.reward, 0.0).mean(0)
             obs, alive = p.next_obs, alive & ~p.terminated
             factor *= self.discount
-        return torch.where(diverged, -torch.inf, total)
+        return torch.where(diverged | ~total.isfinite(), -torch.inf, total)
 
     @staticmethod
     def _shuffle(obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
