@@ -25,7 +25,8 @@ CART_POLE_NOTE = (
 )
 HOPPER_NOTE = (
     "A CPU's budget in place of the paper's: half its updates per step, networks of 2 x 128 units, 1,000 random steps "
-    "first instead of 5,000. The schedule of the rollout length starts at 20,000 steps, so it is 1 all the way here."
+    "first instead of 5,000. The schedule of the rollout length starts at 20,000 steps, so it is 1 all the way here. "
+    "Seed 0 was run with an earlier version of the library."
 )
 
 
