@@ -2,9 +2,8 @@
 
 On a CPU torch hands float32 products to MKL. oneDNN, which the same builds of torch carry, applies the
 activation in the same pass and is up to twice as fast on some processors, on others no faster. So it is timed
-once in a process against torch's own product, and used only where it wins by a wide margin: the two machines
-that were tried are far from that margin on either side, so that processes on one machine choose alike, even under
-load. Where it must not be left to a clock, ``torch.backends.mkldnn.enabled = False`` settles it.
+once in a process against torch's own product, and used only where it wins by a wide margin, so that processes on
+one machine choose alike. Where that must not be left to a clock, ``torch.backends.mkldnn.enabled = False`` settles it.
 
 The operator is the one that ``torch.compile`` emits for a linear layer. It is not public; where it is
 missing or answers otherwise than torch, torch's own product is used.
