@@ -42,7 +42,7 @@ class Experiment:
 
     steps: int
     base_steps: int
-    eval_every: int
+    eval_freq: int
     target: float
     overrides: dict[str, dict] = dataclasses.field(default_factory=dict)
     note: str = ""

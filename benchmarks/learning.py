@@ -24,21 +24,23 @@ from stable_baselines3.common.monitor import Monitor
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv
 from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.zoo.training import RunSpec, make_env, run
+from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.training import run
 
 
 def train(env: str, variant: str, seed: int, steps: int | None) -> None:
     experiment = EXPERIMENTS[env]
     length = steps or experiment.length(variant)
-    spec = RunSpec(
+    spec = JobSpec(
         env=env,
         recipe=recipe_of(env, variant),
         model=variant in ("mbpo", "uniform"),
         seed=seed,
         steps=length,
-        eval_every=experiment.eval_every,
+        eval_freq=experiment.eval_freq,
         eval_episodes=20,
-        checkpoint_every=2_000,
+        save_freq=2_000,
     )
     folder = ROOT / "runs" / env / f"{variant}_seed{seed}"
     _, rows = run(spec, folder, on_evaluation=lambda row: print(env, variant, seed, row, flush=True))

@@ -9,8 +9,8 @@ import numpy as np
 from experiments import EXPERIMENTS, PPO_FILE, RESULTS, recipe_of
 
 from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
+from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import Evaluation
 
 # Mean and standard deviation over 5 seeds of MBPO on Hopper, by env steps: curves published with the code of erl_lib.
 PUBLISHED_HOPPER = {20_000: (532, 227), 50_000: (1728, 836), 100_000: (3306, 346)}

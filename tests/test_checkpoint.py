@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import (
     ModelBased,
@@ -29,8 +30,10 @@ from mbrl_wrappers.imagination import (
     save_checkpoint,
 )
 from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.zoo.environment import SeededEpisodes
+from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import Recipe
-from mbrl_wrappers.zoo.training import RunSpec, SeededEpisodes, run
+from mbrl_wrappers.zoo.training import run
 
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 20}
 
@@ -115,7 +118,7 @@ def assert_same(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
 # -- the same run --------------------------------------------------------------------------------------------
 
 
-def spec_of(name: str, **kwargs: Any) -> RunSpec:
+def spec_of(name: str, **kwargs: Any) -> JobSpec:
     _, env, own = ALGORITHMS[name]
     recipe = Recipe(
         algo=name,
@@ -127,9 +130,9 @@ def spec_of(name: str, **kwargs: Any) -> RunSpec:
     )
     arguments = {
         "env": f"{__name__}:{env.__name__}", "recipe": recipe, "model": True, "seed": 3, "steps": 150,
-        "eval_every": 40, "eval_episodes": 2, "checkpoint_every": 25, **kwargs,
+        "eval_freq": 40, "eval_episodes": 2, "save_freq": 25, **kwargs,
     }  # fmt: skip
-    return RunSpec(**arguments)
+    return JobSpec(**arguments)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -214,8 +217,8 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     files = (tmp_path / "progress.csv").read_text().splitlines()
     assert files[0] == ",".join(field.name for field in dataclasses.fields(rows[0]))
     assert [int(line.split(",")[0]) for line in files[1:]] == [40, 60]
-    assert json.loads((tmp_path / "spec.json").read_text())["seed"] == 3
-    assert SAC.load(tmp_path / "agent", device="cpu").num_timesteps == agent.num_timesteps == 60
+    assert json.loads((tmp_path / "job.json").read_text())["seed"] == 3
+    assert zoo.load(tmp_path, device="cpu").num_timesteps == agent.num_timesteps == 60
 
 
 def test_a_folder_belongs_to_one_spec(tmp_path):
@@ -226,8 +229,8 @@ def test_a_folder_belongs_to_one_spec(tmp_path):
 
 def test_evaluating_and_checkpointing_change_nothing(tmp_path):
     agents = [
-        run(spec_of("SAC", eval_every=every, checkpoint_every=checkpoint_every, steps=80), tmp_path / str(every))[0]
-        for every, checkpoint_every in ((7, 3), (80, 0))
+        run(spec_of("SAC", eval_freq=every, save_freq=save_freq, steps=80), tmp_path / str(every))[0]
+        for every, save_freq in ((7, 3), (80, 0))
     ]
     assert_same(content(agents[0]), content(agents[1]))
 

@@ -24,8 +24,9 @@ from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.agents.compiled.update import MIN_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import Recipe
-from mbrl_wrappers.zoo.training import RunSpec, run
+from mbrl_wrappers.zoo.training import run
 
 PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 20}
@@ -500,10 +501,10 @@ def test_with_every_imagined_row_discarded_it_is_sb3s(uncompiled, name):
 
 
 def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path):
-    def spec(steps: int) -> RunSpec:
+    def spec(steps: int) -> JobSpec:
         agent = {"learning_starts": 20, "batch_size": 16, "gradient_steps": 2, "compile": True}
         recipe = Recipe("SAC", 100, agent, {"rollouts_per_step": 5}, {"fit_every": 20}, TINY)
-        return RunSpec(f"{__name__}:Walk", recipe, True, 0, steps, 40, eval_episodes=1, checkpoint_every=30)
+        return JobSpec(f"{__name__}:Walk", recipe, True, 0, steps, 40, eval_episodes=1, save_freq=30)
 
     whole, _ = run(spec(100), tmp_path / "whole")
 

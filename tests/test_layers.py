@@ -16,7 +16,7 @@ PACKAGE = "mbrl_wrappers"
 # Left to right. The modules of the first column may use one another; after it, a unit may import what stands
 # in a column to its left, and itself.
 COLUMNS = (
-    {"arguments", "lazy", "returns", "spaces", "types"},
+    {"arguments", "files", "lazy", "returns", "spaces", "types"},
     {"models"},
     {"envs", "planners"},
     {"imagination", "wrappers"},
@@ -33,6 +33,7 @@ RESERVED = {
     "stable_baselines3": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "sb3_contrib": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "huggingface_hub": ("zoo.hub",),
+    "ray": ("zoo.sweeps.ray_executor",),
 }
 
 

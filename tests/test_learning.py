@@ -11,8 +11,9 @@ from stable_baselines3.common.monitor import Monitor
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv
 from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import load_recipe
-from mbrl_wrappers.zoo.training import RunSpec, run
+from mbrl_wrappers.zoo.training import run
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(("env", "steps", "least"), [("Pendulum-v1", 2_500, -200), ("InvertedPendulum-v5", 3_000, 950)])
 def test_mbpo(env, steps, least, tmp_path):
     recipe = load_recipe("mbpo", env)
-    spec = RunSpec(env=env, recipe=recipe, model=True, seed=0, steps=steps, eval_every=steps)
+    spec = JobSpec(env=env, recipe=recipe, model=True, seed=0, steps=steps, eval_freq=steps)
     _, evaluations = run(spec, tmp_path)
     assert evaluations[-1].steps == steps
     assert evaluations[-1].return_mean >= least

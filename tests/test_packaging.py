@@ -94,8 +94,13 @@ def test_versions_agree(wheel: Path) -> None:
 def test_the_wheel_contains_all_that_belongs_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         contents = {name for name in archive.namelist() if ".dist-info/" not in name}
-    recipes = {name for name in folder_files("*.yml") if name.startswith("mbrl_wrappers/zoo/recipes/")}
-    assert contents == {"mbrl_wrappers/py.typed", *folder_files("*.py"), *recipes}
+    data = ("recipes/*.yml", "pretrained/*.json", "pretrained/*/*/*", "report/templates/*")
+    packaged = {
+        f"mbrl_wrappers/zoo/{path.relative_to(CHECKOUT / 'zoo').as_posix()}"
+        for pattern in data
+        for path in (CHECKOUT / "zoo").glob(pattern)
+    }
+    assert contents == {"mbrl_wrappers/py.typed", *folder_files("*.py"), *packaged}
 
 
 def test_the_wheel_installs_the_command(wheel: Path) -> None:

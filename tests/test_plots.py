@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure, save_training_figure
-from mbrl_wrappers.zoo.training import Evaluation
+from mbrl_wrappers.zoo.progress import Evaluation
 
 
 def rows(returns: list[float], every: int = 100) -> list[Evaluation]:

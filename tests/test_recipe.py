@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 
 from mbrl_wrappers.zoo import load_recipe
-from mbrl_wrappers.zoo.job import make_spec
+from mbrl_wrappers.zoo.job import make_job
 from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, read_literals, recipe_from
 
 ENTRIES = {
@@ -162,8 +162,8 @@ def _shipped() -> list[tuple[str, str]]:
 
 
 def _spec(agent: str, env: str, **changes):
-    wishes = {"steps": None, "seed": 0, "algo": None, "params": {}, "eval_episodes": 1, "checkpoint_every": None}
-    return make_spec(agent, env, **{**wishes, "device": "cpu", **changes})
+    wishes = {"steps": None, "seed": 0, "algo": None, "params": {}, "eval_episodes": 1, "save_freq": None}
+    return make_job(agent, env, **{**wishes, "device": "cpu", **changes})
 
 
 @pytest.mark.parametrize(("agent", "env_id"), _shipped())

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
-from mbrl_wrappers.models.storage import write_atomically
 from mbrl_wrappers.types import Transitions
 
 OBSERVATION_SPACE = spaces.Dict(
@@ -160,7 +160,9 @@ def test_functions_of_ones_own_must_be_given_again(tmp_path):
     model = _fitted(reward_fn=_reward, termination_fn=_termination)
     model.save(path)
     for given, missing in (({}, "reward_fn"), ({"reward_fn": _reward}, "termination_fn")):
-        with pytest.raises(ValueError, match=rf"{missing} must be a function of your own.*own\.safetensors, got None"):
+        with pytest.raises(
+            ValueError, match=rf"own\.safetensors: {missing} must be a function of your own for this model, got None"
+        ):
             EnsembleDynamics.load(path, **given)
     loaded = EnsembleDynamics.load(path, reward_fn=_reward, termination_fn=_termination)
     assert all(torch.equal(one, other) for one, other in zip(_predictions(model), _predictions(loaded), strict=True))

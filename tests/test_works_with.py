@@ -30,8 +30,9 @@ from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.zoo.building import build_agent
+from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import Recipe
-from mbrl_wrappers.zoo.training import RunSpec, build_agent
 
 ALGORITHMS = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN)}
 
@@ -218,7 +219,7 @@ def test_agents_of_one_recipe_share_nothing(algo, options):
         dynamics={},
     )
     before = copy.deepcopy(recipe)
-    spec = RunSpec(env="", recipe=recipe, model=False, seed=0, steps=10, eval_every=10)
+    spec = JobSpec(env="", recipe=recipe, model=False, seed=0, steps=10, eval_freq=10)
     one, two = (build_agent(spec, env)[0] for _ in range(2))
     assert recipe == before
     assert one.policy_kwargs == two.policy_kwargs != recipe.agent["policy_kwargs"]

@@ -18,11 +18,14 @@ from matplotlib.image import imread
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.zoo.cli import main
-from mbrl_wrappers.zoo.job import make_spec
+from mbrl_wrappers.zoo.commands import COMMANDS
+from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess
+from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import Evaluation, RunSpec, make_env, run
+from mbrl_wrappers.zoo.training import run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
 
@@ -62,14 +65,14 @@ class Point(gym.Env):
 
 
 class Patient(Point):
-    # Waits for Ctrl-C in the middle of a run, as long as a file says so.
+    # Leaves time for Ctrl-C in the middle of a run, as long as a file says so.
 
     done = 0
 
     def step(self, action):
         Patient.done += 1
-        while Patient.done > 200 and Path("wait").exists():
-            time.sleep(0.01)
+        if Patient.done > 200 and Path("wait").exists():
+            time.sleep(0.05)
         return super().step(action)
 
 
@@ -194,9 +197,9 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def small_spec(env: str) -> RunSpec:
+def small_spec(env: str) -> JobSpec:
     """A run of 60 steps with a small model."""
-    return make_spec(
+    return make_job(
         "mbpo",
         env,
         steps=60,
@@ -204,7 +207,7 @@ def small_spec(env: str) -> RunSpec:
         algo=None,
         params=PARAMS,
         eval_episodes=1,
-        checkpoint_every=0,
+        save_freq=0,
         device="cpu",
     )
 
@@ -228,7 +231,7 @@ def test_it_trains_an_env_of_ones_own_and_the_base_agent(trained):
         assert [row.steps for row in rows] == [STEPS * (i + 1) // 10 for i in range(10)]
         assert rows[-1].updates == STEPS - 20
         assert all(np.isfinite([row.return_mean, row.return_std]).all() for row in rows)
-        assert (folder / variant / "agent.zip").exists()
+        assert zoo.load(folder / variant).num_timesteps == STEPS
     assert read_rows(folder / "mbpo" / "progress.csv", Evaluation) != read_rows(
         folder / "base" / "progress.csv", Evaluation
     )
@@ -281,7 +284,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplac
     assert code == 130
     (line,) = err.splitlines()
     assert re.fullmatch(r"mbrl-zoo: interrupted: the same command goes on from step \d+ of interrupted/mbpo", line)
-    assert not (run / "agent.zip").exists()
+    assert not (run / "manifest.json").exists()
     (workplace / "wait").unlink()
     code, out, err = finish(start(workplace, *command))
     assert (code, err) == (0, "")
@@ -300,7 +303,7 @@ def test_discrete_actions_and_no_baseline(here):
         steps=60,
         params=params,
         eval_episodes=1,
-        checkpoint_every=0,
+        save_freq=0,
         baseline=False,
     )
     assert training.folder == Path("runs/mbpo_my_envs.toys.Switch_seed0")
@@ -380,7 +383,7 @@ def test_a_function_can_make_the_env(here):
         ("mbpo -n 250", "steps must be more than agent.learning_starts, which is 250, got 250"),
         ("mbpo --seed -1", "seed must be a whole number of at least 0, got -1"),
         ("mbpo --eval-episodes 0", "eval_episodes must be a whole number of at least 1, got 0"),
-        ("mbpo --checkpoint-every -5", "checkpoint_every must be a whole number of at least 0, got -5"),
+        ("mbpo --save-freq -5", "save_freq must be a whole number of at least 0, got -5"),
         ("mbpo --device gpu", "device must be 'cpu', 'cuda' or 'auto', got 'gpu'"),
         ("mbpo --params strategy.real_rato=1", "argument of strategy .*'real_rato'; did you mean 'real_ratio'?"),
         ("mbpo --params strategy.real_ratio=2", r"real_ratio must be in \[0, 1\], got 2"),
@@ -407,7 +410,7 @@ def test_a_command_that_does_not_parse_ends_with_code_2(arguments, capsys):
 
 
 @pytest.mark.parametrize("columns", [80, 100])
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
 def test_help_fits_a_screen_and_imports_nothing_heavy(arguments, columns):
     program = (
         "import sys\nfrom mbrl_wrappers.zoo.__main__ import main\nsys.argv[1:] = " + repr(arguments) + "\n"
@@ -419,8 +422,8 @@ def test_help_fits_a_screen_and_imports_nothing_heavy(arguments, columns):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= columns
-    assert "mbrl-zoo" in lines[0] and "train" in done.stdout
+    assert len(lines) <= 50 and max(map(len, lines[1:])) <= columns  # the first one names all commands
+    assert "mbrl-zoo" in lines[0] and arguments[0].strip("-") in done.stdout
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "mbrl_wrappers" in loaded and not loaded & HEAVY
 

@@ -1,4 +1,4 @@
-"""Recipes, training and evaluation of agents and models; import it as `mbrl_wrappers.zoo`."""
+"""Recipes, training, evaluation and keeping of agents and models; import it as `mbrl_wrappers.zoo`."""
 
 if __name__ != "mbrl_wrappers.zoo":
     raise ImportError(
@@ -11,17 +11,52 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.job import Training, train
+    from mbrl_wrappers.zoo.catalogue import load, load_dynamics
+    from mbrl_wrappers.zoo.comparison import Training, resume, train
+    from mbrl_wrappers.zoo.errors import ZooError
+    from mbrl_wrappers.zoo.hub import pull, push
     from mbrl_wrappers.zoo.recipe import Recipe, load_recipe
+    from mbrl_wrappers.zoo.registry import register, register_agent, register_dynamics
+    from mbrl_wrappers.zoo.storage.saving import save
+    from mbrl_wrappers.zoo.verification import evaluate, verify
 
-__all__ = ["Recipe", "Training", "load_recipe", "train"]
+__all__ = [
+    "Recipe",
+    "Training",
+    "ZooError",
+    "evaluate",
+    "load",
+    "load_dynamics",
+    "load_recipe",
+    "pull",
+    "push",
+    "register",
+    "register_agent",
+    "register_dynamics",
+    "resume",
+    "save",
+    "train",
+    "verify",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Recipe": "mbrl_wrappers.zoo.recipe",
-        "Training": "mbrl_wrappers.zoo.job",
+        "Training": "mbrl_wrappers.zoo.comparison",
+        "ZooError": "mbrl_wrappers.zoo.errors",
+        "evaluate": "mbrl_wrappers.zoo.verification",
+        "load": "mbrl_wrappers.zoo.catalogue",
+        "load_dynamics": "mbrl_wrappers.zoo.catalogue",
         "load_recipe": "mbrl_wrappers.zoo.recipe",
-        "train": "mbrl_wrappers.zoo.job",
+        "pull": "mbrl_wrappers.zoo.hub",
+        "push": "mbrl_wrappers.zoo.hub",
+        "register": "mbrl_wrappers.zoo.registry",
+        "register_agent": "mbrl_wrappers.zoo.registry",
+        "register_dynamics": "mbrl_wrappers.zoo.registry",
+        "resume": "mbrl_wrappers.zoo.comparison",
+        "save": "mbrl_wrappers.zoo.storage.saving",
+        "train": "mbrl_wrappers.zoo.comparison",
+        "verify": "mbrl_wrappers.zoo.verification",
     },
 )

@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mbrl_wrappers.zoo.catalogue import Place
+from mbrl_wrappers.zoo.evaluation import mean_and_std
 from mbrl_wrappers.zoo.processes import TrainingProcess
-from mbrl_wrappers.zoo.training import Evaluation
+from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.storage.folder import AgentFolder
 
 
 class TrainingProgress:
@@ -87,3 +90,32 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
             f"{minutes}:{seconds:02d}",
         )
     return table
+
+
+def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table:
+    """Return a table of the zoo's agents; of one that was not pulled only the name is known."""
+    table = Table(title="mbrl-zoo", title_justify="left", title_style="bold")
+    table.add_column("name")
+    for heading in ("return", "seeds", "env steps", "wall time", "size"):
+        table.add_column(heading, justify="right")
+    table.add_column("where")
+    for place, folder in agents:
+        cells = [""] * 5 if folder is None else _catalogue_cells(folder)
+        table.add_row(place.name, *cells, place.place)
+    return table
+
+
+def _catalogue_cells(folder: AgentFolder) -> list[str]:
+    size = size_text(folder.total_bytes)
+    if folder.evaluation is None:
+        return ["", "", "", "", size]
+    mean, std = mean_and_std(folder.evaluation.episodes)
+    trained = folder.evaluation.trained_seeds
+    steps = f"{max(seed.steps for seed in trained):,}" if trained else ""
+    seconds = round(sum(seed.wall_seconds for seed in trained) / len(trained)) if trained else 0
+    return [f"{mean:.1f} ± {std:.1f}", str(len(trained)), steps, f"{seconds // 60}:{seconds % 60:02d}", size]
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.0f} kB"

@@ -1,73 +1,86 @@
-"""The job behind ``mbrl-zoo train``: an agent beside the same agent without a model."""
+"""A job: everything that one training run depends on, as one value that can be written down as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.imagination import ModelBased
-from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.spaces import FlatSpace
-from mbrl_wrappers.zoo.display import TrainingProgress
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.plots import save_training_figure
-from mbrl_wrappers.zoo.processes import TrainingProcess, is_finished
-from mbrl_wrappers.zoo.recipe import Recipe, check_name, load_recipe, override
-from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import ALGORITHMS, Evaluation, RunSpec, build_agent, check_folder, make_env
+from mbrl_wrappers.zoo.building import build_agent, check_arguments
+from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
 
 NUM_CURVE_POINTS = 10
 NUM_CHECKPOINTS = 10
-POLL_SECONDS = 0.2
-
-# What a run sets itself.
-_NOT_IN_RECIPES = {
-    "self",
-    "policy",
-    "env",
-    "seed",
-    "device",
-    "strategy",
-    "dynamics",
-    "observation_space",
-    "action_space",
-    "_init_setup_model",
-}
 
 
 @dataclass(frozen=True)
-class Training:
-    """What :func:`train` returns.
+class JobSpec:
+    """One training run.
 
     Attributes:
-        agent: the trained model-based agent, with its model at ``agent.model_based.dynamics``.
-        spec: what it was trained with.
-        folder: where all files are.
-        curves: evaluations by label, such as ``"MBPO(SAC)"`` and, for the base, ``"SAC"``.
-        model_error: the model's error over the horizon.
+        env: a Gymnasium id or ``"package.module:Class"``.
+        recipe: what to train with.
+        model: whether the agent gets a model; without one it is the same agent at equal updates per step.
+        seed: of the agent, the model and the sequence of episodes.
+        steps: env steps.
+        eval_freq: env steps between evaluations.
+        eval_episodes: episodes of each, deterministic policy, the same start states every time.
+        save_freq: env steps between checkpoints; 0 for none.
+        device: where agent and model lie.
+        agent: registered name of what is trained.
+        env_kwargs: arguments of the env.
     """
 
-    agent: OffPolicyAlgorithm
-    spec: RunSpec
-    folder: Path
-    curves: dict[str, list[Evaluation]]
-    model_error: list[HorizonError]
+    env: str
+    recipe: Recipe
+    model: bool
+    seed: int
+    steps: int
+    eval_freq: int
+    eval_episodes: int = 20
+    save_freq: int = 0
+    device: str = "cpu"
+    agent: str = "mbpo"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def label(self) -> str:
+        """Return what people call the agent: ``"MBPO(SAC)"``, or ``"SAC"`` without a model."""
+        return f"{self.agent.upper()}({self.recipe.algo})" if self.model else self.recipe.algo
+
+    def to_json(self) -> str:
+        """Return the job as JSON text, the same for equal jobs."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> JobSpec:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: if it is not a job of this version.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**{**fields, "recipe": Recipe(**fields["recipe"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"text must be a job as JSON: {error!r}") from error
+
+    def digest(self) -> str:
+        """Return a name for the job: 16 hexadecimal digits of the SHA-256 of its JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
-def train(
+def make_job(
     agent: str,
     env: str,
     *,
@@ -75,139 +88,70 @@ def train(
     seed: int = 0,
     algo: str | None = None,
     params: Mapping[str, Any] | None = None,
-    folder: str | Path | None = None,
+    recipe: str | Path | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    eval_freq: int | None = None,
     eval_episodes: int = 20,
-    checkpoint_every: int | None = None,
+    save_freq: int | None = None,
     device: str = "cpu",
-    baseline: bool = True,
-    progress_bar: bool = False,
-) -> Training:
-    """Train an agent on an environment and, for comparison, the same agent without a model.
-
-    The two run in parallel, each in a process of its own and on one thread: a script calls this under
-    ``if __name__ == "__main__":``. Called again with the same arguments, it goes on from the folder's
-    last checkpoints; a finished run is read, not repeated.
+) -> JobSpec:
+    """Bring a recipe and a user's wishes together, and try that they can be built.
 
     Args:
-        agent: such as ``"mbpo"``.
-        env: a Gymnasium id or ``"package.module:Class"``; its episodes must end.
+        agent: registered name, such as ``"mbpo"``.
+        env: a Gymnasium id or ``"package.module:Class"``.
         steps: env steps; default: the recipe's.
-        seed: of agents, model and episodes.
+        seed: of agent, model and episodes.
         algo: SB3's name of the model-free agent; default: the recipe's, which depends on the action space.
-        params: changes to the recipe by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
-        folder: gets ``curves.png``, and ``mbpo`` and ``base`` with the files of
-            :func:`~mbrl_wrappers.zoo.training.run`; default: :func:`default_folder`.
-        eval_episodes: episodes of each of the ten evaluations.
-        checkpoint_every: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
+        params: changes to the recipe by ``"section.argument"``.
+        recipe: a file of recipes in place of the one that ships.
+        env_kwargs: arguments of the env.
+        eval_freq: env steps between evaluations; default: a tenth of ``steps``.
+        eval_episodes: episodes of each.
+        save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        baseline: whether to train the agent without a model too.
-        progress_bar: show one.
 
     Raises:
-        ValueError: for an argument that can't be used, or a folder that holds a run of other arguments.
-        TrainingFailed: if a run ends in any other error.
+        ValueError: for an argument that can't be used.
     """
-    spec = make_spec(
-        agent,
-        env,
-        steps=steps,
-        seed=seed,
-        algo=algo,
-        params=params or {},
-        eval_episodes=eval_episodes,
-        checkpoint_every=checkpoint_every,
-        device=device,
-    )
-    folder = default_folder(agent, env, seed) if folder is None else Path(folder)
-    variants = {f"{agent.upper()}({spec.recipe.algo})": (spec, folder / agent)}
-    if baseline:
-        variants[spec.recipe.algo] = (dataclasses.replace(spec, model=False), folder / "base")
-    for own_spec, own_folder in variants.values():
-        check_folder(own_spec, own_folder)
-    unfinished = {label: (s, f) for label, (s, f) in variants.items() if not is_finished(s, f)}
-    with _started(unfinished) as processes, TrainingProgress(processes) if progress_bar else nullcontext() as progress:
-        while any([process.is_running() for process in processes]):
-            time.sleep(POLL_SECONDS)
-            if progress is not None:
-                progress.update()
-    result = Training(
-        agent=ALGORITHMS[spec.recipe.algo].load(folder / agent / "agent.zip", device=device),
-        spec=spec,
-        folder=folder,
-        curves={label: read_rows(own / "progress.csv", Evaluation) for label, (_, own) in variants.items()},
-        model_error=read_rows(folder / agent / "model_error.csv", HorizonError),
-    )
-    title = f"{next(iter(variants))} on {env}"
-    save_training_figure(folder / "curves.png", title, result.curves, result.model_error)
-    return result
-
-
-def default_folder(agent: str, env: str, seed: int) -> Path:
-    """Return where a run goes that is given no folder."""
-    return Path("runs") / f"{agent}_{env.replace('/', '-').replace(':', '.')}_seed{seed}"
-
-
-@contextmanager
-def _started(variants: Mapping[str, tuple[RunSpec, Path]]) -> Iterator[list[TrainingProcess]]:
-    """Start the runs; none is left over when the block ends, whatever ends it."""
-    processes: list[TrainingProcess] = []
-    try:
-        for label, (spec, folder) in variants.items():
-            processes.append(TrainingProcess(label, spec, folder))
-        yield processes
-    finally:
-        for process in processes:
-            process.stop()
-
-
-def make_spec(
-    agent: str,
-    env: str,
-    *,
-    steps: int | None,
-    seed: int,
-    algo: str | None,
-    params: Mapping[str, Any],
-    eval_episodes: int,
-    checkpoint_every: int | None,
-    device: str,
-) -> RunSpec:
-    """Bring a recipe and a user's wishes together, and try that they can be built; see :func:`train`."""
-    load_recipe(agent, env)  # an unknown agent is told before the env is made
-    real = make_env(env)
-    _check_spaces(real)
-    recipe = load_recipe(agent, env, algo=algo, discrete_actions=isinstance(real.action_space, spaces.Discrete))
-    recipe = override(recipe, params)
-    check_name(recipe.algo, ALGORITHMS, "algo")
-    _check_arguments(recipe)
-    steps = recipe.steps if steps is None else steps
-    checkpoint_every = max(1, steps // NUM_CHECKPOINTS) if checkpoint_every is None else checkpoint_every
-    learning_starts = recipe.agent["learning_starts"]
-    check_whole_number("steps", steps, 1)
-    check_whole_number("seed", seed, 0)
-    check_whole_number("eval_episodes", eval_episodes, 1)
-    check_whole_number("checkpoint_every", checkpoint_every, 0)
-    check_whole_number("agent.learning_starts", learning_starts, 0)
-    if steps <= learning_starts:
-        raise ValueError(f"steps must be more than agent.learning_starts, which is {learning_starts}, got {steps}")
-    _check_device(device)
-    spec = RunSpec(
-        env=env,
-        recipe=recipe,
-        model=True,
-        seed=seed,
-        steps=steps,
-        eval_every=max(1, steps // NUM_CURVE_POINTS),
-        eval_episodes=eval_episodes,
-        checkpoint_every=checkpoint_every,
-        device=device,
-    )
-    try:
-        build_agent(spec, real)
-    except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
-        raise ValueError(f"{recipe.algo} can't be built for {env}: {error}") from error
-    real.close()
+    load_recipe(agent, env, file=recipe)  # an unknown agent is told before the env is made
+    with make_env(env, **(env_kwargs or {})) as real:
+        _check_spaces(real)
+        discrete = isinstance(real.action_space, spaces.Discrete)
+        settings = load_recipe(agent, env, file=recipe, algo=algo, discrete_actions=discrete)
+        settings = override(settings, params or {})
+        check_arguments(agent, settings)
+        steps = settings.steps if steps is None else steps
+        check_whole_number("steps", steps, 1)
+        spec = JobSpec(
+            env=env,
+            recipe=settings,
+            model=True,
+            seed=seed,
+            steps=steps,
+            eval_freq=max(1, steps // NUM_CURVE_POINTS) if eval_freq is None else eval_freq,
+            eval_episodes=eval_episodes,
+            save_freq=max(1, steps // NUM_CHECKPOINTS) if save_freq is None else save_freq,
+            device=device,
+            agent=agent,
+            env_kwargs=dict(env_kwargs or {}),
+        )
+        _check_numbers(spec)
+        _check_device(device)
+        try:
+            build_agent(spec, real)
+        except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
+            raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     return spec
+
+
+def _check_numbers(spec: JobSpec) -> None:
+    for name, least in (("seed", 0), ("eval_freq", 1), ("eval_episodes", 1), ("save_freq", 0)):
+        check_whole_number(name, getattr(spec, name), least)
+    learning_starts = spec.recipe.agent.get("learning_starts", 0)
+    check_whole_number("agent.learning_starts", learning_starts, 0)
+    if spec.steps <= learning_starts:
+        raise ValueError(f"steps must be more than agent.learning_starts, which is {learning_starts}, got {spec.steps}")
 
 
 def _check_spaces(env: gym.Env) -> None:
@@ -215,20 +159,6 @@ def _check_spaces(env: gym.Env) -> None:
     FlatSpace(env.action_space, "action_space")
     if isinstance(env.action_space, spaces.Discrete) and env.action_space.start != 0:
         raise ValueError(f"action_space must start at 0, as SB3's agents count, got {env.action_space!r}")
-
-
-def _check_arguments(recipe: Recipe) -> None:
-    """Refuse arguments that the constructors do not have."""
-    constructors: dict[str, type] = {
-        "agent": ALGORITHMS[recipe.algo],
-        "strategy": Dyna,
-        "model_based": ModelBased,
-        "dynamics": EnsembleDynamics,
-    }
-    for section, constructor in constructors.items():
-        valid = inspect.signature(constructor).parameters.keys() - _NOT_IN_RECIPES
-        for name in getattr(recipe, section):
-            check_name(name, valid, f"argument of {section} ({constructor.__name__})")
 
 
 def _check_device(device: str) -> None:

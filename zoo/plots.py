@@ -5,22 +5,29 @@ No figure here touches pyplot, so none needs a display or is left open.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from mbrl_wrappers.zoo.diagnosis import Calibration, ExploitationGap
 from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.training import Evaluation
+from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.statistics import Scores, mean_interval, performance_profile, profile_interval
 
 # Colours that people with any colour vision tell apart (Wong 2011).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+# Beyond, a model is worse than one that knows nothing, and the axis had no room for what matters.
+MAX_SHOWN_ERROR = 2.0
 
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -54,58 +61,165 @@ def new_figure(columns: int, title: str, rows: int = 1) -> tuple[Figure, list[Ax
         return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
 
 
-def learning_curves(ax: Axes, curves: Mapping[str, Sequence[Sequence[Evaluation]]]) -> None:
-    """Draw returns over real env steps: the mean over seeds, and each seed thin if there are several.
+def learning_curves(
+    ax: Axes,
+    curves: Mapping[str, Sequence[Sequence[Evaluation]]],
+    over: Literal["steps", "wall_seconds"] = "steps",
+    unfinished: Mapping[str, Sequence[Sequence[Evaluation]]] | None = None,
+) -> None:
+    """Draw returns over env steps or time: the mean, and where there are several seeds its 95% interval and each thin.
 
     Args:
         ax: where.
         curves: by label, the rows of each seed. The mean goes as far as the shortest seed.
+        over: ``"steps"`` or ``"wall_seconds"``.
+        unfinished: by label, the rows of seeds that are drawn, dotted, but do not count.
     """
+    unit, scale = ("real env steps", 1) if over == "steps" else _time_unit(curves)
     with mpl.rc_context(STYLE):
         for color, (label, seeds) in zip(_colors(len(curves)), curves.items(), strict=True):
-            paths = [([row.steps for row in rows], [row.return_mean for row in rows]) for rows in seeds]
+            paths = [
+                ([getattr(row, over) / scale for row in rows], [row.return_mean for row in rows]) for rows in seeds
+            ]
+            grid, values = _on_one_grid(paths)
             if len(paths) > 1:
-                for steps, returns in paths:
-                    ax.plot(steps, returns, color=color, linewidth=0.8, alpha=0.4)
-            grid = sorted({step for steps, _ in paths for step in steps})
-            low, high = max(steps[0] for steps, _ in paths), min(steps[-1] for steps, _ in paths)
-            grid = [step for step in grid if low <= step <= high]
-            mean = np.mean([np.interp(grid, steps, returns) for steps, returns in paths], axis=0)
-            ax.plot(grid, mean, color=color, marker="o", markersize=3, label=label)
+                for x, returns in paths:
+                    ax.plot(x, returns, color=color, linewidth=0.8, alpha=0.4)
+                ax.fill_between(grid, *mean_interval(values), color=color, alpha=0.15, linewidth=0)
+            for rows in (unfinished or {}).get(label, []):
+                x = [getattr(row, over) / scale for row in rows]
+                ax.plot(x, [row.return_mean for row in rows], color=color, linewidth=1.0, linestyle=":")
+            ax.plot(grid, values.mean(axis=0), color=color, marker="o", markersize=3, label=_plain(label))
         ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-        ax.set_title("Learning curves")
-        ax.set_xlabel("real env steps")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=over == "steps"))
+        ax.set_title("Learning curves" if over == "steps" else "Learning curves over time")
+        ax.set_xlabel(unit)
         ax.set_ylabel("return")
         ax.legend(loc="best")
 
 
-def model_error(ax: Axes, rows: Sequence[HorizonError]) -> None:
+def _on_one_grid(paths: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate curves to all points that lie within every one of them, ``[points]`` and ``[curves, points]``."""
+    points = np.unique([point for x, _ in paths for point in x])
+    low, high = max(x[0] for x, _ in paths), min(x[-1] for x, _ in paths)
+    grid = points[(points >= low) & (points <= high)]
+    return grid, np.array([np.interp(grid, x, returns) for x, returns in paths])
+
+
+def _time_unit(curves: Mapping[str, Sequence[Sequence[Evaluation]]]) -> tuple[str, float]:
+    """Return the axis label, and the seconds of the unit, that suit the longest run."""
+    longest = max(rows[-1].wall_seconds for seeds in curves.values() for rows in seeds)
+    for name, seconds in (("h", 3600.0), ("min", 60.0)):
+        if longest >= 3 * seconds:
+            return f"wall time of training ({name})", seconds
+    return "wall time of training (s)", 1.0
+
+
+def profiles(ax: Axes, scores: Mapping[str, Scores]) -> None:
+    """Draw performance profiles: which share of the episodes returned more than so much, with 95% intervals.
+
+    Args:
+        ax: where.
+        scores: by label, the episodes' returns of each seed.
+    """
+    returns = [value for runs in scores.values() for run in runs for value in run]
+    low, high = min(returns), max(returns)
+    margin = 0.03 * (high - low) or 1.0
+    thresholds = np.linspace(low - margin, high + margin, 201)
+    with mpl.rc_context(STYLE):
+        for color, (label, runs) in zip(_colors(len(scores)), scores.items(), strict=True):
+            ax.fill_between(thresholds, *profile_interval(runs, thresholds), color=color, alpha=0.15, linewidth=0)
+            ax.plot(thresholds, performance_profile(runs, thresholds), color=color, label=_plain(label))
+        ax.set_ylim(-0.02, 1.05)
+        ax.set_title("Performance profile")
+        ax.set_xlabel("return τ")
+        ax.set_ylabel("share of episodes above τ")
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        ax.legend(loc="lower left")
+
+
+def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None = None) -> None:
     """Draw a model's open-loop error over the horizon: the median, and a band from 10% to 90%.
 
     Args:
         ax: where.
         rows: one per step ahead.
+        threshold: error up to which the model is trusted, to be drawn too; the axis then ends at 2 at the latest.
     """
     with mpl.rc_context(STYLE):
-        ahead = [row.steps_ahead for row in rows]
+        ahead, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
         ax.fill_between(
             ahead,
-            [row.low for row in rows],
-            [row.high for row in rows],
+            low,
+            high,
             color=COLORS[0],
             alpha=0.2,
             linewidth=0,
             label="10% to 90% of starts",
         )
-        ax.plot(ahead, [row.median for row in rows], color=COLORS[0], label="median")
+        ax.plot(ahead, median, color=COLORS[0], label="median")
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
+        if threshold is not None:
+            ax.axhline(threshold, color=COLORS[1], linewidth=1.2, linestyle="--", label="trusted below")
+            ax.set_ylim(top=min(max(ax.get_ylim()[1], 1.4 * threshold), MAX_SHOWN_ERROR))
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
         ax.set_title("Model error over the horizon")
         ax.set_xlabel("steps ahead, open loop")
         ax.set_ylabel("error / spread of the states")
-        ax.legend(loc="upper left")
+        ax.legend(loc="best")
+
+
+def spread_calibration(ax: Axes, calibration: Calibration) -> None:
+    """Draw the observed spread of one-step predictions over the predicted one, by bins."""
+    predicted, observed = np.array(calibration.spread).T
+    with mpl.rc_context(STYLE):
+        both = np.concatenate([predicted, observed])
+        both = both[np.isfinite(both) & (both > 0)]
+        limits = (both.min() / 1.5, both.max() * 1.5)
+        ax.plot(limits, limits, color="0.5", linewidth=1.2, linestyle="--", label="as predicted")
+        ax.plot(predicted, observed, color=COLORS[0], marker="o", markersize=4, label="tenths of the predictions")
+        ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(numticks=6))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_title("Spread of one-step predictions")
+        ax.set_xlabel("predicted / spread of the changes")
+        ax.set_ylabel("observed / spread of the changes")
+        ax.legend(loc="best")
+
+
+def coverage(ax: Axes, calibration: Calibration) -> None:
+    """Draw which share of real outcomes lies in central intervals of the predicted distribution."""
+    nominal, observed = np.array(calibration.coverage).T * 100
+    with mpl.rc_context(STYLE):
+        ax.plot([0, 100], [0, 100], color="0.5", linewidth=1.2, linestyle="--", label="as predicted")
+        ax.plot(nominal, observed, color=COLORS[0], marker="o", markersize=4, label="observed")
+        ax.set(xlim=(0, 100), ylim=(0, 102))
+        ax.set_title("Coverage of one-step intervals")
+        ax.set_xlabel("predicted interval (%)")
+        ax.set_ylabel("real outcomes inside (%)")
+        ax.legend(loc="lower right")
+
+
+def exploitation(ax: Axes, gap: ExploitationGap) -> None:
+    """Draw the imagined over the real return of each start state."""
+    with mpl.rc_context(STYLE):
+        starts = np.array([gap.real, gap.imagined])
+        real, imagined = starts[:, np.isfinite(starts).all(axis=0)]
+        values = np.array([*gap.real, *imagined])
+        margin = 0.05 * max(np.ptp(values), np.abs(values).max()) or 1.0  # a gap of no size shall look like none
+        limits = (values.min() - margin, values.max() + margin)
+        ax.plot(limits, limits, color="0.5", linewidth=1.2, linestyle="--", label="the same")
+        ax.scatter(real, imagined, color=COLORS[0], s=22, alpha=0.7, linewidths=0, label="a start state")
+        ax.set(xlim=limits, ylim=limits)
+        ax.set_title("Imagined and real return")
+        ax.set_xlabel(f"real return of {gap.steps} steps")
+        ax.set_ylabel("imagined return")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=5))
+        ax.legend(loc="best")
 
 
 def save_training_figure(
@@ -117,11 +231,12 @@ def save_training_figure(
         path: ends in ``.png`` or ``.svg``.
         title: above both.
         curves: rows by label.
-        error: one row per step ahead.
+        error: one row per step ahead; empty for an agent without a model.
     """
-    figure, (left, right) = new_figure(2, title)
-    learning_curves(left, {label: [rows] for label, rows in curves.items()})
-    model_error(right, error)
+    figure, axes = new_figure(2 if error else 1, title)
+    learning_curves(axes[0], {label: [rows] for label, rows in curves.items()})
+    if error:
+        model_error(axes[1], error)
     save_figure(figure, path)
 
 
@@ -130,6 +245,24 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     metadata = {"Date": None} if Path(path).suffix == ".svg" else {"Software": None}
     with mpl.rc_context(STYLE):
         figure.savefig(path, metadata=metadata)
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure as an ``<svg>`` element for a page: text stays text, and nothing in it names an address."""
+    text = io.StringIO()
+    no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata=no_metadata, transparent=True)
+    svg = text.getvalue()
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]  # without XML's declarations, which HTML does not need
+    body = re.sub(r' id="\w+_\d+"', "", body)  # names of parts, the same in every figure; none is referred to
+    return f'<svg viewBox="0 0 {width:g} {height:g}" aria-hidden="true">{body}'
+
+
+def _plain(label: str) -> str:
+    """Keep a label from being read as a formula."""
+    return label.replace("$", r"\$")
 
 
 def _colors(count: int) -> list[str]:

@@ -5,7 +5,6 @@ Nothing heavy is imported here: a new process is ready for signals before it loa
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import multiprocessing
 import signal
@@ -18,7 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.training import RunSpec
+    from mbrl_wrappers.zoo.sweeps.executors import FolderLock
+    from mbrl_wrappers.zoo.training import JobSpec
 
 STOP_SECONDS = 20.0
 
@@ -27,32 +27,40 @@ class TrainingFailed(RuntimeError):
     """A run ended in an error that is not the user's mistake; the message holds its traceback."""
 
 
-def is_finished(spec: RunSpec, folder: Path) -> bool:
-    """Tell whether a :class:`TrainingProcess` would have nothing left to do in a folder."""
-    return (folder / "agent.zip").exists() and (not spec.model or (folder / "model_error.csv").exists())
-
-
 class TrainingProcess:
     """One run (:func:`mbrl_wrappers.zoo.training.run`) that has been started in a process of its own.
 
     It computes on one thread, so that two runs on two cores do not slow each other down and numbers do
-    not depend on the number of cores. With a model, it also writes ``model_error.csv`` in the end.
+    not depend on the number of cores.
 
     Args:
         label: how the run is called on the screen.
         spec: what to train.
         folder: where to.
+        track: see :func:`~mbrl_wrappers.zoo.training.run`.
+        with_optimizer: likewise.
+        lock: of the folder; the process has it until it ends, also when its parent is killed.
     """
 
-    def __init__(self, label: str, spec: RunSpec, folder: Path) -> None:
+    def __init__(
+        self,
+        label: str,
+        spec: JobSpec,
+        folder: Path,
+        *,
+        track: str | None = None,
+        with_optimizer: bool = False,
+        lock: FolderLock | None = None,
+    ) -> None:
         self.label = label
         self.folder = folder
         self.total_steps = spec.steps
+        options = {"track": track, "with_optimizer": with_optimizer}
         context = multiprocessing.get_context("spawn")
         self._state = context.Array("d", [0.0, 0.0, math.nan, math.nan], lock=False)
         self._errors, errors = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_train, args=(dataclasses.asdict(spec), str(folder), self._state, errors), daemon=True
+            target=_train, args=(spec.to_json(), str(folder), options, self._state, errors, lock), daemon=True
         )
         self._process.start()
         errors.close()
@@ -96,28 +104,48 @@ class TrainingProcess:
             return
         raise ValueError(message) if is_users_mistake else TrainingFailed(f"the run in {self.folder} failed\n{message}")
 
-    def stop(self) -> None:
-        """End the process; its last checkpoint stays."""
+    def request_stop(self) -> None:
+        """Ask the process to end after a checkpoint; the first of several to be stopped need not be waited for."""
         self._process.terminate()
+
+    def stop(self) -> None:
+        """End the process, which has been asked to; it is given the time to write a checkpoint."""
         self._process.join(STOP_SECONDS)
         self._process.kill()
         self._process.join()
 
 
-def _train(spec: dict[str, Any], folder: str, state: MutableSequence[float], errors: Connection) -> None:
-    """Run in the new process: train, measure, and send an error instead of printing it."""
+def _train(
+    job: str,
+    folder: str,
+    options: dict[str, Any],
+    state: MutableSequence[float],
+    errors: Connection,
+    lock: FolderLock | None,
+) -> None:
+    """Run in the new process, which has the lock while it lives, and send an error instead of printing it."""
+    stop = _StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, stop)
     try:
-        _train_and_measure(spec, Path(folder), state)
+        _run(job, Path(folder), options, state, stop)
     except Exception as error:
         is_users_mistake = isinstance(error, ValueError) and _is_ours(error)
         errors.send((is_users_mistake, str(error) if is_users_mistake else traceback.format_exc()))
         sys.exit(1)
 
 
-def _leave(signal_number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + signal_number)
+class _StopRequest:
+    """A signal's handler: the first one asks the run to stop, once it can; while nothing runs, or again, it ends."""
+
+    def __init__(self) -> None:
+        self.is_running = False
+        self.was_made = False
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.was_made or not self.is_running:
+            sys.exit(128 + signal_number)
+        self.was_made = True
 
 
 def _is_ours(error: Exception) -> bool:
@@ -128,20 +156,19 @@ def _is_ours(error: Exception) -> bool:
     return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("mbrl_wrappers.")
 
 
-def _train_and_measure(spec_fields: dict[str, Any], folder: Path, state: MutableSequence[float]) -> None:
+def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence[float], stop: _StopRequest) -> None:
     import torch
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-    from mbrl_wrappers.zoo.model_error import measure_model_error
-    from mbrl_wrappers.zoo.recipe import Recipe
-    from mbrl_wrappers.zoo.rows import write_rows
-    from mbrl_wrappers.zoo.training import Evaluation, RunSpec, make_env, run
+    from mbrl_wrappers.zoo.job import JobSpec
+    from mbrl_wrappers.zoo.progress import Evaluation
+    from mbrl_wrappers.zoo.training import Stopped, run
 
     torch.set_num_threads(1)
-    spec = RunSpec(**{**spec_fields, "recipe": Recipe(**spec_fields["recipe"])})
     parent = multiprocessing.parent_process()
 
     def on_step(agent: OffPolicyAlgorithm) -> None:
+        stop.is_running = True
         state[0] = agent.num_timesteps
         state[3] = agent.logger.name_to_value.get("dynamics/holdout_error", state[3])
         if parent is not None and not parent.is_alive():
@@ -150,11 +177,17 @@ def _train_and_measure(spec_fields: dict[str, Any], folder: Path, state: Mutable
     def on_evaluation(row: Evaluation) -> None:
         state[1], state[2] = row.steps, row.return_mean
 
-    agent, rows = run(spec, folder, on_evaluation=on_evaluation, on_step=on_step)
+    try:
+        spec = JobSpec.from_json(job)
+        _, rows = run(
+            spec,
+            folder,
+            on_evaluation=on_evaluation,
+            on_step=on_step,
+            should_stop=lambda: stop.was_made,
+            **options,
+        )
+    except Stopped:
+        sys.exit(128 + signal.SIGTERM)
     state[0] = rows[-1].steps
     on_evaluation(rows[-1])
-    if spec.model and not (folder / "model_error.csv").exists():
-        dynamics = agent.model_based.dynamics  # type: ignore[attr-defined]
-        with make_env(spec.env) as env:
-            error = measure_model_error(agent, dynamics, env, seed=spec.seed)
-        write_rows(folder / "model_error.csv", error)

@@ -8,6 +8,7 @@ import importlib.resources
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -15,6 +16,8 @@ import yaml
 from mbrl_wrappers.arguments import check_whole_number
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics")
+
+_EXAMPLES = {"params": "strategy.real_ratio=0.1", "env_kwargs": "g=9.81"}
 
 # Arguments that mean the same to every off-policy agent, so that they stay when another algorithm is chosen.
 SHARED_ARGUMENTS = (
@@ -85,12 +88,20 @@ class Recipe:
     dynamics: dict[str, Any]
 
 
-def load_recipe(agent: str, env_id: str, *, algo: str | None = None, discrete_actions: bool = False) -> Recipe:
+def load_recipe(
+    agent: str,
+    env_id: str,
+    *,
+    file: str | Path | None = None,
+    algo: str | None = None,
+    discrete_actions: bool = False,
+) -> Recipe:
     """Read the recipe of an agent for an environment, on top of the agent's defaults.
 
     Args:
         agent: such as ``"mbpo"``.
         env_id: an env without an entry of its own gets the defaults.
+        file: recipes in place of those that ship with the library, written like them.
         algo: SB3's name of the model-free agent; default: the entry's. Another one than the entry's
             keeps those of its arguments that mean the same to all.
         discrete_actions: whether the env's actions are Discrete, for an env whose entry names no ``algo``.
@@ -98,11 +109,27 @@ def load_recipe(agent: str, env_id: str, *, algo: str | None = None, discrete_ac
     Raises:
         ValueError: for an agent without recipes, or an unknown key (the nearest valid one is named).
     """
-    file = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
-    if not agent.isidentifier() or not file.is_file():
-        raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
-    entries = read_literals(file.read_text(encoding="utf-8"))
+    if file is None:
+        shipped = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
+        if not agent.isidentifier() or not shipped.is_file():
+            raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
+        entries = read_literals(shipped.read_text(encoding="utf-8"))
+    else:
+        entries = _read_file(Path(file))
     return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
+
+
+def _read_file(file: Path) -> Mapping[str, Any]:
+    try:
+        entries = read_literals(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ValueError(f"recipe must be a file of YAML literals, got {file}: {error}") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in (entries, entries.get("default"))):
+        raise ValueError(f"recipe {file} must have an entry 'default' that names algo and steps, got {entries!r}")
+    for key in ("algo", "steps"):
+        if key not in entries["default"]:
+            raise ValueError(f"recipe {file}: default must name {key}, got {sorted(entries['default'])}")
+    return entries
 
 
 def recipe_from(
@@ -120,11 +147,12 @@ def recipe_from(
     default, own = entries["default"], entries.get(env_id, {})
     _check_entry(default, "default")
     _check_entry(own, env_id)
-    own_algo = own.get("algo", entries["discrete_algo"] if discrete_actions else default["algo"])
+    usual_algo = entries.get("discrete_algo", default["algo"]) if discrete_actions else default["algo"]
+    own_algo = own.get("algo", usual_algo)
     algo = algo or own_algo
     arguments = {
-        **_arguments_for(algo, default["algo"], default["agent"]),
-        **entries["algorithms"].get(algo, {}),
+        **_arguments_for(algo, default["algo"], default.get("agent", {})),
+        **entries.get("algorithms", {}).get(algo, {}),
         **_arguments_for(algo, own_algo, own.get("agent", {})),
     }
     sections = {name: {**default.get(name, {}), **own.get(name, {})} for name in SECTIONS}
@@ -157,8 +185,12 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, **sections)
 
 
-def parse_params(assignments: Iterable[str]) -> dict[str, Any]:
+def parse_params(assignments: Iterable[str], what: str = "params") -> dict[str, Any]:
     """Read ``name=value`` strings, the values as YAML literals.
+
+    Args:
+        assignments: the strings.
+        what: how an error calls them.
 
     Raises:
         ValueError: for a string without ``=``, a value that is not YAML, or a whole number that begins with 0.
@@ -167,11 +199,11 @@ def parse_params(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ValueError(f"params must be like 'strategy.real_ratio=0.1', got {assignment!r}")
+            raise ValueError(f"{what} must be like {_EXAMPLES[what]!r}, got {assignment!r}")
         try:
             params[name] = read_literals(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"params must have YAML literals as values, got {assignment!r}: {error}") from error
+            raise ValueError(f"{what} must have YAML literals as values, got {assignment!r}: {error}") from error
     return params
 
 

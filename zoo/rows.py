@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mbrl_wrappers.models.storage import write_atomically
+from mbrl_wrappers.files import write_atomically
 
 Row = TypeVar("Row")
 

@@ -2,197 +2,81 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-import sb3_contrib
-import stable_baselines3 as sb3
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
 
-from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.envs.finite import FiniteEnv
-from mbrl_wrappers.imagination import ModelBased, checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.models.storage import write_atomically
-from mbrl_wrappers.zoo.recipe import Recipe
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_wrappers.zoo.building import algorithm_of, build_agent
+from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, diagnose
+from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env
+from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
+from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.rows import read_rows, write_rows
+from mbrl_wrappers.zoo.storage.card import write_card
+from mbrl_wrappers.zoo.storage.folder import (
+    CARD,
+    JOB,
+    MODEL_ERROR,
+    PROGRESS,
+    EvalRecord,
+    TrainedSeed,
+    load_agent,
+    open_folder,
+    save_agent,
+)
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 
-ALGORITHMS: dict[str, type[OffPolicyAlgorithm]] = {
-    "SAC": CompiledSAC,
-    "TD3": CompiledTD3,
-    "DDPG": sb3.DDPG,
-    "DQN": sb3.DQN,
-    "TQC": CompiledTQC,
-    "CrossQ": sb3_contrib.CrossQ,
-    "QRDQN": sb3_contrib.QRDQN,
-}
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One training run.
-
-    Attributes:
-        env: a Gymnasium id or ``"package.module:Class"``.
-        recipe: what to train with.
-        model: whether the agent gets a model; without one it is the same agent at equal updates per step.
-        seed: of the agent, the model and the sequence of episodes.
-        steps: env steps.
-        eval_every: env steps between evaluations.
-        eval_episodes: episodes of each, deterministic policy, the same start states every time.
-        checkpoint_every: env steps between checkpoints; 0 for none.
-        device: where agent and model lie.
-    """
-
-    env: str
-    recipe: Recipe
-    model: bool
-    seed: int
-    steps: int
-    eval_every: int
-    eval_episodes: int = 20
-    checkpoint_every: int = 0
-    device: str = "cpu"
+CHECKPOINT = "checkpoint"
+# A stopped run goes on to the end of its episode, from where it resumes exactly, but no longer than this.
+STOP_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One row of a run's ``progress.csv``.
-
-    Attributes:
-        steps: env steps so far.
-        return_mean, return_std: over the evaluation's episodes.
-        updates: gradient updates of the agent so far.
-        wall_seconds, cpu_seconds: of training so far, evaluations and checkpoints left out.
-    """
-
-    steps: int
-    return_mean: float
-    return_std: float
-    updates: int
-    wall_seconds: float
-    cpu_seconds: float
+class Stopped(Exception):
+    """A run was stopped from outside, after a checkpoint."""
 
 
-class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Makes the start of every episode a function of a seed and the episode's number.
-
-    A run that resumes at an episode's end then meets the episodes that it would have met.
-
-    Args:
-        env: any env.
-        seed: of the run.
-        episode: number of the first episode.
-    """
-
-    def __init__(self, env: gym.Env, seed: int, episode: int = 0) -> None:
-        super().__init__(env)
-        self._seed = seed
-        self.episode = episode
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start the next episode; a seed given here is not used."""
-        number = np.random.SeedSequence([self._seed, self.episode]).generate_state(1)[0]
-        self.episode += 1
-        return self.env.reset(seed=int(number), options=options)
-
-
-def make_env(name: str, **kwargs: Any) -> gym.Env:
-    """Make an env from a Gymnasium id or ``"package.module:Class"``.
-
-    Args:
-        name: the id or the class; a function that returns an env does as well.
-        **kwargs: arguments of the env.
-
-    Raises:
-        ValueError: if it is neither, makes no Gymnasium env, or does not take these arguments.
-    """
-    wrong = f"env must be a Gymnasium id or 'package.module:Class', got {name!r}"
-    module, _, attribute = name.partition(":")
-    if not attribute or "-v" in attribute:
-        try:
-            return gym.make(name, **kwargs)
-        except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-            raise ValueError(f"{wrong}: {error}") from error
-    try:
-        maker = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{wrong}: {error}") from error
-    if not callable(maker) or (isinstance(maker, type) and not issubclass(maker, gym.Env)):
-        raise ValueError(f"env must be a gymnasium.Env, got {maker!r} from {name!r}")
-    try:
-        env = maker(**kwargs)
-    except TypeError as error:
-        raise ValueError(f"env {name!r} can't be made: {error}") from error
-    if not isinstance(env, gym.Env):
-        raise ValueError(f"env must be a gymnasium.Env, got {type(env).__name__} from {name!r}")
-    return env
-
-
-def build_agent(spec: RunSpec, env: gym.Env) -> tuple[OffPolicyAlgorithm, BaseCallback | None]:
-    """Make the SB3 agent of a run and, if it has a model, the callback that brings it."""
-    recipe = spec.recipe
-    if recipe.algo not in ALGORITHMS:
-        raise ValueError(f"algo must be one of {sorted(ALGORITHMS)}, got {recipe.algo!r}")
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
-    arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
-    agent = ALGORITHMS[recipe.algo](policy, env, seed=spec.seed, device=spec.device, **arguments)
-    if not spec.model:
-        return agent, None
-    with make_env(spec.env) as unwrapped:
-        dynamics = EnsembleDynamics.for_env(
-            unwrapped, seed=spec.seed, device=str(agent.device), **_copy(recipe.dynamics)
-        )
-    strategy_arguments = _copy(recipe.strategy)
-    if isinstance(strategy_arguments.get("rollout_length"), list):
-        strategy_arguments["rollout_length"] = tuple(strategy_arguments["rollout_length"])
-    return agent, ModelBased(Dyna(**strategy_arguments), dynamics, seed=spec.seed, **recipe.model_based)
-
-
-def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Copy nested literals: SB3 changes the policy_kwargs it is given."""
-    return json.loads(json.dumps(arguments))
-
-
-def _schedule(value: Any) -> Any:
-    """Turn ``"lin_0.001"`` into a schedule that falls linearly to 0 over the run; others stay as they are."""
-    if not (isinstance(value, str) and value.startswith("lin_")):
-        return value
-    try:
-        start = float(value.removeprefix("lin_"))
-    except ValueError:
-        raise ValueError(f"a linear schedule must be written lin_NUMBER, got {value!r}") from None
-    return LinearSchedule(start, 0.0, 1.0)
+def is_finished(folder: str | Path) -> bool:
+    """Tell whether a run has come to its end in a folder."""
+    return (Path(folder) / MANIFEST).exists()
 
 
 def run(
-    spec: RunSpec,
+    spec: JobSpec,
     folder: str | Path,
     *,
     progress_bar: bool = False,
+    track: str | None = None,
+    with_optimizer: bool = False,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     on_step: Callable[[OffPolicyAlgorithm], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> tuple[OffPolicyAlgorithm, list[Evaluation]]:
     """Train an agent, going on from the folder's checkpoint if there is one; a finished run is read, not repeated.
 
     Args:
         spec: what to train.
-        folder: gets ``spec.json``, ``progress.csv`` (one row per evaluation), ``agent.zip`` at the end
-            and, while it runs, ``checkpoint``.
+        folder: gets ``job.json``, ``progress.csv`` (one row per evaluation), while it runs ``checkpoint``, and in
+            the end the agent's files, see :mod:`mbrl_wrappers.zoo.storage.folder`.
         progress_bar: show SB3's.
+        track: ``"tensorboard"`` or ``"wandb"`` to log what SB3 logs, in ``tensorboard``.
+        with_optimizer: whether the agent's files keep optimisers and replay buffer too.
         on_evaluation: called with each row.
         on_step: called with the agent after each env step.
+        should_stop: asked between a finished update and the next step; after True, the run writes a checkpoint at
+            the episode's end and raises :class:`Stopped`.
 
     Returns:
         The trained agent, its env closed, and its evaluations.
@@ -202,18 +86,19 @@ def run(
     """
     folder = Path(folder)
     check_folder(spec, folder)
-    write_atomically(folder / "spec.json", _as_json(spec).encode())
-    checkpoint = folder / "checkpoint"
-    episodes = SeededEpisodes(FiniteEnv(make_env(spec.env)), spec.seed)
-    with Monitor(episodes) as env, Monitor(FiniteEnv(make_env(spec.env))) as eval_env:
-        if (folder / "agent.zip").exists():
-            agent = ALGORITHMS[spec.recipe.algo].load(folder / "agent.zip", env=env, device=spec.device)
-            return agent, read_rows(folder / "progress.csv", Evaluation)
+    write_atomically(folder / JOB, spec.to_json().encode())
+    checkpoint = folder / CHECKPOINT
+    kind: Any = algorithm_of(spec.agent, spec.recipe.algo)
+    episodes = SeededEpisodes(FiniteEnv(make_env(spec.env, **spec.env_kwargs)), spec.seed)
+    with Monitor(episodes) as env, FiniteEnv(make_env(spec.env, **spec.env_kwargs)) as eval_env:
+        if is_finished(folder):
+            agent: Any = load_agent(open_folder(folder), env, spec.device)
+            return agent, read_rows(folder / PROGRESS, Evaluation)
         rows: list[Evaluation] = []
         callback: BaseCallback | None
         if has_checkpoint(checkpoint):
             state = checkpoint_extra(checkpoint)
-            agent = load_checkpoint(ALGORITHMS[spec.recipe.algo], checkpoint, env, spec.device)
+            agent = load_checkpoint(kind, checkpoint, env, spec.device)
             callback = getattr(agent, "model_based", None)
             episodes.episode = state["episode"]
             rows = [Evaluation(**row) for row in state["rows"]]
@@ -221,33 +106,83 @@ def run(
         else:
             agent, callback = build_agent(spec, env)
             clock = _Clock(0.0, 0.0)
-        recorder = _Recorder(spec, folder, episodes, eval_env, clock, rows, on_evaluation, on_step)
+        if track is not None:
+            agent.set_logger(_tracker(track, folder, spec))
+        recorder = _Recorder(spec, folder, episodes, eval_env, clock, rows, on_evaluation, on_step, should_stop)
         remaining = spec.steps - agent.num_timesteps
         if remaining > 0:
             callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
             agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
-            recorder.evaluate(agent)
-    agent.save(folder / ".agent.zip")
-    (folder / ".agent.zip").replace(folder / "agent.zip")  # there or not, never half
+        played = recorder.evaluate(agent)
+        _keep(agent, spec, folder, eval_env, played, rows, with_optimizer)
     return agent, rows
 
 
-def check_folder(spec: RunSpec, folder: Path) -> None:
+def _keep(
+    agent: OffPolicyAlgorithm,
+    spec: JobSpec,
+    folder: Path,
+    env: gym.Env,
+    episodes: list[Episode],
+    rows: list[Evaluation],
+    with_optimizer: bool,
+) -> None:
+    """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
+    files = [JOB, PROGRESS, CARD]
+    callback = getattr(agent, "model_based", None)
+    if callback is not None:
+        diagnosis = diagnose(agent, callback.dynamics, env, seed=spec.seed)
+        write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
+        write_rows(folder / MODEL_ERROR, diagnosis.error)
+        files += [DIAGNOSIS, MODEL_ERROR]
+    last = rows[-1]
+    trained = TrainedSeed(
+        spec.seed, last.steps, last.updates, last.return_mean, last.return_std, last.wall_seconds, last.cpu_seconds
+    )
+    evaluation = EvalRecord(episodes, installed_versions(), [trained])
+    name = spec.agent if spec.model else None
+    write_card(folder / CARD, spec, evaluation)
+    env_record = record_env(env, spec.env, spec.env_kwargs)
+    save_agent(
+        agent,
+        folder,
+        env=env_record,
+        name=name,
+        evaluation=evaluation,
+        other_files=files,
+        with_optimizer=with_optimizer,
+    )
+
+
+def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:
+    """Make the logger that SB3 writes to."""
+    if track not in ("tensorboard", "wandb"):
+        raise ValueError(f"track must be 'tensorboard' or 'wandb', got {track!r}")
+    target = str(folder / "tensorboard")
+    if track == "wandb":
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError("track='wandb' needs wandb: pip install wandb") from error
+        wandb.init(project="mbrl-zoo", config=asdict(spec), dir=str(folder), sync_tensorboard=True)
+    try:
+        return configure(target, ["tensorboard"])
+    except AssertionError as error:  # how SB3 says that it is missing
+        raise ValueError(f"track={track!r} needs tensorboard: pip install tensorboard") from error
+
+
+def check_folder(spec: JobSpec, folder: Path) -> None:
     """Refuse a folder that holds a run of another spec; nothing is written.
 
     Raises:
         ValueError: naming the folder and what differs.
     """
-    file = folder / "spec.json"
+    file = folder / JOB
     if file.exists():
-        old, new = json.loads(file.read_text()), json.loads(_as_json(spec))
+        old, new = json.loads(file.read_text()), json.loads(spec.to_json())
         different = [name for name in new if old.get(name) != new[name]]
         if different:
             raise ValueError(f"folder must be new or hold a run of the same spec, got {folder}: {different} differ")
-
-
-def _as_json(spec: RunSpec) -> str:
-    return json.dumps(asdict(spec), indent=1)
 
 
 class _Clock:
@@ -273,20 +208,24 @@ class _Recorder(BaseCallback):
 
     def __init__(
         self,
-        spec: RunSpec,
+        spec: JobSpec,
         folder: Path,
         episodes: SeededEpisodes,
-        eval_env: Monitor,
+        eval_env: gym.Env,
         clock: _Clock,
         rows: list[Evaluation],
         on_evaluation: Callable[[Evaluation], None] | None,
         on_step: Callable[[OffPolicyAlgorithm], None] | None,
+        should_stop: Callable[[], bool] | None,
     ) -> None:
         super().__init__()
         self._spec, self._folder, self._episodes, self._eval_env, self._clock = spec, folder, episodes, eval_env, clock
         self._rows, self._on_evaluation, self._on_step_done = rows, on_evaluation, on_step
+        self._should_stop = should_stop
+        self._stop_by: float | None = None
         self._episode_over = False
         self._last_checkpoint = 0
+        self._last_played: list[Episode] = []
 
     def _on_training_start(self) -> None:
         self._last_checkpoint = self.model.num_timesteps
@@ -300,34 +239,43 @@ class _Recorder(BaseCallback):
     def _on_rollout_start(self) -> None:
         steps = self.model.num_timesteps
         last = self._rows[-1].steps if self._rows else 0
-        if steps // self._spec.eval_every > last // self._spec.eval_every:
+        if steps // self._spec.eval_freq > last // self._spec.eval_freq:
             self.evaluate(self.model)
-        every = self._spec.checkpoint_every
+        every = self._spec.save_freq
         if every and self._episode_over and steps - self._last_checkpoint >= every:
             self._checkpoint()
+        if self._should_stop is not None and self._should_stop():
+            self._stop()
 
-    def evaluate(self, agent: Any) -> None:
-        """Add a row, unless the last one is of this very step."""
-        if self._rows and self._rows[-1].steps == agent.num_timesteps:
-            return
+    def _stop(self) -> None:
+        """Leave with a checkpoint once the episode is over, or has gone on for too long."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + STOP_SECONDS
+        if self._episode_over or time.monotonic() > self._stop_by:
+            if self._last_checkpoint < self.model.num_timesteps:
+                self._checkpoint()
+            raise Stopped(f"stopped at step {self.model.num_timesteps}")
+
+    def evaluate(self, agent: Any) -> list[Episode]:
+        """Play the evaluation's episodes and add a row, unless the last one is of this very step."""
+        if self._last_played and self._rows and self._rows[-1].steps == agent.num_timesteps:
+            return self._last_played
         reading = self._clock.read()
-        self._eval_env.reset(seed=12345)  # the same start states at each evaluation
-        returns, _ = evaluate_policy(
-            agent, self._eval_env, self._spec.eval_episodes, deterministic=True, return_episode_rewards=True
-        )
+        self._last_played = play_episodes(agent, self._eval_env, self._spec.eval_episodes)
         row = Evaluation(
             agent.num_timesteps,
-            float(np.mean(returns)),
-            float(np.std(returns)),
+            *mean_and_std(self._last_played),
             agent._n_updates,
             round(reading[0], 2),
             round(reading[1], 2),
         )
-        self._rows.append(row)
-        write_rows(self._folder / "progress.csv", self._rows)
+        if not self._rows or self._rows[-1].steps < row.steps:  # else played again after the checkpoint of this step
+            self._rows.append(row)
+        write_rows(self._folder / PROGRESS, self._rows)
         if self._on_evaluation is not None:
             self._on_evaluation(row)
         self._clock.skip(reading)
+        return self._last_played
 
     def _checkpoint(self) -> None:
         reading = self._clock.read()
@@ -338,6 +286,6 @@ class _Recorder(BaseCallback):
             "wall_seconds": reading[0],
             "cpu_seconds": reading[1],
         }
-        save_checkpoint(self.model, self._folder / "checkpoint", state)
+        save_checkpoint(self.model, self._folder / CHECKPOINT, state)
         self._last_checkpoint = self.model.num_timesteps
         self._clock.skip(reading)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mbrl_wrappers.models.given import GivenFunction, call_given, registered_id,
 from mbrl_wrappers.models.known_functions import TERMINATIONS
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Prediction, Transitions
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
@@ -330,16 +331,58 @@ class EnsembleDynamics(DynamicsModel):
         Args:
             path: such as ``"hopper.safetensors"``.
         """
-        functions = {"reward_fn": self.reward_name, "termination_fn": self.termination_name}
-        storage.save(path, "EnsembleDynamics", self, {"settings": self.settings, "functions": functions})
+        storage.save(path, "EnsembleDynamics", self, self.description())
+
+    def description(self) -> dict[str, Any]:
+        """Return what :meth:`from_description` builds an equal model of, without its state, as JSON-safe values.
+
+        A given function is described by its environment's id, one of your own by ``"custom"``.
+        """
+        return {
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "settings": self.settings,
+            "functions": {"reward_fn": self.reward_name, "termination_fn": self.termination_name},
+        }
+
+    @classmethod
+    def from_description(
+        cls,
+        description: dict[str, Any],
+        *,
+        reward_fn: GivenFunction | None = None,
+        termination_fn: GivenFunction | None = None,
+    ) -> EnsembleDynamics:
+        """Build a model with fresh weights from what :meth:`description` returned.
+
+        Args:
+            description: names in it are looked up, never imported.
+            reward_fn: your own function, if the described model had one.
+            termination_fn: likewise.
+
+        Raises:
+            ValueError: if the description is not that of such a model, or a function of your own is missing.
+        """
+        functions: dict[str, Any] = {}
+        for name, given in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
+            stored = description["functions"].get(name)
+            if (stored == "custom") != (given is not None):
+                wanted = "a function of your own" if stored == "custom" else f"None, since it is {stored!r} there"
+                raise ValueError(f"{name} must be {wanted} for this model, got {given}")
+            functions[name] = given if stored == "custom" else stored
+        try:
+            observation_space, action_space = storage.spaces_of(description)
+            return cls(observation_space, action_space, **description["settings"], **functions)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"the description is not that of an EnsembleDynamics: {error}") from error
 
     @classmethod
     def load(
         cls,
         path: str | Path,
         *,
-        reward_fn: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-        termination_fn: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        reward_fn: GivenFunction | None = None,
+        termination_fn: GivenFunction | None = None,
         device: torch.device | str = "cpu",
     ) -> EnsembleDynamics:
         """Read a model written by :meth:`save`.
@@ -354,18 +397,10 @@ class EnsembleDynamics(DynamicsModel):
             ValueError: if the file is not such a model, or a function of your own is missing.
         """
         header, tensors = storage.load(path, "EnsembleDynamics")
-        functions: dict[str, Any] = {}
-        for name, given in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
-            stored = header["functions"].get(name)
-            if (stored == "custom") != (given is not None):
-                wanted = "a function of your own" if stored == "custom" else f"None, since it is {stored!r} there"
-                raise ValueError(f"{name} must be {wanted} for the model in {path}, got {given}")
-            functions[name] = given if stored == "custom" else stored
         try:
-            observation_space, action_space = storage.spaces_of(header)
-            model = cls(observation_space, action_space, **header["settings"], **functions)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: the description is not that of an EnsembleDynamics: {error}") from error
+            model = cls.from_description(header, reward_fn=reward_fn, termination_fn=termination_fn)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         storage.restore(model, tensors, path)
         return model.to(device)
 

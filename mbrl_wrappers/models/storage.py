@@ -7,8 +7,6 @@ it is executable, and names found in it are looked up in registries, never impor
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.spaces import space_from_json, space_to_json
+from mbrl_wrappers.spaces import space_from_json
 
 FORMAT_VERSION = 1
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file beside ``path``, then rename: the old file stays until then."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def save(path: str | Path, kind: str, model: DynamicsModel, description: dict[str, Any]) -> None:
-    """Write a model's state and a JSON-safe description of how to rebuild it."""
+    """Write a model's state and a JSON-safe description of how to rebuild it, its spaces among it."""
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
-        "observation_space": space_to_json(model.observation_space),
-        "action_space": space_to_json(model.action_space),
         **description,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -1,0 +1,239 @@
+"""The diagnosis of models that are right, wrong in a known way, or too sure of themselves."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.zoo.diagnosis import Diagnosis, diagnose, trusted_steps
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.model_error import HorizonError
+
+NOISE = 0.1
+FEW: dict[str, Any] = {"steps": 400, "horizon": 10}
+
+
+class Drift(gym.Env):
+    """``x' = 0.9 x + 0.3 u + noise``, reward 1; an episode ends beyond 1."""
+
+    observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.x = np.float32(self.np_random.uniform(-0.5, 0.5))
+        return np.array([self.x]), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.x = np.float32(0.9 * self.x + 0.3 * action[0] + NOISE * self.np_random.normal())
+        return np.array([self.x]), 1.0, bool(self.x > 1), False, {}
+
+
+class Mixed(gym.Env):
+    """Observations of two kinds, which random actions drive."""
+
+    observation_space = spaces.Dict(
+        {"place": spaces.Box(-1.0, 1.0, (2,), np.float32), "room": spaces.Discrete(3), "flags": spaces.MultiBinary(2)}
+    )
+    action_space = spaces.Discrete(2)
+
+    def _observe(self) -> dict[str, Any]:
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        return self.observation_space.sample()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict]:
+        super().reset(seed=seed)
+        self.left = 20
+        return self._observe(), {}
+
+    def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict]:
+        self.left -= 1
+        return self._observe(), float(action), False, self.left == 0, {}
+
+
+def sac(env: Any, policy: str = "MlpPolicy") -> SAC:
+    return SAC(policy, env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
+
+
+def drift(**wrong: Any) -> KnownDynamics:
+    right: dict[str, Any] = {
+        "step_fn": lambda obs, action: 0.9 * obs + 0.3 * action,
+        "reward_fn": lambda obs, action, next_obs: torch.ones(obs.shape[:-1]),
+        "termination_fn": lambda obs, action, next_obs: next_obs[..., 0] > 1,
+        "noise_std": NOISE,
+    }
+    return KnownDynamics(Drift.observation_space, Drift.action_space, **{**right, **wrong})
+
+
+def test_the_true_pendulum_is_trusted_throughout():
+    env = gym.make("Pendulum-v1")
+    d = diagnose(sac(gym.make("Pendulum-v1")), KnownDynamics.pendulum(), env, steps=400)
+    assert len(d.error) == 30 and all(row.high < 1e-3 for row in d.error)
+    assert d.trusted_steps == 30 and d.is_trusted_throughout
+    assert d.calibration is None  # it has no spread to predict
+    assert d.reward.given and d.reward.rmse < 1e-3 and 1 < d.reward.unit < 10
+    assert (d.termination.given, d.termination.passes) == (True, 400)
+    assert d.exploitation.steps == 100 and len(d.exploitation.real) == 20
+    assert max(map(abs, d.exploitation.gaps)) < 0.1 and -1500 < np.mean(d.exploitation.real) < -50
+    assert len(set(d.exploitation.real)) == 20
+
+
+def test_a_model_that_promises_too_much_is_not_trusted():
+    right = KnownDynamics.pendulum()
+    wrong = KnownDynamics(
+        right.observation_space,
+        right.action_space,
+        lambda obs, action: -obs,
+        lambda obs, action, next_obs: 0 * obs[:, 0],
+    )
+    d = diagnose(sac(gym.make("Pendulum-v1")), wrong, gym.make("Pendulum-v1"), **FEW)
+    assert d.trusted_steps == 0 and not d.is_trusted_throughout and d.error[0].median > 0.5
+    assert d.exploitation.imagined == [0.0] * 20
+    assert d.exploitation.mean == -np.mean(d.exploitation.real) > 50
+    assert d.reward.rmse > 1
+
+
+def test_the_spread_of_an_honest_model_is_that_of_its_errors():
+    d = diagnose(sac(Drift()), drift(), TimeLimit(Drift(), 50), steps=1200, horizon=2)
+    assert d.calibration is not None
+    for predicted, observed in d.calibration.spread:
+        assert observed == pytest.approx(predicted, rel=0.25)
+    for nominal, observed in d.calibration.coverage:
+        assert observed == pytest.approx(nominal, abs=0.04)
+
+
+def test_a_model_that_is_too_sure_shows_half_the_spread():
+    d = diagnose(sac(Drift()), drift(noise_std=NOISE / 2), TimeLimit(Drift(), 50), steps=1200, horizon=2)
+    assert d.calibration is not None
+    ratios = [observed / predicted for predicted, observed in d.calibration.spread]
+    assert np.mean(ratios) == pytest.approx(2.0, rel=0.1)
+    # Half of 1.645 standard deviations: the 90% interval holds what lies within 0.82 of them.
+    assert dict(d.calibration.coverage)[0.9] == pytest.approx(math.erf(1.645 / 2 / math.sqrt(2)), abs=0.04)
+
+
+def test_ends_are_counted_by_what_was_said_of_them():
+    never = drift(termination_fn=None)
+    blind = diagnose(sac(Drift()), never, TimeLimit(Drift(), 50), steps=500, horizon=2).termination
+    assert not blind.given and blind.hits == blind.false_alarms == 0 and blind.misses > 0
+    assert blind.misses + blind.passes == 500
+    always = drift(termination_fn=lambda obs, action, next_obs: next_obs[..., 0] > -100)
+    eager = diagnose(sac(Drift()), always, TimeLimit(Drift(), 50), steps=500, horizon=2).termination
+    assert (eager.given, eager.hits, eager.false_alarms) == (True, blind.misses, blind.passes)
+
+
+def test_to_miss_an_end_is_to_be_exploited():
+    never = drift(termination_fn=None, step_fn=lambda obs, action: 0 * obs, noise_std=0.0)
+    gap = diagnose(sac(Drift()), never, TimeLimit(Drift(), 500), **FEW).exploitation
+    assert gap.steps == 100 and gap.imagined == [100.0] * 20
+    assert min(gap.real) < 100 and gap.mean == pytest.approx(100 - np.mean(gap.real))
+
+
+def test_a_time_limit_ends_both_halves_of_the_gap():
+    never = drift(termination_fn=None)
+    calm = TimeLimit(Drift(), 7)
+    gap = diagnose(sac(Drift()), never, calm, steps=50, horizon=2).exploitation
+    assert set(gap.imagined) == {7.0} and set(gap.real) <= {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0}
+
+
+def test_only_a_median_below_the_threshold_is_trusted():
+    def rows(*medians: float) -> list[HorizonError]:
+        return [HorizonError(step, 0.0, median, 9.0) for step, median in enumerate(medians, start=1)]
+
+    assert trusted_steps(rows(0.1, 0.2, 0.3, 0.1)) == 2  # what comes down again is not trusted
+    assert trusted_steps(rows(0.1, 0.2)) == 2
+    assert trusted_steps(rows(0.25)) == 0
+    assert trusted_steps(rows(0.1, math.nan)) == 1
+    assert trusted_steps(rows(0.1, 0.6, 0.9), threshold=0.8) == 2
+
+
+def test_a_model_that_runs_off_is_written_and_read():
+    explosive = drift(step_fn=lambda obs, action: obs * 1e30, termination_fn=None, noise_std=0.0)
+    d = diagnose(sac(Drift()), explosive, TimeLimit(Drift(), 50), steps=200, horizon=5)
+    assert d.error[-1].median == math.inf and d.trusted_steps == 0
+    assert b"Infinity" not in d.to_json() and b"NaN" not in d.to_json()
+    assert Diagnosis.from_json(d.to_json()) == d
+
+
+def test_agent_and_process_are_as_before():
+    agent = sac(gym.make("Pendulum-v1"))
+    agent.policy.set_training_mode(True)
+    agent.action_space.seed(5)
+    torch.manual_seed(1)
+    np.random.seed(2)  # noqa: NPY002 - it is what must not change
+    random.seed(3)
+    weights = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    seeds = list(agent.get_env()._seeds)
+
+    def draws() -> tuple:
+        state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        values = torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+        torch.set_rng_state(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002
+        random.setstate(state[2])
+        return values
+
+    before = draws()
+    first = diagnose(agent, KnownDynamics.pendulum(), gym.make("Pendulum-v1"), steps=210, horizon=5)
+    assert draws() == before
+    assert agent.policy.training and agent.get_env()._seeds == seeds
+    assert all(torch.equal(value, weights[name]) for name, value in agent.policy.state_dict().items())
+    sample = agent.action_space.sample()
+    agent.action_space.seed(5)
+    assert sample == agent.action_space.sample()
+    torch.manual_seed(77)
+    again = diagnose(agent, KnownDynamics.pendulum(), gym.make("Pendulum-v1"), steps=210, horizon=5)
+    assert again == first
+    assert diagnose(agent, KnownDynamics.pendulum(), gym.make("Pendulum-v1"), steps=210, horizon=5, seed=1) != first
+
+
+def test_discrete_actions_and_observations_of_all_kinds():
+    cart_pole = gym.make("CartPole-v1")
+    d = diagnose(DQN("MlpPolicy", cart_pole, seed=0), KnownDynamics.cartpole(), gym.make("CartPole-v1"), **FEW)
+    assert d.is_trusted_throughout and d.exploitation.mean == 0 and d.termination.misses == 0 < d.termination.hits
+
+    agent = DQN("MultiInputPolicy", Mixed(), policy_kwargs={"net_arch": [8]}, seed=0)
+    model = EnsembleDynamics(
+        Mixed.observation_space, Mixed.action_space, num_members=2, num_elites=2, hidden=[8], max_steps=10
+    )
+    d = diagnose(agent, model, Mixed(), steps=60, horizon=4)
+    assert d.calibration is not None and len(d.calibration.spread) == 10
+    assert not d.reward.given and d.exploitation.steps == 100
+    assert Diagnosis.from_json(d.to_json()) == d
+
+
+def test_the_agent_sees_what_its_normalizer_makes_of_observations():
+    venv = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    venv.obs_rms.mean = np.array([0.0, 0.0, 100.0])
+    agent, plain = sac(venv), sac(gym.make("Pendulum-v1"))
+    plain.policy.load_state_dict(agent.policy.state_dict())
+    model = KnownDynamics.pendulum()
+    normalized, raw = (diagnose(a, model, gym.make("Pendulum-v1"), steps=210, horizon=5) for a in (agent, plain))
+    assert normalized.error != raw.error and normalized.exploitation.real != raw.exploitation.real
+    assert max(map(abs, normalized.exploitation.gaps)) < 0.1  # the same in imagination
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 1}', '{"format_version": 1, "seed": "x"}'])
+def test_what_is_no_diagnosis_is_refused(text):
+    with pytest.raises(ZooError, match="text must be a diagnosis as JSON"):
+        Diagnosis.from_json(text)
+
+
+def test_another_version_is_refused():
+    with pytest.raises(ZooError, match="must have the format_version 1, got 2"):
+        Diagnosis.from_json('{"format_version": 2}')
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1, got 0"):
+        diagnose(sac(Drift()), drift(), Drift(), steps=0)

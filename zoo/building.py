@@ -1,0 +1,153 @@
+"""Agents built from recipes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+
+from mbrl_wrappers.imagination import ModelBased, Strategy
+from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.recipe import Recipe, check_name
+from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.zoo.job import JobSpec
+
+# What a run sets itself.
+_NOT_IN_RECIPES = {
+    "policy",
+    "env",
+    "seed",
+    "device",
+    "strategy",
+    "dynamics",
+    "observation_space",
+    "action_space",
+    "_init_setup_model",
+}
+# As in SB3's zoo, where YAML can't hold the object.
+_NOISE_ARGUMENTS = {"noise_type", "noise_std"}
+_NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+
+
+def algorithm_of(agent: str, algo: str) -> type[BaseAlgorithm]:
+    """Return the class that a recipe's ``algo`` stands for.
+
+    Args:
+        agent: the registered agent: a strategy serves the off-policy algorithms, another agent is its own one.
+        algo: such as ``"SAC"``, for which its compiled form stands in.
+
+    Raises:
+        ValueError: for an unknown agent, or an algorithm that the agent can't be made of.
+    """
+    check_name(agent, AGENTS, "agent")
+    kind = AGENTS[agent]
+    valid: dict[str, type[BaseAlgorithm]]
+    if issubclass(kind, Strategy):
+        valid = {
+            n: k for n, k in ALGORITHMS.items() if issubclass(k, OffPolicyAlgorithm) and k not in COMPILED.values()
+        }
+    else:
+        valid = {kind.__name__: kind}
+    check_name(algo, valid, "algo")
+    return COMPILED.get(algo, valid[algo])
+
+
+def check_arguments(agent: str, recipe: Recipe) -> None:
+    """Refuse arguments that the constructors do not have.
+
+    Raises:
+        ValueError: naming the nearest argument that there is.
+    """
+    kind = AGENTS[agent]
+    algorithm = algorithm_of(agent, recipe.algo)
+    constructors: dict[str, type] = {"agent": algorithm, "dynamics": EnsembleDynamics}
+    if issubclass(kind, Strategy):
+        constructors.update(strategy=kind, model_based=ModelBased)
+    for section, constructor in constructors.items():
+        valid = set(argument_names(constructor)) - _NOT_IN_RECIPES
+        if "action_noise" in valid:
+            valid |= _NOISE_ARGUMENTS
+        for name in getattr(recipe, section):
+            check_name(name, valid, f"argument of {section} ({constructor.__name__})")
+
+
+def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallback | None]:
+    """Make the SB3 agent of a job and, if a strategy gives it a model, the callback that brings it.
+
+    Args:
+        spec: the job.
+        env: to train in. The model is made for the job's env as it comes, without the wrappers of this one.
+
+    Raises:
+        ValueError: for an algorithm or a value that can't be used.
+    """
+    kind = AGENTS[spec.agent]
+    algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo)
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    arguments = _agent_arguments(spec.recipe, env)
+    if not issubclass(kind, Strategy):
+        if "dynamics" in argument_names(algorithm):
+            arguments["dynamics"] = _build_dynamics(spec, spec.device)
+        return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
+    agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
+    if not spec.model:
+        return agent, None
+    dynamics = _build_dynamics(spec, str(agent.device))
+    strategy = kind(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})
+    return agent, ModelBased(strategy, dynamics, seed=spec.seed, **spec.recipe.model_based)
+
+
+def _build_dynamics(spec: JobSpec, device: str) -> EnsembleDynamics:
+    with make_env(spec.env, **spec.env_kwargs) as env:
+        dynamics = EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **_copy(spec.recipe.dynamics))
+    return dynamics
+
+
+def _agent_arguments(recipe: Recipe, env: gym.Env) -> dict[str, Any]:
+    arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
+    noise = {name: arguments.pop(name) for name in _NOISE_ARGUMENTS & arguments.keys()}
+    if noise:
+        arguments["action_noise"] = _action_noise(noise.get("noise_type"), noise.get("noise_std"), env)
+    return arguments
+
+
+def _action_noise(kind: Any, std: Any, env: gym.Env) -> ActionNoise:
+    """Make the noise of a recipe, as wide in each of SB3's scaled actions."""
+    check_name(kind, _NOISES, "agent.noise_type")
+    if not isinstance(std, int | float) or isinstance(std, bool) or not std > 0:
+        raise ValueError(f"agent.noise_std must be a positive number, got {std!r}")
+    if not isinstance(env.action_space, spaces.Box):
+        raise ValueError(f"agent.noise_type needs a Box action space, got {env.action_space!r}")
+    return _NOISES[kind](np.zeros(env.action_space.shape), np.full(env.action_space.shape, float(std)))
+
+
+def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Copy nested literals: SB3 changes the policy_kwargs it is given."""
+    return json.loads(json.dumps(arguments))
+
+
+def _tuple(value: Any) -> Any:
+    """Turn a list into the tuple that a strategy's schedule is; YAML has lists only."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _schedule(value: Any) -> Any:
+    """Turn ``"lin_0.001"`` into a schedule that falls linearly to 0 over the run; others stay as they are."""
+    if not (isinstance(value, str) and value.startswith("lin_")):
+        return value
+    try:
+        start = float(value.removeprefix("lin_"))
+    except ValueError:
+        raise ValueError(f"a linear schedule must be written lin_NUMBER, got {value!r}") from None
+    return LinearSchedule(start, 0.0, 1.0)

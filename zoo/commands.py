@@ -1,0 +1,457 @@
+"""What ``mbrl-zoo`` does, a class a command. Heavy libraries are imported when a command runs, not for its help."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from mbrl_wrappers.zoo.recipe import parse_params
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.zoo.evaluation import Episode
+
+OK, FAILED = 0, 1
+
+Name = Annotated[Positional[str], arg(metavar="NAME|DIR")]
+Folders = Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="")]
+Env = Annotated[str | None, arg(metavar="ENV", help_behavior_hint="(default: the recorded one)")]
+Assignments = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")]
+Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a tenth of all)")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent on an environment, beside the same agent without its model.
+
+    Prints a table and writes curves.png; the same command again goes on.
+    """
+
+    agent: Annotated[Positional[str], arg(metavar="AGENT")]
+    """what to train: mbpo"""
+    env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
+    """Gymnasium id or package.module:Class"""
+    env_kwargs: Assignments = ()
+    """arguments of the env"""
+    steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """env steps"""
+    seed: int = 0
+    """of agents, model and episodes"""
+    algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by action space)")] = None
+    """SAC, TD3, DDPG, TQC, CrossQ, DQN or QRDQN"""
+    params: Assignments = ()
+    """changes to the recipe, such as strategy.real_ratio=0.1"""
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    """recipes of your own"""
+    folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
+    """where to write"""
+    resume: Annotated[Path | None, arg(aliases=["-i"], metavar="DIR", help_behavior_hint="")] = None
+    """go on with a run, with its own arguments"""
+    eval_freq: Steps = None
+    """env steps between evaluations"""
+    eval_episodes: int = 20
+    """episodes of an evaluation"""
+    save_freq: Steps = None
+    """env steps between checkpoints, 0 for none"""
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
+    """cpu, cuda or auto"""
+    track: Literal["tensorboard", "wandb"] | None = None
+    """log what SB3 logs"""
+    progress: bool = True
+    """show a progress bar"""
+    baseline: bool = True
+    """train the agent without a model too"""
+    with_optimizer: bool = False
+    """keep optimizer and replay buffer"""
+
+    def run(self) -> int:
+        """Run the command."""
+        params, env_kwargs = parse_params(self.params), parse_params(self.env_kwargs, "env_kwargs")
+        if self.resume is not None:
+            self._check_that_nothing_else_is_given()
+
+        from rich.console import Console
+
+        from mbrl_wrappers.zoo.comparison import default_folder, resume, train
+        from mbrl_wrappers.zoo.display import result_table
+
+        folder = self.resume or self.folder or default_folder(self.agent, self.env, self.seed)
+        try:
+            if self.resume is not None:
+                training = resume(
+                    folder, track=self.track, with_optimizer=self.with_optimizer, progress_bar=self.progress
+                )
+            else:
+                training = train(
+                    self.agent,
+                    self.env,
+                    steps=self.steps,
+                    seed=self.seed,
+                    algo=self.algo,
+                    params=params,
+                    recipe=self.recipe,
+                    env_kwargs=env_kwargs,
+                    folder=folder,
+                    eval_freq=self.eval_freq,
+                    eval_episodes=self.eval_episodes,
+                    save_freq=self.save_freq,
+                    device=self.device,
+                    track=self.track,
+                    baseline=self.baseline,
+                    with_optimizer=self.with_optimizer,
+                    progress_bar=self.progress,
+                )
+        except KeyboardInterrupt:
+            say(_where_it_goes_on(folder))
+            raise
+        alone = len(training.curves) == 1
+        title = " vs ".join(training.curves) + ("" if alone else " (same agent, no model, equal updates)")
+        console = Console()
+        console.print(result_table(f"{training.spec.env}\n{title}", training.curves, training.spec.eval_episodes))
+        console.print(f"Curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
+        console.print(f"Agents: {folder}/*", soft_wrap=True, highlight=False)
+        return OK
+
+    def _check_that_nothing_else_is_given(self) -> None:
+        own = {"agent", "resume", "track", "progress", "with_optimizer"}
+        default = Train(self.agent)
+        given = [name for name in vars(self) if name not in own and getattr(self, name) != getattr(default, name)]
+        if given:
+            raise ValueError(f"resume goes on with the arguments of the run in {self.resume}, leave out {given}")
+
+
+def _where_it_goes_on(folder: Path) -> str:
+    """Say what an interrupted run has kept."""
+    from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint
+
+    kept = [path for path in sorted(folder.glob("*/")) if has_checkpoint(path / "checkpoint")]
+    if not kept:
+        return "interrupted before the first checkpoint: the same command starts anew"
+    steps = " and ".join(f"step {checkpoint_extra(path / 'checkpoint')['steps']} of {path}" for path in kept)
+    return f"interrupted: the same command goes on from {steps}"
+
+
+@dataclass(frozen=True)
+class List:
+    """List the zoo's agents: how good they are, what they took, and where they lie."""
+
+    agent: Annotated[str, arg(metavar="AGENT")] = ""
+    """only this agent's"""
+    env: Annotated[str, arg(metavar="ENV")] = ""
+    """only this env's"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from rich.console import Console
+
+        from mbrl_wrappers.zoo.catalogue import open_agent, places
+        from mbrl_wrappers.zoo.display import catalogue_table
+
+        wanted = [place for place in places() if self._is_wanted(place.name)]
+        rows = [(place, None if place.path is None else open_agent(place.path)) for place in wanted]
+        Console().print(catalogue_table(rows))
+        return OK
+
+    def _is_wanted(self, name: str) -> bool:
+        agent, _, env = name.partition("/")
+        return self.agent in ("", agent) and self.env in ("", env)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Download an agent from the Hugging Face Hub, at the commit and with the bytes that the index names."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """such as mbpo/Hopper-v5"""
+    index: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    """an index of your own, as push writes it"""
+    force: bool = False
+    """download again what is there"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.hub import pull
+        from mbrl_wrappers.zoo.index import embedded, read_index
+
+        if self.index is None and self.name in embedded():
+            print(f"{self.name} ships with the library: {embedded()[self.name]}")
+            return OK
+        index = None if self.index is None else read_index(self.index)
+        print(pull(self.name, index=index, force=self.force))
+        return OK
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload an agent's folder to the Hugging Face Hub, and print its entry of an index."""
+
+    folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    """as export writes it"""
+    repo: Annotated[str, arg(metavar="ORG/NAME")]
+    """where to"""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: agent/env)")] = None
+    """what the index calls it"""
+    index: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """an index of your own to add the agent to"""
+    private: bool = False
+    """make a new repository private"""
+
+    def run(self) -> int:
+        """Run the command."""
+        import json
+
+        from mbrl_wrappers.zoo.catalogue import open_agent
+        from mbrl_wrappers.zoo.hub import push
+        from mbrl_wrappers.zoo.index import index_entry_json, read_index, write_index
+
+        folder = open_agent(self.folder)
+        name = self.name or f"{folder.name.lower()}/{folder.env.name}"
+        entry = push(folder.path, self.repo, private=self.private)
+        if self.index is not None:
+            known = read_index(self.index) if self.index.exists() else {}
+            write_index(self.index, {**known, name: entry})
+        print(json.dumps({name: index_entry_json(entry)}, indent=1))
+        return OK
+
+
+@dataclass(frozen=True)
+class Enjoy:
+    """Watch an agent play."""
+
+    name: Name
+    """the zoo's name of an agent, or a folder"""
+    episodes: int = 5
+    """how many"""
+    seed: int = 12345
+    """of the first episode"""
+    env: Env = None
+    """Gymnasium id or package.module:Class to play in"""
+    record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
+    """write a video"""
+    render: bool = True
+    """open a window"""
+    deterministic: bool = True
+    """the policy's mode instead of a sample"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.enjoyment import enjoy
+
+        window = self.render and self.record is None
+        played = enjoy(
+            self.name,
+            episodes=self.episodes,
+            seed=self.seed,
+            env=self.env,
+            render=window,
+            record=self.record,
+            deterministic=self.deterministic,
+        )
+        for episode in played:
+            print(f"seed {episode.seed}: return {episode.total_reward:.2f} in {episode.length} steps")
+        print(_summary(played))
+        if self.record is not None:
+            print(f"Video: {self.record}")
+        return OK
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play episodes with an agent and print their mean return."""
+
+    name: Name
+    """the zoo's name of an agent, or a folder"""
+    episodes: int = 20
+    """how many"""
+    seed: int = 12345
+    """of the first episode"""
+    env: Env = None
+    """Gymnasium id or package.module:Class to play in"""
+    device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
+    """cpu, cuda or auto"""
+    deterministic: bool = True
+    """the policy's mode instead of a sample"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.environment import env_of_users
+        from mbrl_wrappers.zoo.verification import evaluate
+
+        with env_of_users(self.env) as env:
+            played = evaluate(
+                self.name,
+                episodes=self.episodes,
+                seed=self.seed,
+                env=env,
+                device=self.device,
+                deterministic=self.deterministic,
+            )
+        print(_summary(played))
+        return OK
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Play an agent's recorded evaluation again: match, drift or incompatible.
+
+    The exit code is 0 for a match only.
+    """
+
+    name: Name
+    """the zoo's name of an agent, or a folder"""
+    env: Env = None
+    """Gymnasium id or package.module:Class to play in"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.environment import env_of_users
+        from mbrl_wrappers.zoo.verification import verify
+
+        with env_of_users(self.env) as env:
+            verdict = verify(self.name, env=env)
+        print(f"{verdict.status}: {verdict.reason}")
+        return OK if verdict.status == "match" else FAILED
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the agent of the median run, with all runs on its card, into a folder to publish."""
+
+    runs: Folders
+    """finished runs that differ in their seed only"""
+    to: Annotated[Path, arg(metavar="DIR")]
+    """a new folder"""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """the zoo's name for the agent, for its card"""
+    with_optimizer: bool = False
+    """keep optimizer and replay buffer"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.display import size_text
+        from mbrl_wrappers.zoo.storage.saving import export
+
+        folder = export(self.runs, self.to, name=self.name, with_optimizer=self.with_optimizer)
+        print(f"{folder.path}: {size_text(folder.total_bytes)}")
+        return OK
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn a zip of Stable-Baselines3 into an agent's folder, without unpickling anything in it."""
+
+    file: Annotated[Positional[Path], arg(metavar="FILE.zip")]
+    """written by agent.save"""
+    env: Annotated[str, arg(metavar="ENV")]
+    """Gymnasium id or package.module:Class that it was trained on"""
+    to: Annotated[Path, arg(metavar="DIR")]
+    """a new folder"""
+    algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by the zip's entries)")] = None
+    """the agent's class, such as SAC"""
+    eval_episodes: int = 20
+    """episodes of the evaluation that is recorded"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
+
+        notes = import_sb3(self.file, self.to, env=self.env, algo=self.algo, episodes=self.eval_episodes)
+        for note in notes:
+            say(note)
+        print(self.to)
+        return OK
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Train agents x envs x seeds; what is done is kept, and the same command goes on."""
+
+    spec: Annotated[Positional[Path], arg(metavar="SPEC.yml")]
+    """agents, envs, seeds and settings as YAML literals"""
+    folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: runs/SPEC)")] = None
+    """where to write, a folder a job"""
+    executor: Literal["local", "ray"] = "local"
+    """processes here, or tasks of a Ray cluster"""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
+    """jobs at the same time"""
+    address: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: a cluster of its own)")] = (
+        None
+    )
+    """of the Ray cluster"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.sweeps.executors import Executor, LocalExecutor, Outcome
+        from mbrl_wrappers.zoo.sweeps.sweep import read_sweep, run_sweep
+
+        executor: Executor
+        if self.executor == "ray":
+            from mbrl_wrappers.zoo.sweeps.ray_executor import RayExecutor
+
+            executor = RayExecutor(self.address, self.workers)
+        else:
+            executor = LocalExecutor(self.workers)
+        folder = self.folder or Path("runs") / self.spec.stem
+        specs = read_sweep(self.spec)
+        ended = 0
+
+        def on_update(outcome: Outcome) -> None:
+            nonlocal ended
+            ended += 1
+            spec = outcome.spec
+            how = "failed" if outcome.error is not None else "finished" if outcome.was_run else "was finished"
+            print(f"{ended}/{len(specs)}  {spec.label()} on {spec.env}, seed {spec.seed}: {how}", flush=True)
+
+        run_sweep(specs, folder, executor, on_update=on_update)
+        print(f"Jobs: {folder}; pictures: mbrl-zoo report {folder}")
+        return OK
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write learning curves, tables, the model's errors and videos into one page that opens offline."""
+
+    folders: Folders
+    """agents' folders, training runs, or the folder of a benchmark"""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.html")] = Path("report.html")
+    """where to write"""
+    videos: bool = True
+    """show real beside imagined episodes"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.report import build_report
+
+        print(build_report(self.folders, self.output, videos=self.videos))
+        return OK
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "list": List,
+    "enjoy": Enjoy,
+    "evaluate": Evaluate,
+    "verify": Verify,
+    "report": Report,
+    "benchmark": Benchmark,
+    "export": Export,
+    "import": Import,
+    "pull": Pull,
+    "push": Push,
+}
+
+
+def say(message: str) -> None:
+    """Print one line to stderr, whatever line breaks the message has."""
+    print("mbrl-zoo:", " ".join(message.split()), file=sys.stderr)
+
+
+def _summary(played: list[Episode]) -> str:
+    from mbrl_wrappers.zoo.evaluation import mean_and_std
+
+    mean, std = mean_and_std(played)
+    return f"return {mean:.2f} ± {std:.2f} over {len(played)} episodes"

@@ -1,0 +1,189 @@
+"""What ``mbrl-zoo train`` does: an agent beside the same agent without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from mbrl_wrappers.imagination import Strategy
+from mbrl_wrappers.zoo.display import TrainingProgress
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.job import JobSpec, make_job
+from mbrl_wrappers.zoo.model_error import HorizonError
+from mbrl_wrappers.zoo.plots import save_training_figure
+from mbrl_wrappers.zoo.processes import TrainingProcess
+from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.storage.folder import JOB, MODEL_ERROR, PROGRESS, load_agent, open_folder
+from mbrl_wrappers.zoo.training import check_folder, is_finished
+
+POLL_SECONDS = 0.2
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What :func:`train` returns.
+
+    Attributes:
+        agent: the trained agent; a model-based one has its model at ``agent.model_based.dynamics``.
+        spec: what it was trained with.
+        folder: where all files are; the agent's own are in the folder of its name.
+        curves: evaluations by label, such as ``"MBPO(SAC)"`` and, for the base, ``"SAC"``.
+        model_error: the model's error over the horizon; empty without a model.
+    """
+
+    agent: BaseAlgorithm
+    spec: JobSpec
+    folder: Path
+    curves: dict[str, list[Evaluation]]
+    model_error: list[HorizonError]
+
+
+def train(
+    agent: str,
+    env: str,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    algo: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    recipe: str | Path | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    eval_freq: int | None = None,
+    eval_episodes: int = 20,
+    save_freq: int | None = None,
+    device: str = "cpu",
+    track: str | None = None,
+    baseline: bool = True,
+    with_optimizer: bool = False,
+    progress_bar: bool = False,
+) -> Training:
+    """Train an agent on an environment and, for comparison, the same agent without a model.
+
+    The two run in parallel, each in a process of its own and on one thread: a script calls this under
+    ``if __name__ == "__main__":``. Called again with the same arguments, it goes on from the folder's
+    last checkpoints; a finished run is read, not repeated.
+
+    Args:
+        agent: such as ``"mbpo"``.
+        env: a Gymnasium id or ``"package.module:Class"``; its episodes must end.
+        steps: env steps; default: the recipe's.
+        seed: of agents, model and episodes.
+        algo: SB3's name of the model-free agent; default: the recipe's, which depends on the action space.
+        params: changes to the recipe by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
+        recipe: a file of recipes in place of the one that ships.
+        env_kwargs: arguments of the env.
+        folder: gets ``curves.png``, and ``mbpo`` and ``base`` with the files of
+            :func:`~mbrl_wrappers.zoo.training.run`; default: :func:`default_folder`.
+        eval_freq: env steps between evaluations; default: a tenth of ``steps``.
+        eval_episodes: episodes of each.
+        save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        track: ``"tensorboard"`` or ``"wandb"``: log what SB3 logs.
+        baseline: whether to train the agent without a model too; an agent that can't do without has none.
+        with_optimizer: keep optimisers and replay buffer in the agents' folders, for going on with training.
+        progress_bar: show one.
+
+    Raises:
+        ValueError: for an argument that can't be used, or a folder that holds a run of other arguments.
+        TrainingFailed: if a run ends in any other error.
+    """
+    spec = make_job(
+        agent,
+        env,
+        steps=steps,
+        seed=seed,
+        algo=algo,
+        params=params,
+        recipe=recipe,
+        env_kwargs=env_kwargs,
+        eval_freq=eval_freq,
+        eval_episodes=eval_episodes,
+        save_freq=save_freq,
+        device=device,
+    )
+    folder = default_folder(agent, env, seed) if folder is None else Path(folder)
+    options = {"track": track, "with_optimizer": with_optimizer}
+    return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
+
+
+def resume(
+    folder: str | Path, *, track: str | None = None, with_optimizer: bool = False, progress_bar: bool = False
+) -> Training:
+    """Go on with a run of :func:`train` with the arguments that it was started with.
+
+    Args:
+        folder: the run's.
+        track: as for :func:`train`.
+        with_optimizer: likewise.
+        progress_bar: likewise.
+
+    Raises:
+        ZooError: if there is no such run in the folder.
+    """
+    folder = Path(folder)
+    jobs = [file for file in sorted(folder.glob(f"*/{JOB}")) if file.parent.name != BASE]
+    if len(jobs) != 1:
+        raise ZooError(f"folder must hold one run to resume, with its {JOB} in it, got {len(jobs)} in {folder}")
+    spec = JobSpec.from_json(jobs[0].read_bytes())
+    baseline = (folder / BASE).exists()
+    options = {"track": track, "with_optimizer": with_optimizer}
+    return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
+
+
+def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline: bool, progress_bar: bool) -> Training:
+    label = spec.label()
+    own = folder / spec.agent
+    variants = {label: (spec, own)}
+    if baseline and issubclass(AGENTS[spec.agent], Strategy):
+        variants[spec.recipe.algo] = (dataclasses.replace(spec, model=False), folder / BASE)
+    for variant, variant_folder in variants.values():
+        check_folder(variant, variant_folder)
+    unfinished = {name: (s, f) for name, (s, f) in variants.items() if not is_finished(f)}
+    with (
+        _started(unfinished, options) as processes,
+        TrainingProgress(processes) if progress_bar else nullcontext() as progress,
+    ):
+        while any([process.is_running() for process in processes]):
+            time.sleep(POLL_SECONDS)
+            if progress is not None:
+                progress.update()
+    result = Training(
+        agent=load_agent(open_folder(own), device=spec.device),
+        spec=spec,
+        folder=folder,
+        curves={name: read_rows(f / PROGRESS, Evaluation) for name, (_, f) in variants.items()},
+        model_error=read_rows(own / MODEL_ERROR, HorizonError) if (own / MODEL_ERROR).exists() else [],
+    )
+    save_training_figure(folder / "curves.png", f"{label} on {spec.env}", result.curves, result.model_error)
+    return result
+
+
+def default_folder(agent: str, env: str, seed: int) -> Path:
+    """Return where a run goes that is given no folder."""
+    return Path("runs") / f"{agent}_{env.replace('/', '-').replace(':', '.')}_seed{seed}"
+
+
+@contextmanager
+def _started(variants: Mapping[str, tuple[JobSpec, Path]], options: dict[str, Any]) -> Iterator[list[TrainingProcess]]:
+    """Start the runs; none is left over when the block ends, whatever ends it."""
+    processes: list[TrainingProcess] = []
+    try:
+        for label, (spec, folder) in variants.items():
+            processes.append(TrainingProcess(label, spec, folder, **options))
+        yield processes
+    finally:
+        for process in processes:
+            process.request_stop()
+        for process in processes:
+            process.stop()

@@ -1,0 +1,418 @@
+"""What is wrong with a trained agent's model, and what the agent makes of it: the numbers of a report."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.envs.collect import collect_transitions
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, encode_one
+from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.types import Prediction, Transitions
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.model_error import HorizonError, measure_model_error
+
+DIAGNOSIS = "diagnosis.json"
+FORMAT_VERSION = 1
+
+# Of the spread of the states: what is predicted still explains 1 - 0.25^2 = 94% of their variance.
+TRUSTED_ERROR = 0.25
+NUM_SAMPLES = 99  # real outcomes rank among 99 samples at one of 100 places, so every level below is met exactly
+NUM_BINS = 10
+LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+NUM_STARTS = 20
+GAP_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted against observed spread of one step, over all real-valued columns of the observation.
+
+    Attributes:
+        spread: by bins of equal size, ``(predicted, observed)``: root mean square of the predicted standard
+            deviations, and of the prediction errors, both in units of the spread of each column's change.
+        coverage: ``(nominal, observed)`` share of real outcomes in central intervals of the predicted distribution.
+    """
+
+    spread: list[tuple[float, float]]
+    coverage: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RewardError:
+    """How wrong predicted rewards are, one step ahead.
+
+    Attributes:
+        given: whether the model was given the reward function; its error is then that of the predicted states.
+        rmse: root mean square error, in units of ``unit``.
+        unit: standard deviation of the real rewards; 1 where they do not vary.
+    """
+
+    given: bool
+    rmse: float
+    unit: float
+
+
+@dataclass(frozen=True)
+class TerminationErrors:
+    """Counts of real steps by what happened and what was predicted, one step ahead. A time limit is no end.
+
+    Attributes:
+        given: whether the model was given the termination function; its errors are then those of predicted states.
+        hits: steps that ended the episode, and were said to.
+        misses: steps that ended it, and were not said to.
+        false_alarms: steps that did not end it, and were said to.
+        passes: steps that did not end it, and were not said to.
+    """
+
+    given: bool
+    hits: int
+    misses: int
+    false_alarms: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class ExploitationGap:
+    """Undiscounted returns of the deterministic policy from the same start states.
+
+    Attributes:
+        steps: that an episode goes on for, if it does not end before.
+        real: in the environment, one per start.
+        imagined: in the model, which samples as it does in training.
+    """
+
+    steps: int
+    real: list[float]
+    imagined: list[float]
+
+    @property
+    def gaps(self) -> list[float]:
+        """Imagined minus real return of each start: above 0, the policy exploits errors of the model."""
+        return [imagined - real for imagined, real in zip(self.imagined, self.real, strict=True)]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the gaps."""
+        return float(np.mean(self.gaps))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``diagnosis.json`` holds.
+
+    Attributes:
+        seed: of the episodes and of everything drawn.
+        steps: env steps that were played for each of the measurements.
+        error: open-loop error by steps ahead; infinite where predictions were not finite.
+        calibration: None for a model that is exact, whose samples are not finite, or whose observations have no
+            real-valued column.
+        reward, termination, exploitation: see there.
+        threshold: of the median error, in units of the states' spread, up to which the model is trusted.
+        trusted_steps: the recommended rollout length, see :func:`trusted_steps`.
+    """
+
+    seed: int
+    steps: int
+    error: list[HorizonError]
+    calibration: Calibration | None
+    reward: RewardError
+    termination: TerminationErrors
+    exploitation: ExploitationGap
+    threshold: float
+    trusted_steps: int
+
+    @property
+    def is_trusted_throughout(self) -> bool:
+        """Whether the model is trusted as far as was measured, and maybe further."""
+        return self.trusted_steps == len(self.error)
+
+    def to_json(self) -> bytes:
+        """Return the bytes of a ``diagnosis.json``; what is not finite becomes null."""
+        content = _plain(dataclasses.asdict(self))
+        return json.dumps({"format_version": FORMAT_VERSION, **content}, indent=1, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Diagnosis:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ZooError: if it is not a diagnosis of this version.
+        """
+        try:
+            content = json.loads(text)
+            version = content.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise ZooError(f"a diagnosis must have the format_version {FORMAT_VERSION}, got {version!r}")
+            return cls(
+                seed=int(content["seed"]),
+                steps=int(content["steps"]),
+                error=[
+                    HorizonError(int(row["steps_ahead"]), *(_number(row[name]) for name in ("low", "median", "high")))
+                    for row in content["error"]
+                ],
+                calibration=_calibration_from(content["calibration"]),
+                reward=RewardError(bool(content["reward"]["given"]), *_numbers(content["reward"], "rmse", "unit")),
+                termination=TerminationErrors(
+                    bool(content["termination"]["given"]),
+                    *(int(content["termination"][name]) for name in ("hits", "misses", "false_alarms", "passes")),
+                ),
+                exploitation=ExploitationGap(
+                    int(content["exploitation"]["steps"]),
+                    *([_number(value) for value in content["exploitation"][name]] for name in ("real", "imagined")),
+                ),
+                threshold=_number(content["threshold"]),
+                trusted_steps=int(content["trusted_steps"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ZooError):
+                raise
+            raise ZooError(f"text must be a diagnosis as JSON: {error!r}") from error
+
+
+def diagnose(
+    agent: BaseAlgorithm,
+    dynamics: DynamicsModel,
+    env: gym.Env,
+    *,
+    steps: int = 2000,
+    horizon: int = 30,
+    seed: int = 0,
+) -> Diagnosis:
+    """Measure a model, and the policy that was trained in it, on fresh episodes of the real environment.
+
+    Agent, model and the process's random generators are as before afterwards.
+
+    Args:
+        agent: explores as in training where the model is measured; its own VecNormalize normalises what it sees.
+        dynamics: the model.
+        env: the real environment, not wrapped by SB3.
+        steps: env steps to play for the open-loop error, and as many for the errors of one step.
+        horizon: steps to look ahead; fewer if no episode is as long.
+        seed: of everything drawn.
+    """
+    for name, value in (("steps", steps), ("horizon", horizon)):
+        check_whole_number(name, value)
+    with _undisturbed(agent), torch.no_grad():
+        player: Any = _Player(agent)
+        error = measure_model_error(player, dynamics, env, horizon=horizon, steps=steps, seed=seed)
+        player.set_random_seed(seed + 1)
+        real = collect_transitions(env, dynamics, steps, policy=player.explore, seed=seed + 1)
+        exploitation = _exploitation_gap(player, dynamics, env, seed + 2)
+        generator = torch.Generator(dynamics.device).manual_seed(seed)
+        said = dynamics.predict(real.obs, real.action, deterministic=True)
+        return Diagnosis(
+            seed=seed,
+            steps=steps,
+            error=[HorizonError(row.steps_ahead, *map(_or_inf, (row.low, row.median, row.high))) for row in error],
+            calibration=_calibration(dynamics, real, generator),
+            reward=_reward_error(dynamics.reward_fn is not None, said, real),
+            termination=_termination_errors(dynamics.termination_fn is not None, said, real),
+            exploitation=exploitation,
+            threshold=TRUSTED_ERROR,
+            trusted_steps=trusted_steps(error),
+        )
+
+
+def trusted_steps(error: list[HorizonError], threshold: float = TRUSTED_ERROR) -> int:
+    """Return how many steps the model can be rolled out: as long as the median error stays below a threshold.
+
+    Janner et al. 2019 (sections 4 and 5) branch rollouts off real states and keep them short because a model's error
+    grows with every step; how short is a matter of tuning there, 1 to 25 steps. This is a rule instead of tuning: an
+    error of 1 is that of a model that knows nothing but the mean state.
+
+    Args:
+        error: by steps ahead.
+        threshold: in units of the states' spread.
+    """
+    for row in error:
+        if not row.median < threshold:  # not >=, which would trust NaN
+            return row.steps_ahead - 1
+    return len(error)
+
+
+class _Player:
+    """An agent as its player: sees raw observations, and is seeded without its environment being seeded too."""
+
+    def __init__(self, agent: BaseAlgorithm) -> None:
+        self._agent = agent
+        self._normalizer = agent.get_vec_normalize_env()
+
+    def set_random_seed(self, seed: int) -> None:
+        """Seed what SB3's agents draw their choices from: torch's and NumPy's generators, and the space's."""
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - DQN draws from it
+        self._agent.action_space.seed(seed)
+
+    def predict(self, obs: Any, deterministic: bool) -> tuple[Any, Any]:
+        seen = obs if self._normalizer is None else self._normalizer.normalize_obs(obs)
+        return self._agent.predict(seen, deterministic=deterministic)
+
+    def explore(self, obs: Any) -> Any:
+        return self.predict(obs, deterministic=False)[0]
+
+    def exploit(self, obs: Any) -> Any:
+        return self.predict(obs, deterministic=True)[0]
+
+
+@contextmanager
+def _undisturbed(agent: BaseAlgorithm) -> Iterator[None]:
+    """Put the global generators, the action space's and the policy's mode back as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - as above
+    space, agent.action_space = agent.action_space, copy.deepcopy(agent.action_space)
+    was_training = agent.policy.training
+    devices = [agent.device] if agent.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+            agent.action_space = space
+            agent.policy.set_training_mode(was_training)
+
+
+def _calibration(dynamics: DynamicsModel, real: Transitions, generator: torch.Generator) -> Calibration | None:
+    """Compare samples of the next observation with the real one; any model that samples can be asked."""
+    columns = _real_valued_columns(dynamics)
+    if not len(columns):
+        return None
+    outcome = real.next_obs[:, columns]
+    samples = torch.stack(
+        [dynamics.predict(real.obs, real.action, generator=generator).next_obs[:, columns] for _ in range(NUM_SAMPLES)]
+    )
+    spread, mean = torch.std_mean(samples.double(), dim=0)
+    varied = spread > 0
+    if not torch.isfinite(spread).all() or not varied.any():
+        return None
+    change = Normalizer(len(columns)).to(real.obs.device)
+    change.fit((real.next_obs - real.obs)[:, columns])
+    predicted, missed = spread / change.std, (outcome - mean) / change.std
+    place = ((samples < outcome).sum(0) + 0.5) / (NUM_SAMPLES + 1)
+    off_center = (place - 0.5).abs()[varied]
+    return Calibration(
+        spread=_binned(predicted[varied], missed[varied]),
+        coverage=[(level, float((off_center <= level / 2).double().mean())) for level in LEVELS],
+    )
+
+
+def _binned(predicted: Tensor, missed: Tensor) -> list[tuple[float, float]]:
+    """Return root mean squares of both by bins of equal size, from small to large predictions."""
+    bins = predicted.argsort().tensor_split(NUM_BINS)
+    return [(_rms(predicted[rows]), _rms(missed[rows])) for rows in bins if len(rows)]
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
+
+
+def _real_valued_columns(dynamics: DynamicsModel) -> list[int]:
+    """Return the columns of the flat observation that are no whole numbers."""
+    return [
+        column
+        for leaf in dynamics.obs_codec.leaves
+        if isinstance(leaf.space, spaces.Box) and np.issubdtype(leaf.space.dtype, np.floating)
+        for column in range(leaf.start, leaf.stop)
+    ]
+
+
+def _reward_error(is_given: bool, said: Prediction, real: Transitions) -> RewardError:
+    scale = Normalizer(1).to(real.reward.device)
+    scale.fit(real.reward[:, None])
+    unit = float(scale.std)
+    return RewardError(is_given, _or_inf(_rms(said.reward - real.reward) / unit), unit)
+
+
+def _termination_errors(is_given: bool, said: Prediction, real: Transitions) -> TerminationErrors:
+    warned, ended = said.terminated, real.terminated
+    cases = (warned & ended, ~warned & ended, warned & ~ended, ~warned & ~ended)
+    return TerminationErrors(is_given, *(int(case.sum()) for case in cases))
+
+
+def _exploitation_gap(player: _Player, dynamics: DynamicsModel, env: gym.Env, first_seed: int) -> ExploitationGap:
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    steps = GAP_STEPS if limit is None else min(limit, GAP_STEPS)
+    played = [_play(player, dynamics, env, first_seed + number, steps) for number in range(NUM_STARTS)]
+    starts, returns, lengths = zip(*played, strict=True)
+    imagined = _imagine(player, dynamics, torch.cat(starts), torch.tensor(lengths), first_seed)
+    return ExploitationGap(steps, list(returns), imagined)
+
+
+def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, steps: int) -> tuple[Tensor, float, int]:
+    """Return the start state of an episode, its return, and the steps that an imagined one may take."""
+    obs, _ = env.reset(seed=seed)
+    start = encode_one(dynamics, obs).clone()  # an env may go on to write into its array
+    rewards: list[float] = []
+    for step in range(1, steps + 1):
+        obs, reward, terminated, truncated, _ = env.step(player.exploit(obs))
+        rewards.append(float(reward))
+        if terminated:
+            break  # the imagined episode may go on: to miss an end is a way of being exploited
+        if truncated:
+            return start, math.fsum(rewards), step
+    return start, math.fsum(rewards), steps
+
+
+def _imagine(player: _Player, dynamics: DynamicsModel, starts: Tensor, lengths: Tensor, seed: int) -> list[float]:
+    """Return the imagined returns of the deterministic policy from each start."""
+    horizon = int(lengths.max())
+    episodes = ImaginedEpisodes(
+        dynamics, len(starts), start_obs=lambda count, generator: starts[:count], horizon=horizon
+    )
+    episodes.seed(seed)
+    episodes.reset()
+    lengths = lengths.to(dynamics.device)
+    total = torch.zeros(len(starts), dtype=torch.float64, device=dynamics.device)
+    running = torch.ones(len(starts), dtype=torch.bool, device=dynamics.device)
+    for step in range(horizon):
+        action = player.exploit(dynamics.obs_codec.decode_numpy(episodes.obs))
+        result = episodes.step(dynamics.action_codec.encode(action, dynamics.device))
+        running &= step < lengths
+        total += torch.where(running, result.reward, 0.0)
+        running &= ~(result.terminated | result.diverged)
+    return [_or_inf(value) for value in total.tolist()]
+
+
+def _or_inf(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _plain(value: Any) -> Any:
+    """Put None in the place of numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float:
+    """Read a number of a file; null is what was not finite."""
+    return math.inf if value is None else float(value)
+
+
+def _numbers(content: dict[str, Any], *names: str) -> list[float]:
+    return [_number(content[name]) for name in names]
+
+
+def _calibration_from(content: Any) -> Calibration | None:
+    if content is None:
+        return None
+    pairs = {name: [(_number(x), _number(y)) for x, y in content[name]] for name in ("spread", "coverage")}
+    return Calibration(**pairs)

@@ -1,0 +1,54 @@
+"""Watch an agent play, in a window or on a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from mbrl_wrappers.zoo.catalogue import open_agent
+from mbrl_wrappers.zoo.environment import env_from_file, make_env
+from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
+from mbrl_wrappers.zoo.storage.folder import load_agent
+
+
+def enjoy(
+    name: str | Path,
+    *,
+    episodes: int = 5,
+    seed: int = 12345,
+    env: str | None = None,
+    render: bool = True,
+    record: str | Path | None = None,
+    deterministic: bool = True,
+) -> list[Episode]:
+    """Play episodes with a saved agent for people to see.
+
+    Args:
+        name: a folder, or the zoo's name of an agent.
+        episodes: how many.
+        seed: of the first one.
+        env: a Gymnasium id or ``"package.module:Class"``; default: the recorded env.
+        render: open a window, which needs a screen.
+        record: write a video there, in place of a window.
+        deterministic: the policy's mode instead of a sample.
+
+    Raises:
+        ZooError: if the agent can't be loaded, or its env not be made or rendered.
+    """
+    folder = open_agent(name)
+    mode = "rgb_array" if record is not None else "human" if render else None
+    options: dict[str, Any] = {} if mode is None else {"render_mode": mode}
+
+    def make() -> gym.Env:
+        return env_from_file(folder.env.name, folder.env.kwargs, **options) if env is None else make_env(env, **options)
+
+    with make() as playground:
+        agent = load_agent(folder, playground, "cpu")
+        played = play_episodes(agent, playground, episodes, first_seed=seed, deterministic=deterministic)
+    if record is not None:
+        from mbrl_wrappers.zoo.video import record_video
+
+        record_video(agent, make, record, episodes=episodes, seed=seed)
+    return played

@@ -1,0 +1,159 @@
+"""Environments by name, and what is written down of them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import registry as gym_registry
+
+from mbrl_wrappers.zoo.errors import ZooError
+
+
+class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Makes the start of every episode a function of a seed and the episode's number.
+
+    A run that resumes at an episode's end then meets the episodes that it would have met.
+
+    Args:
+        env: any env.
+        seed: of the run.
+        episode: number of the first episode.
+    """
+
+    def __init__(self, env: gym.Env, seed: int, episode: int = 0) -> None:
+        super().__init__(env)
+        self._seed = seed
+        self.episode = episode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode; a seed given here is not used."""
+        number = np.random.SeedSequence([self._seed, self.episode]).generate_state(1)[0]
+        self.episode += 1
+        return self.env.reset(seed=int(number), options=options)
+
+
+def make_env(name: str, /, **kwargs: Any) -> gym.Env:
+    """Make an env from a Gymnasium id or ``"package.module:Class"``.
+
+    Args:
+        name: the id or the class; a function that returns an env does as well.
+        **kwargs: arguments of the env.
+
+    Raises:
+        ValueError: if it is neither, makes no Gymnasium env, or does not take these arguments.
+    """
+    wrong = f"env must be a Gymnasium id or 'package.module:Class', got {name!r}"
+    module, _, attribute = name.partition(":")
+    if not attribute or "-v" in attribute:
+        try:
+            return gym.make(name, **kwargs)
+        except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+            raise ValueError(f"{wrong}: {error}") from error
+    try:
+        maker = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{wrong}: {error}") from error
+    if not callable(maker) or (isinstance(maker, type) and not issubclass(maker, gym.Env)):
+        raise ValueError(f"env must be a gymnasium.Env, got {maker!r} from {name!r}")
+    try:
+        env = maker(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"env {name!r} can't be made: {error}") from error
+    if not isinstance(env, gym.Env):
+        raise ValueError(f"env must be a gymnasium.Env, got {type(env).__name__} from {name!r}")
+    return env
+
+
+@dataclass(frozen=True)
+class EnvRecord:
+    """What a saved agent says of its environment, in ``env.json``.
+
+    Attributes:
+        name: a Gymnasium id or ``"package.module:Class"``.
+        kwargs: arguments of the env.
+        max_episode_steps: after how many steps an episode is truncated; None if the env decides.
+        wrappers: names of the wrappers that Gymnasium puts around it.
+        versions: of the packages that a return may depend on, the simulator's engine among them.
+    """
+
+    name: str
+    kwargs: dict[str, Any]
+    max_episode_steps: int | None
+    wrappers: tuple[str, ...]
+    versions: dict[str, str]
+
+
+# Simulators whose version decides what an env does; those are recorded that making the env has imported.
+_ENGINES = {"mujoco": "mujoco", "Box2D": "box2d-py", "ale_py": "ale-py", "pygame": "pygame-ce", "pybullet": "pybullet"}
+_PACKAGES = ("mbrl-wrappers", "gymnasium", "numpy", "sb3-contrib", "stable-baselines3", "torch")
+
+
+def record_env(env: gym.Env, name: str, kwargs: Mapping[str, Any]) -> EnvRecord:
+    """Describe an env that has been made.
+
+    Args:
+        env: the env.
+        name: what it was made from.
+        kwargs: its arguments.
+    """
+    spec = env.spec
+    return EnvRecord(
+        name=name,
+        kwargs=dict(kwargs),
+        max_episode_steps=None if spec is None else spec.max_episode_steps,
+        wrappers=() if spec is None else tuple(wrapper.name for wrapper in spec.additional_wrappers or ()),
+        versions=installed_versions(),
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python, of the packages that agents are made of, and of the engines in use."""
+    names = [*_PACKAGES, *(package for module, package in _ENGINES.items() if module in sys.modules)]
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def env_of_users(name: str | None) -> Iterator[gym.Env | None]:
+    """Make the env that a user names, and close it; None where none is named."""
+    if name is None:
+        yield None
+        return
+    with make_env(name) as env:
+        yield env
+
+
+def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
+    """Make the env that a file names, without importing anything that the file names.
+
+    Args:
+        name: from the file.
+        kwargs: from the file.
+        **more: arguments that the caller adds, such as ``render_mode``.
+
+    Raises:
+        ZooError: if it is not one of the envs registered here.
+    """
+    if name not in gym_registry:
+        raise ZooError(
+            f"env {name!r} is not registered with Gymnasium here, and a name found in a file is not imported: "
+            "import the package that registers it, or give the env as an argument"
+        )
+    try:
+        return make_env(name, **{**kwargs, **more})
+    except ValueError as error:
+        raise ZooError(str(error)) from error

@@ -1,0 +1,101 @@
+"""Episodes with the trained policy, each from a seed of its own, so that they can be played again."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import is_masking_supported
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.zoo.errors import ZooError
+
+FIRST_SEED = 12345
+NUM_EPISODES = 20
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluation episode, from ``env.reset(seed=seed)`` to its end.
+
+    Attributes:
+        seed: of its start, and of the env's own noise.
+        total_reward: undiscounted return.
+        length: env steps.
+    """
+
+    seed: int
+    total_reward: float
+    length: int
+
+
+def play_episodes(
+    agent: BaseAlgorithm,
+    env: gym.Env,
+    episodes: int = NUM_EPISODES,
+    *,
+    first_seed: int = FIRST_SEED,
+    deterministic: bool = True,
+) -> list[Episode]:
+    """Play episodes, with a seed each: ``first_seed``, ``first_seed + 1``, ...
+
+    Args:
+        agent: its own VecNormalize, if it has one, normalises what it sees.
+        env: not wrapped by SB3; its episodes must end.
+        episodes: how many.
+        first_seed: of the first one.
+        deterministic: the policy's mode instead of a sample.
+    """
+    check_whole_number("episodes", episodes)
+    return [_play(agent, env, first_seed + number, deterministic) for number in range(episodes)]
+
+
+def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) -> Episode:
+    obs, _ = env.reset(seed=seed)
+    normalizer = agent.get_vec_normalize_env()
+    masked = isinstance(agent, MaskablePPO) and is_masking_supported(env)
+    state: tuple[np.ndarray, ...] | None = None
+    rewards: list[float] = []
+    over = False
+    while not over:
+        seen = obs if normalizer is None else normalizer.normalize_obs(obs)
+        masks: dict[str, Any] = {"action_masks": env.get_wrapper_attr("action_masks")()} if masked else {}
+        start = np.array([not rewards])
+        action, state = agent.predict(seen, state, start, deterministic, **masks)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        rewards.append(float(reward))
+        over = terminated or truncated
+    return Episode(seed, math.fsum(rewards), len(rewards))
+
+
+def mean_and_std(episodes: Sequence[Episode]) -> tuple[float, float]:
+    """Return mean and standard deviation of the returns."""
+    returns = [episode.total_reward for episode in episodes]
+    return float(np.mean(returns)), float(np.std(returns))
+
+
+def episodes_to_json(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """Describe episodes as plain values."""
+    return [dataclasses.asdict(episode) for episode in episodes]
+
+
+def episodes_from_json(value: Any, source: object) -> list[Episode]:
+    """Read what :func:`episodes_to_json` wrote.
+
+    Raises:
+        ZooError: naming ``source``, if it is not that.
+    """
+    try:
+        episodes = [Episode(int(e["seed"]), float(e["total_reward"]), int(e["length"])) for e in value]
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ZooError(f"{source} must list episodes with seed, total_reward and length: {error!r}") from error
+    if not episodes:
+        raise ZooError(f"{source} must list at least one episode, got none")
+    return episodes

@@ -1,0 +1,191 @@
+"""Pretrained agents on the Hugging Face Hub: pulled by name, pinned to a commit and checked against the index.
+
+``huggingface_hub`` is optional and reads its settings (HF_ENDPOINT, HF_HUB_OFFLINE) when it is imported, so that
+it is imported where it is first used. Files are streamed here instead of by its ``hf_hub_download``, which throws
+away what it has when a connection breaks, and takes as many bytes as the server sends.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.index import IndexEntry, cache_place, cached, check_repo, read_index
+from mbrl_wrappers.zoo.storage.manifest import (
+    MANIFEST,
+    MAX_JSON_BYTES,
+    FileRecord,
+    check_files,
+    parse_manifest,
+    read_bytes,
+    read_file,
+    sha256_of,
+)
+
+
+def pull(name: str, *, index: Mapping[str, IndexEntry] | None = None, force: bool = False) -> Path:
+    """Return the folder of a pretrained agent, downloaded if it is not in the cache.
+
+    What is in the cache is checked too, and needs no network. A download that broke is gone on with. Private
+    repositories are read with the token of ``hf auth login`` or HF_TOKEN.
+
+    Args:
+        name: such as ``"mbpo/Hopper-v5"``.
+        index: of the names; default: the library's own.
+        force: download even what is in the cache.
+
+    Returns:
+        The folder, whose files are those of the index.
+
+    Raises:
+        ZooError: for an unknown name, a file that can't be had, and a file that is not the index's.
+    """
+    entry = _find(name, read_index() if index is None else index)
+    if force or cached(name, entry) is None:
+        _require_client()
+        _download(name, entry, force)
+    folder = cache_place(name, entry)
+    try:
+        check_files(folder, entry.files)
+    except ZooError as error:
+        raise ZooError(f"{error}; force a new download, or remove the folder") from None
+    return folder
+
+
+def push(
+    folder: str | Path, repo: str, *, token: str | None = None, private: bool = False, message: str = "Upload an agent"
+) -> IndexEntry:
+    """Upload an agent's folder, in one commit: the files of its manifest, and nothing else that is there.
+
+    Args:
+        folder: with a manifest that fits its files.
+        repo: ``"ORG/NAME"``; it is made if there is none.
+        token: with the right to write; default: that of ``hf auth login`` or HF_TOKEN.
+        private: keep the repository from others.
+        message: of the commit.
+
+    Returns:
+        The entry for an index, see :func:`~mbrl_wrappers.zoo.index.write_index`.
+
+    Raises:
+        ZooError: for a folder or a repository that can't be used, a public one where ``private`` is asked for
+            among them.
+    """
+    check_repo(repo)
+    contents = _contents(Path(folder))
+    _require_client()
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    with _explained(f"{folder} can't be uploaded to {repo}"):
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise ZooError(f"private must be False for {repo}, which exists and is public, got True")
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in contents.items()]
+        revision = api.create_commit(repo, operations, commit_message=message).oid
+    records = {name: FileRecord(sha256_of(data), len(data)) for name, data in contents.items()}
+    return IndexEntry(repo, revision, records)
+
+
+def _find(name: str, index: Mapping[str, IndexEntry]) -> IndexEntry:
+    """Return the entry of a name."""
+    if name in index:
+        return index[name]
+    nearest = difflib.get_close_matches(name, index, n=1, cutoff=0.0)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "the index is empty"
+    raise ZooError(f"name must be a pretrained agent's, got {name!r}; {hint}")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return the checked bytes of the files to upload, so that no others are, whatever happens on the disk."""
+    manifest = read_bytes(folder / MANIFEST, MAX_JSON_BYTES)
+    records = parse_manifest(manifest, folder / MANIFEST)
+    return {**{name: read_file(folder, name, records) for name in records}, MANIFEST: manifest}
+
+
+def _require_client() -> None:
+    """Say what to install if ``huggingface_hub`` is missing."""
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        raise ZooError("the Hugging Face Hub needs huggingface_hub: pip install 'mbrl-wrappers[hub]'") from None
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn the errors of the client, the connection and the disk into the zoo's, each in one line."""
+    # HTTPError is httpx's in huggingface_hub 1 and httpx2's in 2.
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except ZooError:
+        raise
+    except (HTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ZooError(f"{what}: {reason or type(error).__name__}") from None
+
+
+def _download(name: str, entry: IndexEntry, force: bool) -> None:
+    """Put an agent into the cache; until all of its files are right, nothing is there under its name."""
+    from huggingface_hub.utils import WeakFileLock
+
+    folder = cache_place(name, entry)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with _explained(f"{name} can't be put into {folder}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(folder.with_name(f".{folder.name}.lock")):
+            if cached(name, entry) is not None and not force:
+                return  # another process was here while this one waited
+            partial.mkdir(exist_ok=True)
+            for file_name in entry.files:
+                _fetch(entry, file_name, partial)
+            check_files(partial)
+            _put_in_place(partial, folder)
+
+
+def _fetch(entry: IndexEntry, name: str, folder: Path) -> None:
+    """Get one file into a folder, unless it is there; what an earlier download got of it is kept."""
+    file, size = folder / name, entry.files[name].size
+    what = f"{name} of {entry.repo} at {entry.revision}"
+    if not file.exists() or file.stat().st_size < size:
+        with _explained(f"{what} can't be downloaded"):
+            _receive(entry, name, file)
+    try:
+        read_file(folder, name, entry.files)
+    except ZooError as error:
+        # Else every later download would go on from the wrong bytes.
+        file.unlink(missing_ok=True)
+        raise ZooError(f"{what} is not the index's: {error}") from None
+
+
+def _receive(entry: IndexEntry, name: str, file: Path) -> None:
+    """Append to a file what it lacks."""
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    # Of a compressed file, neither a range nor the length would be the file's.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if file.exists():
+        headers["Range"] = f"bytes={file.stat().st_size}-"
+    url = hf_hub_url(entry.repo, name, revision=entry.revision)
+    with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        hf_raise_for_status(response)
+        # A server that knows no ranges sends the file from its start.
+        with file.open("ab" if response.status_code == 206 else "wb") as output:
+            for chunk in response.iter_raw():
+                output.write(chunk)
+                if output.tell() > entry.files[name].size:
+                    break  # the check of the size says so; an endless file must not fill the disk
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename a complete folder; what had its name before goes away in one piece."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".old.") as attic:
+        if folder.exists():
+            folder.rename(Path(attic) / folder.name)
+        partial.rename(folder)

@@ -1,0 +1,165 @@
+"""The index of pretrained agents: for each name, the commit of a Hugging Face repository and its files' hashes.
+
+It is the index that is trusted, never the server: a file whose size or SHA-256 is not the index's is refused.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.storage.manifest import (
+    MANIFEST,
+    MAX_JSON_BYTES,
+    FileRecord,
+    file_records,
+    parse_json,
+    read_bytes,
+)
+
+FORMAT_VERSION = 1
+
+# A name and a revision become folders of the cache: neither may lead out of it.
+_NAME = re.compile(r"[a-z0-9_]+/[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """Where an agent's files are and what they are.
+
+    Attributes:
+        repo: on the Hugging Face Hub, as ``"ORG/NAME"``.
+        revision: the commit, as 40 hexadecimal digits; a branch would be another agent tomorrow.
+        files: the record of each file by name, the manifest among them.
+
+    Raises:
+        ZooError: for a value that is none of these.
+    """
+
+    repo: str
+    revision: str
+    files: Mapping[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        check_repo(self.repo)
+        if not isinstance(self.revision, str) or not _COMMIT.fullmatch(self.revision):
+            raise ZooError(f"revision must be a commit of 40 hexadecimal digits, got {self.revision!r}")
+        file_records({name: asdict(record) for name, record in self.files.items()}, "files")
+        if MANIFEST not in self.files:
+            raise ZooError(f"files must contain {MANIFEST}, got {sorted(self.files)}")
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is no repository's name.
+
+    Raises:
+        ZooError: naming it.
+    """
+    if not isinstance(repo, str) or not _REPO.fullmatch(repo):
+        raise ZooError(f"repo must be 'ORG/NAME', got {repo!r}")
+
+
+def read_index(path: str | Path | None = None) -> dict[str, IndexEntry]:
+    """Read an index.
+
+    Args:
+        path: of the JSON file; default: the library's own index.
+
+    Returns:
+        The entries by name, such as ``"mbpo/Hopper-v5"``.
+
+    Raises:
+        ZooError: naming the file and the entry that is wrong.
+    """
+    if path is not None:
+        return _parse(read_bytes(Path(path), MAX_JSON_BYTES), path)
+    packaged = importlib.resources.files("mbrl_wrappers.zoo") / "pretrained" / "index.json"
+    return _parse(packaged.read_bytes(), str(packaged))
+
+
+def write_index(path: str | Path, entries: Mapping[str, IndexEntry]) -> None:
+    """Write an index of one's own, for :func:`read_index`.
+
+    Raises:
+        ZooError: naming the entry that could not be read again; the file stays as it was.
+    """
+    agents = {name: index_entry_json(entry) for name, entry in entries.items()}
+    data = json.dumps({"format_version": FORMAT_VERSION, "agents": agents}, indent=1).encode()
+    _parse(data, path)
+    write_atomically(path, data)
+
+
+def index_entry_json(entry: IndexEntry) -> dict[str, Any]:
+    """Return an entry as the JSON object that stands under its name in an index."""
+    files = {name: asdict(record) for name, record in entry.files.items()}
+    return {"repo": entry.repo, "revision": entry.revision, "files": files}
+
+
+def embedded() -> dict[str, Path]:
+    """Return the agents that ship with the package, by name."""
+    root = Path(str(importlib.resources.files("mbrl_wrappers.zoo") / "pretrained"))
+    folders = [file.parent for file in root.glob(f"*/*/{MANIFEST}")]
+    return {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
+
+
+def cache_folder() -> Path:
+    """Return where pulled agents are: ``$MBRL_WRAPPERS_HOME/zoo``, or ``mbrl_wrappers/zoo`` in the user's cache."""
+    if home := os.environ.get("MBRL_WRAPPERS_HOME"):
+        return Path(home).expanduser() / "zoo"
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(user_cache).expanduser() / "mbrl_wrappers" / "zoo"
+
+
+def cache_place(name: str, entry: IndexEntry) -> Path:
+    """Return the folder an agent has, or would have, in the cache.
+
+    Raises:
+        ZooError: for a name that is not ``"AGENT/ENV"``.
+    """
+    _check_name(name)
+    return cache_folder() / name / entry.revision
+
+
+def cached(name: str, entry: IndexEntry) -> Path | None:
+    """Return an agent's folder in the cache if it is there, complete; its files are not looked at."""
+    folder = cache_place(name, entry)
+    return folder if (folder / MANIFEST).is_file() else None
+
+
+def _parse(data: bytes, source: str | Path) -> dict[str, IndexEntry]:
+    """Read an index's bytes."""
+    content = parse_json(data, source)
+    if content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version")
+        raise ZooError(f"{source} must have the format_version {FORMAT_VERSION}, got {found!r}")
+    agents = content.get("agents")
+    if not isinstance(agents, dict):
+        raise ZooError(f"{source} must list agents, got {agents!r}")
+    return {name: _entry(name, value, source) for name, value in agents.items()}
+
+
+def _entry(name: str, value: Any, source: str | Path) -> IndexEntry:
+    """Read one entry of an index."""
+    try:
+        _check_name(name)
+        if not isinstance(value, dict) or value.keys() != {"repo", "revision", "files"}:
+            raise ZooError(f"an entry must have a repo, a revision and files, got {value!r}")
+        return IndexEntry(value["repo"], value["revision"], file_records(value["files"], "files"))
+    except ZooError as error:
+        raise ZooError(f"{source}: entry {name!r}: {error}") from None
+
+
+def _check_name(name: str) -> None:
+    """Refuse what is no agent's name."""
+    if not _NAME.fullmatch(name):
+        raise ZooError(f"name must be AGENT/ENV of letters, digits, '_', '-' and '.', got {name!r}")

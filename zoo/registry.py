@@ -1,0 +1,147 @@
+"""What the zoo knows by name. A name found in a file is looked up here, never imported.
+
+An agent of one's own joins with :func:`register_agent` and a recipe file; a function or class that is an argument
+of an agent, such as an activation or a schedule, with :func:`register`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import sb3_contrib
+import stable_baselines3 as sb3
+import torch
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from stable_baselines3.common import buffers, torch_layers
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.sb2_compat import rmsprop_tf_like
+from stable_baselines3.her import HerReplayBuffer
+
+from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.imagination import Strategy
+from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
+
+# What `mbrl-zoo train AGENT` trains: a strategy for the imagined data of an SB3 agent, or an agent as a whole.
+AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {"mbpo": Dyna}
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    kind.__name__: kind
+    for kind in (
+        sb3.A2C,
+        sb3.DDPG,
+        sb3.DQN,
+        sb3.PPO,
+        sb3.SAC,
+        sb3.TD3,
+        sb3_contrib.ARS,
+        sb3_contrib.CrossQ,
+        sb3_contrib.MaskablePPO,
+        sb3_contrib.QRDQN,
+        sb3_contrib.RecurrentPPO,
+        sb3_contrib.TQC,
+        sb3_contrib.TRPO,
+        CompiledSAC,
+        CompiledTD3,
+        CompiledTQC,
+    )
+}
+
+# Recipes name SB3's agents; these stand in for them.
+COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledTD3, "TQC": CompiledTQC}
+
+STRATEGIES: dict[str, type[Strategy]] = {"Dyna": Dyna}
+
+DYNAMICS: dict[str, type[DynamicsModel]] = {"EnsembleDynamics": EnsembleDynamics}
+
+OBJECTS: dict[str, Any] = {
+    **{
+        name: getattr(torch.nn, name)
+        for name in ("ELU", "GELU", "Identity", "LeakyReLU", "Mish", "ReLU", "SiLU", "Tanh")
+    },
+    **{name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")},
+    "RMSpropTFLike": rmsprop_tf_like.RMSpropTFLike,
+    **{
+        kind.__name__: kind
+        for kind in (
+            buffers.DictReplayBuffer,
+            buffers.DictRolloutBuffer,
+            buffers.NStepReplayBuffer,
+            buffers.ReplayBuffer,
+            buffers.RolloutBuffer,
+            HerReplayBuffer,
+            MaskableDictRolloutBuffer,
+            MaskableRolloutBuffer,
+            torch_layers.CombinedExtractor,
+            torch_layers.FlattenExtractor,
+            torch_layers.NatureCNN,
+        )
+    },
+}
+
+
+def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> None:
+    """Make an agent known: to recipes, to ``mbrl-zoo train`` and to saved agents.
+
+    Its constructor's arguments must be literals or registered, and kept as attributes of the same names.
+
+    Args:
+        name: as users write it, such as ``"m2ac"``; its recipes are looked for in ``zoo/recipes/NAME.yml``.
+        kind: a :class:`~mbrl_wrappers.imagination.Strategy`, or an SB3 agent.
+
+    Raises:
+        ValueError: if ``kind`` is neither, or the name means something else already.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Strategy | BaseAlgorithm)):
+        raise ValueError(f"kind must be a Strategy or an SB3 agent, got {kind!r}")
+    if issubclass(kind, Strategy):
+        _add(STRATEGIES, kind.__name__, kind, "strategy")
+    else:
+        _add(ALGORITHMS, kind.__name__, kind, "algorithm")
+    _add(AGENTS, name, kind, "agent")
+
+
+def register_dynamics(kind: type[DynamicsModel]) -> None:
+    """Make a kind of model known to saved agents: one with ``description()`` and ``from_description()``.
+
+    Raises:
+        ValueError: if it lacks them, or the name means something else already.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, DynamicsModel)):
+        raise ValueError(f"kind must be a DynamicsModel, got {kind!r}")
+    _add(DYNAMICS, kind.__name__, kind, "dynamics")
+
+
+def register(name: str, value: Any) -> None:
+    """Make a class or function known that is an argument of agents: an extractor, a schedule, a policy.
+
+    Raises:
+        ValueError: if the name means something else already.
+    """
+    _add(OBJECTS, name, value, "object")
+
+
+def name_of(value: Any, names: Mapping[str, Any]) -> str | None:
+    """Return the name by which a registry has this very object, None if it has not."""
+    return next((name for name, known in names.items() if known is value), None)
+
+
+def argument_names(kind: type) -> list[str]:
+    """Return the names of a constructor's arguments, those that it passes on to its base class included."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names += [name for name in named if name != "self" and name not in names]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
+
+
+def _add(names: dict[str, Any], name: str, value: Any, what: str) -> None:
+    if names.get(name, value) is not value:
+        raise ValueError(f"name must be free, but {name!r} is the {what} {names[name]!r} already")
+    names[name] = value

@@ -1,0 +1,88 @@
+"""A closer look at one trained agent and its model."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, Diagnosis, diagnose
+from mbrl_wrappers.zoo.environment import env_from_file
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
+from mbrl_wrappers.zoo.video import side_by_side_video
+
+
+@dataclass
+class ModelFindings:
+    """What could be found out about a model.
+
+    Attributes:
+        diagnosis: the folder's own, else measured now; None if neither could be had.
+        video: an MP4 of a real rollout beside the imagined one; None without.
+        missing: why something is None, a sentence each.
+    """
+
+    diagnosis: Diagnosis | None = None
+    video: bytes | None = None
+    missing: list[str] = field(default_factory=list)
+
+
+def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
+    """Find out about the model of an agent; what can't be had here is said, and never an error.
+
+    Args:
+        folder: of an agent with a model.
+        video: whether to record one.
+    """
+    findings = ModelFindings()
+    stored = folder.file(DIAGNOSIS)
+    try:
+        if stored is not None:
+            findings.diagnosis = Diagnosis.from_json(stored)
+            if not video:
+                return findings
+        with closing(env_from_file(folder.env.name, folder.env.kwargs)) as env:
+            agent = load_agent(folder, env, "cpu")
+            if findings.diagnosis is None:
+                findings.diagnosis = _diagnose(agent, env, findings)
+    except ZooError as error:
+        what = "The model is not shown" if findings.diagnosis is None else "There is no video"
+        findings.missing.append(f"{what}: {_one_line(error)}")
+        return findings
+    if video:
+        findings.video = _record(agent, folder, findings)
+    return findings
+
+
+def _diagnose(agent: BaseAlgorithm, env: gym.Env, findings: ModelFindings) -> Diagnosis | None:
+    try:
+        return diagnose(agent, agent.model_based.dynamics, env)  # type: ignore[attr-defined]
+    except ValueError as error:
+        findings.missing.append(f"The model could not be measured: {_one_line(error)}")
+        return None
+
+
+def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) -> bytes | None:
+    dynamics = agent.model_based.dynamics  # type: ignore[attr-defined]
+
+    def make_env() -> gym.Env:
+        return env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array")
+
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "video.mp4"
+        try:
+            side_by_side_video(agent, dynamics, make_env, file)
+        except Exception as error:  # renderers and their drivers raise anything, and the report has more to show
+            findings.missing.append(f"There is no video: {_one_line(error)}")
+            return None
+        return file.read_bytes()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -1,0 +1,280 @@
+"""The page: figures, tables and sentences about runs, put into one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+import mbrl_wrappers
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo import plots
+from mbrl_wrappers.zoo.diagnosis import Diagnosis
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.report.model import look_into
+from mbrl_wrappers.zoo.report.runs import EnvSection, Group, Run, find_runs, group_by_env, median_run
+from mbrl_wrappers.zoo.report.sentences import (
+    calibration_sentence,
+    exploitation_sentence,
+    number,
+    reward_sentence,
+    seconds,
+    termination_sentence,
+    trust_sentence,
+)
+from mbrl_wrappers.zoo.statistics import bootstrap_interval, interquartile_mean
+from mbrl_wrappers.zoo.video import render_without_display
+
+FIGURE_INCHES = (4.0, 3.1)
+_SEEDS_NOTE = (
+    "Thin lines: seeds. Bands: 95% bootstrap intervals of the mean over seeds; with few seeds they are too narrow."
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the page.
+
+    Attributes:
+        svg: the drawing.
+        alt: what it shows, for those who can't see it.
+        caption: how to read it.
+    """
+
+    svg: Markup
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: what is read, and what it is sorted by."""
+
+    text: str
+    value: float | str
+
+
+NOTHING = Cell("\N{EN DASH}", "")
+
+
+def build_report(
+    folders: Sequence[str | Path], output: str | Path, *, title: str | None = None, videos: bool = True
+) -> Path:
+    """Write a report of training runs as one HTML file, which needs nothing but a browser.
+
+    A section for each environment: learning curves, a table, performance profiles, and for one agent with a model
+    (that of the best label, the median seed) what is wrong with the model. Where an agent's folder holds no
+    ``diagnosis.json``, its model is measured now.
+
+    Args:
+        folders: agents' folders, training runs, or folders of such.
+        output: the file.
+        title: of the page.
+        videos: whether to record real beside imagined rollouts.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ZooError: if there is no run to show.
+    """
+    render_without_display()
+    runs, left_out = find_runs([Path(folder) for folder in folders])
+    if not runs:
+        raise ZooError(f"folders must hold at least one run that can be read: {left_out[0].path}: {left_out[0].reason}")
+    sections = [_section(section, videos) for section in group_by_env(runs)]
+    style, script = (_template_file(name) for name in ("style.css", "sort.js"))
+    page = _templates().get_template("report.html.j2")
+    html = page.render(
+        title=title or "Training report",
+        num_runs=len(runs),
+        sections=sections,
+        left_out=left_out,
+        version=mbrl_wrappers.__version__,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_atomically(output, html.encode())
+    return Path(output)
+
+
+def _templates() -> jinja2.Environment:
+    loader = jinja2.FunctionLoader(_template_file)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _template_file(name: str) -> str:
+    return (importlib.resources.files("mbrl_wrappers.zoo.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _section(section: EnvSection, videos: bool) -> dict[str, Any]:
+    """Return what the template shows of one environment."""
+    started = [group for group in section.groups if group.counted]
+    return {
+        "name": section.name,
+        "figures": _return_figures(started),
+        "table": [_row(group) for group in section.groups],
+        "runs": [_run_row(group, run) for group in section.groups for run in group.runs],
+        "num_unfinished": sum(run.folder is None for group in section.groups for run in group.runs),
+        "model": _model(section, videos),
+    }
+
+
+def _return_figures(groups: Sequence[Group]) -> list[Figure]:
+    figures = []
+    if groups:
+        curves = {group.label: [run.rows for run in group.counted] for group in groups}
+        going_on = {group.label: [run.rows for run in group.others if run.rows] for group in groups}
+        many = any(len(seeds) > 1 for seeds in curves.values())
+        note = f" {_SEEDS_NOTE}" if many else ""
+        note += " Dotted: not finished." if any(going_on.values()) else ""
+        names = ", ".join(curves)
+        caption = f"Mean return of the evaluation episodes.{note}"
+        figures = [
+            _figure(
+                lambda ax: plots.learning_curves(ax, curves, unfinished=going_on),
+                f"Learning curves over env steps of {names}",
+                caption,
+            ),
+            _figure(
+                lambda ax: plots.learning_curves(ax, curves, "wall_seconds", going_on),
+                f"Learning curves over wall time of {names}",
+                "The same over the time that training took, evaluations left out.",
+            ),
+        ]
+    scores = {group.label: group.scores for group in groups if group.scores}
+    if scores:
+        figures.append(
+            _figure(
+                lambda ax: plots.profiles(ax, scores),
+                f"Performance profiles of {', '.join(scores)}",
+                "Of the finished agents' last evaluation: further right and up is better. "
+                "Bands: 95% bootstrap intervals.",
+            )
+        )
+    return figures
+
+
+def _row(group: Group) -> list[Cell]:
+    """Return a group's row of the table of results."""
+    last = [run.last_return for run in group.counted]
+    seeds = Cell(f"{len(last)} (+{len(group.others)})" if group.others else str(len(last)), len(last))
+    if not last:
+        return [Cell(group.label, group.label), seeds, *[NOTHING] * 4]
+    spread = f" ± {number(float(np.std(last, ddof=1)))}" if len(last) > 1 else ""
+    steps = float(np.mean([run.rows[-1].steps for run in group.counted]))
+    wall = float(np.mean([run.rows[-1].wall_seconds for run in group.counted]))
+    return [
+        Cell(group.label, group.label),
+        seeds,
+        Cell(f"{number(float(np.mean(last)))}{spread}", float(np.mean(last))),
+        _iqm(group),
+        Cell(f"{steps:,.0f}", steps),
+        Cell(seconds(wall), wall),
+    ]
+
+
+def _iqm(group: Group) -> Cell:
+    if not group.scores:
+        return NOTHING
+    center = interquartile_mean(np.concatenate(group.scores))
+    low, high = bootstrap_interval(group.scores)
+    return Cell(f"{number(center)} [{number(low)}, {number(high)}]", center)
+
+
+def _run_row(group: Group, run: Run) -> list[Cell]:
+    """Return a run's row of the table of runs."""
+    state = "unfinished" if run.folder is None else "finished"
+    row = [Cell(group.label, group.label), Cell(str(run.spec.seed), run.spec.seed), Cell(state, state)]
+    if not run.rows:
+        return [*row, Cell(f"0 of {run.spec.steps:,}", 0), *[NOTHING] * 4, Cell(str(run.path), str(run.path))]
+    last = run.rows[-1]
+    return [
+        *row,
+        Cell(f"{last.steps:,} of {run.spec.steps:,}", last.steps),
+        Cell(f"{last.updates:,}", last.updates),
+        Cell(f"{number(last.return_mean)} ± {number(last.return_std)}", last.return_mean),
+        Cell(seconds(last.wall_seconds), last.wall_seconds),
+        Cell(seconds(last.cpu_seconds), last.cpu_seconds),
+        Cell(str(run.path), str(run.path)),
+    ]
+
+
+def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
+    """Return what the template shows of a model; None if no agent has one."""
+    candidates = {group.label: [run for run in group.counted if run.has_model] for group in section.groups}
+    candidates = {label: runs for label, runs in candidates.items() if runs}
+    if not candidates:
+        return None
+    label, runs = max(candidates.items(), key=lambda item: np.mean([run.last_return for run in item[1]]).item())
+    run = median_run(runs)
+    assert run.folder is not None  # or it had no model
+    findings = look_into(run.folder, video=videos)
+    view: dict[str, Any] = {
+        "label": label,
+        "seed": run.spec.seed,
+        "num_seeds": len(runs),
+        "missing": findings.missing,
+        "video": None if findings.video is None else base64.b64encode(findings.video).decode(),
+        "diagnosis": findings.diagnosis,
+    }
+    if findings.diagnosis is not None:
+        view.update(
+            trust=trust_sentence(findings.diagnosis),
+            reward=reward_sentence(findings.diagnosis.reward),
+            termination=termination_sentence(findings.diagnosis.termination, findings.diagnosis.steps),
+            figures=_model_figures(findings.diagnosis),
+        )
+    return view
+
+
+def _model_figures(d: Diagnosis) -> list[Figure]:
+    figures = [
+        _figure(
+            lambda ax: plots.model_error(ax, d.error, d.threshold),
+            "Open-loop error of the model against the steps ahead",
+            "The model is fed its own predictions and the real actions. 1 is the error of always answering with the "
+            f"mean state. Cut off at {plots.MAX_SHOWN_ERROR:g}.",
+        )
+    ]
+    calibration = d.calibration
+    if calibration is not None:
+        figures += [
+            _figure(
+                lambda ax: plots.spread_calibration(ax, calibration),
+                "Observed against predicted spread of one-step predictions",
+                "Above the diagonal the model is too sure of itself, below it is too careful.",
+            ),
+            _figure(
+                lambda ax: plots.coverage(ax, calibration),
+                "Share of real outcomes inside predicted intervals",
+                calibration_sentence(calibration),
+            ),
+        ]
+    figures.append(
+        _figure(
+            lambda ax: plots.exploitation(ax, d.exploitation),
+            "Imagined against real return from the same start states",
+            exploitation_sentence(d.exploitation),
+        )
+    )
+    return figures
+
+
+def _figure(draw: Callable[[Axes], None], alt: str, caption: str) -> Figure:
+    figure, (ax,) = plots.new_figure(1, "")
+    figure.set_size_inches(*FIGURE_INCHES)
+    draw(ax)
+    return Figure(Markup(plots.svg_of(figure)), alt, caption)

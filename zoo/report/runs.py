@@ -1,0 +1,222 @@
+"""The runs of a report: found in folders, read, and put into groups that may be averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.storage.folder import JOB, PROGRESS, AgentFolder, open_folder
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST, MAX_JSON_BYTES, read_bytes
+
+# Parts of a job that do not make its agent another one.
+_BOOKKEEPING = {"save_freq", "device", "eval_episodes", "eval_freq", "seed"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, finished or not.
+
+    Attributes:
+        path: its folder.
+        spec: what was trained.
+        rows: of its evaluations.
+        folder: the agent; None while the run is not finished.
+    """
+
+    path: Path
+    spec: JobSpec
+    rows: list[Evaluation]
+    folder: AgentFolder | None
+
+    @property
+    def returns(self) -> list[float]:
+        """Returns of the saved agent's evaluation episodes."""
+        evaluation = None if self.folder is None else self.folder.evaluation
+        return [] if evaluation is None else [episode.total_reward for episode in evaluation.episodes]
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is an agent with a model to look at."""
+        return self.folder is not None and self.folder.config.get("model_based") is not None
+
+    @property
+    def last_return(self) -> float:
+        """Mean return of the last evaluation."""
+        return self.rows[-1].return_mean
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds only.
+
+    Attributes:
+        label: what people call the agent; with what sets it apart from other groups of the name.
+        runs: by seed.
+    """
+
+    label: str
+    runs: list[Run]
+
+    @property
+    def counted(self) -> list[Run]:
+        """Runs that results are taken over: those that are finished, before there are any all with an evaluation."""
+        evaluated = [run for run in self.runs if run.rows]
+        return [run for run in evaluated if run.folder is not None] or evaluated
+
+    @property
+    def others(self) -> list[Run]:
+        """Runs that are not finished, where others are."""
+        return [run for run in self.runs if run not in self.counted]
+
+    @property
+    def scores(self) -> list[list[float]]:
+        """Returns of the evaluation episodes of each finished run."""
+        return [run.returns for run in self.runs if run.returns]
+
+
+@dataclass(frozen=True)
+class EnvSection:
+    """All groups of one environment.
+
+    Attributes:
+        name: of the environment, with the arguments it was given.
+        groups: agents with a model first.
+    """
+
+    name: str
+    groups: list[Group]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A folder that is not shown.
+
+    Attributes:
+        path: where it is.
+        reason: why.
+    """
+
+    path: Path
+    reason: str
+
+
+def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
+    """Read the runs at or below some folders, each once.
+
+    Returns:
+        The runs, and what looks like one but can't be read.
+
+    Raises:
+        ZooError: if a folder does not exist, or has no run in it.
+    """
+    runs: dict[str, Run] = {}
+    left_out = []
+    for path in _run_folders(folders):
+        try:
+            run = _read_run(path)
+        except (OSError, ValueError) as error:
+            left_out.append(LeftOut(path, " ".join(str(error).split())))
+            continue
+        first = runs.setdefault(run.spec.digest(), run)
+        if first is not run:
+            left_out.append(LeftOut(path, f"the same job as {first.path}"))
+    return list(runs.values()), left_out
+
+
+def group_by_env(runs: Sequence[Run]) -> list[EnvSection]:
+    """Sort runs by environment and agent; runs of other settings are not averaged but told apart by them."""
+    envs: dict[str, list[Run]] = {}
+    for run in runs:
+        envs.setdefault(_env_name(run.spec), []).append(run)
+    return [EnvSection(name, _groups(envs[name])) for name in sorted(envs)]
+
+
+def _run_folders(folders: Sequence[Path]) -> Iterator[Path]:
+    seen = set()
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ZooError(f"folders must exist, got {str(folder)!r}")
+        found = {file.parent for name in (JOB, MANIFEST) for file in folder.rglob(name)}
+        if not found:
+            raise ZooError(f"folders must hold runs, there is no {JOB} in {folder}")
+        for path in sorted(found):
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                yield path
+
+
+def _read_run(path: Path) -> Run:
+    """Read a run's files.
+
+    Raises:
+        ValueError: naming the file that can't be read.
+    """
+    folder = open_folder(path) if (path / MANIFEST).exists() else None
+    if not (path / JOB).exists():
+        raise ZooError(f"{path} has no {JOB}, which says what was trained")
+    spec = JobSpec.from_json(read_bytes(path / JOB, MAX_JSON_BYTES))
+    for name, value in (("env", spec.env), ("agent", spec.agent), ("algo", spec.recipe.algo)):
+        if not isinstance(value, str):
+            raise ZooError(f"{path / JOB}: {name} must be a string, got {value!r}")
+    if not isinstance(spec.env_kwargs, dict):
+        raise ZooError(f"{path / JOB}: env_kwargs must be an object, got {spec.env_kwargs!r}")
+    for name in ("seed", "steps"):
+        if type(getattr(spec, name)) is not int:
+            raise ZooError(f"{path / JOB}: {name} must be a whole number, got {getattr(spec, name)!r}")
+    rows = read_rows(path / PROGRESS, Evaluation) if (path / PROGRESS).exists() else []
+    return Run(path, spec, rows, folder)
+
+
+def _env_name(spec: JobSpec) -> str:
+    if not spec.env_kwargs:
+        return spec.env
+    return f"{spec.env} with {', '.join(f'{key}={value}' for key, value in sorted(spec.env_kwargs.items()))}"
+
+
+def _groups(runs: Sequence[Run]) -> list[Group]:
+    """Return the groups of one environment."""
+    titles: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        settings = json.dumps(_settings(run.spec), sort_keys=True)
+        titles.setdefault(run.spec.label(), {}).setdefault(settings, []).append(run)
+    groups = []
+    for title, variants in titles.items():
+        differing = _differing([json.loads(settings) for settings in variants])
+        for settings, members in variants.items():
+            suffix = "".join(f", {key}={json.loads(settings).get(key)}" for key in differing)
+            groups.append(Group(title + suffix, sorted(members, key=lambda run: run.spec.seed)))
+    return sorted(groups, key=lambda group: (not group.runs[0].spec.model, group.label))
+
+
+def _settings(spec: JobSpec) -> dict[str, Any]:
+    """Return what makes an agent what it is, as one level of dotted names."""
+    fields = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _BOOKKEEPING}
+    recipe = fields.pop("recipe")
+    recipe.pop("steps")  # the job has its own
+    if not spec.model:
+        recipe = {name: recipe[name] for name in ("algo", "agent")}
+    flat: dict[str, Any] = dict(fields)
+    for name, value in recipe.items():
+        flat.update(
+            {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names whose values are not the same in all."""
+    names = sorted({name for one in settings for name in one})
+    return [name for name in names if len({json.dumps(one.get(name), sort_keys=True) for one in settings}) > 1]
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    """Return the run in the middle by last return, the lower one of two."""
+    return sorted(runs, key=lambda run: run.last_return)[(len(runs) - 1) // 2]

@@ -1,0 +1,316 @@
+"""An SB3 agent and its model as JSON and tensors, and back, without pickle.
+
+The description holds the constructor's arguments and the counters of training; everything else that an agent is
+follows from them and from its tensors. Names are those of :mod:`mbrl_wrappers.zoo.registry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her import HerReplayBuffer
+
+from mbrl_wrappers.imagination import ModelBased, Strategy
+from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models.base import NUM_START_STATES
+from mbrl_wrappers.spaces import space_from_json, space_to_json
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS, OBJECTS, STRATEGIES, argument_names, name_of
+from mbrl_wrappers.zoo.storage.literals import decode, encode
+from mbrl_wrappers.zoo.storage.normalization import describe_normalizer
+from mbrl_wrappers.zoo.storage.tensors import (
+    AllocationLimit,
+    TensorRecord,
+    Tensors,
+    check_shapes,
+    prefixed,
+    without_prefix,
+)
+from mbrl_wrappers.zoo.storage.training_state import describe_training, fill_training
+
+# Given anew when an agent is loaded; where logs lie says something about the machine, nothing about the agent.
+_NOT_SAVED = {"policy", "env", "device", "seed", "tensorboard_log", "_init_setup_model"}
+# Arguments that SB3 keeps under another name, and those it has turned into others (A2C's are in policy_kwargs).
+KEPT_AS = {"stats_window_size": "_stats_window_size", "delta_std": "delta_std_schedule"}
+_NOT_KEPT = {"use_rms_prop", "rms_prop_eps"}
+
+COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_n_updates",
+    "_n_calls",
+    "_current_progress_remaining",
+    "exploration_rate",
+)
+
+
+@dataclass
+class Description:
+    """What an agent's files hold.
+
+    Attributes:
+        config: JSON-safe.
+        tensors: by name.
+    """
+
+    config: dict[str, Any]
+    tensors: Tensors = field(default_factory=dict)
+
+
+def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Description:
+    """Describe an agent, its model and its VecNormalize.
+
+    Args:
+        agent: of a registered class.
+        with_optimizer: add the optimisers' state, the replay buffer and the imagined rows, so that training
+            goes on where it stopped.
+
+    Raises:
+        ZooError: for an argument that can't be described, saying what to register.
+    """
+    name = name_of(type(agent), ALGORITHMS)
+    if name is None:
+        raise ZooError(
+            f"agent must be of a registered class, got {type(agent).__name__}: call "
+            f"mbrl_wrappers.zoo.register_agent('a_name', {type(agent).__name__}) first"
+        )
+    described = Description(
+        {
+            "algorithm": name,
+            "policy": _policy_name(agent),
+            "observation_space": space_to_json(agent.observation_space),
+            "action_space": space_to_json(agent.action_space),
+            "num_envs": agent.n_envs,
+            "seed": agent.seed,
+            "arguments": _arguments_of(agent, name),
+            "counters": {
+                counter: encode(getattr(agent, counter), f"{counter} of {name}")
+                for counter in COUNTERS
+                if hasattr(agent, counter)
+            },
+        }
+    )
+    described.tensors.update(prefixed("policy", agent.policy.state_dict()))
+    described.tensors.update(prefixed("variable", _variables_of(agent)))
+    callback = getattr(agent, "model_based", None)
+    if callback is not None:
+        _describe_model_based(callback, described)
+    normalizer = agent.get_vec_normalize_env()
+    if normalizer is not None:
+        described.config["vec_normalize"], statistics = describe_normalizer(normalizer)
+        described.tensors.update(prefixed("vec_normalize", statistics))
+    if with_optimizer:
+        described.config["training"], state = describe_training(agent)
+        described.tensors.update(prefixed("training", state))
+    return described
+
+
+def describe_dynamics(dynamics: DynamicsModel) -> Description:
+    """Describe a model.
+
+    Raises:
+        ZooError: if its kind is not registered, or a function in it is not.
+    """
+    name = name_of(type(dynamics), DYNAMICS)
+    if name is None:
+        raise ZooError(
+            f"dynamics must be of a registered class, got {type(dynamics).__name__}: one with description() and "
+            "from_description() can be registered by mbrl_wrappers.zoo.register_dynamics"
+        )
+    description: dict[str, Any] = dynamics.description()  # type: ignore[operator]
+    given = {
+        key: encode(getattr(dynamics, key), f"{key} of {name}")
+        for key, stored in description["functions"].items()
+        if stored == "custom"
+    }
+    config = {"kind": name, "description": description, "given": given}
+    return Description(config, dict(dynamics.state_dict()))
+
+
+def rebuild_agent(
+    config: Mapping[str, Any],
+    records: Mapping[str, TensorRecord],
+    source: object,
+    *,
+    env: VecEnv | None,
+    device: str,
+) -> BaseAlgorithm:
+    """Build the agent of a description, with fresh weights; nothing of the file's tensors is used but their shapes.
+
+    Args:
+        config: from a file.
+        records: the header of the file's tensors.
+        source: what errors call the file.
+        env: for training on; its spaces must be the agent's.
+        device: where the agent goes.
+
+    Raises:
+        ZooError: if anything in the description is unknown, or does not fit the tensors.
+    """
+    name = config["algorithm"]
+    if name not in ALGORITHMS:
+        raise ZooError(f"{source}: the algorithm {name!r} is not registered here, known are {sorted(ALGORITHMS)}")
+    kind = ALGORITHMS[name]
+    arguments = {key: decode(value, f"{source}: {key}") for key, value in config["arguments"].items()}
+    unknown = arguments.keys() - set(saved_arguments(kind))
+    if unknown:
+        raise ZooError(f"{source}: {name} has no arguments {sorted(unknown)}")
+    policy = _policy_from(kind, config["policy"], source)
+    agent = kind(policy, env, device=device, _init_setup_model=False, **arguments)  # type: ignore[call-arg]
+    agent.observation_space = space_from_json(config["observation_space"])
+    agent.action_space = space_from_json(config["action_space"])
+    if env is None:
+        agent.n_envs = config["num_envs"]
+    with AllocationLimit(records.values(), source), torch.random.fork_rng(devices=[]):
+        _set_up(agent)
+    agent.seed = config["seed"]
+    for counter in config["counters"].keys() & set(COUNTERS):
+        setattr(agent, counter, decode(config["counters"][counter], f"{source}: {counter}"))
+    if config.get("model_based") is not None:
+        agent.model_based = _rebuild_model_based(config["model_based"], records, source)  # type: ignore[attr-defined]
+    of_agent = {name: record for name, record in records.items() if name.split(".")[0] in ("policy", "variable")}
+    check_shapes(of_agent, expected_tensors(agent), source)
+    return agent
+
+
+def _set_up(agent: Any) -> None:
+    """Build policy and buffer. No seed is set here: SB3 would seed every generator of the process with it."""
+    wanted = getattr(agent, "replay_buffer_class", None)
+    if agent.env is not None or wanted is None or not issubclass(wanted, HerReplayBuffer):
+        agent._setup_model()
+        return
+    # Hindsight needs an env. Without one the agent can predict, and is given no buffer.
+    kwargs, agent.replay_buffer_kwargs, agent.replay_buffer_class = agent.replay_buffer_kwargs, {}, None
+    agent._setup_model()
+    agent.replay_buffer_kwargs, agent.replay_buffer_class, agent.replay_buffer = kwargs, wanted, None
+
+
+def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorRecord], source: object) -> DynamicsModel:
+    """Build the model of a description, with fresh weights, as :func:`rebuild_agent` builds an agent."""
+    if config["kind"] not in DYNAMICS:
+        raise ZooError(
+            f"{source}: the kind of model {config['kind']!r} is not registered, known are {sorted(DYNAMICS)}"
+        )
+    given = {key: decode(value, f"{source}: {key}") for key, value in config["given"].items()}
+    with AllocationLimit(records.values(), source):
+        kind: Any = DYNAMICS[config["kind"]]
+        dynamics: DynamicsModel = kind.from_description(config["description"], **given)
+    expected = dynamics.state_dict()
+    starts = records.get("start_obs")
+    if starts is not None and len(starts.shape) == 2 and starts.shape[0] <= NUM_START_STATES:
+        expected["start_obs"] = torch.empty(starts.shape[0], dynamics.obs_codec.dim, device="meta")
+    check_shapes(records, expected, source)
+    return dynamics
+
+
+def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors, source: object) -> None:
+    """Put a file's tensors in place, whose shapes have been checked.
+
+    Raises:
+        ZooError: if the state of training does not fit the agent.
+    """
+    for name, value in without_prefix("variable", tensors).items():
+        recursive_getattr(agent, name).data = value.to(agent.device)
+    callback = getattr(agent, "model_based", None)
+    if callback is not None:
+        callback.dynamics.load_state_dict(without_prefix("dynamics", tensors))
+        callback.dynamics.to(agent.device)
+    weights: dict[str, Any] = {"policy": without_prefix("policy", tensors)}
+    agent.set_parameters(weights, exact_match=False, device=agent.device)
+    if getattr(agent, "use_sde", False):
+        agent.policy.reset_noise()  # type: ignore[operator]
+    if "training" in config:
+        fill_training(agent, config["training"], without_prefix("training", tensors), source)
+
+
+def expected_tensors(agent: BaseAlgorithm) -> Tensors:
+    """Return the tensors that an agent's file must hold, beside those of its model."""
+    return {**prefixed("policy", agent.policy.state_dict()), **prefixed("variable", _variables_of(agent))}
+
+
+def arguments_of(value: Any, what: str) -> dict[str, Any]:
+    """Describe the arguments that an object was constructed with, which it keeps as attributes."""
+    return {name: encode(getattr(value, name), f"{name} of {what}") for name in saved_arguments(type(value))}
+
+
+def saved_arguments(kind: type) -> list[str]:
+    """Return the names of the constructor's arguments that a description holds."""
+    return [name for name in argument_names(kind) if name not in _NOT_SAVED]
+
+
+def _arguments_of(agent: BaseAlgorithm, name: str) -> dict[str, Any]:
+    arguments = {}
+    for argument in saved_arguments(type(agent)):
+        attribute = KEPT_AS.get(argument, argument)
+        if not hasattr(agent, attribute):
+            if argument in _NOT_KEPT:
+                continue
+            raise ZooError(f"{name} must keep its argument {argument} as an attribute of that name to be saved")
+        arguments[argument] = encode(getattr(agent, attribute), f"{argument} of {name}")
+    return arguments
+
+
+def _policy_name(agent: BaseAlgorithm) -> str:
+    known = name_of(agent.policy_class, {**agent.policy_aliases, **OBJECTS})
+    if known is None:
+        raise ZooError(
+            f"policy must be one of {sorted(agent.policy_aliases)} or registered, got {agent.policy_class!r}: call "
+            "mbrl_wrappers.zoo.register('a_name', it) on both sides"
+        )
+    return known
+
+
+def _policy_from(kind: type[BaseAlgorithm], name: str, source: object) -> Any:
+    policies = {**kind.policy_aliases, **OBJECTS}
+    if name not in policies:
+        raise ZooError(f"{source}: the policy {name!r} is not registered here, known are {sorted(kind.policy_aliases)}")
+    return policies[name]
+
+
+def _variables_of(agent: BaseAlgorithm) -> Tensors:
+    """Return the tensors that an agent trains outside its policy, such as the entropy coefficient's logarithm."""
+    return {name: recursive_getattr(agent, name) for name in agent._get_torch_save_params()[1]}
+
+
+def _describe_model_based(callback: ModelBased, described: Description) -> None:
+    if callback.dynamics is None:
+        return
+    name = name_of(type(callback.strategy), STRATEGIES)
+    if name is None:
+        kind = type(callback.strategy).__name__
+        raise ZooError(
+            f"strategy must be of a registered class, got {kind}: call "
+            f"mbrl_wrappers.zoo.register_agent('a_name', {kind}) first"
+        )
+    dynamics = describe_dynamics(callback.dynamics)
+    state = callback.__getstate__()
+    described.config["model_based"] = {
+        "strategy": name,
+        "arguments": arguments_of(callback.strategy, name),
+        "fit_every": callback.fit_every,
+        "seed": callback.seed,
+        "last_fit": state["_last_fit"],
+        "dynamics": dynamics.config,
+    }
+    described.tensors.update(prefixed("dynamics", dynamics.tensors))
+
+
+def _rebuild_model_based(config: Mapping[str, Any], records: Mapping[str, TensorRecord], source: object) -> ModelBased:
+    if config["strategy"] not in STRATEGIES:
+        raise ZooError(
+            f"{source}: the strategy {config['strategy']!r} is not registered, known are {sorted(STRATEGIES)}"
+        )
+    arguments = {key: decode(value, f"{source}: {key}") for key, value in config["arguments"].items()}
+    strategy: Strategy = STRATEGIES[config["strategy"]](**arguments)
+    dynamics = rebuild_dynamics(config["dynamics"], without_prefix("dynamics", records), source)
+    callback = ModelBased(strategy, dynamics, fit_every=config["fit_every"], seed=config["seed"])
+    callback.__setstate__({**callback.__getstate__(), "_last_fit": int(config["last_fit"])})
+    return callback

@@ -1,0 +1,87 @@
+"""An agent's model card: a README that people, and the Hub, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo.evaluation import mean_and_std
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.zoo.job import JobSpec
+    from mbrl_wrappers.zoo.storage.folder import EvalRecord
+
+
+def write_card(file: Path, spec: JobSpec, evaluation: EvalRecord, *, name: str | None = None) -> None:
+    """Write an agent's card.
+
+    Args:
+        file: where to.
+        spec: what the agent was trained with.
+        evaluation: how it did.
+        name: the zoo's name for it, such as ``"mbpo/Pendulum-v1"``, if it has one.
+    """
+    write_atomically(file, card_text(spec, evaluation, name=name).encode())
+
+
+def card_text(spec: JobSpec, evaluation: EvalRecord, *, name: str | None = None) -> str:
+    """Return the text of a card: the Hub's metadata, results, how to use and how to reproduce the agent."""
+    mean, std = mean_and_std(evaluation.episodes)
+    title = spec.label()
+    load = name or "path/to/this/folder"
+    lines = [
+        "---",
+        yaml.safe_dump(_metadata(spec, title, mean, std), sort_keys=False).rstrip(),
+        "---",
+        "",
+        f"# {title} on {spec.env}",
+        "",
+        f"Return {mean:.1f} ± {std:.1f} over {len(evaluation.episodes)} episodes with the deterministic policy.",
+        "",
+        "```python",
+        "from mbrl_wrappers import zoo",
+        "",
+        f'agent = zoo.load("{load}")  # an SB3 agent: predict, learn',
+    ]
+    if spec.model:
+        lines.append(f'model = zoo.load_dynamics("{load}")  # the world model alone')
+    lines += ["```", "", *_training(spec, evaluation), "", *_versions(evaluation)]
+    return "\n".join(lines) + "\n"
+
+
+def _metadata(spec: JobSpec, title: str, mean: float, std: float) -> dict[str, object]:
+    result = {
+        "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
+        "dataset": {"name": spec.env, "type": spec.env},
+        "metrics": [{"type": "mean_reward", "value": f"{mean:.2f} +/- {std:.2f}", "name": "mean_reward"}],
+    }
+    return {
+        "library_name": "mbrl-wrappers",
+        "tags": ["reinforcement-learning", "model-based", "stable-baselines3", spec.env],
+        "model-index": [{"name": title, "results": [result]}],
+    }
+
+
+def _training(spec: JobSpec, evaluation: EvalRecord) -> list[str]:
+    """Return the table of training seeds; the one whose agent this is stands in bold."""
+    lines = [
+        "## Training",
+        "",
+        "| seed | env steps | updates | last return | wall time | CPU time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for trained in evaluation.trained_seeds:
+        seed = f"**{trained.seed}**" if trained.seed == spec.seed else str(trained.seed)
+        last = f"{trained.return_mean:.1f} ± {trained.return_std:.1f}"
+        seconds = f"{trained.wall_seconds:.0f} s | {trained.cpu_seconds:.0f} s"
+        lines.append(f"| {seed} | {trained.steps:,} | {trained.updates:,} | {last} | {seconds} |")
+    if len(evaluation.trained_seeds) > 1:
+        lines += ["", f"The agent is that of seed {spec.seed}, the median of all that were trained."]
+    return [*lines, "", "`job.json` holds every setting of the run."]
+
+
+def _versions(evaluation: EvalRecord) -> list[str]:
+    return ["## Versions", "", ", ".join(f"{name} {version}" for name, version in evaluation.versions.items())]

@@ -1,0 +1,201 @@
+"""The list of an agent's files with their sizes and SHA-256: it is written last and checked first.
+
+A folder with a manifest is complete, one without is not: nothing else marks the end of a run. Files that are
+not in the list are never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo.errors import ZooError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+MAX_JSON_BYTES = 4_000_000
+
+# No separators: an agent's folder has no folders in it. No leading dot: no hidden files, and no `..`.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a manifest.
+
+    Attributes:
+        sha256: of its bytes, as 64 hexadecimal digits.
+        size: in bytes.
+    """
+
+    sha256: str
+    size: int
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_manifest(folder: str | Path, names: Iterable[str]) -> None:
+    """List files of a folder, after which it counts as complete.
+
+    Args:
+        folder: where the files are.
+        names: of the files that belong to the agent.
+    """
+    folder = Path(folder)
+    records = {}
+    for name in sorted(names):
+        check_file_name(name, folder)
+        data = (folder / name).read_bytes()
+        records[name] = asdict(FileRecord(sha256_of(data), len(data)))
+    text = json.dumps({"format_version": FORMAT_VERSION, "files": records}, indent=1)
+    write_atomically(folder / MANIFEST, text.encode())
+
+
+def read_manifest(folder: str | Path) -> dict[str, FileRecord]:
+    """Return a folder's manifest; the files themselves are not looked at.
+
+    Raises:
+        ZooError: if there is none, or it is not one.
+    """
+    folder = Path(folder)
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise ZooError(f"{folder} must be an agent's folder, it has no {MANIFEST}")
+    return parse_manifest(read_bytes(file, MAX_JSON_BYTES), file)
+
+
+def parse_manifest(data: bytes, source: str | Path) -> dict[str, FileRecord]:
+    """Read a manifest's bytes.
+
+    Args:
+        data: the JSON.
+        source: what errors call it.
+
+    Raises:
+        ZooError: if it is no manifest, or names a file that no agent's folder may have.
+    """
+    content = parse_json(data, source)
+    if content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version")
+        raise ZooError(f"{source} must have the format_version {FORMAT_VERSION}, got {found!r}")
+    return file_records(content.get("files"), source)
+
+
+def file_records(value: Any, source: str | Path) -> dict[str, FileRecord]:
+    """Read the records of files by name, out of a JSON object.
+
+    Raises:
+        ZooError: as :func:`parse_manifest`.
+    """
+    if not isinstance(value, dict) or not value:
+        raise ZooError(f"{source} must list files, got {value!r}")
+    records = {}
+    for name, record in value.items():
+        check_file_name(name, source)
+        known = isinstance(record, dict) and record.keys() == {"sha256", "size"}
+        if not known or not isinstance(record["sha256"], str) or not _SHA256.fullmatch(record["sha256"]):
+            raise ZooError(f"{source}: the record of {name} must be a sha256 and a size, got {record!r}")
+        if type(record["size"]) is not int or record["size"] < 0:
+            raise ZooError(f"{source}: the size of {name} must be a whole number, got {record['size']!r}")
+        records[name] = FileRecord(record["sha256"], record["size"])
+    return records
+
+
+def check_file_name(name: str, source: str | Path) -> None:
+    """Refuse a name that leads out of a folder, or is hidden in it.
+
+    Raises:
+        ZooError: naming it.
+    """
+    if not _FILE_NAME.fullmatch(name):
+        raise ZooError(f"{source}: a file's name must be letters, digits, '_', '-' and '.', got {name!r}")
+
+
+def check_files(folder: str | Path, records: Mapping[str, FileRecord] | None = None) -> dict[str, FileRecord]:
+    """Compare every file of a folder with its record.
+
+    Args:
+        folder: where the files are.
+        records: of the files; default: those of the folder's manifest.
+
+    Returns:
+        The records.
+
+    Raises:
+        ZooError: naming the first file that is missing, a link, or of another size or content.
+    """
+    records = read_manifest(folder) if records is None else dict(records)
+    for name in records:
+        read_file(folder, name, records)
+    return records
+
+
+def read_file(folder: str | Path, name: str, records: Mapping[str, FileRecord]) -> bytes:
+    """Return a file's bytes, which are those of its record.
+
+    Raises:
+        ZooError: as :func:`check_files`.
+    """
+    if name not in records:
+        raise ZooError(f"{Path(folder) / MANIFEST} must list {name}, got {sorted(records)}")
+    record, file = records[name], Path(folder) / name
+    if file.is_symlink():
+        raise ZooError(f"{file} must be a file, it is a symbolic link")
+    if not file.is_file():
+        raise ZooError(f"{file} is missing, though {MANIFEST} lists it")
+    size = file.stat().st_size
+    if size != record.size:
+        raise ZooError(f"{file} must have {record.size} bytes, as {MANIFEST} says, got {size}")
+    data = file.read_bytes()
+    check_bytes(data, record, file)
+    return data
+
+
+def check_bytes(data: bytes, record: FileRecord, source: str | Path) -> None:
+    """Compare bytes with their record.
+
+    Raises:
+        ZooError: naming ``source``, if they differ.
+    """
+    if len(data) != record.size or sha256_of(data) != record.sha256:
+        raise ZooError(f"{source} must have the sha256 {record.sha256} of its record, got {sha256_of(data)}")
+
+
+def read_bytes(file: Path, limit: int) -> bytes:
+    """Return a file's bytes, if it is a plain file of at most ``limit`` bytes.
+
+    Raises:
+        ZooError: naming the file otherwise.
+    """
+    if file.is_symlink() or not file.is_file():
+        raise ZooError(f"{file} must be a file")
+    if file.stat().st_size > limit:
+        raise ZooError(f"{file} must have at most {limit} bytes, got {file.stat().st_size}")
+    return file.read_bytes()
+
+
+def parse_json(data: bytes, source: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ZooError: naming ``source``, if it is none.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise ZooError(f"{source} must have at most {MAX_JSON_BYTES} bytes, got {len(data)}")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ZooError(f"{source} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ZooError(f"{source} must hold a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,165 @@
+"""Folders of agents: from an agent in memory, and from training runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo.catalogue import open_agent
+from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.evaluation import NUM_EPISODES, play_episodes
+from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.storage.card import write_card
+from mbrl_wrappers.zoo.storage.folder import (
+    CARD,
+    CONFIG,
+    ENV,
+    EVAL,
+    JOB,
+    MODEL,
+    VIDEO,
+    AgentFolder,
+    EvalRecord,
+    load_agent,
+    save_agent,
+)
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST
+from mbrl_wrappers.zoo.video import record_video
+
+
+def save(
+    agent: BaseAlgorithm,
+    folder: str | Path,
+    *,
+    env: str | None = None,
+    episodes: int = NUM_EPISODES,
+    with_optimizer: bool = False,
+) -> None:
+    """Write an agent, its model and its VecNormalize into a folder, without pickle.
+
+    Args:
+        agent: any SB3 or sb3-contrib agent, or one of a class that was registered.
+        folder: a new one; it is there in the end or not at all.
+        env: a Gymnasium id or ``"package.module:Class"``; default: the id of the agent's env.
+        episodes: of the evaluation that is recorded, for ``verify``; 0 for none.
+        with_optimizer: add optimisers, replay buffer and imagined rows, so that training goes on where it stopped.
+
+    Raises:
+        ZooError: for what can't be saved, saying what to register.
+    """
+    name, kwargs = _env_of(agent) if env is None else (env, {})
+    with make_env(name, **kwargs) as playground, new_folder(folder) as partial:
+        evaluation = None
+        if episodes:
+            evaluation = EvalRecord(play_episodes(agent, playground, episodes), installed_versions())
+        record = record_env(playground, name, kwargs)
+        save_agent(agent, partial, env=record, evaluation=evaluation, with_optimizer=with_optimizer)
+
+
+def export(
+    runs: Sequence[str | Path], folder: str | Path, *, name: str | None = None, with_optimizer: bool = False
+) -> AgentFolder:
+    """Write the agent of the median run, with a card that shows all of them, into a folder to publish.
+
+    Args:
+        runs: finished runs that differ in their seed only; the median is that of the last return's mean, the
+            lower one of an even number.
+        folder: a new one; it is there in the end or not at all.
+        name: the zoo's name for the agent, such as ``"mbpo/Pendulum-v1"``, for the card.
+        with_optimizer: keep the state of training, which the run must have saved.
+
+    Raises:
+        ZooError: if a run is no such run, or differs from the first in more than its seed.
+    """
+    if not runs:
+        raise ZooError(f"runs must name at least one folder, got {list(runs)}")
+    folders = sorted((open_agent(run) for run in runs), key=_last_return)
+    jobs = [_job_of(candidate) for candidate in folders]
+    for candidate, job in zip(folders, jobs, strict=True):
+        if dataclasses.replace(job, seed=0) != dataclasses.replace(jobs[0], seed=0):
+            raise ZooError(f"runs must differ in their seed only, got {candidate.path} beside {folders[0].path}")
+    middle = (len(folders) - 1) // 2
+    chosen, spec = folders[middle], jobs[middle]
+    if with_optimizer and "training" not in chosen.config:
+        raise ZooError(f"{chosen.path} holds no state of training: train with --with-optimizer to keep it")
+    assert chosen.evaluation is not None  # a run without one has no last return to be sorted by
+    seeds = [seed for one in folders if one.evaluation for seed in one.evaluation.trained_seeds]
+    evaluation = dataclasses.replace(chosen.evaluation, trained_seeds=sorted(seeds, key=lambda seed: seed.seed))
+    with new_folder(folder) as partial:
+        own = chosen.records.keys() - {MODEL, CONFIG, ENV, EVAL, CARD, MANIFEST}
+        for file in own:
+            write_atomically(partial / file, chosen.file(file) or b"")
+        agent = load_agent(chosen, device="cpu")
+        if VIDEO not in own and _record(agent, chosen, partial / VIDEO):
+            own |= {VIDEO}
+        write_card(partial / CARD, spec, evaluation, name=name)
+        save_agent(
+            agent,
+            partial,
+            env=chosen.env,
+            name=chosen.config["agent"],
+            evaluation=evaluation,
+            other_files={*own, CARD},
+            with_optimizer=with_optimizer,
+        )
+    return open_agent(folder)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to write in that takes its place when all went well, and is gone when it did not.
+
+    Raises:
+        ZooError: if the place is taken.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ZooError(f"folder must be new or empty, got {folder}")
+    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _record(agent: BaseAlgorithm, folder: AgentFolder, file: Path) -> bool:
+    """Record an episode; returns whether the env can be rendered here."""
+    try:
+        record_video(agent, lambda: env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array"), file)
+    except Exception:  # renderers fail in ways of their own, and an agent can be published without a video
+        return False
+    return True
+
+
+def _env_of(agent: BaseAlgorithm) -> tuple[str, dict]:
+    """Return id and arguments of the env that an agent was trained in."""
+    spec: gym.envs.registration.EnvSpec | None = None
+    if agent.env is not None:
+        spec = agent.env.get_attr("spec")[0]
+    if spec is None:
+        raise ZooError("env must be given: the agent's own has no Gymnasium id")
+    return spec.id, {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+
+
+def _last_return(folder: AgentFolder) -> float:
+    if folder.evaluation is None or not folder.evaluation.trained_seeds:
+        raise ZooError(f"{folder.path} must be a training run, it records none in {EVAL}")
+    return folder.evaluation.trained_seeds[-1].return_mean
+
+
+def _job_of(folder: AgentFolder) -> JobSpec:
+    data = folder.file(JOB)
+    if data is None:
+        raise ZooError(f"{folder.path} must be a training run, it has no {JOB}")
+    return JobSpec.from_json(data)

@@ -1,0 +1,160 @@
+"""Tensors of an agent's file, whose names, types and shapes are checked before anything is made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mbrl_wrappers.zoo.errors import ZooError
+
+Tensors = dict[str, Tensor]
+
+MAX_HEADER_BYTES = 4_000_000
+# Tensors that are built beside those of the file, such as copies for targets and bounds of spaces.
+SPARE_ENTRIES = 1_000_000
+SPARE_FACTOR = 4
+
+_DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """What a file's header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def read_header(data: bytes, source: object) -> dict[str, TensorRecord]:
+    """Read names, types and shapes of a safetensors file's tensors; the tensors stay unread.
+
+    Args:
+        data: the file's bytes.
+        source: what errors call it.
+
+    Raises:
+        ZooError: if the header is longer than 4 MB or than the file, or describes other bytes than there are.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ZooError(f"{source} must begin with a header of at most {MAX_HEADER_BYTES} bytes, got {size}")
+    try:
+        header = json.loads(data[8 : 8 + size])
+        records = {name: _record(entry) for name, entry in header.items() if name != "__metadata__"}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ZooError(f"{source} has a header that is not safetensors': {error!r}") from error
+    described = sum(math.prod(record.shape) * record.dtype.itemsize for record in records.values())
+    if described != len(data) - 8 - size:
+        raise ZooError(f"{source} must hold the {described} bytes of its header's tensors, got {len(data) - 8 - size}")
+    return records
+
+
+def _record(entry: Mapping[str, Any]) -> TensorRecord:
+    shape = entry["shape"]
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"a shape must be whole numbers, got {shape}")
+    return TensorRecord(_DTYPES[entry["dtype"]], tuple(shape))
+
+
+def read_tensors(data: bytes, source: object) -> Tensors:
+    """Read all tensors of a safetensors file.
+
+    Raises:
+        ZooError: if it is not one, or a value is not finite.
+    """
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ZooError(f"{source} is not a safetensors file: {error}") from error
+    check_finite_tensors(tensors, source)
+    return tensors
+
+
+def check_finite_tensors(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        ZooError: naming the first tensor that has one.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ZooError(f"{source}: the tensor {name} must be finite")
+
+
+def check_shapes(records: Mapping[str, TensorRecord], expected: Mapping[str, Tensor], source: object) -> None:
+    """Compare a header with the tensors that the file's description asks for.
+
+    Raises:
+        ZooError: naming the first tensor that is missing, not asked for, or of another type or shape.
+    """
+    for name, tensor in expected.items():
+        if name not in records:
+            raise ZooError(f"{source} lacks the tensor {name}")
+        wanted = TensorRecord(tensor.dtype, tuple(tensor.shape))
+        if records[name] != wanted:
+            found = records[name]
+            raise ZooError(
+                f"{source}: the tensor {name} must have shape {wanted.shape} and type {wanted.dtype}, "
+                f"got {found.shape} and {found.dtype}"
+            )
+    unknown = records.keys() - expected.keys()
+    if unknown:
+        raise ZooError(f"{source} has tensors that its description does not ask for: {sorted(unknown)[:5]}")
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return tensors under names that begin with ``prefix.``."""
+    return {f"{prefix}.{name}": value.detach() for name, value in tensors.items()}
+
+
+def without_prefix(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`prefixed` put under a prefix; the values may be records too."""
+    return {name.removeprefix(f"{prefix}."): v for name, v in values.items() if name.startswith(f"{prefix}.")}
+
+
+class AllocationLimit(TorchFunctionMode):
+    """Refuses to make more tensors than a file can fill: a description may ask for layers of any width.
+
+    Args:
+        records: the file's tensors.
+        source: what errors call the file.
+    """
+
+    def __init__(self, records: Iterable[TensorRecord], source: object) -> None:
+        super().__init__()
+        self._left = SPARE_FACTOR * sum(math.prod(record.shape) for record in records) + SPARE_ENTRIES
+        self._source = source
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Count what a function that makes a tensor would make, before it does."""
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            self._left -= func(*args, **{**kwargs, "device": "meta"}).numel()
+            if self._left < 0:
+                raise ZooError(f"{self._source}: the description asks for more tensors than the file holds")
+        return func(*args, **kwargs)
+
+
+_FACTORIES = {torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.zeros}

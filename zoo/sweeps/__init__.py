@@ -1,0 +1,1 @@
+"""Many jobs, each run once, on this machine or on a Ray cluster."""

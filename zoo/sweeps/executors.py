@@ -1,0 +1,171 @@
+"""Where the jobs of a sweep are run: a small interface, and the executor for this machine.
+
+Nothing heavy is imported here: a new process is ready for signals before it loads its libraries.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import reduction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.zoo.job import JobSpec
+
+LOCK = ".lock"
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        spec: the job.
+        was_run: whether this executor ran it; another sweep may have been faster.
+        error: why it failed, with a traceback; None for a finished job.
+    """
+
+    spec: JobSpec
+    was_run: bool
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Runs jobs."""
+
+    def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
+        """Bring jobs to their ends.
+
+        Args:
+            specs: different jobs.
+            root: a finished job's files are in the folder of its digest there.
+
+        Yields:
+            One outcome for each job, in the order in which they end. A generator that is closed before leaves
+            nothing running.
+        """
+        ...
+
+
+class FolderLock:
+    """The right to write to a folder, which one process at a time has.
+
+    The kernel frees it when the last process that has it ends, even by ``kill -9``. A process that is being spawned
+    can be given it as an argument.
+
+    Args:
+        descriptor: an open and locked file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, folder: Path) -> FolderLock:
+        """Lock a folder, which is made if it is missing, once no other process has its lock."""
+        return cls._lock(folder, fcntl.LOCK_EX)
+
+    @classmethod
+    def take_if_free(cls, folder: Path) -> FolderLock | None:
+        """Lock a folder, which is made if it is missing; return None if another process has its lock."""
+        try:
+            return cls._lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+
+    @classmethod
+    def _lock(cls, folder: Path, operation: int) -> FolderLock:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, operation)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def close(self) -> None:
+        """Free the folder, unless another process was given the lock."""
+        os.close(self._descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _inherited_lock, (reduction.DupFd(self._descriptor),)
+
+
+def _inherited_lock(descriptor: Any) -> FolderLock:
+    return FolderLock(descriptor.detach())
+
+
+class LocalExecutor:
+    """Runs each job in a process of its own on this machine, on one thread.
+
+    Args:
+        max_workers: jobs at a time; default: the number of cores.
+
+    Raises:
+        ValueError: if ``max_workers`` is less than 1.
+    """
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, got {max_workers}")
+        self._max_workers = max_workers or os.cpu_count() or 1
+
+    def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
+        """See :meth:`Executor.run`; a job that another sweep is running is waited for."""
+        from mbrl_wrappers.zoo.training import is_finished
+
+        waiting, running = deque(specs), list[_Running]()
+        try:
+            while waiting or running:
+                for _ in range(len(waiting)):
+                    if len(running) == self._max_workers:
+                        break
+                    spec = waiting.popleft()
+                    folder = root / spec.digest()
+                    lock = FolderLock.take_if_free(folder)
+                    if lock is None:
+                        waiting.append(spec)
+                        continue
+                    with closing(lock):
+                        if is_finished(folder):
+                            yield Outcome(spec, was_run=False)
+                        else:
+                            running.append(_Running(spec, TrainingProcess(spec.digest(), spec, folder, lock=lock)))
+                time.sleep(POLL_SECONDS)
+                for job in list(running):
+                    outcome = job.outcome()
+                    if outcome is not None:
+                        running.remove(job)
+                        job.process.stop()
+                        yield outcome
+        finally:
+            for job in running:
+                job.process.request_stop()
+            for job in running:
+                job.process.stop()
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A job in its process."""
+
+    spec: JobSpec
+    process: TrainingProcess
+
+    def outcome(self) -> Outcome | None:
+        """Return how the job ended, None while it goes on."""
+        try:
+            return None if self.process.is_running() else Outcome(self.spec, was_run=True)
+        except (TrainingFailed, ValueError) as error:
+            return Outcome(self.spec, was_run=True, error=str(error))

@@ -1,0 +1,144 @@
+"""Jobs as tasks of Ray, on one machine or many. The only file that imports ``ray``, and that where it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mbrl_wrappers.models.storage import write_atomically
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.storage.folder import JOB
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_bytes, parse_manifest, read_file, read_manifest
+from mbrl_wrappers.zoo.sweeps.executors import FolderLock, Outcome
+from mbrl_wrappers.zoo.sweeps.sweep import run_job
+from mbrl_wrappers.zoo.training import is_finished
+
+AUTH_MODE = "RAY_AUTH_MODE"
+MAX_RETRIES = 3
+
+
+class RayExecutor:
+    """Runs each job as a Ray task of one CPU, on one thread.
+
+    No file system need be shared: a task trains in a temporary folder of its node and returns the finished agent's
+    files, which are checked against their manifest here. A job whose worker or node dies is run again from its
+    beginning, as its checkpoints stay where they were, and at most ``MAX_RETRIES`` times. Every node needs the same
+    versions of this library and of the environments.
+
+    Args:
+        address: of a cluster, such as ``"10.0.0.1:6379"`` or ``"auto"``. By default Ray is started on this machine
+            for this executor alone.
+        max_workers: jobs at a time; default: as many as the cluster, or this machine, has CPUs.
+
+    Raises:
+        ValueError: if ``max_workers`` is less than 1.
+        ZooError: if Ray is missing, or the cluster is to be reached without a token.
+    """
+
+    def __init__(self, address: str | None = None, max_workers: int | None = None) -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, got {max_workers}")
+        if address is None:
+            os.environ.setdefault(AUTH_MODE, "token")  # Ray listens to the network; it makes a token if there is none
+        elif os.environ.get(AUTH_MODE) != "token":
+            raise ZooError(_without_token("here", address, os.environ.get(AUTH_MODE)))
+        self._ray = _import_ray()
+        self._address = address
+        self._max_workers = max_workers
+
+    def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
+        """See :meth:`~mbrl_wrappers.zoo.sweeps.executors.Executor.run`."""
+        if not specs:
+            return
+        ray = self._ray
+        try:
+            self._connect()
+            task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_train)
+            waiting, running = deque(specs), dict[Any, JobSpec]()
+            while waiting or running:
+                while waiting and (self._max_workers is None or len(running) < self._max_workers):
+                    spec = waiting.popleft()
+                    gpus = 1 if spec.device.startswith("cuda") else 0
+                    running[task.options(num_gpus=gpus).remote(spec.to_json())] = spec
+                (ended,), _ = ray.wait(list(running))
+                yield _collect(ray, ended, running.pop(ended), root)
+        finally:
+            ray.shutdown()  # which ends the tasks that are running
+
+    def _connect(self) -> None:
+        ray = self._ray
+        quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if self._address is None:
+            ray.init("local", num_cpus=self._max_workers, include_dashboard=False, **quiet)
+            return
+        try:
+            ray.init(self._address, **quiet)
+        except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+            problem = f"address must be a Ray cluster that takes our token, got {self._address!r}: {error}"
+            raise ZooError(problem) from error
+        mode = ray.get(ray.remote(num_cpus=0)(os.getenv).remote(AUTH_MODE))
+        if mode != "token":  # it takes ours, like any other, and none
+            raise ZooError(_without_token("on its nodes", self._address, mode))
+
+
+def _without_token(where: str, address: str, mode: str | None) -> str:
+    return (
+        f"{AUTH_MODE} must be 'token' {where} for the Ray cluster at {address}, got {mode!r}: without a token, whoever "
+        "reaches a cluster can run code on it. Set it on every node and here, with the same RAY_AUTH_TOKEN"
+    )
+
+
+def _import_ray() -> ModuleType:
+    try:
+        import ray
+    except ImportError as error:
+        raise ZooError("the ray executor needs Ray: pip install 'mbrl-wrappers[ray]'") from error
+    return ray
+
+
+def _train(job: str) -> dict[str, bytes]:
+    """Run a job on a worker, and return its folder's files by name."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="mbrl-zoo-") as root:
+        folder = run_job(JobSpec.from_json(job), root).folder
+        records = read_manifest(folder)
+        files = {name: read_file(folder, name, records) for name in records}
+        return {**files, MANIFEST: (folder / MANIFEST).read_bytes()}
+
+
+def _collect(ray: ModuleType, reference: Any, spec: JobSpec, root: Path) -> Outcome:
+    """Store what a task returned, unless another sweep has been faster."""
+    try:
+        files = ray.get(reference)
+        return Outcome(spec, was_run=_store(files, spec, root / spec.digest()))
+    except (ray.exceptions.RayError, ZooError) as error:
+        return Outcome(spec, was_run=True, error=str(error))
+
+
+def _store(files: Mapping[str, bytes], spec: JobSpec, folder: Path) -> bool:
+    """Write a job's files, the manifest last; return whether they were the first.
+
+    Raises:
+        ZooError: for files that are not those of their manifest, or of another job.
+    """
+    records = parse_manifest(files[MANIFEST], f"{MANIFEST} of job {spec.digest()}")
+    for name, record in records.items():
+        check_bytes(files.get(name, b""), record, f"{name} of job {spec.digest()}")
+    if files.get(JOB) != spec.to_json().encode():
+        raise ZooError(f"{JOB} must be that of job {spec.digest()}, got {files.get(JOB)!r}")
+    with closing(FolderLock.take(folder)):
+        if is_finished(folder):
+            return False
+        for name in (*records, MANIFEST):
+            write_atomically(folder / name, files[name])
+        return True

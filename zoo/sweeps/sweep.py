@@ -1,0 +1,202 @@
+"""Many jobs: read from a file, each run once, whatever is interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.imagination import Strategy
+from mbrl_wrappers.zoo.job import JobSpec, make_job
+from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.recipe import check_name, read_literals
+from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.storage.folder import PROGRESS
+from mbrl_wrappers.zoo.storage.manifest import parse_json
+from mbrl_wrappers.zoo.sweeps.executors import Executor, FolderLock, Outcome
+from mbrl_wrappers.zoo.training import is_finished, run
+
+SWEEP = "sweep.json"
+REQUIRED = ("agents", "envs", "seeds")
+# As the arguments of make_job.
+OPTIONAL = ("steps", "algo", "params", "recipe", "eval_freq", "eval_episodes", "save_freq", "device")
+TRACEBACK_LINES = 4
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished job.
+
+    Attributes:
+        digest: the job's name, see :meth:`~mbrl_wrappers.zoo.job.JobSpec.digest`.
+        folder: where its files are.
+        rows: its evaluations.
+        was_run: whether it was run now; it was finished before otherwise.
+    """
+
+    digest: str
+    folder: Path
+    rows: list[Evaluation]
+    was_run: bool
+
+
+def read_sweep(path: str | Path) -> list[JobSpec]:
+    """Read the jobs of a sweep from a file of YAML literals.
+
+    ``agents`` and ``envs`` are lists of names, and ``seeds`` is one of numbers, or a number N that stands for 0 to
+    N - 1. May be given: ``steps``, ``algo``, ``params``, ``recipe`` (a path from where the file is), ``eval_freq``,
+    ``eval_episodes``, ``save_freq`` and ``device``, see :func:`~mbrl_wrappers.zoo.job.make_job`; and
+    ``baseline: false``, without which each agent with a model that can do without is trained without it too.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The jobs, all different: by agent, env and seed in the file's order, the one with a model first.
+
+    Raises:
+        ValueError: naming the key that is missing, unknown or of no use.
+    """
+    path = Path(path)
+    content = _read_content(path)
+    arguments = {key: content[key] for key in OPTIONAL if content.get(key) is not None}
+    if "recipe" in arguments:
+        arguments["recipe"] = path.parent / str(arguments["recipe"])
+    if not isinstance(arguments.get("params", {}), dict):
+        raise ValueError(f"{path}: params must be a mapping of section.argument to value, got {arguments['params']!r}")
+    seeds = _read_seeds(content["seeds"], path)
+    jobs: dict[str, JobSpec] = {}
+    for agent in content["agents"]:
+        for env in content["envs"]:
+            first = make_job(agent, env, seed=seeds[0], **arguments)  # tries that it can be built; so can the others
+            for seed in seeds:
+                spec = dataclasses.replace(first, seed=seed)
+                variants = [spec]
+                if content.get("baseline", True) and issubclass(AGENTS[agent], Strategy):
+                    variants.append(dataclasses.replace(spec, model=False))
+                jobs.update((variant.digest(), variant) for variant in variants)
+    return list(jobs.values())
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    """Return a sweep file's mapping, its keys and names checked."""
+    try:
+        content = read_literals(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise ValueError(f"a sweep must be a file of YAML literals, got {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a mapping with the keys {REQUIRED}, got {content!r}")
+    for key in content:
+        check_name(str(key), (*REQUIRED, *OPTIONAL, "baseline"), f"{path}: key")
+    for key in REQUIRED:
+        if key not in content:
+            raise ValueError(f"{path} must have the key {key!r}, got {sorted(content)}")
+    for key in ("agents", "envs"):
+        names = content[key]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: {key} must be a list of names, got {names!r}")
+    if not isinstance(content.get("baseline", True), bool):
+        raise ValueError(f"{path}: baseline must be true or false, got {content['baseline']!r}")
+    return content
+
+
+def _read_seeds(seeds: Any, path: Path) -> list[int]:
+    if not isinstance(seeds, list):
+        check_whole_number(f"{path}: seeds, unless a list,", seeds)
+        return list(range(seeds))
+    if not seeds:
+        raise ValueError(f"{path}: seeds must name at least one, got {seeds}")
+    for seed in seeds:
+        check_whole_number(f"{path}: each of seeds", seed, 0)
+    return seeds
+
+
+def run_job(spec: JobSpec, root: str | Path) -> Result:
+    """Run a job in this process, from its checkpoint if it was interrupted; a finished one is read, not repeated.
+
+    Args:
+        spec: the job.
+        root: its files are in the folder of its digest there. Another process that runs the same job there is
+            waited for.
+    """
+    folder = Path(root) / spec.digest()
+    with closing(FolderLock.take(folder)):
+        was_run = not is_finished(folder)
+        if was_run:
+            run(spec, folder)
+        return _read_result(spec, folder, was_run)
+
+
+def run_sweep(
+    specs: Sequence[JobSpec],
+    root: str | Path,
+    executor: Executor,
+    *,
+    on_update: Callable[[Outcome], None] | None = None,
+) -> list[Result]:
+    """Run jobs, those that are finished left out; called again, it goes on from where it was interrupted.
+
+    Args:
+        specs: the jobs.
+        root: gets a folder for each, named by its digest, and ``sweep.json``, which says what they are.
+        executor: what runs them. :class:`~mbrl_wrappers.zoo.sweeps.executors.LocalExecutor` starts processes, so that a
+            script calls this under ``if __name__ == "__main__":``.
+        on_update: called for each job that has ended, first for those that are finished already.
+
+    Returns:
+        The jobs' results, in the order of ``specs``.
+
+    Raises:
+        TrainingFailed: naming every job that failed, after all others have been finished.
+    """
+    root = Path(root)
+    jobs = {spec.digest(): spec for spec in specs}
+    _record_jobs(jobs, root)
+    finished = {digest: spec for digest, spec in jobs.items() if is_finished(root / digest)}
+    outcomes = {digest: Outcome(spec, was_run=False) for digest, spec in finished.items()}
+    for outcome in outcomes.values():
+        if on_update is not None:
+            on_update(outcome)
+    unfinished = [spec for digest, spec in jobs.items() if digest not in finished]
+    with closing(executor.run(unfinished, root)) as ended:
+        for outcome in ended:
+            outcomes[outcome.spec.digest()] = outcome
+            if on_update is not None:
+                on_update(outcome)
+    failed = [outcome for outcome in outcomes.values() if outcome.error is not None]
+    if failed:
+        raise TrainingFailed(f"{len(failed)} of {len(jobs)} jobs failed\n" + "\n".join(map(_describe_failure, failed)))
+    return [_read_result(spec, root / digest, outcomes[digest].was_run) for digest, spec in jobs.items()]
+
+
+def _record_jobs(jobs: dict[str, JobSpec], root: Path) -> None:
+    """Add jobs to the root's list."""
+    with closing(FolderLock.take(root)):
+        file = root / SWEEP
+        known = parse_json(file.read_bytes(), file) if file.exists() else {}
+        new = {
+            digest: {"agent": spec.agent, "env": spec.env, "seed": spec.seed, "model": spec.model}
+            for digest, spec in jobs.items()
+        }
+        if {**known, **new} != known:
+            write_atomically(file, json.dumps({**known, **new}, indent=1).encode())
+
+
+def _read_result(spec: JobSpec, folder: Path, was_run: bool) -> Result:
+    return Result(spec.digest(), folder, read_rows(folder / PROGRESS, Evaluation), was_run)
+
+
+def _describe_failure(outcome: Outcome) -> str:
+    spec = outcome.spec
+    lines = (outcome.error or "").rstrip().splitlines()[-TRACEBACK_LINES:]
+    return "\n".join([f"{spec.digest()}: {spec.label()} on {spec.env}, seed {spec.seed}", *lines])

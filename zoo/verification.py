@@ -1,0 +1,120 @@
+"""Play a saved agent's episodes again, and say whether they are those that were recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+
+from mbrl_wrappers.zoo.catalogue import open_agent
+from mbrl_wrappers.zoo.environment import env_from_file, installed_versions
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED, NUM_EPISODES, Episode, play_episodes
+from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
+
+# Another processor, or number of threads, rounds differently; over an episode that stays within this.
+RELATIVE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`verify` found.
+
+    Attributes:
+        status: ``"match"``: every episode has the recorded length and return; ``"drift"``: the agent plays, but
+            not as recorded; ``"incompatible"``: it can't be played here.
+        reason: why, in a sentence.
+        changed: packages and engines whose versions differ from the recorded ones, as ``(recorded, here)``.
+    """
+
+    status: Literal["match", "drift", "incompatible"]
+    reason: str
+    changed: dict[str, tuple[str, str]]
+
+
+def evaluate(
+    name: str | Path,
+    *,
+    episodes: int = NUM_EPISODES,
+    seed: int = FIRST_SEED,
+    env: gym.Env | None = None,
+    device: str = "cpu",
+    deterministic: bool = True,
+) -> list[Episode]:
+    """Play episodes with a saved agent.
+
+    Args:
+        name: a folder, or the zoo's name of an agent.
+        episodes: how many.
+        seed: of the first episode; the following ones count up.
+        env: to play in; default: the recorded env, if it is registered with Gymnasium here.
+        device: where the agent computes.
+        deterministic: the policy's mode instead of a sample.
+
+    Raises:
+        ZooError: if the agent can't be loaded, or its env not be made.
+    """
+    folder = open_agent(name)
+    playground = env_from_file(folder.env.name, folder.env.kwargs) if env is None else env
+    try:
+        agent = load_agent(folder, playground, device)
+        return play_episodes(agent, playground, episodes, first_seed=seed, deterministic=deterministic)
+    finally:
+        if env is None:
+            playground.close()
+
+
+def verify(name: str | Path, *, env: gym.Env | None = None) -> Verdict:
+    """Play the recorded evaluation episodes again, from their seeds.
+
+    Args:
+        name: a folder, or the zoo's name of an agent.
+        env: to play in; default: the recorded env.
+
+    Raises:
+        ZooError: if the folder is broken, or records no episodes.
+    """
+    folder = open_agent(name)
+    if folder.evaluation is None:
+        raise ZooError(f"{folder.path} must record an evaluation to be verified, it has none")
+    changed = changed_versions(folder)
+    try:
+        playground = env_from_file(folder.env.name, folder.env.kwargs) if env is None else env
+        agent = load_agent(folder, playground, "cpu")
+    except ZooError as error:
+        return Verdict("incompatible", f"{error}{_because(changed)}", changed)
+    recorded = folder.evaluation.episodes
+    with playground:
+        played = [play_episodes(agent, playground, 1, first_seed=episode.seed)[0] for episode in recorded]
+    different = [(old, new) for old, new in zip(recorded, played, strict=True) if not _is_same(old, new)]
+    changed = changed_versions(folder)
+    if not different:
+        return Verdict("match", f"all {len(recorded)} episodes have the recorded return and length", changed)
+    old, new = different[0]
+    reason = (
+        f"{len(different)} of {len(recorded)} episodes differ; seed {old.seed}: recorded {old.total_reward:.6g} in "
+        f"{old.length} steps, played {new.total_reward:.6g} in {new.length}"
+    )
+    return Verdict("drift", f"{reason}{_because(changed)}", changed)
+
+
+def changed_versions(folder: AgentFolder) -> dict[str, tuple[str, str]]:
+    """Return what is installed here in another version than when the agent was evaluated, or not at all."""
+    recorded = folder.env.versions if folder.evaluation is None else folder.evaluation.versions
+    here = installed_versions()
+    return {name: (old, here.get(name, "none")) for name, old in recorded.items() if here.get(name, "none") != old}
+
+
+def _is_same(one: Episode, other: Episode) -> bool:
+    near = math.isclose(one.total_reward, other.total_reward, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
+    return near and one.length == other.length
+
+
+def _because(changed: dict[str, tuple[str, str]]) -> str:
+    if not changed:
+        return "; no package or engine changed its version, so it is the processor or the files"
+    names = ", ".join(f"{name} ({old} there, {new} here)" for name, (old, new) in changed.items())
+    return f"; other versions: {names}"

@@ -1,0 +1,248 @@
+"""Videos of agents, as MP4 files that browsers play: H.264, yuv420p, even sizes, the index in front."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import imageio_ffmpeg
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.envs.imagined import encode_one
+from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
+from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED
+
+MAX_FRAMES = 500
+MAX_WIDTH = 480
+HALF_WIDTH = 320
+CAPTION_HEIGHT = 32
+GAP = 4
+DEFAULT_FPS = 30
+# Faster simulators are shown in slow motion: at 125 frames a second, a fall is over before it is seen.
+MAX_FPS = 50
+
+EnvFactory = Callable[[], gym.Env]
+
+
+def render_without_display() -> None:
+    """Let MuJoCo render without a screen, unless the user chose how; best called before MuJoCo is imported."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def record_video(
+    agent: BaseAlgorithm,
+    env_factory: EnvFactory,
+    path: str | Path,
+    *,
+    episodes: int = 1,
+    seed: int = FIRST_SEED,
+    max_frames: int = MAX_FRAMES,
+) -> int:
+    """Record episodes with the deterministic policy.
+
+    Args:
+        agent: its own VecNormalize, if it has one, normalises what it sees.
+        env_factory: makes the env, with ``render_mode="rgb_array"``.
+        path: where the MP4 goes.
+        episodes: how many, one after the other.
+        seed: of the first episode; the following ones count up.
+        max_frames: the video ends after these, whatever is left.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ZooError: if the env does not render to arrays.
+    """
+    check_whole_number("episodes", episodes)
+    check_whole_number("max_frames", max_frames)
+    render_without_display()
+    with closing(env_factory()) as env:
+        _check_renders(env)
+        frames = (
+            _at_width(frame, min(frame.shape[1], MAX_WIDTH))
+            for number in range(episodes)
+            for _, _, frame in _real_frames(agent, env, seed + number)
+        )
+        return write_video(path, islice(frames, max_frames), _fps(env))
+
+
+def side_by_side_video(
+    agent: BaseAlgorithm,
+    dynamics: DynamicsModel,
+    env_factory: EnvFactory,
+    path: str | Path,
+    *,
+    seed: int = FIRST_SEED,
+    max_frames: int = 200,
+) -> int:
+    """Record one real episode beside what the model makes of its start and its actions, open loop.
+
+    The deterministic policy sees the real half. The model predicts means and is fed its own predictions; the video
+    ends with the real episode, or when a prediction is not finite.
+
+    Args:
+        agent: as for :func:`record_video`.
+        dynamics: the model.
+        env_factory: makes an env that observations can be put into, see :mod:`mbrl_wrappers.envs.rendering`.
+        path: where the MP4 goes.
+        seed: of the episode.
+        max_frames: the video ends after these.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ZooError: if the env does not render to arrays, or can't show observations.
+    """
+    check_whole_number("max_frames", max_frames)
+    render_without_display()
+    with closing(env_factory()) as env, closing(env_factory()) as imagined_env:
+        _check_renders(env)
+        try:
+            check_renderable(imagined_env)
+        except ValueError as error:
+            raise ZooError(str(error)) from error
+        frames = _paired_frames(agent, dynamics, env, imagined_env, seed)
+        return write_video(path, islice(frames, max_frames), _fps(env))
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
+    """Write frames as MP4, in one piece: a file of this name is complete.
+
+    Args:
+        path: where to.
+        frames: at least one, ``[H, W, 3]`` uint8, all of one size; an odd last row or column is cut off.
+        fps: frames per second.
+
+    Returns:
+        The number of frames.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / "video.mp4"
+        count = _encode(temporary, frames, fps)
+        temporary.replace(path)
+    return count
+
+
+def _encode(file: Path, frames: Iterable[np.ndarray], fps: float) -> int:
+    encoder: Generator[None, Any, None] | None = None
+    count = 0
+    try:
+        for frame in frames:
+            height, width = (size - size % 2 for size in frame.shape[:2])  # yuv420p halves both
+            if encoder is None:
+                encoder = _encoder(file, (width, height), fps)
+            encoder.send(np.ascontiguousarray(frame[:height, :width]))
+            count += 1
+    finally:
+        if encoder is not None:
+            encoder.close()
+    if not count:
+        raise ValueError(f"frames must hold at least one frame, got {count}")
+    return count
+
+
+def _encoder(file: Path, size: tuple[int, int], fps: float) -> Generator[None, Any, None]:
+    encoder = imageio_ffmpeg.write_frames(
+        str(file),
+        size,
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        macro_block_size=2,
+        quality=None,
+        # No date and no version of the encoder inside: the same frames make the same file.
+        output_params=["-crf", "26", "-movflags", "+faststart", "-map_metadata", "-1", "-bitexact"],
+    )
+    encoder.send(None)
+    return encoder
+
+
+def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Play an episode; yield its observations, the actions that led there, None at first, and a frame of each."""
+    normalizer = agent.get_vec_normalize_env()
+    obs, _ = env.reset(seed=seed)
+    yield obs, None, _frame(env)
+    over = False
+    while not over:
+        action = agent.predict(obs if normalizer is None else normalizer.normalize_obs(obs), deterministic=True)[0]
+        obs, _, terminated, truncated, _ = env.step(action)
+        yield obs, action, _frame(env)
+        over = terminated or truncated
+
+
+def _paired_frames(
+    agent: BaseAlgorithm, dynamics: DynamicsModel, env: gym.Env, imagined_env: gym.Env, seed: int
+) -> Iterator[np.ndarray]:
+    imagined: Tensor = torch.zeros(0)
+    for step, (obs, action, frame) in enumerate(_real_frames(agent, env, seed)):
+        if action is None:
+            imagined = encode_one(dynamics, obs).clone()
+        else:
+            imagined = _next_imagined(dynamics, imagined, action)
+        if not torch.isfinite(imagined).all():
+            return
+        set_state_from_obs(imagined_env, imagined[0].cpu().numpy())
+        yield _side_by_side(frame, _frame(imagined_env), step)
+
+
+@torch.no_grad()
+def _next_imagined(dynamics: DynamicsModel, obs: Tensor, action: Any) -> Tensor:
+    flat_action = dynamics.action_codec.encode(np.asarray(action)[None], dynamics.device)
+    return dynamics.obs_codec.project(dynamics.predict(obs, flat_action, deterministic=True).next_obs)
+
+
+def _side_by_side(real: np.ndarray, imagined: np.ndarray, step: int) -> np.ndarray:
+    halves = [_at_width(frame, HALF_WIDTH) for frame in (real, imagined)]
+    height = halves[0].shape[0] + CAPTION_HEIGHT
+    picture = Image.new("RGB", (2 * HALF_WIDTH + GAP, height + height % 2), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=20)
+    for place, (half, name) in enumerate(zip(halves, ("real", "imagined"), strict=True)):
+        left = place * (HALF_WIDTH + GAP)
+        picture.paste(Image.fromarray(half), (left, CAPTION_HEIGHT))
+        draw.text((left + HALF_WIDTH // 2, CAPTION_HEIGHT // 2), name, fill="black", font=font, anchor="mm")
+    draw.text((picture.width - 8, CAPTION_HEIGHT // 2), f"step {step}", fill="black", font=font, anchor="rm")
+    return np.asarray(picture)
+
+
+def _at_width(frame: np.ndarray, width: int) -> np.ndarray:
+    height = max(2, round(frame.shape[0] * width / frame.shape[1]))
+    if frame.shape[:2] == (height, width):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _frame(env: gym.Env) -> np.ndarray:
+    frame: Any = env.render()
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)
+        raise ZooError(f"env.render() must return a frame [H, W, 3] of uint8, got {what}")
+    return frame
+
+
+def _check_renders(env: gym.Env) -> None:
+    if env.render_mode != "rgb_array":
+        raise ZooError(f"env must be made with render_mode='rgb_array', got {env.render_mode!r}")
+
+
+def _fps(env: gym.Env) -> float:
+    return min(float(env.metadata.get("render_fps") or DEFAULT_FPS), MAX_FPS)
