@@ -9,7 +9,8 @@ WORKERS ?= 2
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 TYPES := build/types
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# A cache of compiled kernels of its own: one that a killed process left half-written fails every later run.
+PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: FORCE install test lint types unit slow demo bench clean
 

@@ -12,6 +12,9 @@ from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.rows import read_rows
 
+# A run ends with the rollout in which its steps are done.
+OVERSHOOT = 31
+
 # Mean and standard deviation over 5 seeds of MBPO on Hopper, by env steps: curves published with the code of erl_lib.
 PUBLISHED_HOPPER = {20_000: (532, 227), 50_000: (1728, 836), 100_000: (3306, 346)}
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
@@ -173,7 +176,7 @@ def draw(envs: list[str]) -> None:
         algo, steps = recipe_of(env).algo, EXPERIMENTS[env].steps
         drawn = {f"MBPO({algo})": curves(env, "mbpo"), f"{algo} alone": curves(env, "base")}
         within = {
-            label: [[row for row in rows if row.steps <= steps] for rows in seeds.values()]
+            label: [[row for row in rows if row.steps <= steps + OVERSHOOT] for rows in seeds.values()]
             for label, seeds in drawn.items()
             if seeds
         }
@@ -184,7 +187,7 @@ def draw(envs: list[str]) -> None:
 
 def at_steps(rows: list[Evaluation], steps: int) -> Evaluation:
     """The last evaluation within a number of env steps."""
-    return [row for row in rows if row.steps <= steps][-1]
+    return [row for row in rows if row.steps <= steps + OVERSHOOT][-1]
 
 
 def at_time(rows: list[Evaluation], cpu_seconds: float) -> tuple[Evaluation, bool]:
@@ -194,7 +197,8 @@ def at_time(rows: list[Evaluation], cpu_seconds: float) -> tuple[Evaluation, boo
 
 
 def steps_to(rows: list[Evaluation], experiment) -> str:
-    first = [row.steps for row in rows if row.return_mean >= experiment.target and row.steps <= experiment.steps]
+    within = [row for row in rows if row.steps <= experiment.steps + OVERSHOOT]
+    first = [row.steps for row in within if row.return_mean >= experiment.target]
     return f"{first[0]:,}" if first else "not reached"
 
 

@@ -163,7 +163,7 @@ class List:
 
 @dataclass(frozen=True)
 class Pull:
-    """Download an agent from the Hugging Face Hub, at the commit and with the bytes that the index names."""
+    """Download an agent from the Hugging Face Hub, pinned by an index."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """such as mbpo/Hopper-v5"""
@@ -187,7 +187,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class Push:
-    """Upload an agent's folder to the Hugging Face Hub, and print its entry of an index."""
+    """Upload an agent's folder to the Hugging Face Hub; print its index entry."""
 
     folder: Annotated[Positional[Path], arg(metavar="DIR")]
     """as export writes it"""
@@ -319,7 +319,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the agent of the median run, with all runs on its card, into a folder to publish."""
+    """Write the median run's agent, all runs on its card, into a new folder."""
 
     runs: Folders
     """finished runs that differ in their seed only"""
@@ -342,7 +342,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Turn a zip of Stable-Baselines3 into an agent's folder, without unpickling anything in it."""
+    """Turn a zip of Stable-Baselines3 into an agent's folder, without unpickling it."""
 
     file: Annotated[Positional[Path], arg(metavar="FILE.zip")]
     """written by agent.save"""
@@ -413,7 +413,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Report:
-    """Write learning curves, tables, the model's errors and videos into one page that opens offline."""
+    """Write curves, tables and videos of runs into one page that opens offline."""
 
     folders: Folders
     """agents' folders, training runs, or the folder of a benchmark"""

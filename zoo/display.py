@@ -94,11 +94,11 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
 
 def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table:
     """Return a table of the zoo's agents; of one that was not pulled only the name is known."""
-    table = Table(title="mbrl-zoo", title_justify="left", title_style="bold")
-    table.add_column("name")
-    for heading in ("return", "seeds", "env steps", "wall time", "size"):
-        table.add_column(heading, justify="right")
-    table.add_column("where")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("name", overflow="fold")
+    for heading in ("return", "seeds", "steps", "time", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("where", no_wrap=True)
     for place, folder in agents:
         cells = [""] * 5 if folder is None else _catalogue_cells(folder)
         table.add_row(place.name, *cells, place.place)
