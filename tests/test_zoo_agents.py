@@ -223,6 +223,8 @@ def test_runs_that_differ_are_not_exported_together(runs, tmp_path):
     run(job(5, steps=50), tmp_path / "other")
     with pytest.raises(ZooError, match="runs must differ in their seed only"):
         export([*runs, tmp_path / "other"], tmp_path / "out")
+    with pytest.raises(ZooError, match=r"runs must differ in their seeds, got \[0, 0\]"):
+        export([runs[0], runs[0]], tmp_path / "out")
     with pytest.raises(ZooError, match="runs must name at least one folder"):
         export([], tmp_path / "out")
     with pytest.raises(ZooError, match="holds no state of training: train with --with-optimizer to keep it"):
@@ -316,6 +318,41 @@ def test_nothing_in_a_zip_is_unpickled(tmp_path):
         with pytest.raises(ZooError, match=f"bad.zip: {member} holds more than tensors"):
             import_sb3(tmp_path / "bad.zip", tmp_path / "never", env=ENV)
     assert not mark.exists() and not (tmp_path / "never").exists()
+
+
+def test_a_zip_that_asks_for_more_than_it_holds_is_refused(tmp_path):
+    agent = sb3.SAC("MlpPolicy", ENV, policy_kwargs=dict(NET), device="cpu")
+    agent.save(tmp_path / "agent.zip")
+    with zipfile.ZipFile(tmp_path / "agent.zip") as old, zipfile.ZipFile(tmp_path / "bad.zip", "w") as new:
+        for info in old.infolist():
+            content = old.read(info)
+            if info.filename == "data":
+                content = json.dumps({**json.loads(content), "policy_kwargs": {"net_arch": [10**7, 10**7]}}).encode()
+            new.writestr(info, content)
+    with pytest.raises(ZooError, match="the description asks for more tensors than the file holds"):
+        import_sb3(tmp_path / "bad.zip", tmp_path / "never", env=ENV)
+
+
+class Picture(gym.Env):
+    """An image, which SB3 turns round."""
+
+    observation_space = spaces.Box(0, 255, (40, 40, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+
+@pytest.mark.parametrize("kind", ["Cnn", "MultiInput"])
+def test_policies_of_other_observations_are_imported(kind, tmp_path):
+    class Both(Picture):
+        observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
+
+    env = Picture() if kind == "Cnn" else Both()
+    globals()["Both"] = Both
+    agent = sb3.PPO(f"{kind}Policy", env, device="cpu", n_steps=8, batch_size=8)
+    agent.save(tmp_path / "agent.zip")
+    import_sb3(tmp_path / "agent.zip", tmp_path / "out", env=f"{__name__}:{type(env).__name__}", episodes=0)
+    loaded = zoo.load(tmp_path / "out", device="cpu")
+    old, new = agent.policy.state_dict(), loaded.policy.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
 
 
 def test_what_an_import_cannot_do_without_is_named(tmp_path):

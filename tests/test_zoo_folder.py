@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import sb3_contrib
 import stable_baselines3 as sb3
 import torch
 from gymnasium import spaces
@@ -256,6 +255,28 @@ def test_dict_observations_and_hindsight_come_back(tmp_path):
     loaded.learn(30)
     with pytest.raises(ZooError, match="can't be saved without pickle: save without the optimizer"):
         keep(agent, tmp_path / "other", env=f"{__name__}:Goal", with_optimizer=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_steps": 3},
+        {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+        {"env": 3},
+    ],
+    ids=["n_steps", "optimize_memory_usage", "three envs"],
+)
+def test_buffers_of_all_forms_come_back(options, tmp_path):
+    envs = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * options.pop("env", 1))
+    agent = sb3.SAC("MlpPolicy", envs, learning_starts=9, buffer_size=99, device="cpu", **options)
+    agent.learn(30)
+    loaded = zoo.load(keep(agent, tmp_path / "agent", with_optimizer=True), device="cpu")
+    old, new = agent.replay_buffer, loaded.replay_buffer
+    assert type(new) is type(old) and new.size() == old.size() and loaded.n_envs == agent.n_envs
+    rows = old.pos + 1 if old.optimize_memory_usage else old.pos  # the newest next_obs lies one further on
+    assert np.array_equal(new.observations[:rows], old.observations[:rows])
+    assert loaded.n_steps == agent.n_steps and getattr(new, "n_steps", 1) == getattr(old, "n_steps", 1)
+    loaded.learn(30, reset_num_timesteps=False)
 
 
 def test_state_dependent_exploration_comes_back(tmp_path):
@@ -550,6 +571,11 @@ SPACE = {"type": "Box", "shape": [4], "dtype": "float32", "low": ["0"] * 4, "hig
         (put("arguments", "learning_rate", value={"$call": "os.system"}), "must be a literal or have one tag of"),
         (put("arguments", "learning_rate", value={"$linear": ["a"]}), r"learning_rate has an unusable \$linear"),
         (put("arguments", "action_noise", value={"$ornstein_uhlenbeck_noise": 3}), "unusable"),
+        (put("arguments", "action_noise", value={"$vectorized_noise": [None, 10**9]}), "must be for at most 1024 envs"),
+        (
+            put("arguments", "policy_kwargs", value={"net_arch": 3000 * [1]}),
+            "asks for more tensors than the file holds",
+        ),
         (put("arguments", "buffer_size", value=10**15), "does not describe an agent of this version"),
         (put("arguments", "gamma", value="high"), None),
         (put("arguments", "policy_kwargs", value={"net_arch": [9]}), r"must have shape \(9, 3\).* got \(8, 3\)"),
@@ -577,6 +603,7 @@ SPACE = {"type": "Box", "shape": [4], "dtype": "float32", "low": ["0"] * 4, "hig
             put(*DYNAMICS, "description", "functions", "termination_fn", value="rm"),
             "termination_fn must be a callable or one",
         ),
+        (put("num_envs", value=10**9), "num_envs must be in .*, got 1000000000"),
         (put("format_version", value=2), "must have the format_version 1, got 2"),
         (lambda config: config.pop("seed"), "does not describe an agent of this version: KeyError"),
         (lambda config: config.pop("counters"), "counters must be given, got None"),
@@ -661,9 +688,15 @@ def test_a_planted_payload_never_runs(copy, tmp_path):
         with pytest.raises(ZooError, match=name):
             zoo.load(folder)
     forge(copy, put("name", value="os:system"), "env.json")
+    with pytest.raises(ZooError, match="device must be one of this machine's, or 'auto', got 'gone'"):
+        zoo.load(copy, device="gone")
     loaded = zoo.load(copy, device="cpu")  # the env is looked up, and not found
     assert loaded.env is None
     with pytest.raises(ZooError, match="env 'os:system' is not registered with Gymnasium here"):
+        zoo.evaluate(copy)
+    forge(copy, put("name", value="InvertedPendulum-v5"), "env.json")
+    forge(copy, put("kwargs", value={"xml_file": "/etc/passwd"}), "env.json")
+    with pytest.raises(ZooError, match="would be made with the path '/etc/passwd' of a file's"):
         zoo.evaluate(copy)
     assert not mark.exists()
 
@@ -671,6 +704,12 @@ def test_a_planted_payload_never_runs(copy, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
+        ("env.json", put("wrappers", value=5), "wrappers must be a list, got 5"),
+        (
+            "eval.json",
+            put("episodes", value=[{"seed": -1, "total_reward": 0, "length": 1}]),
+            "seeds must be at least 0",
+        ),
         ("env.json", put("kwargs", value=[]), "kwargs and versions must be objects"),
         ("env.json", put("name", value=3), "must have the entries"),
         ("env.json", lambda content: content.pop("versions"), "must have the entries"),
@@ -739,6 +778,26 @@ def test_an_agent_without_a_model_has_no_dynamics(tmp_path):
         zoo.load_dynamics(tmp_path / "agent")
 
 
+def test_the_env_that_is_recorded_is_the_agents(tmp_path):
+    shorter = sb3.SAC("MlpPolicy", gym.make("Pendulum-v1", max_episode_steps=50), policy_kwargs=dict(NET), device="cpu")
+    zoo.save(shorter, tmp_path / "shorter", episodes=2)
+    recorded = open_folder(tmp_path / "shorter")
+    assert [episode.length for episode in recorded.evaluation.episodes] == [50, 50]
+    assert zoo.verify(tmp_path / "shorter").status == "match"
+    rescaled = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
+    other = sb3.SAC("MlpPolicy", rescaled, policy_kwargs=dict(NET), device="cpu")
+    with pytest.raises(ZooError, match=r"registered with its wrappers, since the agent's has \['RescaleAction'\]"):
+        keep(other, tmp_path / "other")
+    with pytest.raises(ZooError, match="env must have the spaces of the agent, got Pendulum-v1: "):
+        keep(other, tmp_path / "other", env="Pendulum-v1")
+
+
+def test_a_table_is_played_with_numbers(tmp_path):
+    agent = sb3.DQN("MlpPolicy", "FrozenLake-v1", policy_kwargs=dict(NET), buffer_size=50, device="cpu")
+    zoo.save(agent, tmp_path / "agent", episodes=2)
+    assert zoo.verify(tmp_path / "agent").status == "match"
+
+
 def test_an_agent_that_has_no_env_must_be_told_one(tmp_path):
     agent = make_agent("SAC")
     agent.env = None
@@ -756,13 +815,15 @@ def test_callbacks_of_ones_own_are_no_part_of_an_agent(tmp_path):
     assert same_weights(agent, zoo.load(keep(agent, tmp_path / "agent"), device="cpu"))
 
 
-def test_image_policies_come_back(tmp_path):
-    class Picture(gym.Env):
-        observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-        action_space = spaces.Discrete(2)
+class Picture(gym.Env):
+    """An env that nobody steps."""
 
+    observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    action_space = spaces.Discrete(2)
+
+
+def test_image_policies_come_back(tmp_path):
     agent = sb3.DQN("CnnPolicy", Picture(), buffer_size=10, device="cpu")
-    assert sb3_contrib.QRDQN.policy_aliases["CnnPolicy"] is not agent.policy_class
-    keep(agent, tmp_path / "agent", env="CartPole-v1")
+    keep(agent, tmp_path / "agent", env=f"{__name__}:Picture")
     loaded = zoo.load(tmp_path / "agent", env=Picture(), device="cpu")
     assert same_weights(agent, loaded)

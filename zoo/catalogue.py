@@ -67,6 +67,14 @@ def open_agent(name: str | Path) -> AgentFolder:
     return open_folder(find(name))
 
 
+def try_to_open(place: Place) -> AgentFolder | None:
+    """Open an agent's folder, None for one that is not here or is broken."""
+    try:
+        return None if place.path is None else open_folder(place.path)
+    except ZooError:
+        return None
+
+
 def find(name: str | Path) -> Path:
     """Return the folder of an agent: a path, else what ships with the package, else what was pulled.
 

@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 if a run failed or an agent is not what it was, 2 for a user's mistake, 130 after Ctrl-C.
     """
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: an env of one's own lies where one works
+        # An env of one's own lies where one works. Last: a file in a downloaded folder must not stand in for a package.
+        sys.path.append(str(Path.cwd()))
     try:
         command: Any = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
         )
         return command.run()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         say(f"error: {error}")
         return USERS_MISTAKE
     except TrainingFailed as error:

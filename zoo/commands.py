@@ -50,7 +50,7 @@ class Train:
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
     resume: Annotated[Path | None, arg(aliases=["-i"], metavar="DIR", help_behavior_hint="")] = None
-    """go on with a run, with its own arguments"""
+    """go on with a run of your own, as it was started"""
     eval_freq: Steps = None
     """env steps between evaluations"""
     eval_episodes: int = 20
@@ -148,12 +148,11 @@ class List:
         """Run the command."""
         from rich.console import Console
 
-        from mbrl_wrappers.zoo.catalogue import open_agent, places
+        from mbrl_wrappers.zoo.catalogue import places, try_to_open
         from mbrl_wrappers.zoo.display import catalogue_table
 
         wanted = [place for place in places() if self._is_wanted(place.name)]
-        rows = [(place, None if place.path is None else open_agent(place.path)) for place in wanted]
-        Console().print(catalogue_table(rows))
+        Console().print(catalogue_table([(place, try_to_open(place)) for place in wanted]))
         return OK
 
     def _is_wanted(self, name: str) -> bool:
@@ -206,15 +205,16 @@ class Push:
 
         from mbrl_wrappers.zoo.catalogue import open_agent
         from mbrl_wrappers.zoo.hub import push
-        from mbrl_wrappers.zoo.index import index_entry_json, read_index, write_index
+        from mbrl_wrappers.zoo.index import check_agent_name, index_entry_json, read_index, write_index
 
         folder = open_agent(self.folder)
         name = self.name or f"{folder.name.lower()}/{folder.env.name}"
+        check_agent_name(name)
+        known = read_index(self.index) if self.index is not None and self.index.exists() else {}
         entry = push(folder.path, self.repo, private=self.private)
-        if self.index is not None:
-            known = read_index(self.index) if self.index.exists() else {}
-            write_index(self.index, {**known, name: entry})
         print(json.dumps({name: index_entry_json(entry)}, indent=1))
+        if self.index is not None:
+            write_index(self.index, {**known, name: entry})
         return OK
 
 
@@ -241,6 +241,8 @@ class Enjoy:
         """Run the command."""
         from mbrl_wrappers.zoo.enjoyment import enjoy
 
+        if self.record is not None and not self.deterministic:
+            raise ValueError("record shows the deterministic policy: leave out --no-deterministic")
         window = self.render and self.record is None
         played = enjoy(
             self.name,
@@ -278,18 +280,16 @@ class Evaluate:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.environment import env_of_users
         from mbrl_wrappers.zoo.verification import evaluate
 
-        with env_of_users(self.env) as env:
-            played = evaluate(
-                self.name,
-                episodes=self.episodes,
-                seed=self.seed,
-                env=env,
-                device=self.device,
-                deterministic=self.deterministic,
-            )
+        played = evaluate(
+            self.name,
+            episodes=self.episodes,
+            seed=self.seed,
+            env=self.env,
+            device=self.device,
+            deterministic=self.deterministic,
+        )
         print(_summary(played))
         return OK
 
@@ -308,11 +308,9 @@ class Verify:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.environment import env_of_users
         from mbrl_wrappers.zoo.verification import verify
 
-        with env_of_users(self.env) as env:
-            verdict = verify(self.name, env=env)
+        verdict = verify(self.name, env=self.env)
         print(f"{verdict.status}: {verdict.reason}")
         return OK if verdict.status == "match" else FAILED
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import JOB, MODEL_ERROR, PROGRESS, load_agent, open_folder
+from mbrl_wrappers.zoo.sweeps.executors import FolderLock
 from mbrl_wrappers.zoo.training import check_folder, is_finished
 
 POLL_SECONDS = 0.2
@@ -123,7 +124,7 @@ def resume(
     """Go on with a run of :func:`train` with the arguments that it was started with.
 
     Args:
-        folder: the run's.
+        folder: the run's, of your own: its env is imported by name, and its checkpoints are pickles.
         track: as for :func:`train`.
         with_optimizer: likewise.
         progress_bar: likewise.
@@ -136,6 +137,8 @@ def resume(
     if len(jobs) != 1:
         raise ZooError(f"folder must hold one run to resume, with its {JOB} in it, got {len(jobs)} in {folder}")
     spec = JobSpec.from_json(jobs[0].read_bytes())
+    if spec.agent != jobs[0].parent.name or spec.agent not in AGENTS:
+        raise ZooError(f"{jobs[0]} must be the job of a registered agent and of its folder, got {spec.agent!r}")
     baseline = (folder / BASE).exists()
     options = {"track": track, "with_optimizer": with_optimizer}
     return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
@@ -149,6 +152,9 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
         variants[spec.recipe.algo] = (dataclasses.replace(spec, model=False), folder / BASE)
     for variant, variant_folder in variants.values():
         check_folder(variant, variant_folder)
+        is_late = options["with_optimizer"] and is_finished(variant_folder)
+        if is_late and "training" not in open_folder(variant_folder).config:
+            raise ZooError(f"with_optimizer comes too late: the run in {variant_folder} is finished without")
     unfinished = {name: (s, f) for name, (s, f) in variants.items() if not is_finished(f)}
     with (
         _started(unfinished, options) as processes,
@@ -180,7 +186,11 @@ def _started(variants: Mapping[str, tuple[JobSpec, Path]], options: dict[str, An
     processes: list[TrainingProcess] = []
     try:
         for label, (spec, folder) in variants.items():
-            processes.append(TrainingProcess(label, spec, folder, **options))
+            lock = FolderLock.take_if_free(folder)
+            if lock is None:
+                raise ZooError(f"folder must not be in use, but another process is training in {folder}")
+            with closing(lock):  # the process has it then
+                processes.append(TrainingProcess(label, spec, folder, lock=lock, **options))
         yield processes
     finally:
         for process in processes:

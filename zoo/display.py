@@ -93,7 +93,7 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
 
 
 def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table:
-    """Return a table of the zoo's agents; of one that was not pulled only the name is known."""
+    """Return a table of the zoo's agents; of one that was not pulled, or is broken, only the name is known."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", overflow="fold")
     for heading in ("return", "seeds", "steps", "time", "size"):
@@ -101,7 +101,8 @@ def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table
     table.add_column("where", no_wrap=True)
     for place, folder in agents:
         cells = [""] * 5 if folder is None else _catalogue_cells(folder)
-        table.add_row(place.name, *cells, place.place)
+        is_broken = folder is None and place.path is not None
+        table.add_row(place.name, *cells, "broken" if is_broken else place.place)
     return table
 
 

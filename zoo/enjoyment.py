@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
 from mbrl_wrappers.zoo.catalogue import open_agent
-from mbrl_wrappers.zoo.environment import env_from_file, make_env
+from mbrl_wrappers.zoo.environment import playground
 from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import load_agent
 
@@ -41,14 +39,11 @@ def enjoy(
     mode = "rgb_array" if record is not None else "human" if render else None
     options: dict[str, Any] = {} if mode is None else {"render_mode": mode}
 
-    def make() -> gym.Env:
-        return env_from_file(folder.env.name, folder.env.kwargs, **options) if env is None else make_env(env, **options)
+    with playground(folder.env, env, **options) as real:
+        agent = load_agent(folder, real, "cpu")
+        played = play_episodes(agent, real, episodes, first_seed=seed, deterministic=deterministic)
+        if record is not None:
+            from mbrl_wrappers.zoo.video import record_video
 
-    with make() as playground:
-        agent = load_agent(folder, playground, "cpu")
-        played = play_episodes(agent, playground, episodes, first_seed=seed, deterministic=deterministic)
-    if record is not None:
-        from mbrl_wrappers.zoo.video import record_video
-
-        record_video(agent, make, record, episodes=episodes, seed=seed)
+            record_video(agent, lambda: real, record, episodes=episodes, seed=seed)
     return played

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 from gymnasium.envs.registration import registry as gym_registry
 
 from mbrl_wrappers.zoo.errors import ZooError
+
+# How constructors refuse their arguments.
+_UNMAKEABLE = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
@@ -56,17 +60,18 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     if not attribute or "-v" in attribute:
         try:
             return gym.make(name, **kwargs)
-        except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+        except (gym.error.Error, ImportError, *_UNMAKEABLE) as error:
             raise ValueError(f"{wrong}: {error}") from error
     try:
         maker = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{wrong}: {error}") from error
-    if not callable(maker) or (isinstance(maker, type) and not issubclass(maker, gym.Env)):
-        raise ValueError(f"env must be a gymnasium.Env, got {maker!r} from {name!r}")
+    is_env = isinstance(maker, type) and issubclass(maker, gym.Env)
+    if not is_env and not (inspect.isfunction(maker) and maker.__module__ == module):
+        raise ValueError(f"env must be a gymnasium.Env or a function that makes one, got {maker!r} from {name!r}")
     try:
         env = maker(**kwargs)
-    except TypeError as error:
+    except _UNMAKEABLE as error:
         raise ValueError(f"env {name!r} can't be made: {error}") from error
     if not isinstance(env, gym.Env):
         raise ValueError(f"env must be a gymnasium.Env, got {type(env).__name__} from {name!r}")
@@ -94,6 +99,8 @@ class EnvRecord:
 
 # Simulators whose version decides what an env does; those are recorded that making the env has imported.
 _ENGINES = {"mujoco": "mujoco", "Box2D": "box2d-py", "ale_py": "ale-py", "pygame": "pygame-ce", "pybullet": "pybullet"}
+# Registered by Gymnasium to make envs of other libraries, whose modules they import by name.
+_IMPORTERS = ("GymV21Environment-v0", "GymV26Environment-v0")
 _PACKAGES = ("mbrl-wrappers", "gymnasium", "numpy", "sb3-contrib", "stable-baselines3", "torch")
 
 
@@ -115,11 +122,16 @@ def record_env(env: gym.Env, name: str, kwargs: Mapping[str, Any]) -> EnvRecord:
     )
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the versions of Python, of the packages that agents are made of, and of the engines in use."""
-    names = [*_PACKAGES, *(package for module, package in _ENGINES.items() if module in sys.modules)]
+def installed_versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python, of the packages that agents are made of, and of the engines in use.
+
+    Args:
+        more: packages to look up too.
+    """
+    engines = [package for module, package in _ENGINES.items() if module in sys.modules]
+    names = dict.fromkeys([*_PACKAGES, *engines, *more])
     versions = {"python": platform.python_version()}
-    for name in names:
+    for name in names.keys() - {"python"}:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -128,13 +140,28 @@ def installed_versions() -> dict[str, str]:
 
 
 @contextmanager
-def env_of_users(name: str | None) -> Iterator[gym.Env | None]:
-    """Make the env that a user names, and close it; None where none is named."""
-    if name is None:
-        yield None
-        return
-    with make_env(name) as env:
+def playground(record: EnvRecord, env: str | gym.Env | None, **more: Any) -> Iterator[gym.Env]:
+    """Give an env to play a saved agent in; one that is made here is closed.
+
+    Args:
+        record: the agent's own env.
+        env: in place of it, as a user gives it: an env, or a name, which may be imported. The record's name means
+            the record's arguments too.
+        **more: arguments that the caller adds, such as ``render_mode``.
+
+    Raises:
+        ZooError: if the recorded env can't be made here.
+        ValueError: if the user's can't.
+    """
+    if isinstance(env, gym.Env):
         yield env
+        return
+    if env is None:
+        made = env_from_file(record.name, record.kwargs, **more)
+    else:
+        made = make_env(env, **(record.kwargs if env == record.name else {}), **more)
+    with made:
+        yield made
 
 
 def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
@@ -148,10 +175,15 @@ def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
     Raises:
         ZooError: if it is not one of the envs registered here.
     """
-    if name not in gym_registry:
+    if name not in gym_registry or name in _IMPORTERS:
         raise ZooError(
             f"env {name!r} is not registered with Gymnasium here, and a name found in a file is not imported: "
             "import the package that registers it, or give the env as an argument"
+        )
+    paths = [value for value in kwargs.values() if isinstance(value, str) and ("/" in value or "\\" in value)]
+    if paths:
+        raise ZooError(
+            f"env {name!r} would be made with the path {paths[0]!r} of a file's: give the env as an argument"
         )
     try:
         return make_env(name, **{**kwargs, **more})

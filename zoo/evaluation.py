@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -54,6 +55,7 @@ def play_episodes(
         deterministic: the policy's mode instead of a sample.
     """
     check_whole_number("episodes", episodes)
+    check_whole_number("first_seed", first_seed, 0)
     return [_play(agent, env, first_seed + number, deterministic) for number in range(episodes)]
 
 
@@ -69,10 +71,15 @@ def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) ->
         masks: dict[str, Any] = {"action_masks": env.get_wrapper_attr("action_masks")()} if masked else {}
         start = np.array([not rewards])
         action, state = agent.predict(seen, state, start, deterministic, **masks)
-        obs, reward, terminated, truncated, _ = env.step(action)
+        obs, reward, terminated, truncated, _ = env.step(env_action(env, action))
         rewards.append(float(reward))
         over = terminated or truncated
     return Episode(seed, math.fsum(rewards), len(rewards))
+
+
+def env_action(env: gym.Env, action: Any) -> Any:
+    """Return what ``agent.predict`` said as the env takes it: SB3 gives an array where a number is meant."""
+    return int(action) if isinstance(env.action_space, spaces.Discrete) else action
 
 
 def mean_and_std(episodes: Sequence[Episode]) -> tuple[float, float]:
@@ -96,6 +103,8 @@ def episodes_from_json(value: Any, source: object) -> list[Episode]:
         episodes = [Episode(int(e["seed"]), float(e["total_reward"]), int(e["length"])) for e in value]
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ZooError(f"{source} must list episodes with seed, total_reward and length: {error!r}") from error
+    if any(episode.seed < 0 for episode in episodes):
+        raise ZooError(f"{source}: seeds must be at least 0, got {min(episode.seed for episode in episodes)}")
     if not episodes:
         raise ZooError(f"{source} must list at least one episode, got none")
     return episodes

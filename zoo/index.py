@@ -126,7 +126,7 @@ def cache_place(name: str, entry: IndexEntry) -> Path:
     Raises:
         ZooError: for a name that is not ``"AGENT/ENV"``.
     """
-    _check_name(name)
+    check_agent_name(name)
     return cache_folder() / name / entry.revision
 
 
@@ -151,7 +151,7 @@ def _parse(data: bytes, source: str | Path) -> dict[str, IndexEntry]:
 def _entry(name: str, value: Any, source: str | Path) -> IndexEntry:
     """Read one entry of an index."""
     try:
-        _check_name(name)
+        check_agent_name(name)
         if not isinstance(value, dict) or value.keys() != {"repo", "revision", "files"}:
             raise ZooError(f"an entry must have a repo, a revision and files, got {value!r}")
         return IndexEntry(value["repo"], value["revision"], file_records(value["files"], "files"))
@@ -159,7 +159,7 @@ def _entry(name: str, value: Any, source: str | Path) -> IndexEntry:
         raise ZooError(f"{source}: entry {name!r}: {error}") from None
 
 
-def _check_name(name: str) -> None:
+def check_agent_name(name: str) -> None:
     """Refuse what is no agent's name."""
     if not _NAME.fullmatch(name):
         raise ZooError(f"name must be AGENT/ENV of letters, digits, '_', '-' and '.', got {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -76,7 +77,8 @@ def run(
         on_evaluation: called with each row.
         on_step: called with the agent after each env step.
         should_stop: asked between a finished update and the next step; after True, the run writes a checkpoint at
-            the episode's end and raises :class:`Stopped`.
+            the episode's end and raises :class:`Stopped`. An episode that goes on for more than 10 s is broken off:
+            the run goes on with the next one then, as another run than the one that was never stopped.
 
     Returns:
         The trained agent, its env closed, and its evaluations.
@@ -113,6 +115,8 @@ def run(
         if remaining > 0:
             callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
             agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
+            if spec.save_freq:
+                recorder.checkpoint()  # so that a stop from here on loses nothing
         played = recorder.evaluate(agent)
         _keep(agent, spec, folder, eval_env, played, rows, with_optimizer)
     return agent, rows
@@ -152,6 +156,7 @@ def _keep(
         other_files=files,
         with_optimizer=with_optimizer,
     )
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # a pickle, and of no use any more
 
 
 def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:
@@ -243,7 +248,7 @@ class _Recorder(BaseCallback):
             self.evaluate(self.model)
         every = self._spec.save_freq
         if every and self._episode_over and steps - self._last_checkpoint >= every:
-            self._checkpoint()
+            self.checkpoint()
         if self._should_stop is not None and self._should_stop():
             self._stop()
 
@@ -253,7 +258,7 @@ class _Recorder(BaseCallback):
             self._stop_by = time.monotonic() + STOP_SECONDS
         if self._episode_over or time.monotonic() > self._stop_by:
             if self._last_checkpoint < self.model.num_timesteps:
-                self._checkpoint()
+                self.checkpoint()
             raise Stopped(f"stopped at step {self.model.num_timesteps}")
 
     def evaluate(self, agent: Any) -> list[Episode]:
@@ -277,7 +282,8 @@ class _Recorder(BaseCallback):
         self._clock.skip(reading)
         return self._last_played
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
+        """Write all that the rest of the run depends on."""
         reading = self._clock.read()
         state = {
             "steps": self.model.num_timesteps,

@@ -24,7 +24,7 @@ from mbrl_wrappers.envs.imagined import encode_one
 from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.evaluation import FIRST_SEED
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
 
 MAX_FRAMES = 500
 MAX_WIDTH = 480
@@ -184,7 +184,7 @@ def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tupl
     over = False
     while not over:
         action = agent.predict(obs if normalizer is None else normalizer.normalize_obs(obs), deterministic=True)[0]
-        obs, _, terminated, truncated, _ = env.step(action)
+        obs, _, terminated, truncated, _ = env.step(env_action(env, action))
         yield obs, action, _frame(env)
         over = terminated or truncated
 

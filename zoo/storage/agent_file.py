@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her import HerReplayBuffer
@@ -39,6 +40,9 @@ _NOT_SAVED = {"policy", "env", "device", "seed", "tensorboard_log", "_init_setup
 # Arguments that SB3 keeps under another name, and those it has turned into others (A2C's are in policy_kwargs).
 KEPT_AS = {"stats_window_size": "_stats_window_size", "delta_std": "delta_std_schedule"}
 _NOT_KEPT = {"use_rms_prop", "rms_prop_eps"}
+
+# Buffers that SB3 takes where none is given; given one of them, it would ignore n_steps.
+_CHOSEN_BY_SB3 = (DictReplayBuffer, NStepReplayBuffer, ReplayBuffer)
 
 COUNTERS = (
     "num_timesteps",
@@ -254,7 +258,10 @@ def _arguments_of(agent: BaseAlgorithm, name: str) -> dict[str, Any]:
             if argument in _NOT_KEPT:
                 continue
             raise ZooError(f"{name} must keep its argument {argument} as an attribute of that name to be saved")
-        arguments[argument] = encode(getattr(agent, attribute), f"{argument} of {name}")
+        value = getattr(agent, attribute)
+        if argument == "replay_buffer_class" and value in _CHOSEN_BY_SB3:
+            value = None
+        arguments[argument] = encode(value, f"{argument} of {name}")
     return arguments
 
 

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 from safetensors.torch import save as serialize
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models import DynamicsModel
@@ -35,6 +36,7 @@ from mbrl_wrappers.zoo.environment import EnvRecord, env_from_file
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import Episode, episodes_from_json, episodes_to_json
 from mbrl_wrappers.zoo.storage.agent_file import describe_agent, fill_agent, rebuild_agent, rebuild_dynamics
+from mbrl_wrappers.zoo.storage.literals import MAX_ENVS
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, check_files, parse_json, read_file, write_manifest
 from mbrl_wrappers.zoo.storage.normalization import wrap_normalizer
 from mbrl_wrappers.zoo.storage.tensors import (
@@ -50,7 +52,7 @@ CARD, JOB, PROGRESS, MODEL_ERROR, VIDEO = "README.md", "job.json", "progress.csv
 FORMAT_VERSION = 1
 
 # How a description fails that was altered by hand, or written by a version that knew other arguments.
-_MISFITS = (
+MISFITS = (
     AssertionError,
     AttributeError,
     IndexError,
@@ -219,6 +221,7 @@ def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device:
     Raises:
         ZooError: naming the file, if its parts do not fit each other, this version or ``env``.
     """
+    _check_device(device)
     source, data, records = _model_file(folder)
     tensors = read_tensors(data, source)
     try:
@@ -232,7 +235,7 @@ def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device:
         fill_agent(agent, folder.config, tensors, source)
     except ZooError:
         raise
-    except _MISFITS as error:
+    except MISFITS as error:
         raise ZooError(f"{folder.path / CONFIG} does not describe an agent of this version: {error!r}") from error
     return agent
 
@@ -245,6 +248,7 @@ def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> DynamicsMo
     """
     if folder.config.get("model_based") is None:
         raise ZooError(f"the agent in {folder.path} has no model of its environment")
+    _check_device(device)
     source, data, records = _model_file(folder)
     try:
         config = folder.config["model_based"]["dynamics"]
@@ -252,9 +256,16 @@ def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> DynamicsMo
         dynamics.load_state_dict(without_prefix("dynamics", read_tensors(data, source)))
     except ZooError:
         raise
-    except _MISFITS as error:
+    except MISFITS as error:
         raise ZooError(f"{folder.path / CONFIG} does not describe a model of this version: {error!r}") from error
     return dynamics.to(device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=None if device == "auto" else device)
+    except (AssertionError, RuntimeError) as error:
+        raise ZooError(f"device must be one of this machine's, or 'auto', got {device!r}: {error}") from error
 
 
 def _model_file(folder: AgentFolder) -> tuple[Path, bytes, dict[str, TensorRecord]]:
@@ -266,8 +277,11 @@ def _model_file(folder: AgentFolder) -> tuple[Path, bytes, dict[str, TensorRecor
 def _vec_env(folder: AgentFolder, env: gym.Env | VecEnv | None) -> VecEnv | None:
     """Return the env to train in as SB3 wants it, None if there is none here."""
     if env is None:
+        num_envs = folder.config["num_envs"]
+        if type(num_envs) is not int or not 1 <= num_envs <= MAX_ENVS:
+            raise ZooError(f"{folder.path / CONFIG}: num_envs must be in [1, {MAX_ENVS}], got {num_envs!r}")
         try:
-            env = env_from_file(folder.env.name, folder.env.kwargs)
+            env = VecMonitor(DummyVecEnv(num_envs * [lambda: env_from_file(folder.env.name, folder.env.kwargs)]))
         except ZooError:
             return None
     venv = BaseAlgorithm._wrap_env(env, verbose=0)
@@ -287,6 +301,8 @@ def _read_env(content: dict[str, Any], source: Path) -> EnvRecord:
         raise ZooError(f"{source} must have the entries {fields}, got {sorted(content)}")
     if not isinstance(content["kwargs"], dict) or not isinstance(content["versions"], dict):
         raise ZooError(f"{source}: kwargs and versions must be objects, got {content['kwargs']!r}")
+    if not isinstance(content["wrappers"], list):
+        raise ZooError(f"{source}: wrappers must be a list, got {content['wrappers']!r}")
     return EnvRecord(
         **{name: content[name] for name in fields if name != "wrappers"}, wrappers=tuple(content["wrappers"])
     )
@@ -294,11 +310,19 @@ def _read_env(content: dict[str, Any], source: Path) -> EnvRecord:
 
 def _read_evaluation(content: dict[str, Any], source: Path) -> EvalRecord:
     try:
-        trained = [TrainedSeed(**seed) for seed in content["trained_seeds"]]
+        trained = [_read_trained(seed) for seed in content["trained_seeds"]]
         versions = {str(name): str(version) for name, version in content["versions"].items()}
         return EvalRecord(episodes_from_json(content["episodes"], source), versions, trained)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ZooError):
+            raise
         raise ZooError(f"{source} does not record an evaluation: {error!r}") from error
+
+
+def _read_trained(content: dict[str, Any]) -> TrainedSeed:
+    seed, steps, updates = (int(content[name]) for name in ("seed", "steps", "updates"))
+    real = ("return_mean", "return_std", "wall_seconds", "cpu_seconds")
+    return TrainedSeed(seed, steps, updates, *(float(content[name]) for name in real))
 
 
 def _json(content: Any) -> bytes:

@@ -22,6 +22,7 @@ from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import OBJECTS, name_of
 
 MAX_ARRAY_ENTRIES = 100_000
+MAX_ENVS = 1024
 
 
 def encode(value: Any, what: str) -> Any:
@@ -141,6 +142,13 @@ def _decode_array(content: Mapping[str, Any], what: str) -> np.ndarray:
     return np.array(decode(content["entries"], what), dtype=dtype).reshape(content["shape"])
 
 
+def _decode_vectorized(content: Any, what: str) -> VectorizedActionNoise:
+    noise, num_envs = content
+    if type(num_envs) is not int or not 1 <= num_envs <= MAX_ENVS:
+        raise ZooError(f"{what} must be for at most {MAX_ENVS} envs, got {num_envs!r}")
+    return VectorizedActionNoise(decode(noise, what), num_envs)
+
+
 _DECODERS: dict[str, Callable[[Any, str], Any]] = {
     "$float": lambda content, what: float(content),
     "$tuple": lambda content, what: tuple(decode(content, what)),
@@ -151,5 +159,5 @@ _DECODERS: dict[str, Callable[[Any, str], Any]] = {
     "$linear": lambda content, what: LinearSchedule(*(float(part) for part in decode(content, what))),
     "$normal_noise": lambda content, what: NormalActionNoise(*decode(content, what)),
     "$ornstein_uhlenbeck_noise": lambda content, what: OrnsteinUhlenbeckActionNoise(**decode(content, what)),
-    "$vectorized_noise": lambda content, what: VectorizedActionNoise(decode(content[0], what), int(content[1])),
+    "$vectorized_noise": _decode_vectorized,
 }

@@ -10,6 +10,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.storage.literals import decode, encode
 from mbrl_wrappers.zoo.storage.tensors import Tensors
 
 _SETTINGS = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
@@ -22,7 +23,7 @@ def describe_normalizer(normalizer: VecNormalize) -> tuple[dict[str, Any], Tenso
         tensors[f"{name}.mean"] = torch.as_tensor(statistics.mean)
         tensors[f"{name}.var"] = torch.as_tensor(statistics.var)
         tensors[f"{name}.count"] = torch.tensor(float(statistics.count), dtype=torch.float64)
-    return {setting: getattr(normalizer, setting) for setting in _SETTINGS}, tensors
+    return {name: encode(getattr(normalizer, name), f"{name} of VecNormalize") for name in _SETTINGS}, tensors
 
 
 def wrap_normalizer(venv: VecEnv, settings: Mapping[str, Any], tensors: Tensors, source: object) -> VecNormalize:
@@ -32,7 +33,7 @@ def wrap_normalizer(venv: VecEnv, settings: Mapping[str, Any], tensors: Tensors,
         ZooError: if settings or statistics do not fit the env.
     """
     try:
-        normalizer = VecNormalize(venv, **{setting: settings[setting] for setting in _SETTINGS})
+        normalizer = VecNormalize(venv, **{name: decode(settings[name], f"{source}: {name}") for name in _SETTINGS})
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ZooError(f"{source}: VecNormalize can't be made: {error!r}") from error
     for name, statistics in _statistics(normalizer).items():

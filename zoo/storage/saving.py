@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import check_for_correct_spaces
 
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.catalogue import open_agent
@@ -35,6 +37,18 @@ from mbrl_wrappers.zoo.storage.folder import (
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 from mbrl_wrappers.zoo.video import record_video
 
+# Wrappers under which an agent meets the env as it is registered.
+_TRANSPARENT_WRAPPERS = {
+    "FiniteEnv",
+    "Monitor",
+    "OrderEnforcing",
+    "PassiveEnvChecker",
+    "RecordEpisodeStatistics",
+    "RecordVideo",
+    "SeededEpisodes",
+    "TimeLimit",
+}
+
 
 def save(
     agent: BaseAlgorithm,
@@ -57,7 +71,16 @@ def save(
         ZooError: for what can't be saved, saying what to register.
     """
     name, kwargs = _env_of(agent) if env is None else (env, {})
+    try:
+        json.dumps(kwargs)
+    except TypeError as error:
+        raise ZooError(f"the arguments of {name} must be literals to be saved, got {kwargs}") from error
     with make_env(name, **kwargs) as playground, new_folder(folder) as partial:
+        try:
+            venv = BaseAlgorithm._wrap_env(playground, verbose=0)
+            check_for_correct_spaces(venv, agent.observation_space, agent.action_space)
+        except ValueError as error:
+            raise ZooError(f"env must have the spaces of the agent, got {name}: {error}") from error
         evaluation = None
         if episodes:
             evaluation = EvalRecord(play_episodes(agent, playground, episodes), installed_versions())
@@ -87,6 +110,8 @@ def export(
     for candidate, job in zip(folders, jobs, strict=True):
         if dataclasses.replace(job, seed=0) != dataclasses.replace(jobs[0], seed=0):
             raise ZooError(f"runs must differ in their seed only, got {candidate.path} beside {folders[0].path}")
+    if len({job.seed for job in jobs}) < len(jobs):
+        raise ZooError(f"runs must differ in their seeds, got {[job.seed for job in jobs]}")
     middle = (len(folders) - 1) // 2
     chosen, spec = folders[middle], jobs[middle]
     if with_optimizer and "training" not in chosen.config:
@@ -149,7 +174,13 @@ def _env_of(agent: BaseAlgorithm) -> tuple[str, dict]:
         spec = agent.env.get_attr("spec")[0]
     if spec is None:
         raise ZooError("env must be given: the agent's own has no Gymnasium id")
-    return spec.id, {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+    changing = {wrapper.name for wrapper in spec.additional_wrappers or ()} - _TRANSPARENT_WRAPPERS
+    if changing:
+        raise ZooError(f"env must be given, registered with its wrappers, since the agent's has {sorted(changing)}")
+    kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+    if spec.max_episode_steps != gym.spec(spec.id).max_episode_steps:
+        kwargs["max_episode_steps"] = spec.max_episode_steps
+    return spec.id, kwargs
 
 
 def _last_return(folder: AgentFolder) -> float:

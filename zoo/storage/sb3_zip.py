@@ -11,6 +11,7 @@ import io
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -29,11 +31,14 @@ from mbrl_wrappers.zoo.evaluation import NUM_EPISODES
 from mbrl_wrappers.zoo.recipe import check_name
 from mbrl_wrappers.zoo.registry import ALGORITHMS, OBJECTS
 from mbrl_wrappers.zoo.storage.agent_file import COUNTERS, KEPT_AS, saved_arguments
+from mbrl_wrappers.zoo.storage.folder import MISFITS
 from mbrl_wrappers.zoo.storage.manifest import parse_json
 from mbrl_wrappers.zoo.storage.saving import save
+from mbrl_wrappers.zoo.storage.tensors import AllocationLimit, TensorRecord
 
-# A policy of a few hundred million parameters; a zip can claim any size.
-MAX_MEMBER_BYTES = 2_000_000_000
+# Optimisers are left out. A zip can claim any size.
+MEMBERS = ("data", "policy.pth", "pytorch_variables.pth")
+MAX_MEMBER_BYTES = 1_000_000_000
 
 _CLASS = re.compile(r"<class '[A-Za-z0-9_.]*?([A-Za-z0-9_]+)'>")
 _METHOD = re.compile(r"<function ([A-Za-z0-9_]+)\.")
@@ -91,11 +96,14 @@ def import_sb3(
             "model_based: the learned model is in a pickle; load the zip with SB3 and call zoo.save to keep it"
         )
     with make_env(env) as real:
-        _check_shapes(data, real, file)
+        _check_shapes(data, BaseAlgorithm._wrap_env(real, verbose=0), file)
         try:
-            agent: Any = kind(_policy_of(algo, real), real, device="cpu", **arguments)
+            with AllocationLimit(_records(weights["policy"]), file):
+                agent: Any = kind(_policy_of(algo, real), real, device="cpu", **arguments)
             _fill(agent, data, weights)
-        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except MISFITS as error:
+            if isinstance(error, ZooError):
+                raise
             raise ZooError(f"{file}: the agent can't be rebuilt as {algo} for {env}: {error}") from error
         save(agent, folder, env=env, episodes=episodes)
     return notes
@@ -105,8 +113,9 @@ def _read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the JSON of a zip, and its weights by name without the suffix ``.pth``."""
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {info.filename: _read_member(archive, info, file) for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
+            names = [name for name in MEMBERS if name in archive.namelist()]
+            members = {name: _read_member(archive, name, file) for name in names}
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ZooError(f"file must be a zip of Stable-Baselines3, got {file}: {error}") from error
     for name in ("data", "policy.pth"):
         if name not in members:
@@ -121,11 +130,11 @@ def _read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return parse_json(members["data"], f"{file}: data"), weights
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: Path) -> bytes:
-    with archive.open(info) as member:
+def _read_member(archive: zipfile.ZipFile, name: str, file: Path) -> bytes:
+    with archive.open(name) as member:
         content = member.read(MAX_MEMBER_BYTES + 1)
     if len(content) > MAX_MEMBER_BYTES:
-        raise ZooError(f"{file}: {info.filename} must have at most {MAX_MEMBER_BYTES} bytes")
+        raise ZooError(f"{file}: {name} must have at most {MAX_MEMBER_BYTES} bytes")
     return content
 
 
@@ -158,7 +167,7 @@ def _read_arguments(data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> tuple
             continue
         try:
             arguments[name] = _read(data[stored])
-        except _Unreadable:
+        except (_Unreadable, KeyError, ValueError):
             notes.append(f"{name}: pickled in the zip, so it has the default of {kind.__name__}")
     return arguments, notes
 
@@ -207,8 +216,12 @@ def _class_name(text: Any) -> str | None:
     return None if match is None else match[1]
 
 
-def _check_shapes(data: Mapping[str, Any], env: gym.Env, file: Path) -> None:
-    """Compare the env's spaces with what can be read of the agent's."""
+def _records(tensors: Mapping[str, torch.Tensor]) -> list[TensorRecord]:
+    return [TensorRecord(tensor.dtype, tuple(tensor.shape)) for tensor in tensors.values()]
+
+
+def _check_shapes(data: Mapping[str, Any], env: VecEnv, file: Path) -> None:
+    """Compare the env's spaces, as SB3 wraps them, with what can be read of the agent's."""
     for name in ("observation_space", "action_space"):
         stored, real = data.get(name), getattr(env, name)
         if not isinstance(stored, dict):
@@ -217,7 +230,7 @@ def _check_shapes(data: Mapping[str, Any], env: gym.Env, file: Path) -> None:
         readable = {"_shape": list(real.shape or ())} | (
             {"n": int(real.n)} if isinstance(real, spaces.Discrete) else {}
         )
-        differs = any(key in stored and str(stored[key]) != str(value) for key, value in readable.items())
+        differs = any(stored.get(key) is not None and str(stored[key]) != str(value) for key, value in readable.items())
         if kind != type(real).__name__ or differs:
             raise ZooError(f"env must have the {name} of {file}, a {kind} of shape {stored.get('_shape')}, got {real}")
 

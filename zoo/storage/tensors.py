@@ -22,6 +22,8 @@ MAX_HEADER_BYTES = 4_000_000
 # Tensors that are built beside those of the file, such as copies for targets and bounds of spaces.
 SPARE_ENTRIES = 1_000_000
 SPARE_FACTOR = 4
+# What a tensor counts for at least: a description may ask for millions of empty layers.
+LEAST_ENTRIES = 1000
 
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -151,7 +153,7 @@ class AllocationLimit(TorchFunctionMode):
         """Count what a function that makes a tensor would make, before it does."""
         kwargs = kwargs or {}
         if func in _FACTORIES:
-            self._left -= func(*args, **{**kwargs, "device": "meta"}).numel()
+            self._left -= max(func(*args, **{**kwargs, "device": "meta"}).numel(), LEAST_ENTRIES)
             if self._left < 0:
                 raise ZooError(f"{self._source}: the description asks for more tensors than the file holds")
         return func(*args, **kwargs)

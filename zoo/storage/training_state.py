@@ -35,7 +35,8 @@ def describe_training(agent: BaseAlgorithm) -> tuple[dict[str, Any], Tensors]:
     if buffer is not None:
         config["replay_buffer"] = {"position": buffer.pos, "full": buffer.full}
         for key, array in _arrays(buffer).items():
-            tensors[f"replay_buffer.{key}"] = torch.from_numpy(array if buffer.full else array[: buffer.pos].copy())
+            rows = _used_rows(buffer, buffer.pos, buffer.full)
+            tensors[f"replay_buffer.{key}"] = torch.from_numpy(array[:rows].copy())
     callback = getattr(agent, "model_based", None)
     if callback is not None:
         tensors.update(prefixed("model_based", callback.full_state()))
@@ -83,6 +84,11 @@ def _optimizer_state(tensors: Tensors, optimizer: torch.optim.Optimizer, what: s
     return state
 
 
+def _used_rows(buffer: ReplayBuffer, position: int, full: bool) -> int:
+    """Return how many rows hold something; a buffer that saves memory has its newest next_obs one row further on."""
+    return buffer.buffer_size if full else position + int(buffer.optimize_memory_usage)
+
+
 def _arrays(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
     """Return a buffer's arrays of rows by name; those of Dict observations have a name for each key."""
     arrays: dict[str, np.ndarray] = {}
@@ -108,10 +114,10 @@ def _fill_buffer(buffer: ReplayBuffer, config: Mapping[str, Any], tensors: Tenso
     arrays = _arrays(buffer)
     for name, array in arrays.items():
         value = tensors.get(name)
-        wanted = (rows, *array.shape[1:])
+        wanted = (_used_rows(buffer, config["position"], bool(config["full"])), *array.shape[1:])
         if value is None or tuple(value.shape) != wanted:
             found = None if value is None else tuple(value.shape)
             raise ZooError(f"{source}: the tensor training.replay_buffer.{name} must have shape {wanted}, got {found}")
     for name, array in arrays.items():
-        array[:rows] = tensors[name].numpy()
+        array[: len(tensors[name])] = tensors[name].numpy()
     buffer.pos, buffer.full = config["position"], bool(config["full"])
