@@ -139,6 +139,19 @@ def test_every_public_name_works_in_the_installed_wheel(site: Path, tmp_path: Pa
     assert Path(origin) == site / "mbrl_wrappers" / "__init__.py"
 
 
+def test_the_installed_wheel_finds_its_agents(site: Path, tmp_path: Path) -> None:
+    program = (
+        "from mbrl_wrappers import zoo\n"
+        "from mbrl_wrappers.zoo.catalogue import open_agent\n"
+        "print(open_agent('mbpo/Pendulum-v1').path, zoo.load('mbpo/Pendulum-v1').num_timesteps, sep='\\n')"
+    )
+    done = run_python(tmp_path, "-c", program, path=site)
+    assert done.returncode == 0, done.stderr
+    folder, steps = done.stdout.splitlines()
+    assert Path(folder) == site / "mbrl_wrappers" / "zoo" / "pretrained" / "mbpo" / "Pendulum-v1"
+    assert steps == "2500"
+
+
 @pytest.mark.parametrize("name", ["agents", "zoo"])
 def test_a_wrong_import_name_is_refused(name: str) -> None:
     done = run_python(CHECKOUT, "-c", f"import {name}")

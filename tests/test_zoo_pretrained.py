@@ -1,0 +1,74 @@
+"""The agents that ship: each plays as its card says, and its model is there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from mbrl_wrappers import ImaginedEnv, zoo
+from mbrl_wrappers.zoo.catalogue import open_agent, places
+from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.evaluation import mean_and_std
+from mbrl_wrappers.zoo.index import embedded
+
+# Mean returns over five episodes that a broken policy is far from.
+LEAST = {
+    "mbpo/CartPole-v1": 475.0,
+    "mbpo/InvertedPendulum-v5": 950.0,
+    "mbpo/MountainCarContinuous-v0": 90.0,
+    "mbpo/Pendulum-v1": -250.0,
+}
+MAX_BYTES = 25_000_000
+
+
+def test_those_ship_that_should_and_they_are_small():
+    assert embedded().keys() == LEAST.keys()
+    assert [place.name for place in places() if place.place == "embedded"] == sorted(LEAST)
+    assert sum(open_agent(name).total_bytes for name in LEAST) < MAX_BYTES
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_each_plays_as_its_card_says(name):
+    folder = open_agent(name)
+    played = zoo.evaluate(name, episodes=5)
+    assert mean_and_std(played)[0] > LEAST[name]
+    assert folder.evaluation is not None
+    mean, std = mean_and_std(folder.evaluation.episodes)
+    assert f"Return {mean:.1f} ± {std:.1f} over 20 episodes" in (folder.file("README.md") or b"").decode()
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_each_is_the_median_of_five_seeds(name):
+    evaluation = open_agent(name).evaluation
+    assert evaluation is not None
+    returns = {trained.seed: trained.return_mean for trained in evaluation.trained_seeds}
+    assert sorted(returns) == [0, 1, 2, 3, 4]
+    own = json.loads(open_agent(name).file("job.json") or b"{}")["seed"]
+    assert returns[own] == sorted(returns.values())[2]
+    assert returns[own] == pytest.approx(mean_and_std(evaluation.episodes)[0])
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_each_brings_its_model(name):
+    dynamics = zoo.load_dynamics(name)
+    env = ImaginedEnv(dynamics, horizon=5)
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space.contains(obs)
+    agent = zoo.load(name, device="cpu")
+    assert agent.model_based.dynamics.obs_codec.dim == dynamics.obs_codec.dim
+    obs, reward, *_ = env.step(agent.predict(obs, deterministic=True)[0])
+    assert env.observation_space.contains(obs) and torch.isfinite(torch.tensor(reward))
+
+
+def test_the_list_shows_them(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in LEAST) and out.count("embedded") == len(LEAST)
+    assert max(map(len, out.splitlines())) <= 80
+    assert main(["list", "--env", "CartPole-v1"]) == 0
+    assert capsys.readouterr().out.count("mbpo/") == 1
+    assert main(["pull", "mbpo/CartPole-v1"]) == 0
+    assert "ships with the library" in capsys.readouterr().out
