@@ -9,6 +9,8 @@ import gymnasium as gym
 import pytest
 
 from mbrl_wrappers.zoo import load_recipe
+from mbrl_wrappers.zoo.building import build_agent
+from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.job import make_job
 from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, read_literals, recipe_from
 
@@ -182,3 +184,44 @@ def test_every_algorithm_can_be_chosen_for_continuous_actions(algo):
 @pytest.mark.parametrize(("algo", "built"), [(None, "DQN"), ("QRDQN", "QRDQN")])
 def test_every_algorithm_can_be_chosen_for_discrete_actions(algo, built):
     assert _spec("mbpo", "MountainCar-v0", algo=algo).recipe.algo == built
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("normal", "NormalActionNoise"), ("ornstein-uhlenbeck", "OrnsteinUhl")])
+def test_a_recipe_can_name_action_noise(kind, expected):
+    params = {"agent.noise_type": kind, "agent.noise_std": 0.3}
+    spec = make_job("mbpo", "Pendulum-v1", algo="TD3", params=params)
+    with make_env("Pendulum-v1") as env:
+        noise = build_agent(spec, env)[0].action_noise
+    assert type(noise).__name__.startswith(expected)
+    assert noise._sigma == pytest.approx([0.3]) and noise._mu == pytest.approx([0.0])
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"agent.noise_type": "loud", "agent.noise_std": 0.1}, "agent.noise_type must be one of .*got 'loud'"),
+        ({"agent.noise_type": "normal", "agent.noise_std": -1}, "agent.noise_std must be a positive number, got -1"),
+        ({"agent.noise_type": "normal"}, "agent.noise_std must be a positive number, got None"),
+    ],
+)
+def test_action_noise_that_is_none_is_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        make_job("mbpo", "Pendulum-v1", algo="TD3", params=params)
+
+
+def test_a_recipe_file_of_ones_own_stands_in(tmp_path):
+    file = tmp_path / "mine.yml"
+    file.write_text("default: {algo: TD3, steps: 70, agent: {learning_starts: 9}}\n")
+    spec = make_job("mbpo", "Pendulum-v1", recipe=file)
+    assert (spec.recipe.algo, spec.steps, spec.recipe.agent) == ("TD3", 70, {"learning_starts": 9})
+    for text, message in (
+        ("[]", "must have an entry 'default'"),
+        ("default: {algo: TD3}", "default must name steps"),
+        ("default: {algo: TD3, steps: 9, agnt: {}}", "did you mean 'agent'"),
+        ("default: !!python/object/apply:os.system [ls]", "must be a file of YAML literals"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            make_job("mbpo", "Pendulum-v1", recipe=file)
+    with pytest.raises(ValueError, match=r"recipe must be a file of YAML literals, got .*gone\.yml"):
+        make_job("mbpo", "Pendulum-v1", recipe=tmp_path / "gone.yml")
