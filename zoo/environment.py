@@ -129,9 +129,9 @@ def installed_versions(more: Iterable[str] = ()) -> dict[str, str]:
         more: packages to look up too.
     """
     engines = [package for module, package in _ENGINES.items() if module in sys.modules]
-    names = dict.fromkeys([*_PACKAGES, *engines, *more])
+    names = dict.fromkeys(name for name in [*_PACKAGES, *engines, *more] if name != "python")
     versions = {"python": platform.python_version()}
-    for name in names.keys() - {"python"}:
+    for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

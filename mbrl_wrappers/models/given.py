@@ -12,7 +12,7 @@ from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS, GivenFun
 from mbrl_wrappers.types import Transitions
 
 # Wrappers that leave observations, actions, rewards and terminations as they are.
-_TRANSPARENT_WRAPPERS = frozenset(
+TRANSPARENT_WRAPPERS = frozenset(
     {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"}
 )
 
@@ -23,7 +23,7 @@ def registered_id(spec: EnvSpec | None) -> str | None:
         return None
     names = {wrapper.name for wrapper in spec.additional_wrappers or ()}
     changed = set(spec.kwargs) - {"render_mode"}
-    return None if changed or names - _TRANSPARENT_WRAPPERS else spec.id
+    return None if changed or names - TRANSPARENT_WRAPPERS else spec.id
 
 
 def resolve(function: GivenFunction | str | None, name: str) -> tuple[GivenFunction | None, str]:

@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.models.given import TRANSPARENT_WRAPPERS
 from mbrl_wrappers.zoo.catalogue import open_agent
 from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -37,17 +38,8 @@ from mbrl_wrappers.zoo.storage.folder import (
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 from mbrl_wrappers.zoo.video import record_video
 
-# Wrappers under which an agent meets the env as it is registered.
-_TRANSPARENT_WRAPPERS = {
-    "FiniteEnv",
-    "Monitor",
-    "OrderEnforcing",
-    "PassiveEnvChecker",
-    "RecordEpisodeStatistics",
-    "RecordVideo",
-    "SeededEpisodes",
-    "TimeLimit",
-}
+# Of a run's own: under them, too, an agent meets the env as it is registered.
+_OF_A_RUN = {"FiniteEnv", "SeededEpisodes"}
 
 
 def save(
@@ -174,7 +166,7 @@ def _env_of(agent: BaseAlgorithm) -> tuple[str, dict]:
         spec = agent.env.get_attr("spec")[0]
     if spec is None:
         raise ZooError("env must be given: the agent's own has no Gymnasium id")
-    changing = {wrapper.name for wrapper in spec.additional_wrappers or ()} - _TRANSPARENT_WRAPPERS
+    changing = {wrapper.name for wrapper in spec.additional_wrappers or ()} - TRANSPARENT_WRAPPERS - _OF_A_RUN
     if changing:
         raise ZooError(f"env must be given, registered with its wrappers, since the agent's has {sorted(changing)}")
     kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
