@@ -11,13 +11,24 @@ import numpy as np
 import pytest
 import torch
 
+import mbrl_wrappers.envs  # noqa: F401 - registers the ids of this library
 from mbrl_wrappers.models.given import call_given, first_disagreement
 from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
 
-NEVER_END = ("Pendulum-v1", "HalfCheetah-v5", "HumanoidStandup-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5")
+NEVER_END = (
+    "Pendulum-v1",
+    "HalfCheetah-v5",
+    "HumanoidStandup-v5",
+    "Pusher-v5",
+    "Reacher-v5",
+    "Swimmer-v5",
+    "mbrl_wrappers/MBBLCartPole-v0",
+    "mbrl_wrappers/MBBLInvertedPendulum-v0",
+    "mbrl_wrappers/PETSCartpole-v0",
+)
 END = tuple(env_id for env_id in TERMINATIONS if env_id not in NEVER_END)
 
 

@@ -1,16 +1,31 @@
-"""A model as an environment: single, for Gymnasium vectors, and for Stable-Baselines3."""
+"""A model as an environment: single, for Gymnasium vectors, and for Stable-Baselines3; and real ones, put back.
+
+Importing this package also registers the tasks of published benchmarks under ids ``mbrl_wrappers/...``.
+"""
 
 from typing import TYPE_CHECKING
 
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.envs.imagined import ImaginedEnv
+from mbrl_wrappers.envs.registration import register_tasks
+from mbrl_wrappers.envs.simulator import SimulatorReturns
+from mbrl_wrappers.envs.snapshots import Snapshots
 from mbrl_wrappers.envs.vector_env import ImaginedVectorEnv
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mbrl_wrappers.envs.sb3_vec_env import ImaginedVecEnv
 
-__all__ = ["ImaginedEnv", "ImaginedVecEnv", "ImaginedVectorEnv", "collect_transitions"]
+__all__ = [
+    "ImaginedEnv",
+    "ImaginedVecEnv",
+    "ImaginedVectorEnv",
+    "SimulatorReturns",
+    "Snapshots",
+    "collect_transitions",
+]
+
+register_tasks()
 
 # The one facade that needs Stable-Baselines3 is imported when it is asked for.
 __getattr__, __dir__ = lazy_names(__name__, {"ImaginedVecEnv": "mbrl_wrappers.envs.sb3_vec_env"})

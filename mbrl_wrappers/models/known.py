@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from mbrl_wrappers.models.base import NUM_START_STATES, DynamicsModel
+from mbrl_wrappers.models.cart_poles import MAX_ACTION, START_STD, swing_up_spaces, swing_up_step
 from mbrl_wrappers.models.given import GivenFunction, call_given, resolve
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
@@ -107,6 +108,34 @@ class KnownDynamics(DynamicsModel):
             "CartPole-v1",
             "CartPole-v1",
             start_obs=_uniform_rows(0.05, 0.05, 0.05, 0.05),
+        )
+
+    @classmethod
+    def mbbl_cart_pole(cls) -> KnownDynamics:
+        """Build :class:`~mbrl_wrappers.envs.benchmark_tasks.MBBLCartPole`: CartPole-v1 pushed by an action's sign.
+
+        The step does not change with the size of an action, so its gradient with respect to it is 0.
+        """
+        return cls(
+            spaces.Box(-np.inf, np.inf, (4,), np.float32),
+            spaces.Box(-1, 1, (1,), np.float32),
+            _signed_cart_pole_step,
+            "mbrl_wrappers/MBBLCartPole-v0",
+            "mbrl_wrappers/MBBLCartPole-v0",
+            start_obs=_uniform_rows(0.05, 0.05, 0.05, 0.05),
+        )
+
+    @classmethod
+    def pets_cartpole(cls) -> KnownDynamics:
+        """Build :class:`~mbrl_wrappers.envs.benchmark_tasks.PETSCartpole`: swing up the pole of a cart on a rail."""
+        generator = torch.Generator().manual_seed(0)
+        starts = START_STD * torch.randn(NUM_START_STATES, 4, generator=generator)
+        return cls(
+            *swing_up_spaces(),
+            _swing_up_step,
+            "mbrl_wrappers/PETSCartpole-v0",
+            "mbrl_wrappers/PETSCartpole-v0",
+            start_obs=_swing_up_obs(*starts.unbind(-1)),
         )
 
     @classmethod
@@ -273,10 +302,20 @@ def _pendulum_step(obs: Tensor, action: Tensor) -> Tensor:
 
 
 def _cart_pole_step(obs: Tensor, action: Tensor) -> Tensor:
-    """Push the cart by one explicit Euler step (Barto, Sutton and Anderson 1983); action one-hot left, right."""
+    """Push the cart left or right, an action one-hot."""
+    return _pushed_cart_pole(obs, action[:, 1] - action[:, 0])
+
+
+def _signed_cart_pole_step(obs: Tensor, action: Tensor) -> Tensor:
+    """Push the cart to the right where the action is positive, to the left elsewhere."""
+    return _pushed_cart_pole(obs, 2 * (action[:, 0] > 0).to(obs.dtype) - 1)
+
+
+def _pushed_cart_pole(obs: Tensor, direction: Tensor) -> Tensor:
+    """Push the cart by one explicit Euler step (Barto, Sutton and Anderson 1983); direction -1 or 1 ``[N]``."""
     _, velocity, angle, angle_speed = obs.unbind(-1)
     total_mass = _CART_MASS + _POLE_MASS
-    force = _CART_POLE_FORCE * (action[:, 1] - action[:, 0])
+    force = _CART_POLE_FORCE * direction
     sin, cos = angle.sin(), angle.cos()
     swing = _POLE_MASS * _POLE_HALF_LENGTH
     thrust = (force + swing * angle_speed.square() * sin) / total_mass
@@ -286,3 +325,15 @@ def _cart_pole_step(obs: Tensor, action: Tensor) -> Tensor:
     acceleration = thrust - swing * angle_acceleration * cos / total_mass
     rates = torch.stack([velocity, acceleration, angle_speed, angle_acceleration], dim=-1)
     return obs + _CART_POLE_TIMESTEP * rates
+
+
+def _swing_up_step(obs: Tensor, action: Tensor) -> Tensor:
+    """Push the cart that a pole hangs from; ``obs`` is (x, cos, sin, x', theta')."""
+    position, cos, sin, velocity, angle_velocity = obs.unbind(-1)
+    pushed = action[:, 0].to(obs.dtype).clamp(-MAX_ACTION, MAX_ACTION)
+    state = swing_up_step((position, torch.atan2(sin, cos), velocity, angle_velocity), pushed, torch)
+    return _swing_up_obs(*state)
+
+
+def _swing_up_obs(position: Tensor, angle: Tensor, velocity: Tensor, angle_velocity: Tensor) -> Tensor:
+    return torch.stack([position, angle.cos(), angle.sin(), velocity, angle_velocity], dim=-1)

@@ -1,4 +1,4 @@
-"""Rewards and terminations of Gymnasium's own environments, as batched torch functions.
+"""Rewards and terminations of Gymnasium's environments and of this library's, as batched torch functions.
 
 A model need not learn what is already known. Model-based policy optimisation (Janner et al., 2019,
 arXiv:1906.08253) gives its model the termination rule, PETS (Chua et al., 2018, arXiv:1805.12114) gives
@@ -21,6 +21,9 @@ Hopper's velocities are clipped to [-10, 10] in the observation, while the envir
 at 100; Ant's x and y, which must be finite, are left out of it; the height of InvertedDoublePendulum's
 tip is, as in its reward, slightly older than the angles (4e-5). CartPole, MountainCar and Acrobot
 round a float64 state to a float32 observation. In all of these, only transitions at the limit differ.
+
+The rewards of MBBLCartPole and MBBLInvertedPendulum (:mod:`mbrl_wrappers.envs.benchmark_tasks`) are paid
+for ``obs``, the state before the step, that of PETSCartpole for ``next_obs``; none of the three terminates.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from mbrl_wrappers.models.cart_poles import swing_up_reward
 
 GivenFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -121,6 +126,9 @@ TERMINATIONS: dict[str, GivenFunction] = {
     "Reacher-v5": _never,
     "Swimmer-v5": _never,
     "Walker2d-v5": _walker_ends,
+    "mbrl_wrappers/MBBLCartPole-v0": _never,
+    "mbrl_wrappers/MBBLInvertedPendulum-v0": _never,
+    "mbrl_wrappers/PETSCartpole-v0": _never,
 }
 
 # --------------------------------------------------------------------------------------- rewards
@@ -171,6 +179,19 @@ def _reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     return -torch.linalg.vector_norm(next_obs[..., 8:10], dim=-1) - _effort(obs, action)
 
 
+def _mbbl_cart_pole_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return obs[..., 2].cos() - 0.01 * obs[..., 0].square()
+
+
+def _mbbl_inverted_pendulum_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return -obs[..., 1].square()
+
+
+def _pets_cartpole_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    position, cos, sin = next_obs[..., :3].unbind(-1)
+    return swing_up_reward(position, cos, sin, action[..., 0].to(obs.dtype), torch)
+
+
 REWARDS: dict[str, GivenFunction] = {
     "Acrobot-v1": _acrobot_reward,
     "CartPole-v0": _cart_pole_reward,
@@ -182,4 +203,7 @@ REWARDS: dict[str, GivenFunction] = {
     "InvertedPendulum-v5": _inverted_pendulum_reward,
     "Pusher-v5": _pusher_reward,
     "Reacher-v5": _reacher_reward,
+    "mbrl_wrappers/MBBLCartPole-v0": _mbbl_cart_pole_reward,
+    "mbrl_wrappers/MBBLInvertedPendulum-v0": _mbbl_inverted_pendulum_reward,
+    "mbrl_wrappers/PETSCartpole-v0": _pets_cartpole_reward,
 }

@@ -1,0 +1,29 @@
+"""The ids by which ``gymnasium.make`` finds this library's environments."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+_TASKS = {
+    "mbrl_wrappers/PETSCartpole-v0": ("PETSCartpole", 200),
+    "mbrl_wrappers/MBBLCartPole-v0": ("MBBLCartPole", 200),
+    "mbrl_wrappers/MBBLInvertedPendulum-v0": ("MBBLInvertedPendulum", 100),
+}
+
+
+def register_tasks() -> None:
+    """Make the tasks of :mod:`mbrl_wrappers.envs.benchmark_tasks` known to Gymnasium, each with its time limit.
+
+    An id that is known already stays as it is. Importing :mod:`mbrl_wrappers.envs` does this; without an
+    import, write the module in front of the id.
+
+    Example:
+        >>> env = gym.make("mbrl_wrappers.envs:mbrl_wrappers/PETSCartpole-v0")
+    """
+    for env_id, (name, max_episode_steps) in _TASKS.items():
+        if env_id not in gym.registry:
+            gym.register(
+                env_id,
+                entry_point=f"mbrl_wrappers.envs.benchmark_tasks:{name}",
+                max_episode_steps=max_episode_steps,
+            )

@@ -1,0 +1,359 @@
+"""Exact snapshots of a running environment, for planning and tree search in the true simulator.
+
+An environment is saved as what it consists of: the attributes of every wrapper and of the env itself are copied,
+and whatever keeps its state outside Python (MuJoCo's data, the ALE, random generators) is saved by the means of
+its own and written back into the very object, so that references to it stay valid. What holds no state stays as it
+is: spaces, specs, classes, functions, networks, MuJoCo's model, renderers and windows.
+
+The random generators of spaces stay too. A planner may sample from ``env.action_space`` between two restores, and
+would otherwise get the same actions each time.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import pickle
+import random
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+_Restore = tuple[Callable[[Any], Any], Any]  # a function, and the state to call it with
+_CHECKED_STEPS = 32
+
+
+class Snapshot:
+    """The state of an environment at some time, for :meth:`Snapshots.restore`; it can be restored again and again."""
+
+    def __init__(self, env: gym.Env, saver: _Saver) -> None:
+        self.env = env
+        self.layers = saver.layers
+        self.copies = saver.stream.getvalue()
+        self.kept = saver.kept
+        self.states = saver.states
+
+
+class Snapshots:
+    """Takes and restores snapshots of an environment's full state, wrappers and random generators included.
+
+    Supported are environments in Python whose attributes can be copied (as pickle copies them, in memory), MuJoCo's
+    and the ALE's without sticky actions, and each env or wrapper with these two methods of its own, which then stand
+    for all its attributes but Gymnasium's ``np_random`` and a wrapper's ``env``:
+
+    - ``clone_state()`` returns all that its future depends on and shares nothing with the env that changes;
+    - ``restore_state(state)`` goes back to it and leaves the state fit to be restored again.
+
+    Two things can't be undone: what an env writes to files or the screen while it is stepped (put Gymnasium's
+    ``RecordVideo`` and the like outside the env that is given here), and the picture that ALE's ``render`` shows, which
+    is of the last frame played.
+
+    Args:
+        env: with any wrappers, reset or not.
+        check: whether to try at once that steps taken again after a restore are bit-equal. The check resets and steps
+            the env (twice in the same episodes, with random actions that ``action_masks``, where there is such a
+            method, allows) and leaves it as it was. It can refute that snapshots are exact; a rare event that it did
+            not meet may still differ.
+
+    Raises:
+        ValueError: if the env can't be saved, or was not restored exactly, with the reason.
+
+    Example:
+        >>> env = gym.make("CartPole-v1")
+        >>> snapshots = Snapshots(env)
+        >>> first_obs, _ = env.reset(seed=0)
+        >>> start = snapshots.take()
+        >>> once = env.step(0)[0]
+        >>> snapshots.restore(start)
+        >>> bool((env.step(0)[0] == once).all())
+        True
+    """
+
+    def __init__(self, env: gym.Env, *, check: bool = True) -> None:
+        self.env = env
+        self._spare_data: list[Any] = []
+        before = self.take()
+        if check:
+            cause = None
+            try:
+                problem = self._compare_runs()
+            except Exception as error:
+                problem, cause = f"{type(error).__name__}: {error}", error
+            self.restore(before)
+            if problem:
+                raise ValueError(f"env must be one that a snapshot restores exactly, got {env}: {problem}") from cause
+
+    def take(self) -> Snapshot:
+        """Save the current state.
+
+        Raises:
+            ValueError: if a part of it can't be saved, naming the part.
+        """
+        saver = _Saver(self._spare_data)
+        saver.save(self.env)
+        return Snapshot(self.env, saver)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a state of the same env.
+
+        Raises:
+            ValueError: if the snapshot is not of this env, or a copy in it can't be read.
+        """
+        if snapshot.env is not self.env:
+            raise ValueError(f"snapshot must be of {self.env}, got one of {snapshot.env}")
+        loader = _Loader(snapshot)
+        try:  # all of it, before the env is touched
+            layers = [(*layer, [loader.load() for _ in layer[2]]) for layer in snapshot.layers]
+        except Exception as error:
+            raise ValueError(f"env must be one whose state can be restored, got {self.env}: {error}") from error
+        for env, same, names, is_whole, values in layers:
+            attributes = vars(env)
+            attributes.update(same)
+            attributes.update(zip(names, values, strict=True))
+            if is_whole and len(attributes) > len(same) + len(names):
+                for name in attributes.keys() - same.keys() - set(names):
+                    del attributes[name]
+        for function, state in snapshot.states:
+            function(state)
+
+    def _compare_runs(self) -> str | None:
+        """Return in what a second run from a snapshot differed from the first, None if in nothing."""
+        self.env.reset()
+        space = copy.deepcopy(self.env.action_space)
+        space.seed(0)
+        snapshots, actions, results = [], [], []
+        for step in range(_CHECKED_STEPS):
+            if step % (_CHECKED_STEPS // 2) == 0:
+                snapshots.append((step, self.take()))
+            actions.append(_valid_action(self.env, space))
+            results.append(_step(self.env, actions[-1]))
+        self.env.reset()
+        for start, snapshot in reversed(snapshots):
+            self.restore(snapshot)
+            for step in range(start, _CHECKED_STEPS):
+                again = _step(self.env, actions[step])
+                for what, value in results[step].items():
+                    if not bit_equal(value, again[what]):
+                        after = f"{step - start + 1} steps after a restore"
+                        return f"the {what} {after} was {value} the first time and {again[what]} the second"
+        return None
+
+
+def _valid_action(env: gym.Env, space: gym.Space) -> Any:
+    if not (isinstance(space, gym.spaces.Discrete) and env.has_wrapper_attr("action_masks")):
+        return space.sample()
+    return space.sample(mask=np.asarray(env.get_wrapper_attr("action_masks")()).astype(np.int8))
+
+
+def _step(env: gym.Env, action: Any) -> dict[str, Any]:
+    """Step, and reset at an episode's end; the results are copies, which a later step can't write into."""
+    obs, reward, terminated, truncated, _ = env.step(copy.deepcopy(action))
+    result = {"observation": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
+    result = copy.deepcopy(result)
+    if terminated or truncated:
+        result["first observation of the next episode"] = copy.deepcopy(env.reset()[0])
+    return result
+
+
+def bit_equal(a: Any, b: Any) -> bool:
+    """Tell whether two observations of any space are the same to the last bit."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(bit_equal(a[key], b[key]) for key in a)
+    if isinstance(a, tuple | list):
+        return isinstance(b, tuple | list) and len(a) == len(b) and all(map(bit_equal, a, b))
+    x, y = np.asarray(a), np.asarray(b)
+    if x.dtype == object or y.dtype == object:
+        return bool(np.array_equal(x, y))
+    return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+
+
+class _Saver(pickle.Pickler):
+    """Copies the attributes of an env and of every env in it, and notes the state of what is kept by reference.
+
+    One pickler for all of them, so that what two attributes share is shared after a restore.
+    """
+
+    def __init__(self, spare_data: list[Any]) -> None:
+        self.stream = io.BytesIO()
+        super().__init__(self.stream, protocol=5)
+        self.spare_data = spare_data
+        self.layers: list[tuple[gym.Env, dict[str, Any], list[str], bool]] = []
+        self.kept: list[Any] = []
+        self.states: list[_Restore] = []
+        self._envs: list[gym.Env] = []
+        self._met: set[int] = set()
+
+    def save(self, env: gym.Env) -> None:
+        self._keep(env)
+        for layer in self._envs:  # grows on the way
+            kind: Any = type(layer)
+            attributes, is_whole, constants = vars(layer), not _clones_itself(kind), _constants(kind)
+            if not is_whole:
+                attributes = {name: attributes[name] for name in _BESIDE_CLONE if name in attributes}
+                self.states.append((layer.restore_state, layer.clone_state()))  # type: ignore[attr-defined]
+            same, names = {}, []
+            for name, value in attributes.items():
+                try:
+                    if type(value) in _ATOMS or name in constants or self._keep(value):
+                        same[name] = value
+                    else:
+                        self.dump(value)
+                        names.append(name)
+                except Exception as error:
+                    part = f"{type(layer).__name__}.{name}"
+                    raise ValueError(f"env must be one whose state can be saved, got {env}: {part}: {error}") from error
+            self.layers.append((layer, same, names, is_whole))
+
+    def reducer_override(self, value: Any) -> Any:
+        if value is _kept or not self._keep(value):
+            return NotImplemented
+        self.kept.append(value)
+        return _kept, (len(self.kept) - 1,)
+
+    def _keep(self, value: Any) -> bool:
+        """Tell whether a value is kept by reference; the first time, see to the state that it has."""
+        kind: Any = type(value)
+        treat = _treatment(kind)
+        if treat is None:
+            return False
+        if id(value) not in self._met:
+            self._met.add(id(value))
+            treat(self, value)
+        return True
+
+    # The ways to treat what is kept.
+
+    def leave(self, value: Any) -> None:
+        pass
+
+    def follow_env(self, env: gym.Env) -> None:
+        self._envs.append(env)
+        if not isinstance(env, gym.Wrapper) and env._np_random is None:
+            # Gymnasium makes it when it is first used, which would be a different one after each restore.
+            _ = env.np_random
+
+    def save_generator(self, generator: np.random.Generator) -> None:
+        self.save_bits(generator.bit_generator)
+
+    def save_bits(self, bits: np.random.BitGenerator) -> None:
+        self.states.append((functools.partial(setattr, bits, "state"), bits.state))
+
+    def save_random_state(self, generator: np.random.RandomState) -> None:
+        self.states.append((generator.set_state, generator.get_state()))
+
+    def save_python_random(self, generator: random.Random) -> None:
+        self.states.append((generator.setstate, generator.getstate()))
+
+    def save_torch_generator(self, generator: torch.Generator) -> None:
+        self.states.append((generator.set_state, generator.get_state()))
+
+    def save_mujoco(self, data: Any) -> None:
+        # All of it, not MuJoCo's minimal state: what is computed from that lags behind it by a part of a step.
+        from mujoco import mj_copyData
+
+        saved = _MujocoCopy(data, self.spare_data)
+        self.states.append((lambda state: mj_copyData(data, data.model, state.data), saved))
+
+    def save_ale(self, ale: Any) -> None:
+        if ale.getFloat("repeat_action_probability") > 0:
+            raise ValueError(
+                "the ALE doesn't save the last action, which its sticky actions repeat: make the env with "
+                "repeat_action_probability=0.0 and wrap it in gymnasium.wrappers.StickyAction"
+            )
+        self.states.append((ale.restoreState, ale.cloneState(include_rng=True)))
+
+    def refuse_box2d(self, value: Any) -> None:
+        raise ValueError("Box2D worlds can't be copied")
+
+
+class _Loader(pickle.Unpickler):
+    """Reads the copies, with the kept objects themselves where they were met."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__(io.BytesIO(snapshot.copies))
+        self._kept = snapshot.kept
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (_kept.__module__, _kept.__name__):
+            return self._kept.__getitem__
+        return super().find_class(module, name)
+
+
+def _kept(index: int) -> Any:
+    """Stand for a kept object in the copies; :class:`_Loader` puts the object there."""
+    raise AssertionError(f"kept object {index} outside its snapshot")
+
+
+class _MujocoCopy:
+    """A copy of MuJoCo's data. To make one takes longer than a step, so it is passed on when it is no longer used."""
+
+    def __init__(self, data: Any, spare: list[Any]) -> None:
+        from mujoco import MjData, mj_copyData
+
+        index = next((i for i, other in enumerate(spare) if other.model is data.model), None)
+        self.data = MjData(data.model) if index is None else spare.pop(index)
+        self._spare = spare
+        mj_copyData(self.data, data.model, data)
+
+    def __del__(self) -> None:
+        self._spare.append(self.data)
+
+
+_ATOMS = {bool, int, float, complex, str, bytes, type(None)}
+_CONSTRUCTION = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "metadata", "_metadata"})
+_BESIDE_CLONE = ("_np_random", "_np_random_seed", "env")
+_PYGAME_HANDLES = ("Surface", "Clock", "Font", "Window", "Sound")
+
+_Treatment = Callable[[_Saver, Any], None]
+_TREATMENTS: list[tuple[tuple[type, ...], _Treatment]] = [
+    ((gym.Env,), _Saver.follow_env),
+    ((gym.Space, EnvSpec, torch.nn.Module, Snapshots, Snapshot), _Saver.leave),
+    ((types.ModuleType, types.FunctionType, type), _Saver.leave),
+    ((np.random.Generator,), _Saver.save_generator),
+    ((np.random.BitGenerator,), _Saver.save_bits),
+    ((np.random.RandomState,), _Saver.save_random_state),
+    ((random.Random,), _Saver.save_python_random),
+    ((torch.Generator,), _Saver.save_torch_generator),
+]
+
+
+@functools.lru_cache(maxsize=1024)
+def _treatment(kind: type) -> _Treatment | None:
+    """Return how objects of a type are treated that are kept by reference, None for those that are copied."""
+    for kinds, treat in _TREATMENTS:
+        if issubclass(kind, kinds):
+            return treat
+    packages = _packages(kind.__mro__)
+    if "Box2D" in packages:
+        return _Saver.refuse_box2d
+    if "mujoco" in packages:
+        return _Saver.save_mujoco if kind.__name__ == "MjData" else _Saver.leave
+    if "ale_py" in packages:
+        return _Saver.save_ale if kind.__name__ == "ALEInterface" else _Saver.leave
+    is_handle = "pygame" in packages and kind.__name__ in _PYGAME_HANDLES
+    return _Saver.leave if is_handle or kind.__name__.endswith(("Renderer", "Viewer")) else None
+
+
+def _packages(kinds: Iterable[type]) -> set[str]:
+    """Return the packages that classes come from: so libraries are recognised without being imported."""
+    return {kind.__module__.partition(".")[0] for kind in kinds}
+
+
+@functools.lru_cache(maxsize=1024)
+def _constants(kind: type) -> frozenset[str]:
+    """Return the attributes whose contents never change: constructor arguments, and the tables of toy text."""
+    is_table = kind.__module__.startswith("gymnasium.envs.toy_text.")
+    return _CONSTRUCTION | {"P", "initial_state_distrib"} if is_table else _CONSTRUCTION
+
+
+@functools.lru_cache(maxsize=1024)
+def _clones_itself(kind: type) -> bool:
+    # ALE's own `clone_state` leaves the random generator out.
+    offers = all(callable(getattr(kind, name, None)) for name in ("clone_state", "restore_state"))
+    return offers and "ale_py" not in _packages(kind.__mro__)
