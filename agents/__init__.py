@@ -13,8 +13,11 @@ from mbrl_wrappers.lazy import lazy_names
 if TYPE_CHECKING:
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
     from mbrl_wrappers.agents.dyna import Dyna
+    from mbrl_wrappers.agents.pets import PETS
+    from mbrl_wrappers.agents.poplin import POPLIN
+    from mbrl_wrappers.agents.rs import RS
 
-__all__ = ["CompiledSAC", "CompiledTD3", "CompiledTQC", "Dyna"]
+__all__ = ["PETS", "POPLIN", "RS", "CompiledSAC", "CompiledTD3", "CompiledTQC", "Dyna"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -23,5 +26,8 @@ __getattr__, __dir__ = lazy_names(
         "CompiledTD3": "mbrl_wrappers.agents.compiled",
         "CompiledTQC": "mbrl_wrappers.agents.compiled",
         "Dyna": "mbrl_wrappers.agents.dyna",
+        "PETS": "mbrl_wrappers.agents.pets",
+        "POPLIN": "mbrl_wrappers.agents.poplin",
+        "RS": "mbrl_wrappers.agents.rs",
     },
 )

@@ -93,6 +93,11 @@ class FlatSpace:
             start = self.leaves[-1].stop if self.leaves else 0
             self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name)))
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of each column, ``[dim]`` each; infinite where there is none."""
+        return self._low, self._high
+
     def _bounds(self) -> tuple[Tensor, Tensor]:
         low, high = torch.zeros(self.dim), torch.ones(self.dim)
         for leaf in self.leaves:

@@ -91,8 +91,8 @@ def test_a_return_too_large_for_its_dtype_is_worst():
 
 @pytest.mark.parametrize("member", [-1, 6])
 def test_a_member_that_there_is_not_is_named(member):
-    with pytest.raises(ValueError, match=rf"member must be in \[0, 6\), got {member}"):
-        drifting_ensemble().predict_as(member, torch.zeros(1, 2), torch.zeros(1, 1))
+    with pytest.raises(ValueError, match=rf"members must be in \[0, 6\), got \[0, {member}\]"):
+        drifting_ensemble().particle_step([0, member])
 
 
 def test_what_comes_after_a_termination_may_diverge():

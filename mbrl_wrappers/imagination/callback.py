@@ -30,7 +30,7 @@ from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.given import registered_id
-from mbrl_wrappers.models.known_functions import TERMINATIONS
+from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
@@ -249,13 +249,23 @@ class ModelBased(BaseCallback):
         self.__dict__.update(state)
 
 
-def default_dynamics(agent: OffPolicyAlgorithm, seed: int) -> EnsembleDynamics:
-    """Build the paper's ensemble for an agent's env, with the known termination function if there is one."""
+def default_dynamics(
+    agent: OffPolicyAlgorithm, seed: int, *, known_reward: bool = False, **kwargs: Any
+) -> EnsembleDynamics:
+    """Build the paper's ensemble for an agent's env, with the known termination function if there is one.
+
+    Args:
+        agent: whose spaces, env and device the model gets.
+        seed: of the model.
+        known_reward: whether to take the env's known reward function too, if there is one.
+        **kwargs: of :class:`~mbrl_wrappers.models.EnsembleDynamics`.
+    """
     env_id = _registered_id(agent.env)
-    termination = env_id if env_id in TERMINATIONS else None
-    return EnsembleDynamics(
-        agent.observation_space, agent.action_space, termination_fn=termination, seed=seed, device=agent.device
-    )
+    if env_id in TERMINATIONS:
+        kwargs["termination_fn"] = env_id
+    if known_reward and env_id in REWARDS:
+        kwargs["reward_fn"] = env_id
+    return EnsembleDynamics(agent.observation_space, agent.action_space, seed=seed, device=agent.device, **kwargs)
 
 
 def _registered_id(env: VecEnv | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Prediction, Transitions
 
 NUM_START_STATES = 4096
+
+# ``(obs [M, R, D], action [M, R, A], generator) -> Prediction``; see :meth:`DynamicsModel.particle_step`.
+ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Prediction]
 
 
 class DynamicsModel(nn.Module, ABC):
@@ -81,10 +85,29 @@ class DynamicsModel(nn.Module, ABC):
         """What the particles of a planner may be shared out over: the elites of an ensemble; one for other models."""
         return [0]
 
-    def predict_as(
-        self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
-    ) -> Prediction:
-        """Sample one step of a batch from one of ``particle_members``, otherwise as :meth:`predict`."""
+    def particle_step(self, members: Sequence[int]) -> ParticleStep:
+        """Return a function that takes many steps as some members, each on rows of its own.
+
+        Args:
+            members: ``M`` of ``particle_members``; what the function does is theirs at the time of this call.
+
+        Returns:
+            ``(obs [M, R, D], action [M, R, A], generator) -> Prediction`` with fields ``[M, R, ...]``: a sample of
+            one step, otherwise as :meth:`predict`.
+
+        Raises:
+            ValueError: for a member that there is not.
+        """
+        known = self.particle_members
+        if not set(members) <= set(known):
+            raise ValueError(f"members must be among {known}, got {list(members)}")
+        return lambda obs, action, generator: self.predict(obs, action, generator=generator)
+
+    def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
+        """Sample one step of a batch from the Gaussian with mean and variance of all members' predictions together.
+
+        For a model with one member that is :meth:`predict`.
+        """
         return self.predict(obs, action, generator=generator)
 
     @abstractmethod

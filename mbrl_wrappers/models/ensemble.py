@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models import storage
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
 from mbrl_wrappers.models.fit import (
     MAX_HOLDOUT_ROWS,
     FitData,
@@ -181,15 +181,26 @@ class EnsembleDynamics(DynamicsModel):
         """The elites; see :class:`DynamicsModel`."""
         return list(self._elite_list)
 
-    def predict_as(
-        self, member: int, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None
-    ) -> Prediction:
-        """Sample one step of a batch from one member; see :meth:`DynamicsModel.predict_as`."""
-        if not 0 <= member < self.network.num_members:
-            raise ValueError(f"member must be in [0, {self.network.num_members}), got {member}")
+    def particle_step(self, members: Sequence[int]) -> ParticleStep:
+        """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`."""
+        wrong = [member for member in members if not 0 <= member < self.network.num_members]
+        if wrong or not members:
+            raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
+        chosen = self.network.choose(members)
+
+        def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Prediction:
+            flat_obs, flat_action, x = self._inputs(obs, action)
+            outputs = self.network.evaluate(chosen, x.reshape(len(members), -1, x.shape[-1]))
+            mean, logvar, logits = (output.flatten(0, 1) for output in outputs)
+            std = torch.exp(0.5 * logvar)
+            return self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), std, logits)
+
+        return step
+
+    def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
+        """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""
         flat_obs, flat_action, x = self._inputs(obs, action)
-        mean, logvar, logits = self.network.member(member, x)
-        std = torch.exp(0.5 * logvar)
+        mean, std, logits = self._mixture(x)
         return self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), std, logits)
 
     def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,22 @@ from torch.nn import functional as F
 from mbrl_wrappers.models.linear import ensemble_linear, is_served_by_onednn, onednn_linear
 
 CHUNK_ROWS = 1024
+# Rows of a member from which a product of its own is at least as fast as one product for all members.
+_ROWS_OF_ITS_OWN = 256
+
+
+@dataclass(frozen=True)
+class ChosenMembers:
+    """The parameters of ``M`` members of an ensemble, side by side.
+
+    Attributes:
+        layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
+        max_logvar, min_logvar: ``[M, 1, T]``.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    max_logvar: Tensor
+    min_logvar: Tensor
 
 
 class EnsembleMLP(nn.Module):
@@ -82,6 +99,31 @@ class EnsembleMLP(nn.Module):
         else:
             out = self._mlp(layers, x)
         return self._heads(out, self.max_logvar[index], self.min_logvar[index])
+
+    def choose(self, members: Sequence[int]) -> ChosenMembers:
+        """Gather some members' parameters, for many calls of :meth:`evaluate`."""
+        index = torch.tensor(members, device=self.max_logvar.device)
+        pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
+        layers = [(weight[index], bias[index]) for weight, bias in pairs]
+        return ChosenMembers(layers, self.max_logvar[index], self.min_logvar[index])
+
+    def evaluate(self, chosen: ChosenMembers, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate ``x [M, B, in_dim]``, each member on rows of its own.
+
+        Returns:
+            Mean ``[M, B, T]``, log-variance ``[M, B, T]`` and logits ``[M, B, num_logits]``.
+        """
+        if x.shape[1] >= _ROWS_OF_ITS_OWN and x.device.type == "cpu":
+            of_members = zip(*[zip(weight, bias, strict=True) for weight, bias in chosen.layers], strict=True)
+            out = torch.stack([self._mlp(list(layers), rows) for layers, rows in zip(of_members, x, strict=True)])
+        else:
+            last = len(chosen.layers) - 1
+            out = x
+            for layer, (weight, bias) in enumerate(chosen.layers):
+                out = torch.baddbmm(bias, out, weight)
+                if layer < last:
+                    out = F.silu(out, inplace=not out.requires_grad)
+        return self._heads(out, chosen.max_logvar, chosen.min_logvar)
 
     @staticmethod
     def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Literal, get_args
 
@@ -9,11 +10,17 @@ import torch
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
 from mbrl_wrappers.models.network import CHUNK_ROWS
 from mbrl_wrappers.types import Prediction
 
-Propagation = Literal["TS1", "TSinf", "expectation"]
+Propagation = Literal["TS1", "TSinf", "expectation", "DS", "MM"]
+
+# ``(obs [K, C, D], control [C, X]) -> actions [K, C, A]``, for K particles of each of C candidates.
+Policy = Callable[[Tensor, Tensor], Tensor]
+
+# Particles ``[K, C, ...]`` take a step.
+_Step = Callable[[Tensor, Tensor], Prediction]
 
 
 class TrajectoryReturns:
@@ -28,10 +35,14 @@ class TrajectoryReturns:
     that give each member some 1,000 rows, whose activations stay in the cache, on a GPU 64 times as many.
 
     Args:
-        dynamics: the model; ``predict_as`` of its ``particle_members`` is what a particle follows.
+        dynamics: the model; ``particle_step`` of its ``particle_members`` is what particles follow.
         num_particles: particles of each candidate; ``"expectation"`` has one.
-        propagation: ``"TSinf"``: a particle keeps its member to the end; ``"TS1"``: the particles of a candidate
-            are dealt out anew at every step; ``"expectation"``: the model's mean, without noise.
+        propagation: how particles go on. ``"TSinf"``: each keeps its member to the end; ``"TS1"``: the particles of
+            a candidate are dealt out anew at every step; ``"DS"``: each samples from the moment-matched mixture of
+            all members; ``"MM"``: moreover, after each step the candidate's particles are drawn anew from the
+            Gaussian with their mean and variance (of those that did not terminate; a reward is that of the step
+            before it, where the original recomputes it); ``"expectation"``: the mean of all members, without noise.
+            The last three evaluate every member on every particle.
         discount: factor per step, in [0, 1].
 
     Raises:
@@ -56,13 +67,22 @@ class TrajectoryReturns:
         self.discount = discount
 
     @torch.no_grad()
-    def __call__(self, obs: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        policy: Policy | None = None,
+    ) -> Tensor:
         """Evaluate candidate sequences.
 
         Args:
             obs: ``[B, D]`` flat observations in the env's units.
-            actions: ``[B, P, H, A]`` flat actions in the env's units, ``P`` sequences for each observation.
+            actions: ``[B, P, H, A]`` flat actions in the env's units, ``P`` sequences for each observation; with a
+                policy ``[B, P, H, X]``, what it is given at each step.
             generator: the source of all randomness, on the model's device; default: torch's global one.
+            policy: acts on what the particles observe: ``(obs [K, C, D], control [C, X]) -> actions [K, C, A]``;
+                default: the controls are the actions.
 
         Returns:
             ``[B, P]`` returns; minus infinity where a prediction or the return was not finite.
@@ -70,48 +90,65 @@ class TrajectoryReturns:
         Raises:
             ValueError: if the shapes do not fit the model or each other.
         """
-        expected = (len(obs), "P", "H", self.dynamics.action_codec.dim)
+        width = self.dynamics.action_codec.dim if policy is None else actions.shape[-1]
+        expected = (len(obs), "P", "H", width)
         if actions.dim() != 4 or (actions.shape[0], actions.shape[3]) != (expected[0], expected[3]):
             raise ValueError(f"actions must have shape {expected}, got {tuple(actions.shape)}")
         population = actions.shape[1]
-        blocks = self._deal(generator)
-        rows = max(1, len(blocks) * _rows_at_once(self.dynamics.device) // self.num_particles)
+        step = self._make_step(generator)
+        shares = min(self.num_particles, len(self.dynamics.particle_members)) if self._deals else 1
+        rows = max(1, shares * _rows_at_once(self.dynamics.device) // self.num_particles)
         # A start state belongs to ``population`` sequences in a row.
         owner = torch.arange(len(obs) * population, device=obs.device) // max(population, 1)
         chunks = zip(owner.split(rows), actions.flatten(0, 1).split(rows), strict=True)
-        returns = torch.cat([self._follow(obs[index], part, blocks, generator) for index, part in chunks])
+        returns = torch.cat([self._follow(obs[index], part, step, generator, policy) for index, part in chunks])
         return returns.reshape(len(obs), population)
 
-    def _deal(self, generator: torch.Generator | None) -> list[tuple[int, slice]]:
-        """Return the members, and which particles are theirs."""
+    @property
+    def _deals(self) -> bool:
+        """Whether each particle follows one member."""
+        return self.propagation in ("TS1", "TSinf")
+
+    def _make_step(self, generator: torch.Generator | None) -> _Step:
+        """Return what takes particles one step on; a place among the ``K`` has the same member from call to call."""
+        dynamics = self.dynamics
         if self.propagation == "expectation":
-            return [(0, slice(0, 1))]
-        members = self.dynamics.particle_members
-        order = torch.randperm(len(members), generator=generator, device=self.dynamics.device).tolist()
-        shares = torch.arange(self.num_particles).tensor_split(len(members))  # the first get the odd ones
-        return [
-            (members[place], slice(int(share[0]), int(share[-1]) + 1))
-            for place, share in zip(order, shares, strict=True)
-            if len(share)
-        ]
+            return lambda obs, action: dynamics.predict(obs, action, deterministic=True)
+        if not self._deals:
+            return lambda obs, action: dynamics.predict_mixture(obs, action, generator=generator)
+        members = dynamics.particle_members
+        order = torch.randperm(len(members), generator=generator, device=dynamics.device).tolist()
+        share, odd = divmod(self.num_particles, len(members))
+        # The first in order get the odd ones, and come with one particle more.
+        groups = [(order[:odd], share + 1), (order[odd:], share)]
+        steps = [(dynamics.particle_step([members[i] for i in g]), len(g), size) for g, size in groups if g and size]
+        return lambda obs, action: _step_in_groups(steps, obs, action, generator)
 
     def _follow(
-        self, start: Tensor, actions: Tensor, blocks: list[tuple[int, slice]], generator: torch.Generator | None
+        self,
+        start: Tensor,
+        controls: Tensor,
+        step: _Step,
+        generator: torch.Generator | None,
+        policy: Policy | None,
     ) -> Tensor:
-        """Return the mean return ``[C]`` of sequences ``[C, H, A]`` from ``start [C, D]``."""
+        """Return the mean return ``[C]`` of controls ``[C, H, X]`` from ``start [C, D]``."""
         obs = start.expand(self.num_particles, *start.shape)
         alive = torch.ones(obs.shape[:2], dtype=torch.bool, device=obs.device)
         diverged = torch.zeros(len(start), dtype=torch.bool, device=obs.device)
         total = torch.zeros(len(start), dtype=obs.dtype, device=obs.device)
         factor = 1.0
-        for action in actions.unbind(1):
+        for control in controls.unbind(1):
             if self.propagation == "TS1":
                 obs, alive = self._shuffle(obs, alive, generator)
-            p = self._step(obs, action.expand(self.num_particles, *action.shape), blocks, generator)
+            action = control.expand(self.num_particles, *control.shape) if policy is None else policy(obs, control)
+            p = step(obs, action)
             finite = torch.isfinite(p.reward) & torch.isfinite(p.next_obs).all(-1)
             diverged |= (alive & ~finite).any(0)
             total += factor * torch.where(alive, p.reward, 0.0).mean(0)
             obs, alive = p.next_obs, alive & ~p.terminated
+            if self.propagation == "MM":
+                obs = self._resample(obs, alive, generator)
             factor *= self.discount
         return torch.where(diverged | ~total.isfinite(), -torch.inf, total)
 
@@ -121,15 +158,30 @@ class TrajectoryReturns:
         order = torch.rand(alive.shape, generator=generator, device=obs.device).argsort(0)
         return obs.gather(0, order[..., None].expand(obs.shape)), alive.gather(0, order)
 
-    def _step(
-        self, obs: Tensor, action: Tensor, blocks: list[tuple[int, slice]], generator: torch.Generator | None
-    ) -> Prediction:
-        """Take one step with ``obs [K, C, D]``, each particle by its own member."""
-        if self.propagation == "expectation":
-            return self.dynamics.predict(obs, action, deterministic=True)
-        predict_as = self.dynamics.predict_as
-        steps = [predict_as(member, obs[rows], action[rows], generator=generator) for member, rows in blocks]
-        return Prediction(**{f.name: torch.cat([getattr(p, f.name) for p in steps]) for f in fields(Prediction)})
+    def _resample(self, obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw the particles ``[K, C, D]`` of each candidate from the Gaussian that matches those that are alive."""
+        share = alive / alive.sum(0).clamp(min=1)
+        values = torch.where(alive[..., None], obs, 0.0)
+        mean = (share[..., None] * values).sum(0)
+        std = (share[..., None] * (values - mean).square()).sum(0).sqrt()
+        noise = torch.randn(obs.shape, generator=generator, dtype=obs.dtype, device=obs.device)
+        return self.dynamics.obs_codec.snap(mean + std * noise)
+
+
+def _step_in_groups(
+    steps: list[tuple[ParticleStep, int, int]], obs: Tensor, action: Tensor, generator: torch.Generator | None
+) -> Prediction:
+    """Take a step with ``obs [K, C, D]``, group after group of members that have the same number of particles."""
+    predictions = []
+    first = 0
+    for step, num_members, share in steps:
+        end = first + num_members * share
+        rows, deeds = (part[first:end].reshape(num_members, -1, part.shape[-1]) for part in (obs, action))
+        p = step(rows, deeds, generator)
+        shape = (end - first, obs.shape[1])
+        predictions.append([getattr(p, f.name).reshape(*shape, *getattr(p, f.name).shape[2:]) for f in fields(p)])
+        first = end
+    return Prediction(*(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*predictions, strict=True)))
 
 
 def _rows_at_once(device: torch.device) -> int:

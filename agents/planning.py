@@ -1,0 +1,319 @@
+"""What all agents that plan in a model have in common: Stable-Baselines3's API around a model and a planner."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import time
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.arguments import check_number
+from mbrl_wrappers.envs.finite import check_finite
+from mbrl_wrappers.imagination.callback import default_dynamics
+from mbrl_wrappers.imagination.real_data import real_transitions
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models.trajectories import Propagation, TrajectoryReturns
+from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
+from mbrl_wrappers.types import Transitions
+
+
+class PlanningPolicy(BasePolicy):
+    """Stands where SB3 wants a policy: an agent that plans has no network that acts."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Any) -> None:
+        super().__init__(observation_space, action_space)
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        raise NotImplementedError("an agent that plans acts by agent.predict, its policy can't act alone")
+
+
+class PlanningAgent(OffPolicyAlgorithm):
+    """An SB3 agent whose actions are planned in a model, which it learns from what it meets.
+
+    The first ``learning_starts`` steps are uniformly random; then the model is fitted, on all data, before the first
+    plan and every ``train_freq``. All environments are planned for in the same calls.
+
+    ``predict`` takes and returns a state, as recurrent agents do in SB3: the last plan, from which the next one
+    starts. ``evaluate_policy``, ``EvalCallback`` and the zoo pass it on; without it every plan starts from scratch.
+    What ``predict`` draws depends on the agent's seed and the number of calls in the state, and on nothing else, so
+    an episode can be played again, and training is not disturbed by evaluations.
+
+    Args:
+        policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations).
+        env: to learn in.
+        dynamics: the model; default: see the subclass.
+        num_particles: particles that follow each sequence.
+        propagation: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
+        gamma: discount factor inside a plan, in [0, 1].
+        learning_starts: env steps with random actions.
+        train_freq: env steps between fits, or ``(1, "episode")`` with one env.
+        buffer_size: real transitions that are kept.
+        policy_kwargs, stats_window_size, tensorboard_log, verbose, monitor_wrapper, seed, device: as in SB3.
+
+    Raises:
+        ValueError: for an argument out of its range, an action space that can't be searched, or a model of other
+            spaces than the env's.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": PlanningPolicy,
+        "MultiInputPolicy": PlanningPolicy,
+    }
+
+    dynamics: Any  # None until the default model is built
+    _planner: Planner
+    _plan_state: PlannerState | None = None
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        *,
+        dynamics: DynamicsModel | None = None,
+        num_particles: int = 5,
+        propagation: Propagation = "TSinf",
+        gamma: float = 1.0,
+        learning_starts: int = 200,
+        train_freq: int | tuple[int, str] = 200,
+        buffer_size: int = 1_000_000,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        monitor_wrapper: bool = True,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        check_number("gamma", gamma, 0, 1)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=0.0,  # the model has its own
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            gamma=gamma,
+            train_freq=train_freq,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            monitor_wrapper=monitor_wrapper,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
+        )
+        self.dynamics = dynamics
+        self.num_particles = num_particles
+        self.propagation = propagation
+        self._num_fits = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.dynamics is None:
+            self.dynamics = self._default_dynamics()
+        for name in ("observation_space", "action_space"):
+            of_model, of_env = getattr(self.dynamics, name), getattr(self, name)
+            if of_model != of_env:
+                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+        self.dynamics.to(self.device)
+        self._view = AgentView(self, self.dynamics)
+        self._planner = self._make_planner()
+        self._returns = TrajectoryReturns(
+            self.dynamics, num_particles=self.num_particles, propagation=self.propagation, discount=self.gamma
+        )
+        if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
+            seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+            self._fit_generator = torch.Generator().manual_seed(seed)
+            self._plan_generator = torch.Generator().manual_seed(seed + 1)
+
+    def _default_dynamics(self) -> DynamicsModel:
+        return default_dynamics(self, self.seed or 0, known_reward=True)
+
+    @abstractmethod
+    def _make_planner(self) -> Planner:
+        """Return the planner that the agent's arguments ask for."""
+
+    # -- learning -------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Fit the model on all real data; SB3 calls this every ``train_freq``, and the arguments are not used."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        transitions = real_transitions(buffer, self._view, self.dynamics)
+        if len(transitions):
+            self._fit(transitions)
+
+    def _fit(self, transitions: Transitions) -> None:
+        """Fit everything that is learned to all real transitions there are."""
+        started = time.perf_counter()
+        report = self.dynamics.fit(transitions, self._fit_generator)
+        report["fit_seconds"] = time.perf_counter() - started
+        self._num_fits += 1
+        self._n_updates += int(report.get("grad_steps", 0))
+        for name, value in report.items():
+            self.logger.record(f"dynamics/{name}", value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Act at random while learning has not started, then plan; returns env actions and those for the buffer."""
+        if self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        if not self._num_fits:
+            self.train(self.gradient_steps, self.batch_size)
+        assert self._last_obs is not None
+        obs = self._flat(self._last_obs)
+        if self._plan_state is None or len(self._plan_state["plan"]) != n_envs:
+            self._plan_state = self._initial_state(n_envs)
+        state = self._forget(self._plan_state, self._last_episode_starts)
+        plan = self._act(obs, state, int(torch.randint(2**62, (1,), generator=self._plan_generator)))
+        self._plan_state = plan.state
+        self.logger.record_mean("planner/predicted_return", float(plan.predicted_return.mean()))
+        action = self.dynamics.action_codec.decode_numpy(plan.action)
+        return action, self.policy.scale_action(action) if isinstance(self.action_space, spaces.Box) else action
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store a step, and remember which episodes have just begun, as SB3's on-policy agents do."""
+        check_finite("observation", new_obs, self.num_timesteps)
+        check_finite("reward", reward, self.num_timesteps)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._last_episode_starts = dones
+
+    def _act(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
+        """Plan a step that is going to be taken while learning."""
+        return self._plan(obs, state, seed)
+
+    # -- planning -------------------------------------------------------------------------------
+
+    def plan(self, observation: np.ndarray | dict[str, np.ndarray]) -> Plan:
+        """Plan from scratch for one observation or a batch, as the first ``predict`` of an episode does.
+
+        Args:
+            observation: as ``predict`` takes it.
+
+        Returns:
+            The plan, with the candidates that it was made of.
+        """
+        obs, _ = self._read(observation)
+        return self._plan(obs, self._initial_state(len(obs)), self._predict_seed(0))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Plan for one observation or a batch.
+
+        Args:
+            observation: as SB3's agents take it.
+            state: what the last call returned; None for a new start.
+            episode_start: ``[B]`` bool, environments whose plans are forgotten.
+            deterministic: makes no difference; a plan has no noise of its own.
+
+        Returns:
+            The first action of each plan, and the state for the next call.
+
+        Raises:
+            ValueError: if the observation is not finite, or the state is of another number of environments.
+        """
+        obs, is_batch = self._read(observation)
+        plan_state, calls = self._unpack(state, len(obs))
+        if episode_start is not None:
+            plan_state = self._forget(plan_state, episode_start)
+        plan = self._plan(obs, plan_state, self._predict_seed(calls))
+        action = self.dynamics.action_codec.decode_numpy(plan.action)
+        return action if is_batch else action[0], self._pack(plan.state, calls + 1)
+
+    def _plan(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
+        """Plan from flat observations ``[B, D]``."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return self._planner.plan(lambda actions: self._returns(obs, actions, generator), state, generator)
+
+    def _predict_seed(self, calls: int) -> int:
+        return int(np.random.SeedSequence([self.seed or 0, calls]).generate_state(1, np.uint64)[0] >> 2)
+
+    def _read(self, observation: Any) -> tuple[Tensor, bool]:
+        """Return an observation as flat rows, and whether it was a batch."""
+        check_finite("observation", observation)
+        obs, is_batch = self.policy.obs_to_tensor(observation)
+        arrays = {k: v.cpu().numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
+        return self._flat(arrays), is_batch
+
+    def _flat(self, observation: Any) -> Tensor:
+        """Return a batch of the agent's observations as the model takes them, ``[B, D]``."""
+        normalizer: VecNormalize | None = self._vec_normalize_env
+        if normalizer is not None:
+            observation = normalizer.unnormalize_obs(observation)
+        return self.dynamics.obs_codec.encode(observation, self.device)
+
+    def _initial_state(self, batch: int) -> PlannerState:
+        """Return the state of ``batch`` environments for which nothing was planned yet."""
+        return self._planner.initial_state(batch, self.device)
+
+    def _forget(self, state: PlannerState, started: Any) -> PlannerState:
+        """Forget the plans of the environments that have just started an episode, ``[B]`` bool."""
+        rows = torch.as_tensor(np.asarray(started, dtype=bool), device=self.device)
+        return reset_rows(state, self._initial_state(len(state["plan"])), rows)
+
+    def _pack(self, state: PlannerState, calls: int) -> tuple[np.ndarray, ...]:
+        arrays = [value.cpu().numpy() for value in state.values()]
+        return (*arrays, np.full(len(arrays[0]), calls))
+
+    def _unpack(self, state: tuple[np.ndarray, ...] | None, batch: int) -> tuple[PlannerState, int]:
+        fresh = self._initial_state(batch)
+        if state is None:
+            return fresh, 0
+        shapes = [tuple(value.shape) for value in fresh.values()] + [(batch,)]
+        if [np.shape(part) for part in state] != shapes:
+            raise ValueError(
+                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
+            )
+        parts = {name: torch.as_tensor(part, device=self.device) for name, part in zip(fresh, state, strict=False)}
+        return parts, int(state[-1][0])
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, with the model in it."""
+        self.dynamics.to("cpu")
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self.dynamics.to(self.device)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_view", "_planner", "_returns", "_plan_state"]

@@ -1,0 +1,198 @@
+"""The cross-entropy method: a distribution is refitted to the best of its own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.planners.base import (
+    Objective,
+    Plan,
+    Planner,
+    PlannerState,
+    checked_returns,
+    elite_weights,
+    weighted_mean,
+)
+from mbrl_wrappers.planners.noise import truncated_normal
+
+# Half of where the last plan ended up, half even chances: categories that it had settled on can be left again.
+_KEPT_CHANCES = 0.5
+
+
+@dataclass(frozen=True)
+class CEMSettings:
+    """How a search by the cross-entropy method goes; see :class:`CEM` for each."""
+
+    population: int
+    num_elites: int
+    iterations: int
+    alpha: float
+    min_variance: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_whole_number("population", self.population)
+        check_whole_number("num_elites", self.num_elites)
+        if self.num_elites > self.population:
+            raise ValueError(f"num_elites must be at most the population {self.population}, got {self.num_elites}")
+        check_whole_number("iterations", self.iterations)
+        check_number("alpha", self.alpha, 0, 1)
+        check_number("min_variance", self.min_variance, 0, 1)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A distribution after a search, and the candidates that its last iteration drew.
+
+    Attributes:
+        mean: ``[B, ...]``.
+        spread: ``[B, ...]`` variance of each entry.
+        candidates: ``[B, P, ...]``.
+        returns: ``[B, P]``, minus infinity where they were not finite.
+        weights: ``[B, P]``, equal for elites and 0 for the others.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    candidates: Tensor
+    returns: Tensor
+    weights: Tensor
+
+    @property
+    def predicted_return(self) -> Tensor:
+        """Mean return of the elites, ``[B]``; minus infinity where no candidate was finite."""
+        mean = weighted_mean(self.returns, self.weights)
+        return torch.where(self.weights.sum(1) > 0, mean, -torch.inf)
+
+
+def search_gaussian(
+    objective: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    variance: Tensor,
+    settings: CEMSettings,
+    generator: torch.Generator,
+    *,
+    bounded: bool,
+) -> Refit:
+    """Search with a diagonal Gaussian, truncated at two standard deviations (Chua et al. 2018, section 5).
+
+    An environment whose variances have all fallen below ``min_variance`` keeps its mean from then on.
+
+    Args:
+        objective: ``[B, P, ...] -> [B, P]``.
+        mean: ``[B, ...]`` to start from.
+        variance: ``[B, ...]`` likewise.
+        settings: of the search.
+        generator: of the samples, which are the same for all ``B`` but for their mean and variance.
+        bounded: whether every entry must lie in [-1, 1]: the variance that is sampled with is then capped at the
+            square of half the distance to the nearer bound, so that no sample needs to be cut off.
+    """
+    result: Refit | None = None
+    for _ in range(settings.iterations):
+        searching = variance.flatten(1).amax(1) > settings.min_variance
+        if result is not None and not bool(searching.any()):
+            break
+        sampled = torch.minimum(((1 - mean.abs()) / 2).square(), variance) if bounded else variance
+        noise = truncated_normal(settings.population, *mean.shape[1:], generator=generator)
+        candidates = mean[:, None] + sampled.sqrt()[:, None] * noise
+        returns = checked_returns(objective, candidates)
+        weights = elite_weights(returns, settings.num_elites)
+        new_mean = weighted_mean(candidates, weights)
+        new_variance = weighted_mean((candidates - new_mean[:, None]).square(), weights)
+        moves = (searching & (weights.sum(1) > 0)).reshape(-1, *[1] * (mean.dim() - 1))
+        mean = torch.where(moves, settings.alpha * mean + (1 - settings.alpha) * new_mean, mean)
+        variance = torch.where(moves, settings.alpha * variance + (1 - settings.alpha) * new_variance, variance)
+        result = Refit(mean, variance, candidates, returns, weights)
+    assert result is not None  # there is at least one iteration
+    return result
+
+
+class CEM(Planner):
+    """The cross-entropy method of PETS (Chua et al. 2018, section 5), for boxes and for categories.
+
+    A box is searched with a truncated Gaussian (:func:`search_gaussian`) that starts at the last plan, one step
+    later and with the middle action at its end, with a quarter of the range as standard deviation; the plan is its
+    mean. Deviation: variances are in units of half the range, so ``min_variance`` means the same in any box; in
+    [-1, 1] it is the paper's.
+
+    Categories are searched with a probability for each at each step, refitted to the elites' frequencies; the plan
+    is the likeliest sequence. The search starts from the mean of even chances and the last plan's.
+
+    Args:
+        action_space: see :class:`Planner`.
+        horizon: steps of a plan.
+        population: sequences drawn in each iteration.
+        num_elites: best ones that the distribution is refitted to.
+        iterations: most iterations.
+        alpha: share of the old distribution that is kept, in [0, 1].
+        min_variance: the search ends once no variance is greater.
+
+    Raises:
+        ValueError: for an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        action_space: spaces.Space,
+        *,
+        horizon: int = 25,
+        population: int = 400,
+        num_elites: int = 40,
+        iterations: int = 5,
+        alpha: float = 0.1,
+        min_variance: float = 0.001,
+    ) -> None:
+        super().__init__(action_space, horizon=horizon)
+        self.settings = CEMSettings(population, num_elites, iterations, alpha, min_variance)
+
+    def _search(self, objective: Objective, state: PlannerState, generator: torch.Generator) -> Plan:
+        to_env = self.action_set.to_env
+        if self.action_set.discrete:
+            found = self._search_categories(objective, state["plan"], generator)
+            actions = self.action_set.likeliest(found.mean)
+        else:
+            variance = torch.full_like(state["plan"], 0.25)
+            found = search_gaussian(
+                lambda searched: objective(to_env(searched)),
+                state["plan"],
+                variance,
+                self.settings,
+                generator,
+                bounded=True,
+            )
+            actions = to_env(found.mean)
+        return Plan(
+            actions,
+            found.predicted_return,
+            to_env(found.candidates),
+            found.returns,
+            found.weights,
+            {"plan": self._shifted(found.mean)},
+        )
+
+    def _search_categories(self, objective: Objective, last: Tensor, generator: torch.Generator) -> Refit:
+        even = self.action_set.start(1, 1, device=last.device)
+        chances = _KEPT_CHANCES * last + (1 - _KEPT_CHANCES) * even
+        result: Refit | None = None
+        for _ in range(self.settings.iterations):
+            spread = chances * (1 - chances)
+            searching = spread.flatten(1).amax(1) > self.settings.min_variance
+            if result is not None and not bool(searching.any()):
+                break
+            shape = (self.settings.population, self.horizon, len(self.action_set.blocks))
+            numbers = torch.rand(shape, generator=generator, device=generator.device)
+            candidates = self.action_set.choose(chances[:, None], numbers)
+            returns = checked_returns(objective, candidates)
+            weights = elite_weights(returns, self.settings.num_elites)
+            moves = (searching & (weights.sum(1) > 0))[:, None, None]
+            new = weighted_mean(candidates, weights)
+            chances = torch.where(moves, self.settings.alpha * chances + (1 - self.settings.alpha) * new, chances)
+            result = Refit(chances, chances * (1 - chances), candidates, returns, weights)
+        assert result is not None  # there is at least one iteration
+        return result

@@ -1,0 +1,5 @@
+"""Wrappers around environments that use a model."""
+
+from mbrl_wrappers.wrappers.mpc import MPCAction, VectorMPCAction
+
+__all__ = ["MPCAction", "VectorMPCAction"]
