@@ -73,6 +73,9 @@ class PlanningAgent(OffPolicyAlgorithm):
         "MultiInputPolicy": PlanningPolicy,
     }
 
+    # Arguments of the default model that differ from those of EnsembleDynamics.
+    default_dynamics_kwargs: ClassVar[dict[str, Any]] = {}
+
     dynamics: Any  # None until the default model is built
     _planner: Planner
     _plan_state: PlannerState | None = None
@@ -145,7 +148,7 @@ class PlanningAgent(OffPolicyAlgorithm):
             self._plan_generator = torch.Generator().manual_seed(seed + 1)
 
     def _default_dynamics(self) -> DynamicsModel:
-        return default_dynamics(self, self.seed or 0, known_reward=True)
+        return default_dynamics(self, self.seed or 0, known_reward=True, **self.default_dynamics_kwargs)
 
     @abstractmethod
     def _make_planner(self) -> Planner:
@@ -177,11 +180,13 @@ class PlanningAgent(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Act at random while learning has not started, then plan; returns env actions and those for the buffer."""
         if self.num_timesteps < learning_starts:
+            self._plan_state = None
             return super()._sample_action(learning_starts, action_noise, n_envs)
         if not self._num_fits:
             self.train(self.gradient_steps, self.batch_size)
-        assert self._last_obs is not None
-        obs = self._flat(self._last_obs)
+        # What VecNormalize was given: what it returns may be cut off.
+        raw = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        obs = self.dynamics.obs_codec.encode(raw, self.device)
         if self._plan_state is None or len(self._plan_state["plan"]) != n_envs:
             self._plan_state = self._initial_state(n_envs)
         state = self._forget(self._plan_state, self._last_episode_starts)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy
 
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.imagination.callback import default_dynamics
-from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.trajectories import Propagation
 from mbrl_wrappers.planners import Planner, RandomShooting
 
@@ -37,6 +35,8 @@ class RS(PlanningAgent):
         >>> agent = RS("MlpPolicy", "Pendulum-v1").learn(2_000)  # doctest: +SKIP
     """
 
+    default_dynamics_kwargs: ClassVar[dict[str, Any]] = {"num_members": 1, "num_elites": 1, "hidden": (200, 200)}
+
     def __init__(
         self,
         policy: str | type[BasePolicy],
@@ -54,6 +54,3 @@ class RS(PlanningAgent):
 
     def _make_planner(self) -> Planner:
         return RandomShooting(self.action_space, horizon=self.horizon, population=self.population)
-
-    def _default_dynamics(self) -> DynamicsModel:
-        return default_dynamics(self, self.seed or 0, known_reward=True, num_members=1, num_elites=1, hidden=(200, 200))

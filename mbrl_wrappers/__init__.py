@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.agents import Dyna
+    from mbrl_wrappers.agents import PETS, POPLIN, RS, Dyna
     from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv
     from mbrl_wrappers.imagination import ModelBased
     from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+    from mbrl_wrappers.wrappers import MPCAction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PETS",
+    "POPLIN",
+    "RS",
     "Dyna",
     "EnsembleDynamics",
     "ImaginedEnv",
     "ImaginedVecEnv",
     "ImaginedVectorEnv",
     "KnownDynamics",
+    "MPCAction",
     "ModelBased",
 ]
 
@@ -35,6 +40,10 @@ __getattr__, __dir__ = lazy_names(
         "ImaginedVecEnv": "mbrl_wrappers.envs",
         "ImaginedVectorEnv": "mbrl_wrappers.envs",
         "KnownDynamics": "mbrl_wrappers.models",
+        "MPCAction": "mbrl_wrappers.wrappers",
         "ModelBased": "mbrl_wrappers.imagination",
+        "PETS": "mbrl_wrappers.agents",
+        "POPLIN": "mbrl_wrappers.agents",
+        "RS": "mbrl_wrappers.agents",
     },
 )

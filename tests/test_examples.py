@@ -20,11 +20,21 @@ SMALLER: dict[str, dict[str, str]] = {
         "num_envs=64)).learn(100_000)": "num_envs=1)).learn(100)",
         "env, gradient_steps=10": "env, gradient_steps=1",
         "agent.learn(3_000,": "agent.learn(110,",
+        "planning.learn(1_600)": "planning.learn(30)",
         "rollouts_per_step=100": "rollouts_per_step=2",
     },
     "examples/fit_a_model.py": {
         "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
         "collect_transitions(env, dynamics, 2_000": "collect_transitions(env, dynamics, 300",
+    },
+    "examples/improve_a_policy.py": {
+        "hidden=(64, 64), max_steps=500": "hidden=(16, 16), max_steps=20",
+        "learning_starts=200": "learning_starts=50",
+        "agent.learn(600,": "agent.learn(110,",
+        "rollouts_per_step=100": "rollouts_per_step=2",
+        "fit_every=200": "fit_every=50",
+        "horizon=15, population=50": "horizon=3, population=20",
+        "n_eval_episodes=5": "n_eval_episodes=1",
     },
     "examples/mbpo_on_your_env.py": {
         "learning_starts=200, gradient_steps=5": "learning_starts=50, gradient_steps=1",
@@ -33,6 +43,11 @@ SMALLER: dict[str, dict[str, str]] = {
         "rollouts_per_step=100": "rollouts_per_step=2",
         "fit_every=200": "fit_every=50",
         "n_eval_episodes=20": "n_eval_episodes=2",
+    },
+    "examples/plan_candidates.py": {
+        "hidden=(64, 64), max_steps=500": "hidden=(16, 16), max_steps=20",
+        '"horizon": 25, "population": 60': '"horizon": 3, "population": 20',
+        "agent.learn(400)": "agent.learn(205)",
     },
     "examples/ppo_inside_a_model.py": {
         "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
@@ -102,8 +117,17 @@ def test_fit_a_model(run_smaller):
     assert EnsembleDynamics.load("pendulum.safetensors").start_obs.shape[1] == 3
 
 
+def test_improve_a_policy(run_smaller):
+    assert run_smaller("examples/improve_a_policy.py").count(": return -") == 2
+
+
 def test_mbpo_on_your_env(run_smaller):
     assert "of at most 100" in run_smaller("examples/mbpo_on_your_env.py")
+
+
+def test_plan_candidates(run_smaller):
+    assert "10 elites, best predicted return -" in run_smaller("examples/plan_candidates.py")
+    assert "predicted return" in Path("plan_candidates.svg").read_text(encoding="utf-8")
 
 
 def test_ppo_inside_a_model(run_smaller):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models.network import CHUNK_ROWS
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
+from mbrl_wrappers.types import Prediction
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -47,7 +50,24 @@ def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     return torch.zeros(len(obs), dtype=torch.bool)
 
 
-@pytest.mark.parametrize("propagation", ["TS1", "TSinf", "expectation"])
+PROPAGATIONS = ["TS1", "TSinf", "DS", "MM", "expectation"]
+
+
+class Watched(KnownDynamics):
+    """Remembers what it was asked, call by call."""
+
+    asked: list[Tensor]
+
+    def predict(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
+        self.asked = [*getattr(self, "asked", []), obs.reshape(-1, obs.shape[-1])]
+        return super().predict(obs, action, **kwargs)
+
+
+def first_column(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return next_obs[:, 0]
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
 @pytest.mark.parametrize("discount", [1.0, 0.9, 0.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 4), (2, 1500, 3)])  # the last takes several chunks
 def test_known_dynamics_have_the_return_of_their_steps(propagation, discount, shape):
@@ -162,7 +182,7 @@ def test_noise_is_averaged_over_particles():
     assert few.std() == pytest.approx(1.0, rel=0.1) and many.std() == pytest.approx(0.25, rel=0.1)
 
 
-@pytest.mark.parametrize("propagation", ["TS1", "TSinf"])
+@pytest.mark.parametrize("propagation", ["TS1", "TSinf", "DS", "MM"])
 def test_the_generator_alone_decides(propagation):
     model = EnsembleDynamics(OBS, ACTION, hidden=[8], seed=0)
     evaluate = TrajectoryReturns(model, propagation=propagation)
@@ -185,6 +205,269 @@ def test_the_mean_over_particles_is_that_of_the_model_step_by_step():
             total += torch.where(alive, p.reward, 0.0)
             particles, alive = p.next_obs, alive & ~p.terminated
     assert returns.item() == pytest.approx(total.mean().item(), abs=5 * total.std().item() / 200)
+
+
+# -- DS and MM -----------------------------------------------------------------------------------------------
+
+STEPS = 10.0 ** np.arange(5)  # of the elites of the drifting ensemble
+MIXTURE_MEAN, MIXTURE_STD = STEPS.mean(), STEPS.std()
+
+
+@pytest.mark.parametrize("propagation", ["DS", "MM"])
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_particles_of_ds_and_mm_move_by_the_mean_and_variance_of_the_mixture(propagation, horizon):
+    model = drifting_ensemble(termination_fn=never)
+    evaluate = TrajectoryReturns(model, num_particles=1, propagation=propagation)
+    returns = evaluate(torch.zeros(1, 2).double(), torch.zeros(1, 8000, horizon, 1).double(), generator())
+    # The first move counts at both steps. One particle has no spread to be drawn anew from.
+    spread = MIXTURE_STD * (1.0 if horizon == 1 else 5**0.5)
+    total = MIXTURE_MEAN * sum(range(1, horizon + 1))
+    assert returns.mean().item() == pytest.approx(total, abs=5 * spread / 8000**0.5)
+    assert returns.std().item() == pytest.approx(spread, rel=0.05)
+    # A Gaussian, where each member alone would move to a power of ten.
+    below = 0.5 * (1 + math.erf(-total / spread / 2**0.5))
+    assert (returns < 0).double().mean().item() == pytest.approx(below, abs=0.03)
+
+
+@pytest.mark.parametrize("propagation", ["DS", "MM"])
+def test_the_particles_of_a_candidate_keep_the_mixtures_mean_over_several_steps(propagation):
+    model = drifting_ensemble(termination_fn=never)
+    evaluate = TrajectoryReturns(model, num_particles=4000, propagation=propagation)
+    returns = evaluate(torch.zeros(1, 2).double(), torch.zeros(1, 3, 4, 1).double(), generator())
+    error = 6 * MIXTURE_STD * (1 + 4 + 9 + 16) ** 0.5 / 4000**0.5
+    np.testing.assert_allclose(returns.numpy(), MIXTURE_MEAN * 10, atol=error)
+
+
+def bimodal(propagation: str, termination_fn: Any = None) -> tuple[Watched, Tensor]:
+    """Go to 10 or -10, whichever side one is on, with noise of 1; particles start at 0. Returns the returns too."""
+    model = Watched(
+        OBS, ACTION, lambda obs, action: 10 * obs.sign(), first_column, termination_fn=termination_fn, noise_std=1.0
+    )
+    evaluate = TrajectoryReturns(model, num_particles=4000, propagation=propagation)
+    return model, evaluate(torch.zeros(1, 2), torch.zeros(1, 1, 3, 1), generator())
+
+
+def test_mm_draws_particles_anew_from_the_gaussian_with_their_mean_and_variance():
+    mixed, kept = (bimodal(name)[0].asked for name in ("MM", "DS"))
+    for particles, (mean, std) in zip(mixed[1:], [(0.0, 1.0), (0.0, 101**0.5)], strict=True):
+        assert particles[:, 0].mean().item() == pytest.approx(mean, abs=0.1 * std)
+        assert particles[:, 0].std().item() == pytest.approx(std, rel=0.05)
+    inner = [(asked[2][:, 0].abs() < 5).double().mean().item() for asked in (mixed, kept)]
+    assert inner == pytest.approx([math.erf(5 / 101**0.5 / 2**0.5), 0.0], abs=0.03)
+
+
+def test_mm_draws_the_columns_of_an_observation_independently():
+    particles = bimodal("MM")[0].asked[2]
+    # Both columns are at 10 or -10; their correlation is not kept, as in the original.
+    assert abs(torch.corrcoef(particles.T)[0, 1].item()) < 0.06
+
+
+def test_mm_leaves_out_particles_that_terminated():
+    model, _ = bimodal("MM", termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > 0)
+    # Half of a standard normal is left after the first step.
+    mean, variance = -((2 / math.pi) ** 0.5), 1 - 2 / math.pi
+    drawn = model.asked[1][:, 0]
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.05)
+    assert drawn.std().item() == pytest.approx(variance**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_once_all_particles_have_terminated_nothing_is_paid(propagation):
+    model, returns = bimodal(propagation, termination_fn=lambda obs, action, next_obs: next_obs[:, 0] < 100)
+    assert all(asked.isfinite().all() for asked in model.asked)
+    assert returns.item() == pytest.approx(0.0, abs=0.1)  # the first step's noise
+
+
+def test_particles_that_are_all_the_same_stay_where_they_are_under_mm():
+    obs, actions = rows(2, 2), rows(2, 5, 4, 1, seed=1)
+    results = [
+        TrajectoryReturns(known(), num_particles=7, propagation=name)(obs, actions, generator())
+        for name in ("MM", "expectation")
+    ]
+    torch.testing.assert_close(*results)
+
+
+def test_particles_drawn_anew_are_of_the_space():
+    space = spaces.Dict(kind=spaces.Discrete(3), place=spaces.Box(-np.inf, np.inf, (1,), np.float32))
+    model = Watched(space, ACTION, lambda obs, action: obs, lambda obs, action, next_obs: next_obs[:, 3], noise_std=0.7)
+    evaluate = TrajectoryReturns(model, num_particles=500, propagation="MM")
+    evaluate(torch.tensor([[1.0, 0, 0, 5.0]]), torch.zeros(1, 1, 3, 1), generator())
+    for asked in model.asked[1:]:
+        kinds = asked[:, :3]
+        torch.testing.assert_close(kinds, torch.nn.functional.one_hot(kinds.argmax(1), 3).float(), atol=1e-6, rtol=0)
+        assert len(kinds.argmax(1).unique()) == 3 and asked[:, 3].std() > 0.5
+
+
+@pytest.mark.parametrize("propagation", ["DS", "MM"])
+def test_ds_and_mm_of_a_model_with_one_member_are_its_own_noise(propagation):
+    returns = TrajectoryReturns(known(noise_std=1.0), num_particles=1, propagation=propagation)(
+        torch.zeros(1, 2), torch.zeros(1, 4000, 1, 1), generator()
+    )
+    assert returns.std().item() == pytest.approx(1.0, rel=0.05) and abs(returns.mean().item()) < 0.08
+
+
+# -- policies ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+@pytest.mark.parametrize("shape", [(3, 7, 4, 1), (2, 1500, 2, 1)])  # the second takes several chunks
+def test_a_policy_that_returns_its_control_is_no_policy(propagation, shape):
+    model = EnsembleDynamics(OBS, ACTION, hidden=[8], seed=0, termination_fn=never)
+    evaluate = TrajectoryReturns(model, num_particles=3, propagation=propagation)
+    obs, actions = rows(shape[0], 2), rows(*shape, seed=1)
+    given = evaluate(obs, actions, generator())
+    shapes = []
+
+    def repeat(seen: Tensor, control: Tensor) -> Tensor:
+        shapes.append((seen.shape[0], seen.shape[1] == control.shape[0], seen.shape[2], control.shape[1]))
+        return control.expand(seen.shape[0], *control.shape)
+
+    assert torch.equal(given, evaluate(obs, actions, generator(), policy=repeat))
+    assert set(shapes) == {(evaluate.num_particles, True, 2, 1)}
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 4), (2, 1500, 3)])
+def test_feedback_on_a_linear_system_is_the_closed_loop(shape):
+    A, B, Q, R = np.array([[1.0, 0.1], [-0.2, 0.9]]), np.array([[0.0], [0.3]]), np.diag([1.0, 2.0]), 0.5 * np.eye(1)
+    model = KnownDynamics.linear_quadratic(A, B, Q, R)
+    # A control is a gain for each state and an offset: wider than an action.
+    controls, obs = rows(*shape, 3, seed=1), rows(shape[0], 2)
+    returns = TrajectoryReturns(model, num_particles=2)(
+        obs, controls, policy=lambda seen, control: (control[:, :2] * seen).sum(-1, keepdim=True) + control[:, 2:]
+    )
+    x = np.broadcast_to(obs.double().numpy()[:, None], (*shape[:2], 2))
+    expected = np.zeros(shape[:2])
+    for gains in np.moveaxis(controls.double().numpy(), 2, 0):
+        u = (gains[..., :2] * x).sum(-1, keepdims=True) + gains[..., 2:]
+        expected -= np.einsum("bpi,ij,bpj->bp", x, Q, x) + np.einsum("bpi,ij,bpj->bp", u, R, u)
+        x = x @ A.T + u @ B.T
+    np.testing.assert_allclose(returns.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_policy_answers_what_each_particle_sees():
+    # Noise of the first step is undone at the second, particle by particle: nothing is left of it.
+    model = KnownDynamics(
+        OBS,
+        ACTION,
+        lambda obs, action: torch.cat([obs[:, :1] + action, obs[:, :1]], 1),
+        lambda obs, action, next_obs: (obs[:, 0] + action[:, 0]).square(),
+        noise_std=1.0,
+    )
+    evaluate = TrajectoryReturns(model, num_particles=50)
+    returns = evaluate(
+        torch.zeros(1, 2), torch.zeros(1, 4, 5, 1), generator(), policy=lambda seen, control: control - seen[..., :1]
+    )
+    assert returns.abs().max() < 1e-9
+
+
+# -- members and memory --------------------------------------------------------------------------------------
+
+
+def certain(**functions: Any) -> EnsembleDynamics:
+    """An ensemble whose members differ and hardly vary."""
+    model = EnsembleDynamics(OBS, ACTION, num_members=6, num_elites=5, hidden=[8, 8], seed=1, **functions)
+    with torch.no_grad():
+        model.network.max_logvar.fill_(-60.0)
+        model.network.min_logvar.fill_(-80.0)
+        for bias in model.network.biases:
+            bias.normal_(generator=generator())
+    return model
+
+
+@pytest.mark.parametrize("members", [[0], [4], [0, 1, 2, 3, 4], [3, 1], [2, 2, 5]])
+@pytest.mark.parametrize("count", [1, 5, 300])  # the last takes the path of a product for each member
+def test_a_particle_step_is_the_prediction_of_its_members(members, count):
+    model = certain()
+    obs, action = rows(len(members), count, 2), rows(len(members), count, 1, seed=1)
+    with torch.no_grad():
+        p = model.particle_step(members)(obs, action, generator())
+        given = torch.tensor(members)[:, None].expand(len(members), count)
+        expected = model.predict(obs, action, members=given)
+    assert p.next_obs.shape == obs.shape and p.reward.shape == p.terminated.shape == obs.shape[:2]
+    torch.testing.assert_close(p.next_obs, expected.next_obs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(p.reward, expected.reward, rtol=1e-5, atol=1e-5)
+    assert torch.equal(p.terminated, expected.terminated)
+
+
+def test_few_rows_and_many_rows_are_worked_out_alike():
+    model = certain()
+    step = model.particle_step([4, 0, 2])
+    obs, action = rows(3, 400, 2), rows(3, 400, 1, seed=1)
+    with torch.no_grad():
+        many = step(obs, action, generator())
+        for first in range(0, 400, 100):
+            part = slice(first, first + 100)
+            few = step(obs[:, part], action[:, part], generator())
+            torch.testing.assert_close(few.next_obs, many.next_obs[:, part], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(few.reward, many.reward[:, part], rtol=1e-5, atol=1e-5)
+
+
+def test_a_particle_step_has_the_noise_of_its_member():
+    model = EnsembleDynamics(OBS, ACTION, num_members=2, num_elites=2, hidden=[4], termination_fn=never)
+    with torch.no_grad():
+        for p in model.network.parameters():
+            p.zero_()
+        model.network.max_logvar.fill_(30.0)
+        model.network.min_logvar.fill_(-30.0)
+        model.network.biases[-1][:, 0, 3:6] = torch.tensor([2.0, -4.0])[:, None]  # beside the mean of 3 targets
+        p = model.particle_step([0, 1])(torch.zeros(2, 5000, 2), torch.zeros(2, 5000, 1), generator())
+    assert p.next_obs.std((1, 2)).tolist() == pytest.approx([math.e, math.e**-2], rel=0.05)
+
+
+def test_a_particle_step_stays_what_it_was_when_the_model_changes():
+    model = certain()
+    step = model.particle_step([1, 3])
+    obs, action = rows(2, 5, 2), rows(2, 5, 1, seed=1)
+    with torch.no_grad():
+        before = step(obs, action, generator()).next_obs
+        for p in model.network.parameters():
+            p.zero_()
+        assert torch.equal(step(obs, action, generator()).next_obs, before)
+
+
+def test_a_model_of_one_member_has_no_other():
+    assert certain().particle_members == [0, 1, 2, 3, 4] and known().particle_members == [0]
+    with pytest.raises(ValueError, match=r"members must be among \[0\], got \[1\]"):
+        known().particle_step([1])
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+@pytest.mark.parametrize("num_particles", [1, 3, 20, 1000, 1500])
+def test_the_rows_that_a_model_is_asked_for_at_once_are_bounded(propagation, num_particles):
+    model = Watched(OBS, ACTION, lambda obs, action: obs, first_column)
+    population = max(3, 2600 // num_particles)
+    evaluate = TrajectoryReturns(model, num_particles=num_particles, propagation=propagation)
+    evaluate(torch.zeros(2, 2), torch.zeros(2, population, 2, 1), generator())
+    sizes = [len(asked) for asked in model.asked]
+    assert max(sizes) <= max(CHUNK_ROWS, evaluate.num_particles)  # a candidate is never cut in two
+    assert sum(sizes) == 2 * 2 * population * evaluate.num_particles
+
+
+@pytest.mark.parametrize("num_particles", [1, 3, 5, 7, 20])
+@pytest.mark.parametrize("propagation", ["TSinf", "DS"])
+def test_each_member_of_an_ensemble_gets_a_bounded_number_of_rows(propagation, num_particles):
+    sizes = []
+
+    class Counted(EnsembleDynamics):
+        def particle_step(self, members: Any) -> Any:
+            step = super().particle_step(members)
+
+            def counted(obs: Tensor, action: Tensor, generator: Any) -> Prediction:
+                sizes.append(obs.shape[1])
+                return step(obs, action, generator)
+
+            return counted
+
+        def predict_mixture(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
+            sizes.append(obs.shape[0] * obs.shape[1])
+            return super().predict_mixture(obs, action, **kwargs)
+
+    model = Counted(OBS, ACTION, hidden=[4], termination_fn=never)
+    TrajectoryReturns(model, num_particles=num_particles, propagation=propagation)(
+        torch.zeros(1, 2), torch.zeros(1, 3000, 1, 1), generator()
+    )
+    # Where particles do not divide by members, some have one particle more of each candidate.
+    assert CHUNK_ROWS / 2 < max(sizes) <= CHUNK_ROWS * (1 if propagation == "DS" else 5 / 3)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 # -- what is saved comes back -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"PETS", "POPLIN", "RS"}))
 def test_every_registered_agent_comes_back(name, tmp_path):
     agent = make_agent(name)
     if name != "MaskablePPO":  # has no env to learn in here

@@ -51,7 +51,7 @@ class Still:
     def get_vec_normalize_env(self) -> None:
         return None
 
-    def predict(self, obs: np.ndarray, deterministic: bool) -> tuple[np.ndarray, None]:
+    def predict(self, obs: np.ndarray, state: None, start: np.ndarray, deterministic: bool) -> tuple[np.ndarray, None]:
         assert deterministic
         return np.zeros(1, np.float32), None
 

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import LinearSchedule, get_device
 
+from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.models.given import registered_id
+from mbrl_wrappers.models.known_functions import REWARDS
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.recipe import Recipe, check_name
+from mbrl_wrappers.zoo.recipe import SECTIONS, Recipe, check_name
 from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ _NOT_IN_RECIPES = {
     "dynamics",
     "observation_space",
     "action_space",
+    "monitor_wrapper",
     "_init_setup_model",
 }
 # As in SB3's zoo, where YAML can't hold the object.
@@ -64,7 +69,7 @@ def algorithm_of(agent: str, algo: str) -> type[BaseAlgorithm]:
 
 
 def check_arguments(agent: str, recipe: Recipe) -> None:
-    """Refuse arguments that the constructors do not have.
+    """Refuse arguments that the constructors do not have, and those of constructors that are not called.
 
     Raises:
         ValueError: naming the nearest argument that there is.
@@ -80,6 +85,10 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
             valid |= _NOISE_ARGUMENTS
         for name in getattr(recipe, section):
             check_name(name, valid, f"argument of {section} ({constructor.__name__})")
+    for section in SECTIONS:
+        if section not in constructors and getattr(recipe, section):
+            given = getattr(recipe, section)
+            raise ValueError(f"{section} must be empty for {algorithm.__name__}, which has none, got {given}")
 
 
 def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallback | None]:
@@ -98,24 +107,35 @@ def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallbac
     arguments = _agent_arguments(spec.recipe, env)
     if not issubclass(kind, Strategy):
         if "dynamics" in argument_names(algorithm):
-            arguments["dynamics"] = _build_dynamics(spec, spec.device)
+            arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
         return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None
-    dynamics = _build_dynamics(spec, str(agent.device))
+    dynamics = _build_dynamics(spec, agent.device)
     strategy = kind(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})
     return agent, ModelBased(strategy, dynamics, seed=spec.seed, **spec.recipe.model_based)
 
 
-def _build_dynamics(spec: JobSpec, device: str) -> EnsembleDynamics:
+def _build_dynamics(
+    spec: JobSpec, device: torch.device, algorithm: type[BaseAlgorithm] | None = None
+) -> EnsembleDynamics:
+    """Build the recipe's model; one to plan in has the agent's own defaults, and the env's reward where it is known."""
+    arguments = _copy(spec.recipe.dynamics)
     with make_env(spec.env, **spec.env_kwargs) as env:
-        dynamics = EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **_copy(spec.recipe.dynamics))
+        if algorithm is not None and issubclass(algorithm, PlanningAgent):
+            arguments = {**algorithm.default_dynamics_kwargs, **arguments}
+            env_id = registered_id(env.spec)
+            if env_id in REWARDS:
+                arguments.setdefault("reward_fn", env_id)
+        dynamics = EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **arguments)
     return dynamics
 
 
 def _agent_arguments(recipe: Recipe, env: gym.Env) -> dict[str, Any]:
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
+    if "train_freq" in arguments:
+        arguments["train_freq"] = _tuple(arguments["train_freq"])
     noise = {name: arguments.pop(name) for name in _NOISE_ARGUMENTS & arguments.keys()}
     if noise:
         arguments["action_noise"] = _action_noise(noise.get("noise_type"), noise.get("noise_std"), env)
@@ -138,7 +158,7 @@ def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tuple(value: Any) -> Any:
-    """Turn a list into the tuple that a strategy's schedule is; YAML has lists only."""
+    """Turn a list into the tuple that a schedule or ``[1, episode]`` is; YAML has lists only."""
     return tuple(value) if isinstance(value, list) else value
 
 

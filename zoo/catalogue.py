@@ -35,8 +35,9 @@ class Place:
 def load(name: str | Path, *, env: gym.Env | VecEnv | None = None, device: str = "auto") -> BaseAlgorithm:
     """Load a trained agent: a live SB3 agent that predicts, and whose ``learn`` goes on.
 
-    A model-based agent goes on with ``agent.learn(n, callback=agent.model_based)``. Its folder holds no replay
-    buffer, unless it was saved with the optimizer, so it gathers ``learning_starts`` steps first.
+    An agent with a model goes on with ``agent.learn(n, callback=agent.model_based)``, one that plans with
+    ``agent.learn(n)``. Its folder holds no replay buffer, unless it was saved with the optimizer, so it gathers
+    ``learning_starts`` steps first.
 
     Args:
         name: a folder, or the zoo's name of an agent, such as ``"mbpo/InvertedPendulum-v5"``.

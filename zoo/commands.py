@@ -32,7 +32,7 @@ class Train:
     """
 
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
-    """what to train: mbpo"""
+    """what to train: mbpo, pets, poplin or rs"""
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
@@ -53,7 +53,7 @@ class Train:
     """go on with a run of your own, as it was started"""
     eval_freq: Steps = None
     """env steps between evaluations"""
-    eval_episodes: int = 20
+    eval_episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 20; planners: 5)")] = None
     """episodes of an evaluation"""
     save_freq: Steps = None
     """env steps between checkpoints, 0 for none"""

@@ -35,7 +35,8 @@ class Training:
     """What :func:`train` returns.
 
     Attributes:
-        agent: the trained agent; a model-based one has its model at ``agent.model_based.dynamics``.
+        agent: the trained agent; its model is at ``agent.model_based.dynamics``, that of an agent which plans at
+            ``agent.dynamics``.
         spec: what it was trained with.
         folder: where all files are; the agent's own are in the folder of its name.
         curves: evaluations by label, such as ``"MBPO(SAC)"`` and, for the base, ``"SAC"``.
@@ -61,7 +62,7 @@ def train(
     env_kwargs: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     eval_freq: int | None = None,
-    eval_episodes: int = 20,
+    eval_episodes: int | None = None,
     save_freq: int | None = None,
     device: str = "cpu",
     track: str | None = None,
@@ -87,7 +88,7 @@ def train(
         folder: gets ``curves.png``, and ``mbpo`` and ``base`` with the files of
             :func:`~mbrl_wrappers.zoo.training.run`; default: :func:`default_folder`.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
-        eval_episodes: episodes of each.
+        eval_episodes: episodes of each; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         track: ``"tensorboard"`` or ``"wandb"``: log what SB3 logs.

@@ -19,14 +19,15 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.collect import collect_transitions
-from mbrl_wrappers.envs.imagined import ImaginedEpisodes, encode_one
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, add_batch_axis, encode_one
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.model_error import HorizonError, measure_model_error
+from mbrl_wrappers.zoo.model_error import HorizonError, error_on_windows, measure_model_error, windows_of
 
 DIAGNOSIS = "diagnosis.json"
 FORMAT_VERSION = 1
@@ -38,6 +39,10 @@ NUM_BINS = 10
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 NUM_STARTS = 20
 GAP_STEPS = 100
+# Where each step is a search: few starts, and the model is measured on the real steps from them.
+NUM_PLANNED_STARTS = 5
+PLANNED_STEPS = 30
+PLANNED_HORIZON = 15
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Diagnosis:
 
     Attributes:
         seed: of the episodes and of everything drawn.
-        steps: env steps that were played for each of the measurements.
+        steps: env steps that were played for each of the measurements; for an agent that plans, in all.
         error: open-loop error by steps ahead; infinite where predictions were not finite.
         calibration: None for a model that is exact, whose samples are not finite, or whose observations have no
             real-valued column.
@@ -199,11 +204,15 @@ def diagnose(
 
     Agent, model and the process's random generators are as before afterwards.
 
+    An agent that plans takes the time of a search for each step. It plays 5 starts for 30 steps each, all measurements
+    are of these steps, and the open-loop error looks at most 15 steps ahead.
+
     Args:
         agent: explores as in training where the model is measured; its own VecNormalize normalises what it sees.
         dynamics: the model.
         env: the real environment, not wrapped by SB3.
-        steps: env steps to play for the open-loop error, and as many for the errors of one step.
+        steps: env steps to play for the open-loop error, and as many for the errors of one step; not used for an
+            agent that plans.
         horizon: steps to look ahead; fewer if no episode is as long.
         seed: of everything drawn.
     """
@@ -211,15 +220,23 @@ def diagnose(
         check_whole_number(name, value)
     with _undisturbed(agent), torch.no_grad():
         player: Any = _Player(agent)
-        error = measure_model_error(player, dynamics, env, horizon=horizon, steps=steps, seed=seed)
-        player.set_random_seed(seed + 1)
-        real = collect_transitions(env, dynamics, steps, policy=player.explore, seed=seed + 1)
-        exploitation = _exploitation_gap(player, dynamics, env, seed + 2)
+        if isinstance(agent, PlanningAgent):
+            gap_steps, starts = _at_most(PLANNED_STEPS, env), range(seed + 2, seed + 2 + NUM_PLANNED_STARTS)
+            episodes = [_play(player, dynamics, env, start, gap_steps) for start in starts]
+            real = _transitions(episodes, dynamics)
+            error = error_on_windows(dynamics, *windows_of(real, min(horizon, PLANNED_HORIZON)))
+        else:
+            error = measure_model_error(player, dynamics, env, horizon=horizon, steps=steps, seed=seed)
+            player.set_random_seed(seed + 1)
+            real = collect_transitions(env, dynamics, steps, policy=player.explore, seed=seed + 1)
+            gap_steps, starts = _at_most(GAP_STEPS, env), range(seed + 2, seed + 2 + NUM_STARTS)
+            episodes = [_play(player, dynamics, env, start, gap_steps) for start in starts]
+        exploitation = _exploitation_gap(player, dynamics, episodes, gap_steps, seed + 2)
         generator = torch.Generator(dynamics.device).manual_seed(seed)
         said = dynamics.predict(real.obs, real.action, deterministic=True)
         return Diagnosis(
             seed=seed,
-            steps=steps,
+            steps=len(real),
             error=[HorizonError(row.steps_ahead, *map(_or_inf, (row.low, row.median, row.high))) for row in error],
             calibration=_calibration(dynamics, real, generator),
             reward=_reward_error(dynamics.reward_fn is not None, said, real),
@@ -248,11 +265,19 @@ def trusted_steps(error: list[HorizonError], threshold: float = TRUSTED_ERROR) -
 
 
 class _Player:
-    """An agent as its player: sees raw observations, and is seeded without its environment being seeded too."""
+    """An agent as its player: sees raw observations, and is seeded without its environment being seeded too.
+
+    What an agent hands from step to step, such as the last plan, is kept until :meth:`start`.
+    """
 
     def __init__(self, agent: BaseAlgorithm) -> None:
         self._agent = agent
         self._normalizer = agent.get_vec_normalize_env()
+        self._state: Any = None
+
+    def start(self) -> None:
+        """Begin episodes: one, or as many side by side as the next observations are of."""
+        self._state = None
 
     def set_random_seed(self, seed: int) -> None:
         """Seed what SB3's agents draw their choices from: torch's and NumPy's generators, and the space's."""
@@ -262,7 +287,8 @@ class _Player:
 
     def predict(self, obs: Any, deterministic: bool) -> tuple[Any, Any]:
         seen = obs if self._normalizer is None else self._normalizer.normalize_obs(obs)
-        return self._agent.predict(seen, deterministic=deterministic)
+        action, self._state = self._agent.predict(seen, self._state, deterministic=deterministic)
+        return action, self._state
 
     def explore(self, obs: Any) -> Any:
         return self.predict(obs, deterministic=False)[0]
@@ -345,32 +371,76 @@ def _termination_errors(is_given: bool, said: Prediction, real: Transitions) -> 
     return TerminationErrors(is_given, *(int(case.sum()) for case in cases))
 
 
-def _exploitation_gap(player: _Player, dynamics: DynamicsModel, env: gym.Env, first_seed: int) -> ExploitationGap:
+@dataclass(frozen=True)
+class _Played:
+    """A real episode with the deterministic policy.
+
+    Attributes:
+        obs: ``[T + 1, D]``.
+        action: ``[T, A]``.
+        rewards: ``T``.
+        terminated: whether the last step ended it.
+        allowed: steps that an imagined one may take.
+    """
+
+    obs: Tensor
+    action: Tensor
+    rewards: list[float]
+    terminated: bool
+    allowed: int
+
+
+def _at_most(steps: int, env: gym.Env) -> int:
+    """Return the number of steps, or that of the env's time limit."""
     limit = None if env.spec is None else env.spec.max_episode_steps
-    steps = GAP_STEPS if limit is None else min(limit, GAP_STEPS)
-    played = [_play(player, dynamics, env, first_seed + number, steps) for number in range(NUM_STARTS)]
-    starts, returns, lengths = zip(*played, strict=True)
-    imagined = _imagine(player, dynamics, torch.cat(starts), torch.tensor(lengths), first_seed)
-    return ExploitationGap(steps, list(returns), imagined)
+    return steps if limit is None else min(limit, steps)
 
 
-def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, steps: int) -> tuple[Tensor, float, int]:
-    """Return the start state of an episode, its return, and the steps that an imagined one may take."""
+def _exploitation_gap(
+    player: _Player, dynamics: DynamicsModel, episodes: list[_Played], steps: int, seed: int
+) -> ExploitationGap:
+    starts = torch.cat([episode.obs[:1] for episode in episodes])
+    imagined = _imagine(player, dynamics, starts, torch.tensor([episode.allowed for episode in episodes]), seed)
+    return ExploitationGap(steps, [math.fsum(episode.rewards) for episode in episodes], imagined)
+
+
+def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, steps: int) -> _Played:
+    """Play an episode for so many steps, if it does not end before."""
+    player.start()
     obs, _ = env.reset(seed=seed)
-    start = encode_one(dynamics, obs).clone()  # an env may go on to write into its array
+    seen, done = [encode_one(dynamics, obs).clone()], []  # an env may go on to write into its array
     rewards: list[float] = []
-    for step in range(1, steps + 1):
-        obs, reward, terminated, truncated, _ = env.step(player.exploit(obs))
+    terminated = truncated = False
+    while len(rewards) < steps and not (terminated or truncated):
+        action = player.exploit(obs)
+        done.append(dynamics.action_codec.encode(add_batch_axis(action), dynamics.device).clone())
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen.append(encode_one(dynamics, obs).clone())
         rewards.append(float(reward))
-        if terminated:
-            break  # the imagined episode may go on: to miss an end is a way of being exploited
-        if truncated:
-            return start, math.fsum(rewards), step
-    return start, math.fsum(rewards), steps
+    # After a termination the imagined episode may go on: to miss an end is a way of being exploited.
+    allowed = len(rewards) if truncated and not terminated else steps
+    return _Played(torch.cat(seen), torch.cat(done), rewards, bool(terminated), allowed)
+
+
+def _transitions(episodes: list[_Played], dynamics: DynamicsModel) -> Transitions:
+    """Return the steps of all episodes, one after the other."""
+    rewards = [reward for episode in episodes for reward in episode.rewards]
+    terminated = torch.zeros(len(rewards), dtype=torch.bool)
+    lengths = torch.tensor([len(episode.rewards) for episode in episodes])
+    terminated[lengths.cumsum(0) - 1] = torch.tensor([episode.terminated for episode in episodes])
+    return Transitions(
+        obs=torch.cat([episode.obs[:-1] for episode in episodes]),
+        action=torch.cat([episode.action for episode in episodes]),
+        reward=torch.tensor(rewards),
+        next_obs=torch.cat([episode.obs[1:] for episode in episodes]),
+        terminated=terminated,
+        key=torch.arange(len(rewards)),
+    ).to(dynamics.device)
 
 
 def _imagine(player: _Player, dynamics: DynamicsModel, starts: Tensor, lengths: Tensor, seed: int) -> list[float]:
     """Return the imagined returns of the deterministic policy from each start."""
+    player.start()
     horizon = int(lengths.max())
     episodes = ImaginedEpisodes(
         dynamics, len(starts), start_obs=lambda count, generator: starts[:count], horizon=horizon

@@ -15,11 +15,13 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.zoo.errors import ZooError
 
 FIRST_SEED = 12345
 NUM_EPISODES = 20
+NUM_PLANNED_EPISODES = 5  # every step of them is a search
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Episode:
     seed: int
     total_reward: float
     length: int
+
+
+def num_episodes(kind: type[BaseAlgorithm]) -> int:
+    """Return the default number of episodes of an evaluation."""
+    return NUM_PLANNED_EPISODES if issubclass(kind, PlanningAgent) else NUM_EPISODES
 
 
 def play_episodes(

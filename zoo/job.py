@@ -15,10 +15,13 @@ import torch
 from gymnasium import spaces
 
 from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.spaces import FlatSpace
-from mbrl_wrappers.zoo.building import build_agent, check_arguments
+from mbrl_wrappers.zoo.building import algorithm_of, build_agent, check_arguments
 from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
+from mbrl_wrappers.zoo.registry import AGENTS
 
 NUM_CURVE_POINTS = 10
 NUM_CHECKPOINTS = 10
@@ -31,7 +34,8 @@ class JobSpec:
     Attributes:
         env: a Gymnasium id or ``"package.module:Class"``.
         recipe: what to train with.
-        model: whether the agent gets a model; without one it is the same agent at equal updates per step.
+        model: whether the agent gets a model; without one it is the same agent at equal updates per step. True for
+            an agent that can't do without.
         seed: of the agent, the model and the sequence of episodes.
         steps: env steps.
         eval_freq: env steps between evaluations.
@@ -55,8 +59,10 @@ class JobSpec:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def label(self) -> str:
-        """Return what people call the agent: ``"MBPO(SAC)"``, or ``"SAC"`` without a model."""
-        return f"{self.agent.upper()}({self.recipe.algo})" if self.model else self.recipe.algo
+        """Return what people call the agent: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
+        kind = AGENTS.get(self.agent)
+        is_whole = kind is not None and not issubclass(kind, Strategy)
+        return self.recipe.algo if is_whole or not self.model else f"{self.agent.upper()}({self.recipe.algo})"
 
     def to_json(self) -> str:
         """Return the job as JSON text, the same for equal jobs."""
@@ -91,7 +97,7 @@ def make_job(
     recipe: str | Path | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     eval_freq: int | None = None,
-    eval_episodes: int = 20,
+    eval_episodes: int | None = None,
     save_freq: int | None = None,
     device: str = "cpu",
 ) -> JobSpec:
@@ -107,7 +113,7 @@ def make_job(
         recipe: a file of recipes in place of the one that ships.
         env_kwargs: arguments of the env.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
-        eval_episodes: episodes of each.
+        eval_episodes: episodes of each; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
@@ -123,6 +129,7 @@ def make_job(
         check_arguments(agent, settings)
         steps = settings.steps if steps is None else steps
         check_whole_number("steps", steps, 1)
+        default_episodes = num_episodes(algorithm_of(agent, settings.algo))
         spec = JobSpec(
             env=env,
             recipe=settings,
@@ -130,7 +137,7 @@ def make_job(
             seed=seed,
             steps=steps,
             eval_freq=max(1, steps // NUM_CURVE_POINTS) if eval_freq is None else eval_freq,
-            eval_episodes=eval_episodes,
+            eval_episodes=default_episodes if eval_episodes is None else eval_episodes,
             save_freq=max(1, steps // NUM_CHECKPOINTS) if save_freq is None else save_freq,
             device=device,
             agent=agent,

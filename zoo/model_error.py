@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.evaluation import open_loop_error
+from mbrl_wrappers.types import Transitions
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ def measure_model_error(
     Returns:
         One row per step ahead; see :func:`~mbrl_wrappers.models.evaluation.open_loop_error`.
     """
-    obs, action = real_windows(agent, dynamics, env, horizon, steps, seed)
+    return error_on_windows(dynamics, *real_windows(agent, dynamics, env, horizon, steps, seed))
+
+
+def error_on_windows(dynamics: DynamicsModel, obs: Tensor, action: Tensor) -> list[HorizonError]:
+    """Return the error's quantiles over windows ``obs [E, T + 1, D]`` and ``action [E, T, A]``, a row per step."""
     error = open_loop_error(dynamics, obs, action, action.shape[1])
     quantiles = torch.quantile(error, torch.tensor([0.1, 0.5, 0.9]).to(error), dim=0)
     return [HorizonError(step, *column) for step, column in enumerate(quantiles.T.tolist(), start=1)]
@@ -70,13 +75,19 @@ def real_windows(
     agent.set_random_seed(seed)
     real = collect_transitions(
         env, dynamics, steps, policy=lambda obs: agent.predict(obs, deterministic=False)[0], seed=seed
-    ).to("cpu")
+    )
+    return windows_of(real, length)
+
+
+def windows_of(real: Transitions, length: int) -> tuple[Tensor, Tensor]:
+    """Cut every window of ``length`` steps out of episodes that follow each other; see :func:`real_windows`."""
+    real = real.to("cpu")
     over = (real.next_obs[:-1] != real.obs[1:]).any(-1) | real.terminated[:-1]  # a time limit ends episodes too
-    ends = [int(row) + 1 for row in over.nonzero()] + [steps]
+    ends = [int(row) + 1 for row in over.nonzero()] + [len(real)]
     sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
     length = min(length, max(sizes))
     obs, action = [], []
-    for rows in torch.arange(steps).split(sizes):
+    for rows in torch.arange(len(real)).split(sizes):
         if len(rows) >= length:
             path = torch.cat([real.obs[rows], real.next_obs[rows[-1:]]])
             obs.append(path.unfold(0, length + 1, 1).transpose(1, 2))

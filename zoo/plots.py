@@ -14,10 +14,14 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from mbrl_wrappers.zoo.candidates import Candidates
 from mbrl_wrappers.zoo.diagnosis import Calibration, ExploitationGap
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.progress import Evaluation
@@ -28,6 +32,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 # Beyond, a model is worse than one that knows nothing, and the axis had no room for what matters.
 MAX_SHOWN_ERROR = 2.0
+MAX_SHOWN_CANDIDATES = 100
 
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -220,6 +225,70 @@ def exploitation(ax: Axes, gap: ExploitationGap) -> None:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5))
         ax.legend(loc="best")
+
+
+def plan_candidates(ax: Axes, candidates: Candidates) -> None:
+    """Draw where the candidates of a plan lead, coloured by their return, with the elites and the plan marked.
+
+    Where the candidates are no sequences of actions, their first actions are drawn against their returns.
+
+    Args:
+        ax: where; a colour bar is put beside it.
+        candidates: at most 100 paths are drawn, all elites before an even choice of the others by return.
+    """
+    with mpl.rc_context(STYLE):
+        if candidates.are_paths:
+            _candidate_paths(ax, candidates)
+        else:
+            _first_actions(ax, candidates)
+        ax.legend(loc="best")
+
+
+def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
+    # The best are darkest, so that they stand out. Few colours, so that an SVG's colour bar is no picture.
+    colors = mpl.colormaps["viridis_r"].resampled(32)
+    scale = Normalize(candidates.returns.min(), candidates.returns.max())
+    ahead = np.arange(candidates.values.shape[1])
+    shown = _shown(candidates)
+    for is_elite in (False, True):
+        rows = shown[candidates.chosen[shown] == is_elite]
+        paths = [np.column_stack([ahead, candidates.values[row]]) for row in rows]
+        width, alpha = (2.4, 0.9) if is_elite else (0.8, 0.6)
+        lines = LineCollection(paths, cmap=colors, norm=scale, linewidths=width, alpha=alpha)
+        lines.set_array(candidates.returns[rows])
+        ax.add_collection(lines)
+        ax.plot([], [], color="0.5", linewidth=width, label="elites" if is_elite else "candidates")
+    ax.plot(ahead, candidates.plan, color=COLORS[1], linestyle="--", label="the plan")
+    ax.autoscale_view()
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+    ax.set_title("Candidates of a plan")
+    ax.set_xlabel("steps ahead, in the model")
+    ax.set_ylabel(f"observation[{candidates.column}]")
+    bar = ax.figure.colorbar(ScalarMappable(scale, colors), ax=ax)
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(nbins=5)
+    bar.set_label("predicted return")
+
+
+def _shown(candidates: Candidates) -> np.ndarray:
+    """Return the rows of the elites and of an even choice of the others by return, best last."""
+    order = candidates.returns.argsort(kind="stable")
+    elites, others = (order[candidates.chosen[order] == is_elite] for is_elite in (True, False))
+    room = max(MAX_SHOWN_CANDIDATES - len(elites), 0)
+    if len(others) > room:
+        others = others[np.linspace(0, len(others) - 1, room).round().astype(int)]
+    return np.concatenate([others, elites])
+
+
+def _first_actions(ax: Axes, candidates: Candidates) -> None:
+    for is_elite, color, label in ((False, "0.6", "candidates"), (True, COLORS[0], "elites")):
+        rows = candidates.chosen == is_elite
+        ax.scatter(candidates.values[rows, 0], candidates.returns[rows], color=color, s=14, linewidths=0, label=label)
+    ax.axvline(candidates.plan[0], color=COLORS[1], linestyle="--", label="the plan")
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    ax.set_title("Candidates of a plan")
+    ax.set_xlabel(f"first action[{candidates.column}]")
+    ax.set_ylabel("predicted return")
 
 
 def save_training_figure(

@@ -19,12 +19,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.her import HerReplayBuffer
 
-from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.agents import PETS, POPLIN, RS, CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
 
 # What `mbrl-zoo train AGENT` trains: a strategy for the imagined data of an SB3 agent, or an agent as a whole.
-AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {"mbpo": Dyna}
+AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {"mbpo": Dyna, "pets": PETS, "poplin": POPLIN, "rs": RS}
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     kind.__name__: kind
@@ -45,6 +45,9 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         CompiledSAC,
         CompiledTD3,
         CompiledTQC,
+        PETS,
+        POPLIN,
+        RS,
     )
 }
 
@@ -84,7 +87,8 @@ OBJECTS: dict[str, Any] = {
 def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> None:
     """Make an agent known: to recipes, to ``mbrl-zoo train`` and to saved agents.
 
-    Its constructor's arguments must be literals or registered, and kept as attributes of the same names.
+    Its constructor's arguments must be literals or registered, and kept as attributes of the same names. One that is
+    called ``dynamics`` is the agent's model: made of the recipe's ``dynamics``, and saved with the agent.
 
     Args:
         name: as users write it, such as ``"m2ac"``; its recipes are looked for in ``zoo/recipes/NAME.yml``.

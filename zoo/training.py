@@ -26,6 +26,7 @@ from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.rows import read_rows, write_rows
+from mbrl_wrappers.zoo.storage.agent_file import model_of
 from mbrl_wrappers.zoo.storage.card import write_card
 from mbrl_wrappers.zoo.storage.folder import (
     CARD,
@@ -133,9 +134,9 @@ def _keep(
 ) -> None:
     """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
     files = [JOB, PROGRESS, CARD]
-    callback = getattr(agent, "model_based", None)
-    if callback is not None:
-        diagnosis = diagnose(agent, callback.dynamics, env, seed=spec.seed)
+    dynamics = model_of(agent)
+    if dynamics is not None:
+        diagnosis = diagnose(agent, dynamics, env, seed=spec.seed)
         write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
         write_rows(folder / MODEL_ERROR, diagnosis.error)
         files += [DIAGNOSIS, MODEL_ERROR]

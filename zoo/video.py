@@ -181,9 +181,11 @@ def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tupl
     normalizer = agent.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
     yield obs, None, _frame(env)
+    state: tuple[np.ndarray, ...] | None = None
     over = False
     while not over:
-        action = agent.predict(obs if normalizer is None else normalizer.normalize_obs(obs), deterministic=True)[0]
+        seen = obs if normalizer is None else normalizer.normalize_obs(obs)
+        action, state = agent.predict(seen, state, np.array([state is None]), deterministic=True)
         obs, _, terminated, truncated, _ = env.step(env_action(env, action))
         yield obs, action, _frame(env)
         over = terminated or truncated

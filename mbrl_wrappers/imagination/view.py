@@ -110,7 +110,7 @@ class AgentView:
 
     def env_action(self, buffer_action: np.ndarray) -> Tensor:
         """Turn actions as SB3's buffer stores them, ``[N, *]``, into flat env actions ``[N, A]``."""
-        if self._discrete:
+        if not isinstance(self._agent.action_space, spaces.Box):
             return self._action_codec.encode(buffer_action, self.device)
         return self._unscale(torch.as_tensor(buffer_action, dtype=torch.float32, device=self.device))
 

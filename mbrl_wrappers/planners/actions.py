@@ -94,8 +94,3 @@ class ActionSet:
             above = chances[..., first:end].cumsum(-1)[..., :-1] <= number[..., None]
             columns.append(F.one_hot(above.sum(-1), end - first).to(chances.dtype))
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
-
-    def likeliest(self, chances: Tensor) -> Tensor:
-        """Return the likeliest category of each block, ``[..., A]`` one-hot."""
-        parts = [F.one_hot(chances[..., a:b].argmax(-1), b - a).to(chances.dtype) for a, b in self.blocks]
-        return torch.cat(parts, dim=-1)

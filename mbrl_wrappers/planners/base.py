@@ -168,5 +168,5 @@ def elite_weights(returns: Tensor, num_elites: int) -> Tensor:
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Return ``sum_p weights[b, p] values[b, p]``, ``[B, ...]``; a weight of 0 leaves out what is not finite."""
-    weights = weights.reshape(*weights.shape, *[1] * (values.dim() - 2))
+    weights = weights.to(values.dtype).reshape(*weights.shape, *[1] * (values.dim() - 2))
     return torch.where(weights > 0, weights * values, 0.0).sum(1)

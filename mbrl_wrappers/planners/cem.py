@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from gymnasium import spaces
@@ -17,12 +17,15 @@ from mbrl_wrappers.planners.base import (
     PlannerState,
     checked_returns,
     elite_weights,
+    take,
     weighted_mean,
 )
 from mbrl_wrappers.planners.noise import truncated_normal
 
 # Half of where the last plan ended up, half even chances: categories that it had settled on can be left again.
 _KEPT_CHANCES = 0.5
+# Nearest that a proposal comes to a bound, in units of half the range: at the bound itself nothing else is drawn.
+_PROPOSAL_MARGIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,13 @@ class Refit:
         mean = weighted_mean(self.returns, self.weights)
         return torch.where(self.weights.sum(1) > 0, mean, -torch.inf)
 
+    def keeping(self, last: Refit | None, over: Tensor) -> Refit:
+        """Return this refit, but the last one for the environments ``over [B]`` whose search was over before it."""
+        if last is None or not bool(over.any()):
+            return self
+        pairs = [(getattr(self, field.name), getattr(last, field.name)) for field in fields(self)]
+        return Refit(*(torch.where(over.reshape(-1, *[1] * (new.dim() - 1)), old, new) for new, old in pairs))
+
 
 def search_gaussian(
     objective: Callable[[Tensor], Tensor],
@@ -108,7 +118,7 @@ def search_gaussian(
         moves = (searching & (weights.sum(1) > 0)).reshape(-1, *[1] * (mean.dim() - 1))
         mean = torch.where(moves, settings.alpha * mean + (1 - settings.alpha) * new_mean, mean)
         variance = torch.where(moves, settings.alpha * variance + (1 - settings.alpha) * new_variance, variance)
-        result = Refit(mean, variance, candidates, returns, weights)
+        result = Refit(mean, variance, candidates, returns, weights).keeping(result, ~searching)
     assert result is not None  # there is at least one iteration
     return result
 
@@ -122,7 +132,8 @@ class CEM(Planner):
     [-1, 1] it is the paper's.
 
     Categories are searched with a probability for each at each step, refitted to the elites' frequencies; the plan
-    is the likeliest sequence. The search starts from the mean of even chances and the last plan's.
+    is the elite that is likeliest under them, for a mixture of good sequences need not be a good one. The search
+    starts from the mean of even chances and the last plan's.
 
     Args:
         action_space: see :class:`Planner`.
@@ -151,11 +162,22 @@ class CEM(Planner):
         super().__init__(action_space, horizon=horizon)
         self.settings = CEMSettings(population, num_elites, iterations, alpha, min_variance)
 
+    def propose(self, state: PlannerState, action: Tensor) -> PlannerState:
+        """Let the next search start from a proposal; see :meth:`Planner.propose`.
+
+        In a box a proposal is kept off the bounds by a tenth of the range, since a mean that lies on one has no
+        variance that is sampled with.
+        """
+        state = super().propose(state, action)
+        if not self.action_set.discrete:
+            state["plan"][:, 0].clamp_(_PROPOSAL_MARGIN - 1, 1 - _PROPOSAL_MARGIN)
+        return state
+
     def _search(self, objective: Objective, state: PlannerState, generator: torch.Generator) -> Plan:
         to_env = self.action_set.to_env
         if self.action_set.discrete:
             found = self._search_categories(objective, state["plan"], generator)
-            actions = self.action_set.likeliest(found.mean)
+            actions = self._likeliest_elite(found)
         else:
             variance = torch.full_like(state["plan"], 0.25)
             found = search_gaussian(
@@ -176,6 +198,13 @@ class CEM(Planner):
             {"plan": self._shifted(found.mean)},
         )
 
+    def _likeliest_elite(self, found: Refit) -> Tensor:
+        """Return the elite ``[B, H, A]`` that is likeliest under the distribution fitted to all of them."""
+        chances = (found.mean[:, None] * found.candidates).clamp(min=1e-6)
+        likelihood = torch.where(found.candidates > 0, chances.log(), 0.0).sum((2, 3))
+        best = torch.where(found.weights > 0, likelihood, -torch.inf).argmax(1, keepdim=True)
+        return take(found.candidates, best)[:, 0]
+
     def _search_categories(self, objective: Objective, last: Tensor, generator: torch.Generator) -> Refit:
         even = self.action_set.start(1, 1, device=last.device)
         chances = _KEPT_CHANCES * last + (1 - _KEPT_CHANCES) * even
@@ -191,8 +220,9 @@ class CEM(Planner):
             returns = checked_returns(objective, candidates)
             weights = elite_weights(returns, self.settings.num_elites)
             moves = (searching & (weights.sum(1) > 0))[:, None, None]
-            new = weighted_mean(candidates, weights)
-            chances = torch.where(moves, self.settings.alpha * chances + (1 - self.settings.alpha) * new, chances)
-            result = Refit(chances, chances * (1 - chances), candidates, returns, weights)
+            chosen = weighted_mean(candidates, weights)
+            chances = torch.where(moves, self.settings.alpha * chances + (1 - self.settings.alpha) * chosen, chances)
+            new = Refit(chances, chances * (1 - chances), candidates, returns, weights)
+            result = new.keeping(result, ~searching)
         assert result is not None  # there is at least one iteration
         return result

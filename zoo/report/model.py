@@ -10,9 +10,14 @@ from pathlib import Path
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.zoo.candidates import Candidates, candidates_in
 from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, Diagnosis, diagnose
 from mbrl_wrappers.zoo.environment import env_from_file
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.registry import ALGORITHMS
+from mbrl_wrappers.zoo.storage.agent_file import model_of
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
 from mbrl_wrappers.zoo.video import side_by_side_video
 
@@ -24,11 +29,13 @@ class ModelFindings:
     Attributes:
         diagnosis: the folder's own, else measured now; None if neither could be had.
         video: an MP4 of a real rollout beside the imagined one; None without.
+        candidates: of a plan, for an agent that plans; None without.
         missing: why something is None, a sentence each.
     """
 
     diagnosis: Diagnosis | None = None
     video: bytes | None = None
+    candidates: Candidates | None = None
     missing: list[str] = field(default_factory=list)
 
 
@@ -44,14 +51,16 @@ def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
     try:
         if stored is not None:
             findings.diagnosis = Diagnosis.from_json(stored)
-            if not video:
+            if not video and not _plans(folder):
                 return findings
         with closing(env_from_file(folder.env.name, folder.env.kwargs)) as env:
             agent = load_agent(folder, env, "cpu")
             if findings.diagnosis is None:
                 findings.diagnosis = _diagnose(agent, env, findings)
+            if isinstance(agent, PlanningAgent):
+                findings.candidates = _plan(agent, env, findings)
     except ZooError as error:
-        what = "The model is not shown" if findings.diagnosis is None else "There is no video"
+        what = "The model is not shown" if findings.diagnosis is None else _what_else(folder, video)
         findings.missing.append(f"{what}: {_one_line(error)}")
         return findings
     if video:
@@ -61,14 +70,37 @@ def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
 
 def _diagnose(agent: BaseAlgorithm, env: gym.Env, findings: ModelFindings) -> Diagnosis | None:
     try:
-        return diagnose(agent, agent.model_based.dynamics, env)  # type: ignore[attr-defined]
+        return diagnose(agent, _model(agent), env)
     except ValueError as error:
         findings.missing.append(f"The model could not be measured: {_one_line(error)}")
         return None
 
 
+def _plans(folder: AgentFolder) -> bool:
+    kind = ALGORITHMS.get(folder.config["algorithm"])
+    return kind is not None and issubclass(kind, PlanningAgent)
+
+
+def _what_else(folder: AgentFolder, video: bool) -> str:
+    """Say what is missing beside the diagnosis."""
+    missing = ["plan"] * _plans(folder) + ["video"] * video
+    return f"There is no {' and no '.join(missing)}"
+
+
+def _plan(agent: PlanningAgent, env: gym.Env, findings: ModelFindings) -> Candidates | None:
+    try:
+        found = candidates_in(agent, env)
+    except ValueError as error:
+        findings.missing.append(f"There is no plan: {_one_line(error)}")
+        return None
+    if not len(found.returns):
+        findings.missing.append("There is no plan: no candidate had a return that is finite.")
+        return None
+    return found
+
+
 def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) -> bytes | None:
-    dynamics = agent.model_based.dynamics  # type: ignore[attr-defined]
+    dynamics = _model(agent)
 
     def make_env() -> gym.Env:
         return env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array")
@@ -81,6 +113,12 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) 
             findings.missing.append(f"There is no video: {_one_line(error)}")
             return None
         return file.read_bytes()
+
+
+def _model(agent: BaseAlgorithm) -> DynamicsModel:
+    dynamics = model_of(agent)
+    assert dynamics is not None  # the folder has its description
+    return dynamics
 
 
 def _one_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 import mbrl_wrappers
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo import plots
+from mbrl_wrappers.zoo.candidates import PLANNED_STEPS, Candidates
 from mbrl_wrappers.zoo.diagnosis import Diagnosis
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.report.model import look_into
@@ -229,6 +230,7 @@ def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
         "missing": findings.missing,
         "video": None if findings.video is None else base64.b64encode(findings.video).decode(),
         "diagnosis": findings.diagnosis,
+        "plan": [] if findings.candidates is None else [_plan_figure(findings.candidates)],
     }
     if findings.diagnosis is not None:
         view.update(
@@ -271,6 +273,24 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
         )
     )
     return figures
+
+
+def _plan_figure(candidates: Candidates) -> Figure:
+    if candidates.are_paths:
+        alt = "Paths of a plan's candidates in the model over the steps ahead, coloured by predicted return"
+        caption = (
+            f"The {len(candidates.returns)} sequences of {len(candidates.plan) - 1} actions that the search compared "
+            f"last, {PLANNED_STEPS} steps into an episode, as the model's mean has them (at most "
+            f"{plots.MAX_SHOWN_CANDIDATES} are drawn). Shown is the entry of the observation in which they differ most."
+        )
+    else:
+        alt = "Predicted returns of a plan's candidates against their first actions"
+        caption = (
+            f"The {len(candidates.returns)} candidates that the search compared last, {PLANNED_STEPS} steps into an "
+            "episode. They are perturbations of a policy, which acts on what it meets: only their first actions are "
+            "known."
+        )
+    return _figure(lambda ax: plots.plan_candidates(ax, candidates), alt, caption)
 
 
 def _figure(draw: Callable[[Axes], None], alt: str, caption: str) -> Figure:

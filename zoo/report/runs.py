@@ -45,7 +45,7 @@ class Run:
     @property
     def has_model(self) -> bool:
         """Whether there is an agent with a model to look at."""
-        return self.folder is not None and self.folder.config.get("model_based") is not None
+        return self.folder is not None and self.folder.has_model
 
     @property
     def last_return(self) -> float:

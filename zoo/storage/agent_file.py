@@ -35,8 +35,9 @@ from mbrl_wrappers.zoo.storage.tensors import (
 )
 from mbrl_wrappers.zoo.storage.training_state import describe_training, fill_training
 
-# Given anew when an agent is loaded; where logs lie says something about the machine, nothing about the agent.
-_NOT_SAVED = {"policy", "env", "device", "seed", "tensorboard_log", "_init_setup_model"}
+# Given anew when an agent is loaded, or described beside the arguments; where logs lie says something about the
+# machine, nothing about the agent.
+_NOT_SAVED = {"policy", "env", "device", "dynamics", "monitor_wrapper", "seed", "tensorboard_log", "_init_setup_model"}
 # Arguments that SB3 keeps under another name, and those it has turned into others (A2C's are in policy_kwargs).
 KEPT_AS = {"stats_window_size": "_stats_window_size", "delta_std": "delta_std_schedule"}
 _NOT_KEPT = {"use_rms_prop", "rms_prop_eps"}
@@ -53,6 +54,7 @@ COUNTERS = (
     "_n_calls",
     "_current_progress_remaining",
     "exploration_rate",
+    "_num_fits",
 )
 
 
@@ -107,6 +109,8 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
     callback = getattr(agent, "model_based", None)
     if callback is not None:
         _describe_model_based(callback, described)
+    elif (dynamics := model_of(agent)) is not None:
+        described.config["dynamics"] = _add_dynamics(dynamics, described)
     normalizer = agent.get_vec_normalize_env()
     if normalizer is not None:
         described.config["vec_normalize"], statistics = describe_normalizer(normalizer)
@@ -115,6 +119,17 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
         described.config["training"], state = describe_training(agent)
         described.tensors.update(prefixed("training", state))
     return described
+
+
+def model_of(agent: BaseAlgorithm) -> DynamicsModel | None:
+    """Return the model that an agent was given by a callback, or has itself at ``agent.dynamics``; None without one."""
+    return getattr(getattr(agent, "model_based", agent), "dynamics", None)
+
+
+def model_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what an agent's description says of its model, None without one."""
+    callback = config.get("model_based")
+    return config.get("dynamics") if callback is None else callback["dynamics"]
 
 
 def describe_dynamics(dynamics: DynamicsModel) -> Description:
@@ -167,6 +182,9 @@ def rebuild_agent(
     unknown = arguments.keys() - set(saved_arguments(kind))
     if unknown:
         raise ZooError(f"{source}: {name} has no arguments {sorted(unknown)}")
+    if config.get("dynamics") is not None:
+        dynamics = rebuild_dynamics(config["dynamics"], without_prefix("dynamics", records), source)
+        arguments["dynamics"] = dynamics
     policy = _policy_from(kind, config["policy"], source)
     agent = kind(policy, env, device=device, _init_setup_model=False, **arguments)  # type: ignore[call-arg]
     agent.observation_space = space_from_json(config["observation_space"])
@@ -223,10 +241,10 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
     """
     for name, value in without_prefix("variable", tensors).items():
         recursive_getattr(agent, name).data = value.to(agent.device)
-    callback = getattr(agent, "model_based", None)
-    if callback is not None:
-        callback.dynamics.load_state_dict(without_prefix("dynamics", tensors))
-        callback.dynamics.to(agent.device)
+    dynamics = model_of(agent)
+    if dynamics is not None:
+        dynamics.load_state_dict(without_prefix("dynamics", tensors))
+        dynamics.to(agent.device)
     weights: dict[str, Any] = {"policy": without_prefix("policy", tensors)}
     agent.set_parameters(weights, exact_match=False, device=agent.device)
     if getattr(agent, "use_sde", False):
@@ -297,7 +315,7 @@ def _describe_model_based(callback: ModelBased, described: Description) -> None:
             f"strategy must be of a registered class, got {kind}: call "
             f"mbrl_wrappers.zoo.register_agent('a_name', {kind}) first"
         )
-    dynamics = describe_dynamics(callback.dynamics)
+    dynamics = _add_dynamics(callback.dynamics, described)
     state = callback.__getstate__()
     described.config["model_based"] = {
         "strategy": name,
@@ -305,9 +323,15 @@ def _describe_model_based(callback: ModelBased, described: Description) -> None:
         "fit_every": callback.fit_every,
         "seed": callback.seed,
         "last_fit": state["_last_fit"],
-        "dynamics": dynamics.config,
+        "dynamics": dynamics,
     }
-    described.tensors.update(prefixed("dynamics", dynamics.tensors))
+
+
+def _add_dynamics(dynamics: DynamicsModel, described: Description) -> dict[str, Any]:
+    """Add a model's tensors; returns its description."""
+    model = describe_dynamics(dynamics)
+    described.tensors.update(prefixed("dynamics", model.tensors))
+    return model.config
 
 
 def _rebuild_model_based(config: Mapping[str, Any], records: Mapping[str, TensorRecord], source: object) -> ModelBased:

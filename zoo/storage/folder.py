@@ -35,7 +35,13 @@ from mbrl_wrappers.spaces import space_from_json
 from mbrl_wrappers.zoo.environment import EnvRecord, env_from_file
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import Episode, episodes_from_json, episodes_to_json
-from mbrl_wrappers.zoo.storage.agent_file import describe_agent, fill_agent, rebuild_agent, rebuild_dynamics
+from mbrl_wrappers.zoo.storage.agent_file import (
+    describe_agent,
+    fill_agent,
+    model_config,
+    rebuild_agent,
+    rebuild_dynamics,
+)
 from mbrl_wrappers.zoo.storage.literals import MAX_ENVS
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, check_files, parse_json, read_file, write_manifest
 from mbrl_wrappers.zoo.storage.normalization import wrap_normalizer
@@ -124,6 +130,11 @@ class AgentFolder:
     def name(self) -> str:
         """The agent's registered name, such as ``"mbpo"``; its algorithm's for an agent without one."""
         return str(self.config["agent"] or self.config["algorithm"])
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the agent has a model of its environment."""
+        return any(self.config.get(key) is not None for key in ("model_based", "dynamics"))
 
     @property
     def total_bytes(self) -> int:
@@ -216,7 +227,7 @@ def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device:
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Returns:
-        The agent; a model-based one has its callback at ``agent.model_based``.
+        The agent; one that a strategy gave a model has its callback at ``agent.model_based``.
 
     Raises:
         ZooError: naming the file, if its parts do not fit each other, this version or ``env``.
@@ -246,12 +257,12 @@ def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> DynamicsMo
     Raises:
         ZooError: as :func:`load_agent`, or if the agent has no model.
     """
-    if folder.config.get("model_based") is None:
-        raise ZooError(f"the agent in {folder.path} has no model of its environment")
     _check_device(device)
     source, data, records = _model_file(folder)
     try:
-        config = folder.config["model_based"]["dynamics"]
+        config = model_config(folder.config)
+        if config is None:
+            raise ZooError(f"the agent in {folder.path} has no model of its environment")
         dynamics = rebuild_dynamics(config, without_prefix("dynamics", records), source)
         dynamics.load_state_dict(without_prefix("dynamics", read_tensors(data, source)))
     except ZooError:

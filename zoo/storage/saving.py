@@ -19,7 +19,7 @@ from mbrl_wrappers.models.given import TRANSPARENT_WRAPPERS
 from mbrl_wrappers.zoo.catalogue import open_agent
 from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.evaluation import NUM_EPISODES, play_episodes
+from mbrl_wrappers.zoo.evaluation import num_episodes, play_episodes
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.storage.card import write_card
 from mbrl_wrappers.zoo.storage.folder import (
@@ -47,7 +47,7 @@ def save(
     folder: str | Path,
     *,
     env: str | None = None,
-    episodes: int = NUM_EPISODES,
+    episodes: int | None = None,
     with_optimizer: bool = False,
 ) -> None:
     """Write an agent, its model and its VecNormalize into a folder, without pickle.
@@ -56,7 +56,8 @@ def save(
         agent: any SB3 or sb3-contrib agent, or one of a class that was registered.
         folder: a new one; it is there in the end or not at all.
         env: a Gymnasium id or ``"package.module:Class"``; default: the id of the agent's env.
-        episodes: of the evaluation that is recorded, for ``verify``; 0 for none.
+        episodes: of the evaluation that is recorded, for ``verify``; 0 for none; default: 20, or 5 for an agent that
+            plans.
         with_optimizer: add optimisers, replay buffer and imagined rows, so that training goes on where it stopped.
 
     Raises:
@@ -74,6 +75,7 @@ def save(
         except ValueError as error:
             raise ZooError(f"env must have the spaces of the agent, got {name}: {error}") from error
         evaluation = None
+        episodes = num_episodes(type(agent)) if episodes is None else episodes
         if episodes:
             evaluation = EvalRecord(play_episodes(agent, playground, episodes), installed_versions())
         record = record_env(playground, name, kwargs)

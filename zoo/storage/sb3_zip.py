@@ -83,6 +83,8 @@ def import_sb3(
     """
     file = Path(file)
     data, weights = _read_zip(file)
+    if "dynamics" in data:
+        raise ZooError(f"{file}: the agent's model is in a pickle; load the zip by its own class and call zoo.save")
     algo = _algorithm_of(data, file) if algo is None else algo
     check_name(algo, ALGORITHMS, "algo")
     kind = ALGORITHMS[algo]

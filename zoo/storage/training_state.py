@@ -40,6 +40,7 @@ def describe_training(agent: BaseAlgorithm) -> tuple[dict[str, Any], Tensors]:
     callback = getattr(agent, "model_based", None)
     if callback is not None:
         tensors.update(prefixed("model_based", callback.full_state()))
+    tensors.update(prefixed("generator", {name: getattr(agent, name).get_state() for name in _generator_names(agent)}))
     return config, tensors
 
 
@@ -64,6 +65,19 @@ def fill_training(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tens
     callback = getattr(agent, "model_based", None)
     if callback is not None:
         callback.load_full_state(without_prefix("model_based", tensors))
+    states = without_prefix("generator", tensors)
+    for name in _generator_names(agent):
+        if name not in states:
+            raise ZooError(f"{source} lacks the state of the generator {name}")
+        try:
+            getattr(agent, name).set_state(states[name])
+        except (RuntimeError, TypeError) as error:
+            raise ZooError(f"{source}: the state of the generator {name} doesn't fit: {error}") from error
+
+
+def _generator_names(agent: BaseAlgorithm) -> list[str]:
+    """Return the attributes that are the agent's own generators; SB3's agents draw from the global ones."""
+    return [name for name, value in vars(agent).items() if isinstance(value, torch.Generator)]
 
 
 def _optimizer_names(agent: BaseAlgorithm) -> list[str]:

@@ -1,0 +1,202 @@
+"""Planning evidence: the planning agents over seeds, and what a plan costs against what it reaches.
+
+    mbrl-zoo train pets --env Pendulum-v1 --seed 0 --eval-episodes 20 --folder runs/pets_0     # and so on
+    python benchmarks/planning.py collect runs/*
+    python benchmarks/planning.py cost
+    python benchmarks/planning.py table
+
+`collect` copies the curves of finished runs to docs/results/planning; `cost` plans with several planners in one
+learned model of Pendulum-v1; `table` writes docs/results/planning.md and planning_cost.svg from what lies there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from mbrl_wrappers.agents import PETS
+from mbrl_wrappers.zoo.evaluation import play_episodes
+from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.plots import new_figure, save_figure
+from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.recipe import load_recipe
+from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.training import run
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+CURVES = RESULTS / "planning"
+COST = CURVES / "cost.csv"
+
+# Agent and env: what is aimed at, as a number at the end and in words.
+AIMS: dict[tuple[str, str], tuple[float, str]] = {
+    ("pets", "Pendulum-v1"): (-180, "-180 within 1,600 steps on 5 of 5 seeds"),
+    ("pets", "CartPole-v1"): (475, "475 within 2,000 steps"),
+    ("pets", "InvertedPendulum-v5"): (1000, "1000 within 2,500 steps on 5 of 5 seeds"),
+    ("pets", "PETSCartpole-v0"): (150, "150 of 200 within 12 episodes (2,400 steps) on 5 of 5 seeds"),
+    ("rs", "MBBLCartPole-v0"): (195, "solved: 200 is the maximum"),
+    ("rs", "MBBLInvertedPendulum-v0"): (-0.5, "solved: 0 is the maximum"),
+    ("poplin", "Pendulum-v1"): (-180, "at least PETS's, with as many evaluations in a plan"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to plan on Pendulum-v1; the horizon is 15 unless said."""
+
+    name: str
+    planner: str
+    kwargs: dict[str, float]
+    num_particles: int = 5
+    episodes: int = 10
+
+
+SETTINGS = (
+    Setting("PETS's own: CEM 400 x 25 x 5, 20 particles", "CEM", {"horizon": 25}, 20, 3),
+    Setting("CEM 100 x 3", "CEM", {"population": 100, "num_elites": 10, "iterations": 3}),
+    Setting("iCEM 100 x 3", "iCEM", {}),
+    Setting("iCEM 50 x 3 (the recipe's)", "iCEM", {"population": 50, "num_elites": 5}),
+    Setting("iCEM 50 x 2", "iCEM", {"population": 50, "num_elites": 5, "iterations": 2}),
+    Setting("iCEM 20 x 2", "iCEM", {"population": 20, "num_elites": 4, "iterations": 2}),
+    Setting("MPPI 200", "MPPI", {"population": 200}),
+    Setting("MPPI 50", "MPPI", {"population": 50}),
+    Setting("RS 1000", "RS", {"population": 1000}),
+    Setting("RS 100", "RS", {"population": 100}),
+)
+
+
+def collect(folders: list[Path]) -> None:
+    CURVES.mkdir(parents=True, exist_ok=True)
+    for job in sorted(file for folder in folders for file in folder.rglob("job.json")):
+        spec = JobSpec.from_json(job.read_bytes())
+        if (job.parent / "manifest.json").exists():
+            name = f"{spec.agent}_{spec.env.rpartition('/')[2]}_seed{spec.seed}.csv"
+            shutil.copy(job.parent / "progress.csv", CURVES / name)
+
+
+def measure_cost(folder: Path) -> None:
+    """Plan with each setting in the model of one run of the recipe."""
+    torch.set_num_threads(1)
+    recipe = load_recipe("pets", "Pendulum-v1")
+    spec = JobSpec("Pendulum-v1", recipe, True, 0, recipe.steps, recipe.steps, eval_episodes=2, agent="pets")
+    trained, _ = run(spec, folder)
+    rows = []
+    for setting in SETTINGS:
+        env = gym.make("Pendulum-v1")
+        agent = PETS(
+            "MlpPolicy",
+            env,
+            dynamics=trained.dynamics,
+            planner=setting.planner,
+            planner_kwargs={"horizon": 15, **setting.kwargs},
+            num_particles=setting.num_particles,
+            seed=0,
+            device="cpu",
+        )
+        started = time.process_time()
+        episodes = play_episodes(agent, env, setting.episodes)
+        seconds = time.process_time() - started
+        steps = sum(episode.length for episode in episodes)
+        returns = [episode.total_reward for episode in episodes]
+        rows.append([setting.name, f"{1e3 * seconds / steps:.1f}", f"{np.mean(returns):.1f}", setting.episodes])
+        print(*rows[-1], flush=True)
+    obs = np.stack([gym.make("Pendulum-v1").reset(seed=seed)[0] for seed in range(8)])
+    agent = PETS("MlpPolicy", env, dynamics=trained.dynamics, planner_kwargs={"horizon": 15}, seed=0, device="cpu")
+    for number in (1, 8):
+        rows.append([f"predict for {number}, iCEM 100 x 3", f"{1e3 * _seconds(agent, obs[:number]):.1f}", "", ""])
+        print(*rows[-1], flush=True)
+    CURVES.mkdir(parents=True, exist_ok=True)
+    with COST.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["setting", "ms", "return", "episodes"], *rows])
+
+
+def _seconds(agent: PETS, obs: np.ndarray) -> float:
+    """Median CPU time of a prediction."""
+    times = []
+    for _ in range(20):
+        started = time.process_time()
+        agent.predict(obs)
+        times.append(time.process_time() - started)
+    return float(np.median(times))
+
+
+def write_table() -> None:
+    lines = [
+        "# Planning results",
+        "",
+        "Agents that plan, with the zoo's recipes; each number is the mean return of the evaluation episodes (the same",
+        "start states for every seed) after the last env step, one per seed. There is no such agent without a model;",
+        "SAC on the same tasks, at 10 updates a step, is in [learning.md](learning.md). CPU seconds are those of",
+        "training, on one thread, evaluations left out.",
+        "",
+        "| agent | env | aim | reached | last returns by seed | mean ± std | env steps | CPU s a seed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (agent, env), (aim, words) in AIMS.items():
+        files = sorted(CURVES.glob(f"{agent}_{env}_seed*.csv"))
+        last = [read_rows(file, Evaluation)[-1] for file in files]
+        if not last:
+            continue
+        returns = [row.return_mean for row in last]
+        spread = f" ± {np.std(returns, ddof=1):.1f}" if len(last) > 1 else ""
+        lines.append(
+            f"| {agent.upper()} | {env} | {words} | {sum(r >= aim for r in returns)} of {len(last)} | "
+            f"{', '.join(f'{r:.1f}' for r in returns)} | {np.mean(returns):.1f}{spread} | {last[0].steps:,} | "
+            f"{np.mean([row.cpu_seconds for row in last]):.0f} |"
+        )
+    if COST.exists():
+        lines += ["", *_cost_lines()]
+    (RESULTS / "planning.md").write_text("\n".join(lines) + "\n")
+
+
+def _cost_lines() -> list[str]:
+    with COST.open() as file:
+        rows = list(csv.DictReader(file))
+    played = [row for row in rows if row["return"]]
+    figure, (ax,) = new_figure(1, "Pendulum-v1, one learned model")
+    for row in played:
+        ax.plot(float(row["ms"]), float(row["return"]), "o")
+        ax.annotate(row["setting"], (float(row["ms"]), float(row["return"])), fontsize=7)
+    ax.set(xscale="log", xlabel="CPU time of an action (ms, one thread)", ylabel="mean return")
+    save_figure(figure, RESULTS / "planning_cost.svg")
+    one, many = (float(row["ms"]) for row in rows if not row["return"])
+    return [
+        "## What a plan costs",
+        "",
+        "Planners in one model of Pendulum-v1 (7 members, 5 elites, 2 x 64 units) after a run of the recipe; horizon",
+        "15 unless said, 5 particles, start states of the evaluation.",
+        "",
+        "![Return against the cost of an action](planning_cost.svg)",
+        "",
+        "| plan | ms an action | mean return | episodes |",
+        "|---|---|---|---|",
+        *(f"| {row['setting']} | {row['ms']} | {row['return']} | {row['episodes']} |" for row in played),
+        "",
+        f"One call of `predict` takes {one} ms for one env and {many} ms for eight: {many / one:.1f}x.",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("collect").add_argument("folders", nargs="+", type=Path)
+    commands.add_parser("cost").add_argument("--folder", type=Path, default=Path("runs/planning_cost"))
+    commands.add_parser("table")
+    arguments = parser.parse_args()
+    if arguments.command == "collect":
+        collect(arguments.folders)
+    elif arguments.command == "cost":
+        measure_cost(arguments.folder)
+    else:
+        write_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Where the candidates of a plan lead in the model: what a figure of a search shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.planners import Plan
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
+
+PLANNED_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The sequences that a search compared last, ``P`` of ``H`` steps; those whose returns are not finite left out.
+
+    Attributes:
+        values: ``[P, H + 1]`` one column of the flat observation, from now on, as the model's mean predicts it; for a
+            search that is not over sequences of actions ``[P, 1]``, one column of the first actions.
+        plan: ``[H + 1]`` or ``[1]``, likewise, of what the search found.
+        returns: ``[P]`` predicted.
+        chosen: ``[P]`` bool, those with more than an equal share in the plan: elites.
+        column: of the observation, or of the action.
+    """
+
+    values: np.ndarray
+    plan: np.ndarray
+    returns: np.ndarray
+    chosen: np.ndarray
+    column: int
+
+    @property
+    def are_paths(self) -> bool:
+        """Whether there are paths to draw, not first actions alone."""
+        return self.values.shape[1] > 1
+
+
+def candidates_in(agent: PlanningAgent, env: gym.Env, *, seed: int = FIRST_SEED) -> Candidates:
+    """Plan some steps into an episode of the real environment; a shorter one's last observation is taken.
+
+    Args:
+        agent: plans every step on the way there too.
+        env: the real environment, not wrapped by SB3.
+        seed: of the episode.
+    """
+    normalizer = agent.get_vec_normalize_env()
+    obs, _ = env.reset(seed=seed)
+    state: tuple[np.ndarray, ...] | None = None
+    for _ in range(PLANNED_STEPS):
+        action, state = agent.predict(obs if normalizer is None else normalizer.normalize_obs(obs), state)
+        obs, _, terminated, truncated, _ = env.step(env_action(env, action))
+        if terminated or truncated:
+            break
+    return candidates_of(agent, obs if normalizer is None else normalizer.normalize_obs(obs))
+
+
+@torch.no_grad()
+def candidates_of(agent: PlanningAgent, observation: Any) -> Candidates:
+    """Plan for one observation, and follow all candidates in the model.
+
+    The column that is shown is the one in which they differ most, in units of the spread of the states that the model
+    was fitted on.
+
+    Args:
+        agent: that plans.
+        observation: one, as ``agent.predict`` takes it.
+    """
+    found: Plan = agent.plan(observation)
+    finite = torch.isfinite(found.returns[0])
+    actions = torch.cat([found.actions[:1], found.candidates[0][finite]]) if _are_sequences(found) else None
+    if actions is None:
+        values = torch.cat([found.actions[0, :1], found.candidates[0, finite, 0]])[:, None]  # [1 + P, 1, A]
+        scale = torch.ones(values.shape[-1])
+    else:
+        obs, _ = agent._read(observation)
+        values = _paths(agent.dynamics, obs, actions)
+        scale = _spread(agent.dynamics)
+    values = values.cpu()
+    column = int(torch.nan_to_num(values[1:].std(0, correction=0) / scale).mean(0).argmax())
+    weights = found.weights[0]
+    return Candidates(
+        values=values[1:, :, column].numpy(),
+        plan=values[0, :, column].numpy(),
+        returns=found.returns[0][finite].cpu().numpy(),
+        chosen=(weights > (1 + 1e-6) / len(weights))[finite].cpu().numpy(),
+        column=column,
+    )
+
+
+def _are_sequences(found: Plan) -> bool:
+    """Tell whether the candidates are whole plans."""
+    return found.candidates.shape[2] == found.actions.shape[1] > 1
+
+
+def _paths(dynamics: DynamicsModel, obs: Tensor, actions: Tensor) -> Tensor:
+    """Return the observations ``[P, H + 1, D]`` to which actions ``[P, H, A]`` lead from ``obs [1, D]``."""
+    path = [obs.expand(len(actions), -1)]
+    for action in actions.unbind(1):
+        path.append(dynamics.predict(path[-1], action, deterministic=True).next_obs)
+    return torch.stack(path, dim=1)
+
+
+def _spread(dynamics: DynamicsModel) -> Tensor:
+    """Return the standard deviation ``[D]`` of the real states that the model keeps, 1 where they do not vary."""
+    starts = dynamics.start_obs.cpu()
+    spread = starts.std(0, correction=0) if len(starts) else torch.ones(dynamics.obs_codec.dim)
+    return torch.where(spread > 0, spread, 1.0)
