@@ -59,7 +59,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         propagation: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
         gamma: discount factor inside a plan, in [0, 1].
         learning_starts: env steps with random actions.
-        train_freq: env steps between fits, or ``(1, "episode")`` with one env.
+        train_freq: steps between fits, each of all envs; or ``(1, "episode")`` with one env.
         buffer_size: real transitions that are kept.
         policy_kwargs, stats_window_size, tensorboard_log, verbose, monitor_wrapper, seed, device: as in SB3.
 
@@ -102,25 +102,30 @@ class PlanningAgent(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         check_number("gamma", gamma, 0, 1)
-        super().__init__(
-            policy,
-            env,
-            learning_rate=0.0,  # the model has its own
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            gamma=gamma,
-            train_freq=train_freq,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            support_multi_env=True,
-            monitor_wrapper=monitor_wrapper,
-            seed=seed,
-            sde_support=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
-        )
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate=0.0,  # the model has its own
+                buffer_size=buffer_size,
+                learning_starts=learning_starts,
+                gamma=gamma,
+                train_freq=train_freq,
+                policy_kwargs=policy_kwargs,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                verbose=verbose,
+                device=device,
+                support_multi_env=True,
+                monitor_wrapper=monitor_wrapper,
+                seed=seed,
+                sde_support=False,
+                supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
+            )
+        except AssertionError as error:  # how SB3 refuses spaces
+            raise ValueError(
+                f"action_space must be Discrete, MultiDiscrete or a bounded Box, got {self.action_space}"
+            ) from error
         self.dynamics = dynamics
         self.num_particles = num_particles
         self.propagation = propagation

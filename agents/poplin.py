@@ -340,6 +340,7 @@ class POPLIN(PlanningAgent):
         if self._method == "avg":
             vector = self.policy.parameter_vector().detach() + noise.mean(0)
             nn.utils.vector_to_parameters(vector, self.policy.net.parameters())
+            self._plan_state = None  # whose noise was meant for the parameters as they were
             return
         distil = self._imitate if self._method == "bc" else self._imitate_adversarially
         self.logger.record("policy/loss", distil(obs, actions))

@@ -19,6 +19,7 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.planners import CEM, ICEM, MPPI, Planner, PlannerState, RandomShooting
@@ -486,7 +487,8 @@ def test_wrappers_around_it_and_inside():
 
 
 def test_a_learned_model_with_several_particles():
-    dynamics = EnsembleDynamics(OBS, PUSH, num_members=3, num_elites=2, hidden=[8])
+    dynamics = EnsembleDynamics(OBS, PUSH, num_members=3, num_elites=2, hidden=[8], max_steps=1)
+    dynamics.fit(collect_transitions(Line(), dynamics, 20, seed=0))
     for propagation in ("TS1", "TSinf", "expectation", "DS", "MM"):
         env = MPCAction(Line(), dynamics, small(), num_particles=3, propagation=propagation, seed=0)
         assert len(play(env, [some_action(PUSH)] * 2)) == 2
@@ -577,3 +579,12 @@ def test_actions_that_are_like_those_of_the_space_are_taken(incoming):
     env.reset(seed=0)
     action = env.step(incoming)[4]["mpc"]["action"]
     assert env.action_space.contains(action)
+
+
+def test_a_model_that_has_never_met_a_reward_is_refused():
+    env = gym.make("Pendulum-v1")
+    dynamics = EnsembleDynamics(env.observation_space, env.action_space, hidden=[8], max_steps=1)
+    with pytest.raises(ValueError, match="dynamics must be fitted or given its reward_fn, got a EnsembleDynamics"):
+        MPCAction(env, dynamics)
+    dynamics.fit(collect_transitions(env, dynamics, 20, seed=0))
+    MPCAction(env, dynamics)

@@ -658,7 +658,7 @@ def test_a_model_of_other_spaces_is_refused(name):
 
 @pytest.mark.parametrize("name", ["RS", "PETS", "POPLIN-P-sep-avg"])
 def test_an_unbounded_action_space_is_refused(name):
-    with pytest.raises((ValueError, AssertionError), match=r"bound"):
+    with pytest.raises(ValueError, match=r"action_space must be .*bounded Box, got Box"):
         make(name, Walk(spaces.Box(-np.inf, np.inf, (1,), np.float32)))
 
 

@@ -46,8 +46,8 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         seed: of the planner, until ``reset`` gets one; default: random.
 
     Raises:
-        ValueError: for spaces that are not the model's or the planner's, or a mode that the action space or the
-            planner does not allow.
+        ValueError: for spaces that are not the model's or the planner's, a model that has never met a reward, or a
+            mode that the action space or the planner does not allow.
 
     Example:
         >>> env = MPCAction(gym.make("Pendulum-v1"), dynamics)         # doctest: +SKIP
@@ -72,7 +72,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
             self._obs_codec, self._device = None, torch.device("cpu")
             evaluate = _ignoring_obs(dynamics)
         else:
-            _check_spaces(dynamics, env.observation_space, env.action_space)
+            _check_model(dynamics, env.observation_space, env.action_space)
             self._obs_codec, self._device = dynamics.obs_codec, dynamics.device
             evaluate = TrajectoryReturns(
                 dynamics, num_particles=num_particles, propagation=propagation, discount=discount
@@ -129,7 +129,7 @@ class VectorMPCAction(VectorWrapper):
         seed: int | None = None,
     ) -> None:
         super().__init__(env)
-        _check_spaces(dynamics, env.single_observation_space, env.single_action_space)
+        _check_model(dynamics, env.single_observation_space, env.single_action_space)
         evaluate = TrajectoryReturns(dynamics, num_particles=num_particles, propagation=propagation, discount=discount)
         self._codec = dynamics.obs_codec
         self._device = dynamics.device
@@ -238,8 +238,12 @@ def _ignoring_obs(simulate: SimulatorReturns) -> Callable[[Tensor, Tensor, torch
     return lambda obs, actions, generator: simulate(actions)
 
 
-def _check_spaces(dynamics: DynamicsModel, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def _check_model(dynamics: DynamicsModel, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     for name, of_env in (("observation_space", observation_space), ("action_space", action_space)):
         of_model = getattr(dynamics, name)
         if of_model != of_env:
             raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+    if dynamics.reward_fn is None and len(dynamics.start_obs) == 0:
+        raise ValueError(
+            f"dynamics must be fitted or given its reward_fn, got a {type(dynamics).__name__} without either"
+        )
