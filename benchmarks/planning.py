@@ -161,10 +161,13 @@ def _cost_lines() -> list[str]:
         rows = list(csv.DictReader(file))
     played = [row for row in rows if row["return"]]
     figure, (ax,) = new_figure(1, "Pendulum-v1, one learned model")
-    for row in played:
-        ax.plot(float(row["ms"]), float(row["return"]), "o")
-        ax.annotate(row["setting"], (float(row["ms"]), float(row["return"])), fontsize=7)
+    figure.set_size_inches(8.0, 3.6)
+    for row, marker in zip(played, "osDv^<>PX*", strict=True):
+        ax.plot(float(row["ms"]), float(row["return"]), marker, label=row["setting"])
     ax.set(xscale="log", xlabel="CPU time of an action (ms, one thread)", ylabel="mean return")
+    ax.set_xticks([20, 50, 100, 200, 500], labels=["20", "50", "100", "200", "500"])
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     save_figure(figure, RESULTS / "planning_cost.svg")
     one, many = (float(row["ms"]) for row in rows if not row["return"])
     return [
