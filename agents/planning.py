@@ -137,10 +137,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         super()._setup_model()
         if self.dynamics is None:
             self.dynamics = self._default_dynamics()
-        for name in ("observation_space", "action_space"):
-            of_model, of_env = getattr(self.dynamics, name), getattr(self, name)
-            if of_model != of_env:
-                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+        self.dynamics.check_spaces(self.observation_space, self.action_space)
         self.dynamics.to(self.device)
         self._view = AgentView(self, self.dynamics)
         self._planner = self._make_planner()
@@ -231,7 +228,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         Returns:
             The plan, with the candidates that it was made of.
         """
-        obs, _ = self._read(observation)
+        obs, _ = self.flat_observation(observation)
         return self._plan(obs, self._initial_state(len(obs)), self._predict_seed(0))
 
     def predict(
@@ -255,7 +252,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         Raises:
             ValueError: if the observation is not finite, or the state is of another number of environments.
         """
-        obs, is_batch = self._read(observation)
+        obs, is_batch = self.flat_observation(observation)
         plan_state, calls = self._unpack(state, len(obs))
         if episode_start is not None:
             plan_state = self._forget(plan_state, episode_start)
@@ -271,19 +268,24 @@ class PlanningAgent(OffPolicyAlgorithm):
     def _predict_seed(self, calls: int) -> int:
         return int(np.random.SeedSequence([self.seed or 0, calls]).generate_state(1, np.uint64)[0] >> 2)
 
-    def _read(self, observation: Any) -> tuple[Tensor, bool]:
-        """Return an observation as flat rows, and whether it was a batch."""
+    def flat_observation(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Tensor, bool]:
+        """Return an observation as the model takes it.
+
+        Args:
+            observation: one or a batch, as ``predict`` takes it.
+
+        Returns:
+            Flat raw rows ``[B, D]``, and whether it was a batch.
+
+        Raises:
+            ValueError: if it is not finite.
+        """
         check_finite("observation", observation)
         obs, is_batch = self.policy.obs_to_tensor(observation)
         arrays = {k: v.cpu().numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
-        return self._flat(arrays), is_batch
-
-    def _flat(self, observation: Any) -> Tensor:
-        """Return a batch of the agent's observations as the model takes them, ``[B, D]``."""
         normalizer: VecNormalize | None = self._vec_normalize_env
-        if normalizer is not None:
-            observation = normalizer.unnormalize_obs(observation)
-        return self.dynamics.obs_codec.encode(observation, self.device)
+        raw = arrays if normalizer is None else normalizer.unnormalize_obs(arrays)
+        return self.dynamics.obs_codec.encode(raw, self.device), is_batch
 
     def _initial_state(self, batch: int) -> PlannerState:
         """Return the state of ``batch`` environments for which nothing was planned yet."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.trajectories import Propagation
-from mbrl_wrappers.planners import CEM, CEMSettings, Plan, Planner, PlannerState, search_gaussian
+from mbrl_wrappers.planners import CEM, Plan, PlannerState, search_gaussian
+from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Transitions
 
@@ -47,9 +48,9 @@ class ProposalPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self._codec = FlatSpace(observation_space, "observation_space")
-        width = FlatSpace(action_space, "action_space").dim
+        self._action_set = ActionSet(action_space)
         self.whitening = Normalizer(self._codec.dim)
-        self.widths = [self._codec.dim, *net_arch, width]
+        self.widths = [self._codec.dim, *net_arch, self._action_set.dim]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(self.widths):
             linear = nn.Linear(fan_in, fan_out)
@@ -96,15 +97,13 @@ class ProposalPolicy(BasePolicy):
             x = torch.tanh(x) if layer < len(self.widths) - 2 else x
         return x.transpose(0, 1)
 
-    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        """Return actions in the env's units; BasePolicy.predict cuts them off."""
-        searched = self.propose(self._codec.encode(observation, self.device)).clamp(-1, 1)
-        low, high = (torch.as_tensor(bound, device=self.device).flatten() for bound in self._bounds())
-        return (low + 0.5 * (searched + 1) * (high - low)).reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+    def act(self, obs: Tensor) -> Tensor:
+        """Return actions ``[B, A]`` for flat raw observations ``[B, D]``, in the env's units and inside the bounds."""
+        return self._action_set.to_env(self.propose(obs))
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        assert isinstance(self.action_space, spaces.Box)
-        return self.action_space.low, self.action_space.high
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        action = self.act(self._codec.encode(observation, self.device))
+        return action.reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
 
 class POPLIN(PlanningAgent):
@@ -149,6 +148,7 @@ class POPLIN(PlanningAgent):
     """
 
     policy: ProposalPolicy
+    _planner: CEM  # for its settings and its action set; what is searched for here is noise
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ProposalPolicy,
         "MultiInputPolicy": ProposalPolicy,
@@ -179,7 +179,6 @@ class POPLIN(PlanningAgent):
         self._in_parameters = variant.startswith("P")
         if distillation == "avg" and not self._in_parameters:
             raise ValueError(f"distillation 'avg' needs a variant with noise on parameters, got {variant!r}")
-        check_whole_number("horizon", horizon)
         if init_variance is not None:
             check_number("init_variance", init_variance, 0, 4, low_is_valid=False)
         self.variant = variant
@@ -197,13 +196,18 @@ class POPLIN(PlanningAgent):
             **kwargs,
         )
 
-    def _make_planner(self) -> Planner:
-        planner = CEM(self.action_space, horizon=self.horizon)
+    def _make_planner(self) -> CEM:
+        planner = CEM(
+            self.action_space,
+            horizon=self.horizon,
+            population=self.population,
+            num_elites=self.num_elites,
+            iterations=self.iterations,
+            alpha=self.alpha,
+            min_variance=0.0 if self._in_parameters else 0.001,  # as theirs, only the search over actions ends early
+        )
         if planner.action_set.discrete:
             raise ValueError(f"action_space must be of Boxes for POPLIN, got {self.action_space}")
-        # As theirs, only the search over actions ends early.
-        least = 0.0 if self._in_parameters else 0.001
-        self._settings = CEMSettings(self.population, self.num_elites, self.iterations, self.alpha, least)
         return planner
 
     @property
@@ -237,7 +241,7 @@ class POPLIN(PlanningAgent):
             lambda noise: self._noise_returns(obs, noise, reference, generator),
             mean,
             torch.full_like(mean, self._start_variance),
-            self._settings,
+            self._planner.settings,
             generator,
             bounded=False,
         )
@@ -315,10 +319,9 @@ class POPLIN(PlanningAgent):
         """
         if plan:
             return super().predict(observation, state, episode_start, deterministic)
-        obs, is_batch = self._read(observation)
+        obs, is_batch = self.flat_observation(observation)
         with torch.no_grad():
-            searched = self.policy.propose(obs).clamp(-1, 1)
-        action = self.dynamics.action_codec.decode_numpy(self._planner.action_set.to_env(searched))
+            action = self.dynamics.action_codec.decode_numpy(self.policy.act(obs))
         return action if is_batch else action[0], state
 
     # -- learning -------------------------------------------------------------------------------

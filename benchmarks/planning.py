@@ -1,6 +1,6 @@
 """Planning evidence: the planning agents over seeds, and what a plan costs against what it reaches.
 
-    mbrl-zoo train pets --env Pendulum-v1 --seed 0 --eval-episodes 20 --folder runs/pets_0     # and so on
+    mbrl-zoo train pets --env Pendulum-v1 --seed 0 --eval-episodes 20 --eval-freq 1600         # and so on
     python benchmarks/planning.py collect runs/*
     python benchmarks/planning.py cost
     python benchmarks/planning.py table
@@ -134,7 +134,8 @@ def write_table() -> None:
         "Agents that plan, with the zoo's recipes; each number is the mean return of the evaluation episodes (the same",
         "start states for every seed) after the last env step, one per seed. There is no such agent without a model;",
         "SAC on the same tasks, at 10 updates a step, is in [learning.md](learning.md). CPU seconds are those of",
-        "training, on one thread, evaluations left out.",
+        "training, on one thread, evaluations left out. A run: `mbrl-zoo train pets --env Pendulum-v1 --seed 0",
+        "--eval-episodes 20 --eval-freq 1600`; then `python benchmarks/planning.py collect runs/*` and `... table`.",
         "",
         "| agent | env | aim | reached | last returns by seed | mean ± std | env steps | CPU s a seed |",
         "|---|---|---|---|---|---|---|---|",

@@ -18,8 +18,6 @@ from stable_baselines3.common.utils import LinearSchedule, get_device
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.models.given import registered_id
-from mbrl_wrappers.models.known_functions import REWARDS
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.recipe import SECTIONS, Recipe, check_name
 from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names
@@ -124,12 +122,8 @@ def _build_dynamics(
     arguments = _copy(spec.recipe.dynamics)
     with make_env(spec.env, **spec.env_kwargs) as env:
         if algorithm is not None and issubclass(algorithm, PlanningAgent):
-            arguments = {**algorithm.default_dynamics_kwargs, **arguments}
-            env_id = registered_id(env.spec)
-            if env_id in REWARDS:
-                arguments.setdefault("reward_fn", env_id)
-        dynamics = EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **arguments)
-    return dynamics
+            arguments = {"known_reward": True, **algorithm.default_dynamics_kwargs, **arguments}
+        return EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **arguments)
 
 
 def _agent_arguments(recipe: Recipe, env: gym.Env) -> dict[str, Any]:

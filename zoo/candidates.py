@@ -80,7 +80,7 @@ def candidates_of(agent: PlanningAgent, observation: Any) -> Candidates:
         values = torch.cat([found.actions[0, :1], found.candidates[0, finite, 0]])[:, None]  # [1 + P, 1, A]
         scale = torch.ones(values.shape[-1])
     else:
-        obs, _ = agent._read(observation)
+        obs, _ = agent.flat_observation(observation)
         values = _paths(agent.dynamics, obs, actions)
         scale = _spread(agent.dynamics)
     values = values.cpu()

@@ -29,8 +29,7 @@ from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.models.given import registered_id
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
+from mbrl_wrappers.models.given import known_functions, registered_id
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
@@ -117,7 +116,7 @@ class ModelBased(BaseCallback):
         check_finite("observation", agent._last_obs)
         if self.dynamics is None:
             self.dynamics = default_dynamics(agent, self._seed_of(agent))
-        self._check_spaces(agent, self.dynamics)
+        self.dynamics.check_spaces(agent.observation_space, agent.action_space)
         self._warn_of_lost_terminations(buffer)
         self.dynamics.to(agent.device)
         self._view = AgentView(agent, self.dynamics)
@@ -139,13 +138,6 @@ class ModelBased(BaseCallback):
         if buffer is None:
             raise ValueError("the agent's replay_buffer must be set up, got None")
         return buffer.inner if isinstance(buffer, BufferDecorator) else buffer
-
-    @staticmethod
-    def _check_spaces(agent: OffPolicyAlgorithm, dynamics: DynamicsModel) -> None:
-        for name in ("observation_space", "action_space"):
-            of_model, of_env = getattr(dynamics, name), getattr(agent, name)
-            if of_model != of_env:
-                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
 
     def _warn_of_lost_terminations(self, buffer: ReplayBuffer) -> None:
         learned = isinstance(self.dynamics, EnsembleDynamics) and self.dynamics.termination_fn is None
@@ -261,10 +253,7 @@ def default_dynamics(
         **kwargs: of :class:`~mbrl_wrappers.models.EnsembleDynamics`.
     """
     env_id = _registered_id(agent.env)
-    if env_id in TERMINATIONS:
-        kwargs["termination_fn"] = env_id
-    if known_reward and env_id in REWARDS:
-        kwargs["reward_fn"] = env_id
+    kwargs = {**known_functions(env_id, known_reward=known_reward), **kwargs}
     return EnsembleDynamics(agent.observation_space, agent.action_space, seed=seed, device=agent.device, **kwargs)
 
 

@@ -131,6 +131,17 @@ class DynamicsModel(nn.Module, ABC):
             self.start_obs = self.start_obs.new_empty(starts.shape)
         return super().load_state_dict(state_dict, strict, assign)
 
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """Refuse to serve an environment of other spaces.
+
+        Raises:
+            ValueError: naming the space, the environment's and the model's.
+        """
+        for name, of_env in (("observation_space", observation_space), ("action_space", action_space)):
+            of_model = getattr(self, name)
+            if of_model != of_env:
+                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+
     def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
         rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]
         self.start_obs = obs[rows.to(obs.device)].detach().clone().to(self.start_obs)

@@ -23,8 +23,7 @@ from mbrl_wrappers.models.fit import (
     holdout_mask,
     spread_rows,
 )
-from mbrl_wrappers.models.given import GivenFunction, call_given, registered_id, resolve
-from mbrl_wrappers.models.known_functions import TERMINATIONS
+from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, registered_id, resolve
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.spaces import space_to_json
@@ -129,20 +128,19 @@ class EnsembleDynamics(DynamicsModel):
         self.to(device)
 
     @classmethod
-    def for_env(cls, env: gym.Env, **kwargs: Any) -> EnsembleDynamics:
+    def for_env(cls, env: gym.Env, *, known_reward: bool = False, **kwargs: Any) -> EnsembleDynamics:
         """Build a model for an environment, with its known termination function if it has one.
 
-        The function is used only where the env is the registered one as it comes: other constructor
-        arguments or a wrapper that may change what is observed leave termination to be learned.
+        The functions are used only where the env is the registered one as it comes: other constructor
+        arguments or a wrapper that may change what is observed leave them to be learned.
 
         Args:
             env: any Gymnasium env with supported spaces.
+            known_reward: whether to take the env's known reward function too, if it has one.
             **kwargs: as for the constructor, overriding what is found.
         """
-        env_id = registered_id(env.spec)
-        if env_id in TERMINATIONS:
-            kwargs.setdefault("termination_fn", env_id)
-        return cls(env.observation_space, env.action_space, **kwargs)
+        found = known_functions(registered_id(env.spec), known_reward=known_reward)
+        return cls(env.observation_space, env.action_space, **{**found, **kwargs})
 
     def predict(
         self,

@@ -26,6 +26,17 @@ def registered_id(spec: EnvSpec | None) -> str | None:
     return None if changed or names - TRANSPARENT_WRAPPERS else spec.id
 
 
+def known_functions(env_id: str | None, *, known_reward: bool) -> dict[str, str]:
+    """Return arguments of a model that take what is known of an env in the place of what would be learned.
+
+    Args:
+        env_id: of an env as registered; None for another.
+        known_reward: whether to take the reward function, if it is known, and not the termination function alone.
+    """
+    wanted = {"termination_fn": TERMINATIONS, **({"reward_fn": REWARDS} if known_reward else {})}
+    return {name: env_id for name, known in wanted.items() if env_id is not None and env_id in known}
+
+
 def resolve(function: GivenFunction | str | None, name: str) -> tuple[GivenFunction | None, str]:
     """Look up a given function.
 

@@ -17,7 +17,7 @@ from mbrl_wrappers.envs.imagined import add_batch_axis, row_of
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
-from mbrl_wrappers.planners import CEM, ICEM, Plan, Planner, PlannerState
+from mbrl_wrappers.planners import Plan, Planner, PlannerState, default_planner
 from mbrl_wrappers.spaces import FlatSpace
 
 Mode = Literal["warm_start", "residual", "replace"]
@@ -38,7 +38,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         env: any env with Box, Discrete or MultiDiscrete actions; observations as the model has them.
         dynamics: the model of the env; or a :class:`~mbrl_wrappers.envs.SimulatorReturns` of it: then plans are made
             in the true simulator, which tells errors of the model from those of the planner.
-        planner: default: iCEM for boxes, a CEM with 3 iterations of 100 sequences for categories.
+        planner: default: :func:`~mbrl_wrappers.planners.default_planner`.
         mode: see above.
         num_particles: particles that follow each sequence in the model.
         propagation: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`, as for ``discount``.
@@ -190,9 +190,7 @@ class _Control:
             raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
         if not isinstance(action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
             raise ValueError(f"action_space must be Box, Discrete or MultiDiscrete, got {action_space}")
-        if planner is None:
-            is_box = isinstance(action_space, spaces.Box)
-            planner = ICEM(action_space) if is_box else CEM(action_space, population=100, num_elites=10, iterations=3)
+        planner = default_planner(action_space) if planner is None else planner
         if planner.action_space != action_space:
             raise ValueError(
                 f"planner must be for the env's actions {action_space}, got one for {planner.action_space}"
@@ -239,10 +237,7 @@ def _ignoring_obs(simulate: SimulatorReturns) -> Callable[[Tensor, Tensor, torch
 
 
 def _check_model(dynamics: DynamicsModel, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    for name, of_env in (("observation_space", observation_space), ("action_space", action_space)):
-        of_model = getattr(dynamics, name)
-        if of_model != of_env:
-            raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+    dynamics.check_spaces(observation_space, action_space)
     if dynamics.reward_fn is None and len(dynamics.start_obs) == 0:
         raise ValueError(
             f"dynamics must be fitted or given its reward_fn, got a {type(dynamics).__name__} without either"
