@@ -123,7 +123,8 @@ def _build_dynamics(
     with make_env(spec.env, **spec.env_kwargs) as env:
         if algorithm is not None and issubclass(algorithm, PlanningAgent):
             arguments = {"known_reward": True, **algorithm.default_dynamics_kwargs, **arguments}
-        return EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **arguments)
+        dynamics = EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **arguments)
+    return dynamics
 
 
 def _agent_arguments(recipe: Recipe, env: gym.Env) -> dict[str, Any]:
