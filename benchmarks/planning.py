@@ -152,6 +152,11 @@ def write_table() -> None:
             f"{', '.join(f'{r:.1f}' for r in returns)} | {np.mean(returns):.1f}{spread} | {last[0].steps:,} | "
             f"{np.mean([row.cpu_seconds for row in last]):.0f} |"
         )
+    lines += [
+        "",
+        "PETS on Pendulum-v1 was evaluated over 20 episodes, the single seeds over 3 to 5. Missed, and not in the table:",
+        "PETS on InvertedPendulum-v5 (aim: 1000 within 2,500 steps), one seed each: 450 with iCEM, 138 with MPPI.",
+    ]
     if COST.exists():
         lines += ["", *_cost_lines()]
     (RESULTS / "planning.md").write_text("\n".join(lines) + "\n")
