@@ -154,7 +154,7 @@ def write_table() -> None:
         )
     lines += [
         "",
-        "PETS on Pendulum-v1 was evaluated over 20 episodes, the single seeds over 3 to 5. Missed, and not in the table:",
+        "PETS on Pendulum-v1 was evaluated over 20 episodes, the single seeds over 3 to 5. Missed, not in the table:",
         "PETS on InvertedPendulum-v5 (aim: 1000 within 2,500 steps), one seed each: 450 with iCEM, 138 with MPPI.",
     ]
     if COST.exists():
