@@ -93,6 +93,7 @@ def _settings(**kwargs: Any) -> FitSettings:
         "patience": 2,
         "min_epoch_steps": 20,
         "max_steps": 100,
+        "beta_nll": 0.0,
     }
     return FitSettings(**(defaults | kwargs))
 
@@ -129,6 +130,24 @@ def test_loss_is_the_sum_over_members_of_the_mean_over_rows_and_dimensions(num_l
             bernoulli = torch.distributions.Bernoulli(logits=logits)
             expected = expected - bernoulli.log_prob(batch.label[member]).mean()
     torch.testing.assert_close(ensemble_loss(network, batch), expected)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_beta_weights_gradients_by_the_predicted_variance(beta):
+    class Recorded(EnsembleMLP):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            self.outputs = super().forward(x)
+            for output in self.outputs:
+                output.retain_grad()
+            return self.outputs
+
+    network = Recorded(3, 5, 4, 0, (16, 16), seed=0)
+    batch = _fit_data(60, 0)[torch.randint(60, (3, 20), generator=_seeded())]
+    ensemble_loss(network, batch, beta).backward()
+    mean, logvar, _ = network.outputs
+    error, variance, count = mean.detach() - batch.y, logvar.detach().exp(), batch.y[0].numel()
+    torch.testing.assert_close(mean.grad, 2 * error * variance ** (beta - 1) / count)
+    torch.testing.assert_close(logvar.grad, (1 - error.square() / variance) * variance**beta / count)
 
 
 def test_score_is_the_squared_error_and_the_cross_entropy_over_all_rows():
@@ -594,12 +613,12 @@ def test_a_fit_of_noiseless_data_comes_to_an_end():
     x = torch.randn(200, 2, generator=generator)
     data = FitData(x, x @ torch.tensor([[1.0, 0.5], [-0.5, 1.0]]), torch.zeros(200, 0))
     network = EnsembleMLP(2, 2, 2, 0, (16,), seed=0)
-    settings = FitSettings(1e-3, [0.0, 0.0], 256, 0, 50, None)
+    settings = FitSettings(1e-3, [0.0, 0.0], 256, 0, 50, None, 0.0)
     before = fit_ensemble(network, data, data, settings, generator)
     assert before.steps < 50_000
     # From here on every gain is too small to count: one epoch, and the weights stay.
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    settings = FitSettings(1e-9, [0.0, 0.0], 256, 0, 50, None)
+    settings = FitSettings(1e-9, [0.0, 0.0], 256, 0, 50, None, 0.0)
     again = fit_ensemble(network, data, data, settings, generator)
     assert again.steps == 50
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())

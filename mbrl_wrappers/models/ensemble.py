@@ -59,6 +59,9 @@ class EnsembleDynamics(DynamicsModel):
         patience: a fit stops when more epochs than this go by without a 1% gain of any member.
         min_epoch_steps: gradient steps that an epoch has at least.
         max_steps: most gradient steps of one fit; None for no limit.
+        beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (Seitzer et
+            al. 2022, equation 5). At 0, the papers' loss, rare and abrupt steps such as impacts are taken for noise
+            and their mean is hardly learned; at 1 the mean is learned as by squared errors.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
             or the id of an environment whose reward function is known.
         termination_fn: likewise, returning bool, instead of a learned termination.
@@ -85,6 +88,7 @@ class EnsembleDynamics(DynamicsModel):
         patience: int = 5,
         min_epoch_steps: int = 20,
         max_steps: int | None = None,
+        beta_nll: float = 0.0,
         reward_fn: GivenFunction | str | None = None,
         termination_fn: GivenFunction | str | None = None,
         normalize_targets: bool = True,
@@ -105,6 +109,7 @@ class EnsembleDynamics(DynamicsModel):
             "patience": patience,
             "min_epoch_steps": min_epoch_steps,
             "max_steps": max_steps,
+            "beta_nll": beta_nll,
             "normalize_targets": normalize_targets,
             "seed": seed,
         }
@@ -262,9 +267,7 @@ class EnsembleDynamics(DynamicsModel):
 
     def _mixture(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Match the first two moments of the equal mixture of the elites; logits are averaged."""
-        means, logvars, logits = (
-            torch.stack(column) for column in zip(*(self.network.member(e, x) for e in self._elite_list), strict=True)
-        )
+        means, logvars, logits = self.network.shared(self._elite_list, x)
         mean = means.mean(0)
         variance = logvars.exp().mean(0) + (means - mean).square().mean(0)
         return mean, variance.sqrt(), logits.mean(0)
@@ -314,7 +317,7 @@ class EnsembleDynamics(DynamicsModel):
         )
 
     def _fit_settings(self) -> FitSettings:
-        names = ("learning_rate", "weight_decay", "batch_size", "patience", "min_epoch_steps", "max_steps")
+        names = ("learning_rate", "weight_decay", "batch_size", "patience", "min_epoch_steps", "max_steps", "beta_nll")
         return FitSettings(**{name: self.settings[name] for name in names})
 
     def _choose_elites(self, report: FitReport) -> None:
@@ -441,6 +444,7 @@ def _check_ranges(settings: dict[str, Any]) -> None:
         )
     for units in settings["hidden"]:
         check_whole_number("hidden", units)
+    check_number("beta_nll", settings["beta_nll"], 0, 1)
     check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
     for decay in settings["weight_decay"]:
         check_number("weight_decay", decay, 0, 1)

@@ -45,6 +45,7 @@ class FitSettings:
     patience: int
     min_epoch_steps: int
     max_steps: int | None
+    beta_nll: float
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, target: Tensor) -> Tensor:
     return (mean - target).square() * torch.exp(-logvar) + logvar
 
 
-def ensemble_loss(network: EnsembleMLP, batch: FitData) -> Tensor:
+def ensemble_loss(network: EnsembleMLP, batch: FitData, beta_nll: float = 0.0) -> Tensor:
     """Return the training loss of a batch ``[E, B, ...]``: mean over rows and dims, sum over members."""
     mean, logvar, logits = network(batch.x)
-    loss = gaussian_nll(mean, logvar, batch.y).mean(dim=(1, 2)).sum() + network.bound_penalty()
+    loss = gaussian_nll(mean, logvar, batch.y)
+    if beta_nll:
+        loss = loss * torch.exp(beta_nll * logvar.detach())
+    loss = loss.mean(dim=(1, 2)).sum() + network.bound_penalty()
     if network.num_logits:
         loss = loss + F.binary_cross_entropy_with_logits(logits, batch.label, reduction="none").mean((1, 2)).sum()
     return loss
@@ -149,7 +153,7 @@ def fit_ensemble(
     steps, stale_epochs, loss = 0, 0, torch.zeros(())
     for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator):
         optimizer.zero_grad(set_to_none=True)
-        loss = ensemble_loss(network, train[index.to(train.x.device)])
+        loss = ensemble_loss(network, train[index.to(train.x.device)], settings.beta_nll)
         loss.backward()
         optimizer.step()
         steps += 1
