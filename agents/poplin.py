@@ -133,6 +133,10 @@ class POPLIN(PlanningAgent):
         alpha: share of the old distribution that is kept.
         init_variance: that a search starts with; default: theirs, 0.25 for ``"A"``, 0.1 for ``"P"`` with ``"avg"``
             and 0.03 for ``"P"`` otherwise.
+        noise_exponent: above 0, the noise that a search draws is coloured over the steps of a plan, as iCEM's
+            (Pinneri et al. 2020); theirs is white. Not for ``"P-uni"``, whose noise is the same at all steps.
+        distil_all: whether the policy is distilled from all planned steps there are; theirs from those since the
+            last fit. Not for ``"avg"``.
         num_particles: particles that follow each candidate.
         propagation: how; see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
         policy_kwargs: see ``policy``.
@@ -167,6 +171,8 @@ class POPLIN(PlanningAgent):
         iterations: int = 5,
         alpha: float = 0.1,
         init_variance: float | None = None,
+        noise_exponent: float = 0.0,
+        distil_all: bool = False,
         num_particles: int = 1,
         propagation: Propagation = "expectation",
         policy_kwargs: dict[str, Any] | None = None,
@@ -181,11 +187,17 @@ class POPLIN(PlanningAgent):
             raise ValueError(f"distillation 'avg' needs a variant with noise on parameters, got {variant!r}")
         if init_variance is not None:
             check_number("init_variance", init_variance, 0, 4, low_is_valid=False)
+        check_number("noise_exponent", noise_exponent, 0, 10)
+        if noise_exponent > 0 and variant == "P-uni":
+            raise ValueError(f"noise_exponent must be 0 for 'P-uni', whose noise has no steps, got {noise_exponent}")
         self.variant = variant
         self.distillation = distillation
+        if distil_all and self._method == "avg":
+            raise ValueError(f"distil_all must be False for distillation 'avg', got {distil_all}")
+        self.noise_exponent, self.distil_all = noise_exponent, distil_all
         self.horizon, self.population, self.num_elites = horizon, population, num_elites
         self.iterations, self.alpha, self.init_variance = iterations, alpha, init_variance
-        # Planned steps since the last fit: flat observation, executed action in units of the search, first noise.
+        # Planned steps to distil: flat observation, executed action in units of the search, first noise for "avg".
         self._planned: list[tuple[Tensor, Tensor, Tensor]] = []
         super().__init__(
             policy,
@@ -244,6 +256,7 @@ class POPLIN(PlanningAgent):
             self._planner.settings,
             generator,
             bounded=False,
+            noise_exponent=self.noise_exponent,
         )
         to_env = self._planner.action_set.to_env
         if reference is not None:
@@ -329,16 +342,18 @@ class POPLIN(PlanningAgent):
     def _act(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
         plan, noise = self._plan_with_noise(obs, state, seed)
         searched = self._planner.action_set.from_env(plan.action)
-        self._planned.append((obs.cpu(), searched.cpu(), noise.cpu()))
+        kept = noise if self._method == "avg" else noise.new_empty(len(noise), 0)
+        self._planned.append((obs.cpu(), searched.cpu(), kept.cpu()))
         return plan
 
     def _fit(self, transitions: Transitions) -> None:
-        """Fit the model, then the policy to what was planned since the last fit."""
+        """Fit the model, then the policy to what was planned."""
         super()._fit(transitions)
         if not self._planned:
             return
         obs, actions, noise = (torch.cat(parts).to(self.device) for parts in zip(*self._planned, strict=True))
-        self._planned = []
+        if not self.distil_all:
+            self._planned = []
         self.policy.whitening.fit(transitions.obs)
         if self._method == "avg":
             vector = self.policy.parameter_vector().detach() + noise.mean(0)

@@ -639,6 +639,9 @@ def test_values_of_the_env_that_are_not_finite_are_named(what, value, step):
         ("POPLIN-A-init-bc", {"distillation": "avg"}, "'avg' needs a variant with noise on parameters, got 'A-init'"),
         ("POPLIN-A-init-bc", {"num_elites": 9}, "num_elites must be at most the population 8, got 9"),
         ("POPLIN-A-init-bc", {"init_variance": 0}, r"init_variance must be in \(0, 4\], got 0"),
+        ("POPLIN-A-init-bc", {"noise_exponent": -1}, r"noise_exponent must be in \[0, 10\], got -1"),
+        ("POPLIN-P-uni-bc", {"noise_exponent": 2}, "noise_exponent must be 0 for 'P-uni', .*, got 2"),
+        ("POPLIN-P-sep-avg", {"distil_all": True}, "distil_all must be False for distillation 'avg', got True"),
         ("POPLIN-A-init-bc", {"horizon": 0}, "horizon must be a whole number of at least 1, got 0"),
         ("POPLIN-A-init-bc", {"iterations": 0}, "iterations must be a whole number of at least 1, got 0"),
     ],
@@ -763,7 +766,7 @@ class Taught(POPLIN):
         super()._fit(transitions)
         after = self.policy.parameter_vector().detach().clone()
         self.__dict__.setdefault("lessons", []).append((planned, before, after))
-        assert self._planned == []
+        assert self._planned == (planned if self.distil_all else [])
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -790,6 +793,25 @@ def test_a_policy_learns_from_the_steps_since_the_last_fit(distillation):
     executed = torch.cat([actions for planned, _, _ in agent.lessons for _, actions, _ in planned])
     np.testing.assert_allclose(-2 + 3.5 * (executed.numpy() + 1), received(agent)[10:], atol=1e-5)
     assert all(not torch.equal(before, after) for planned, before, after in agent.lessons if planned)
+
+
+def test_a_policy_learns_from_all_planned_steps_where_asked_to():
+    agent = make("POPLIN-A-init-bc", kind=Taught, train_freq=6, distil_all=True).learn(40)
+    counts = [len(planned) for planned, _, _ in agent.lessons]
+    assert counts[0] == 0 and set(np.diff(counts[1:])) == {6} and len(counts) > 3
+    executed = torch.cat([actions for _, actions, _ in agent.lessons[-1][0]])
+    np.testing.assert_allclose(-2 + 3.5 * (executed.numpy() + 1), received(agent)[10 : 10 + counts[-1]], atol=1e-5)
+
+
+def test_coloured_noise_changes_slowly_over_a_plan():
+    def roughness(**kwargs: Any) -> float:
+        search = {"horizon": 10, "population": 200, "iterations": 1, "init_variance": 0.01}
+        candidates = known("POPLIN-A-init-bc", **{**search, **kwargs}).plan(observations(1)).candidates[0, :, :, 0]
+        noise = candidates - candidates.mean(0)
+        return float(noise.diff(dim=1).square().mean() / noise.square().mean())
+
+    # Neighbours that know nothing of each other differ by twice the variance.
+    assert 1.8 < roughness() < 2.2 and roughness(noise_exponent=2.0) < 0.8
 
 
 def teach(agent: Any, mapping: Any, count: int = 300) -> None:

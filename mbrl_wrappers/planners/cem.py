@@ -20,7 +20,7 @@ from mbrl_wrappers.planners.base import (
     take,
     weighted_mean,
 )
-from mbrl_wrappers.planners.noise import truncated_normal
+from mbrl_wrappers.planners.noise import coloured_noise, truncated_normal
 
 # Half of where the last plan ended up, half even chances: categories that it had settled on can be left again.
 _KEPT_CHANCES = 0.5
@@ -89,6 +89,7 @@ def search_gaussian(
     generator: torch.Generator,
     *,
     bounded: bool,
+    noise_exponent: float = 0.0,
 ) -> Refit:
     """Search with a diagonal Gaussian, truncated at two standard deviations (Chua et al. 2018, section 5).
 
@@ -102,6 +103,8 @@ def search_gaussian(
         generator: of the samples, which are the same for all ``B`` but for their mean and variance.
         bounded: whether every entry must lie in [-1, 1]: the variance that is sampled with is then capped at the
             square of half the distance to the nearer bound, so that no sample needs to be cut off.
+        noise_exponent: above 0, samples ``[B, H, ...]`` are coloured over their ``H`` steps (as those of iCEM) before
+            they are truncated.
     """
     result: Refit | None = None
     for _ in range(settings.iterations):
@@ -109,7 +112,7 @@ def search_gaussian(
         if result is not None and not bool(searching.any()):
             break
         sampled = torch.minimum(((1 - mean.abs()) / 2).square(), variance) if bounded else variance
-        noise = truncated_normal(settings.population, *mean.shape[1:], generator=generator)
+        noise = _search_noise(settings.population, *mean.shape[1:], exponent=noise_exponent, generator=generator)
         candidates = mean[:, None] + sampled.sqrt()[:, None] * noise
         returns = checked_returns(objective, candidates)
         weights = elite_weights(returns, settings.num_elites)
@@ -121,6 +124,15 @@ def search_gaussian(
         result = Refit(mean, variance, candidates, returns, weights).keeping(result, ~searching)
     assert result is not None  # there is at least one iteration
     return result
+
+
+def _search_noise(number: int, *shape: int, exponent: float, generator: torch.Generator) -> Tensor:
+    """Draw ``[number, *shape]`` within two standard deviations, coloured over the first axis of ``shape`` or white."""
+    if exponent == 0:
+        return truncated_normal(number, *shape, generator=generator)
+    steps, *rest = shape
+    coloured = coloured_noise(number, *rest, steps=steps, exponent=exponent, generator=generator)
+    return coloured.movedim(-1, 1).clamp(-2.0, 2.0)
 
 
 class CEM(Planner):
