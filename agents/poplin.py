@@ -118,7 +118,10 @@ class POPLIN(PlanningAgent):
     policy alone.
 
     As theirs, a plan follows the ensemble's mean with one particle, and variances are not capped at the bounds, where
-    actions are cut off. Deviations: variances are in units of half the action range (the same in [-1, 1]).
+    actions are cut off. Deviations: variances are in units of half the action range (the same in [-1, 1]). In the
+    ``"A"`` variants proposals are cut off before noise is added, and the noise that a search starts from is at most
+    half the range: theirs may grow from plan to plan until every candidate is cut off at the same bound, and nothing
+    is searched any more (on Pendulum-v1 such an agent leaned on one side for whole episodes).
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations); ``policy_kwargs={"net_arch": [64]}``
@@ -268,6 +271,8 @@ class POPLIN(PlanningAgent):
         chosen = rest = found.mean
         if self.variant != "P-uni":
             chosen, rest = rest[:, 0], torch.cat([rest[:, 1:], torch.zeros_like(rest[:, :1])], dim=1)
+        if not self._in_parameters:
+            rest = rest.clamp(-1, 1)
         plan = Plan(actions, found.predicted_return, candidates, found.returns, found.weights, {"plan": rest})
         return plan, chosen
 
@@ -288,7 +293,7 @@ class POPLIN(PlanningAgent):
         """Return actions ``[K, C, A]`` of the policy with noise ``[C, ...]`` at observations ``[K, C, D]``."""
         if self._in_parameters:
             return self.policy.propose_with(self.policy.parameter_vector() + noise, obs)
-        return self.policy.propose(obs) + noise
+        return self.policy.propose(obs).clamp(-1, 1) + noise
 
     def _first_actions(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Return the first actions ``[B, P, A]`` for noise ``[B, P, (H,) ...]``, in units of the search."""

@@ -723,6 +723,27 @@ def test_a_search_that_hardly_searches_executes_the_policys_action(variant):
     np.testing.assert_allclose(agent.predict(obs)[0], agent.predict(obs, plan=False)[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", ["A-init", "A-replan"])
+def test_noise_on_actions_does_not_grow_until_no_candidate_differs(variant):
+    """The stronger the push the better, so all elites lie at one bound; that must still be seen in the next plan."""
+    model = KnownDynamics(
+        OBS,
+        PUSH,
+        lambda obs, action: obs,
+        lambda obs, action, next_obs: action[:, 0],
+        lambda obs, action, next_obs: torch.zeros(len(obs), dtype=torch.bool),
+    )
+    agent = make(f"POPLIN-{variant}-bc", dynamics=model, init_variance=1.0)
+    with torch.no_grad():
+        agent.policy.net[-1].bias.fill_(3.0)  # a proposal far beyond the bounds
+    obs, state = observations(1), None
+    for _ in range(30):
+        action, state = agent.predict(obs, state)
+    assert action == pytest.approx(5.0) and np.abs(state[0]).max() <= 1.0
+    next_plan = agent._plan(torch.as_tensor(obs), {"plan": torch.as_tensor(state[0])}, 0)
+    assert next_plan.candidates[0, :, 0].std() > 0
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_search_is_better_than_the_policy(variant):
     agent = poplin(variant, size=0.3, population=60, num_elites=6, iterations=4)
