@@ -12,13 +12,17 @@ from mbrl_wrappers.zoo.catalogue import open_agent, places
 from mbrl_wrappers.zoo.cli import main
 from mbrl_wrappers.zoo.evaluation import mean_and_std
 from mbrl_wrappers.zoo.index import embedded
+from mbrl_wrappers.zoo.storage.agent_file import model_of
 
-# Mean returns over five episodes that a broken policy is far from.
+# Mean returns over the first evaluation episodes that a broken policy is far from.
 LEAST = {
     "mbpo/CartPole-v1": 475.0,
     "mbpo/InvertedPendulum-v5": 950.0,
     "mbpo/MountainCarContinuous-v0": 90.0,
     "mbpo/Pendulum-v1": -250.0,
+    "pets/PETSCartpole-v0": 150.0,
+    "pets/Pendulum-v1": -250.0,
+    "rs/MBBLCartPole-v0": 195.0,
 }
 MAX_BYTES = 25_000_000
 
@@ -32,11 +36,13 @@ def test_those_ship_that_should_and_they_are_small():
 @pytest.mark.parametrize("name", LEAST)
 def test_each_plays_as_its_card_says(name):
     folder = open_agent(name)
-    played = zoo.evaluate(name, episodes=5)
+    # Every step of an agent that plans is a search.
+    played = zoo.evaluate(name, episodes=5 if name.startswith("mbpo") else 2)
     assert mean_and_std(played)[0] > LEAST[name]
     assert folder.evaluation is not None
     mean, std = mean_and_std(folder.evaluation.episodes)
-    assert f"Return {mean:.1f} ± {std:.1f} over 20 episodes" in (folder.file("README.md") or b"").decode()
+    said = f"Return {mean:.1f} ± {std:.1f} over {len(folder.evaluation.episodes)} episodes"
+    assert said in (folder.file("README.md") or b"").decode()
 
 
 @pytest.mark.parametrize("name", LEAST)
@@ -57,7 +63,8 @@ def test_each_brings_its_model(name):
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)
     agent = zoo.load(name, device="cpu")
-    assert agent.model_based.dynamics.obs_codec.dim == dynamics.obs_codec.dim
+    model = model_of(agent)
+    assert model is not None and model.obs_codec.dim == dynamics.obs_codec.dim
     obs, reward, *_ = env.step(agent.predict(obs, deterministic=True)[0])
     assert env.observation_space.contains(obs) and torch.isfinite(torch.tensor(reward))
 
