@@ -119,9 +119,9 @@ class POPLIN(PlanningAgent):
 
     As theirs, a plan follows the ensemble's mean with one particle, and variances are not capped at the bounds, where
     actions are cut off. Deviations: variances are in units of half the action range (the same in [-1, 1]). In the
-    ``"A"`` variants proposals are cut off before noise is added, and the noise that a search starts from is at most
-    half the range: theirs may grow from plan to plan until every candidate is cut off at the same bound, and nothing
-    is searched any more (on Pendulum-v1 such an agent leaned on one side for whole episodes).
+    ``"A"`` variants proposals are cut off before noise is added. The noise that a search starts from is at most the
+    standard deviation that it starts with: theirs may grow from plan to plan until every candidate is cut off at the
+    same bound, and nothing is searched any more (on Pendulum-v1 such agents hung on one side for whole episodes).
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations); ``policy_kwargs={"net_arch": [64]}``
@@ -271,8 +271,8 @@ class POPLIN(PlanningAgent):
         chosen = rest = found.mean
         if self.variant != "P-uni":
             chosen, rest = rest[:, 0], torch.cat([rest[:, 1:], torch.zeros_like(rest[:, :1])], dim=1)
-        if not self._in_parameters:
-            rest = rest.clamp(-1, 1)
+        most = self._start_variance**0.5
+        rest = rest.clamp(-most, most)
         plan = Plan(actions, found.predicted_return, candidates, found.returns, found.weights, {"plan": rest})
         return plan, chosen
 

@@ -723,9 +723,9 @@ def test_a_search_that_hardly_searches_executes_the_policys_action(variant):
     np.testing.assert_allclose(agent.predict(obs)[0], agent.predict(obs, plan=False)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["A-init", "A-replan"])
-def test_noise_on_actions_does_not_grow_until_no_candidate_differs(variant):
-    """The stronger the push the better, so all elites lie at one bound; that must still be seen in the next plan."""
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_noise_does_not_grow_from_plan_to_plan(variant):
+    """The stronger the push the better, so every search wants more noise of the same sign."""
     model = KnownDynamics(
         OBS,
         PUSH,
@@ -734,12 +734,13 @@ def test_noise_on_actions_does_not_grow_until_no_candidate_differs(variant):
         lambda obs, action, next_obs: torch.zeros(len(obs), dtype=torch.bool),
     )
     agent = make(f"POPLIN-{variant}-bc", dynamics=model, init_variance=1.0)
-    with torch.no_grad():
-        agent.policy.net[-1].bias.fill_(3.0)  # a proposal far beyond the bounds
+    if variant.startswith("A"):
+        with torch.no_grad():
+            agent.policy.net[-1].bias.fill_(3.0)  # a proposal far beyond the bounds
     obs, state = observations(1), None
     for _ in range(30):
         action, state = agent.predict(obs, state)
-    assert action == pytest.approx(5.0) and np.abs(state[0]).max() <= 1.0
+    assert action > 3.0 and 0.5 < np.abs(state[0]).max() <= 1.0
     next_plan = agent._plan(torch.as_tensor(obs), {"plan": torch.as_tensor(state[0])}, 0)
     assert next_plan.candidates[0, :, 0].std() > 0
 
