@@ -106,6 +106,16 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_several_members_on_the_same_rows_are_each_member(rows):
+    network, x = _network(), torch.randn(rows, 5, generator=_seeded())
+    with torch.no_grad():
+        together = network.members([2, 0], x)
+        for place, member in enumerate((2, 0)):
+            for one, alone in zip(together, network.member(member, x), strict=True):
+                torch.testing.assert_close(one[place], alone)
+
+
 # ------------------------------------------------------------------------------------------ loss
 
 

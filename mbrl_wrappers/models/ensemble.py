@@ -267,7 +267,7 @@ class EnsembleDynamics(DynamicsModel):
 
     def _mixture(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Match the first two moments of the equal mixture of the elites; logits are averaged."""
-        means, logvars, logits = self.network.shared(self._elite_list, x)
+        means, logvars, logits = self.network.members(self._elite_list, x)
         mean = means.mean(0)
         variance = logvars.exp().mean(0) + (means - mean).square().mean(0)
         return mean, variance.sqrt(), logits.mean(0)

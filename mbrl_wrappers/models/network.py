@@ -107,15 +107,15 @@ class EnsembleMLP(nn.Module):
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
         return ChosenMembers(layers, self.max_logvar[index], self.min_logvar[index])
 
-    def shared(self, members: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def members(self, indices: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate several members on the same rows ``x [B, in_dim]``.
 
         Returns:
             Mean ``[M, B, T]``, log-variance ``[M, B, T]`` and logits ``[M, B, num_logits]``.
         """
         if len(x) < _ROWS_OF_ITS_OWN or x.device.type != "cpu":
-            return self.evaluate(self.choose(members), x.expand(len(members), *x.shape))
-        mean, logvar, logits = zip(*(self.member(member, x) for member in members), strict=True)
+            return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
+        mean, logvar, logits = zip(*(self.member(index, x) for index in indices), strict=True)
         return torch.stack(mean), torch.stack(logvar), torch.stack(logits)
 
     def evaluate(self, chosen: ChosenMembers, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
