@@ -43,6 +43,7 @@ AIMS: dict[tuple[str, str], tuple[float, str]] = {
     ("rs", "MBBLCartPole-v0"): (195, "solved: 200 is the maximum"),
     ("rs", "MBBLInvertedPendulum-v0"): (-0.5, "solved: 0 is the maximum"),
     ("poplin-A-replan", "Pendulum-v1"): (-180, "at least PETS's, with as many evaluations in a plan"),
+    ("poplin-A-replan-white", "Pendulum-v1"): (-180, "likewise, with `noise_exponent=0`"),
     ("poplin-P-sep", "Pendulum-v1"): (-180, "likewise"),
 }
 

@@ -22,6 +22,7 @@ LEAST = {
     "mbpo/Pendulum-v1": -250.0,
     "pets/PETSCartpole-v0": 150.0,
     "pets/Pendulum-v1": -250.0,
+    "poplin/Pendulum-v1": -250.0,
     "rs/MBBLCartPole-v0": 195.0,
 }
 MAX_BYTES = 25_000_000
