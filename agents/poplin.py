@@ -121,7 +121,7 @@ class POPLIN(PlanningAgent):
     actions are cut off. Deviations: variances are in units of half the action range (the same in [-1, 1]). In the
     ``"A"`` variants proposals are cut off before noise is added. The noise that a search starts from is at most the
     standard deviation that it starts with: theirs may grow from plan to plan until every candidate is cut off at the
-    same bound, and nothing is searched any more (on Pendulum-v1 such agents hung on one side for whole episodes).
+    same bound, and nothing is searched any more (on Pendulum-v1 such an agent hung on one side for a whole episode).
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations); ``policy_kwargs={"net_arch": [64]}``

@@ -388,6 +388,10 @@ def test_a_function_can_make_the_env(here):
         ("mbpo --save-freq -5", "save_freq must be a whole number of at least 0, got -5"),
         ("mbpo --device gpu", "device must be 'cpu', 'cuda' or 'auto', got 'gpu'"),
         ("mbpo --params strategy.real_rato=1", "argument of strategy .*'real_rato'; did you mean 'real_ratio'?"),
+        (
+            "mbpo --params agent.gamma=0.9 --params agent.tau=0.1",
+            "--params must be given once, with all its values after it, got it 2 times",
+        ),
         ("mbpo --params strategy.real_ratio=2", r"real_ratio must be in \[0, 1\], got 2"),
         ("mbpo --params agent.learning_rate=fast", "SAC can't be built for Pendulum-v1: .*learning rate"),
         ("mbpo --params agent.learning_starts=late", "agent.learning_starts must be a whole number .*'late'"),

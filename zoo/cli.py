@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         # An env of one's own lies where one works. Last: a file in a downloaded folder must not stand in for a package.
         sys.path.append(str(Path.cwd()))
+    given = sys.argv[1:] if arguments is None else arguments
     try:
+        _refuse_repeated(given)
         command: Any = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="mbrl-zoo",
             description="Train, keep and check model-based agents.",
-            args=arguments,
+            args=given,
         )
         return command.run()
     except (OSError, ValueError) as error:
@@ -44,3 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _refuse_repeated(given: Sequence[str]) -> None:
+    """Refuse an option that stands twice, of which the parser would drop the first without a word."""
+    options = Counter(word.partition("=")[0] for word in given if word.startswith("--"))
+    for option, number in options.items():
+        if number > 1:
+            raise ValueError(f"{option} must be given once, with all its values after it, got it {number} times")

@@ -59,9 +59,9 @@ class EnsembleDynamics(DynamicsModel):
         patience: a fit stops when more epochs than this go by without a 1% gain of any member.
         min_epoch_steps: gradient steps that an epoch has at least.
         max_steps: most gradient steps of one fit; None for no limit.
-        beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (Seitzer et
-            al. 2022, equation 5). At 0, the papers' loss, rare and abrupt steps such as impacts are taken for noise
-            and their mean is hardly learned; at 1 the mean is learned as by squared errors.
+        beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (the
+            beta-NLL of Seitzer et al. 2022). At 0, the papers' loss, rare and abrupt steps such as impacts may be
+            taken for noise and their mean hardly be learned; at 1 the mean's gradient is that of squared errors.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
             or the id of an environment whose reward function is known.
         termination_fn: likewise, returning bool, instead of a learned termination.
