@@ -201,10 +201,10 @@ def write_table() -> None:
         )
     lines += [
         "",
-        "Agents on Pendulum-v1 were evaluated over 20 episodes, PETS on CartPole-v1 over 5, others over 10. Missed,",
-        "not in the table: PETS on InvertedPendulum-v5 (aim: 1000 within 2,500 steps), one seed each: 450 with iCEM,",
-        "138 with MPPI. Its reward does not tell where the cart is, an open-loop plan holds the pole for some 20 steps",
-        "only, and there are few impacts at the ends of the rail to learn from.",
+        "Agents on Pendulum-v1 were evaluated over 20 episodes, PETS on CartPole-v1 and InvertedPendulum-v5 over 5,",
+        "others over 10. Some runs shared the cores with others, which adds to their CPU seconds. The reward of",
+        "InvertedPendulum-v5 does not tell where the cart is, an open-loop plan holds the pole for some 20 steps only,",
+        "and there are few impacts at the ends of the rail to learn from.",
     ]
     if CHEETAH.exists():
         lines += ["", *_cheetah_lines()]
