@@ -64,8 +64,8 @@ def _all_to(member: int, rows: int) -> Tensor:
 def _moments(model: EnsembleDynamics, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and variance of each elite's normalised targets, and its logits: ``[elites, N, ...]``."""
     x = (torch.cat([obs, action], -1) - model.input_normalizer.mean) / model.input_normalizer.std
-    means, logvars, logits = zip(*(model.network.member(member, x) for member in model.elites.tolist()), strict=True)
-    return torch.stack(means), torch.stack(logvars).exp(), torch.stack(logits)
+    means, stds, logits = zip(*(model.network.member(member, x) for member in model.elites.tolist()), strict=True)
+    return torch.stack(means), torch.stack(stds).square(), torch.stack(logits)
 
 
 def _members_of(model: EnsembleDynamics, uncertainty: Tensor, obs: Tensor, action: Tensor) -> Tensor:

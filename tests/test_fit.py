@@ -116,6 +116,27 @@ def test_several_members_on_the_same_rows_are_each_member(rows):
                 torch.testing.assert_close(one[place], alone)
 
 
+@pytest.mark.parametrize("rows", [7, 300, 5000])  # the last takes several chunks
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_predictions_are_those_of_the_loss(rows, scale):
+    network, x = _network(), scale * torch.randn(rows, 5, generator=_seeded())
+    with torch.no_grad():
+        mean, logvar, logits = network(x.expand(3, *x.shape))
+        for member in range(3):
+            for one, other in zip(
+                network.member(member, x), (mean[member], (0.5 * logvar[member]).exp(), logits[member]), strict=True
+            ):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_predictions_are_differentiable_however_small_or_large_the_variance(scale):
+    network, x = _network(), (scale * torch.randn(300, 5, generator=_seeded())).requires_grad_()
+    mean, std, _ = network.member(1, x)
+    (gradient,) = torch.autograd.grad(mean.sum() + std.sum(), x)
+    assert gradient.isfinite().all() and (gradient != 0).any(1).all()
+
+
 # ------------------------------------------------------------------------------------------ loss
 
 
@@ -132,8 +153,8 @@ def test_loss_is_the_sum_over_members_of_the_mean_over_rows_and_dimensions(num_l
     batch = _fit_data(60, num_logits)[torch.randint(60, (3, 20), generator=_seeded())]
     expected = torch.zeros(())
     for member in range(3):
-        mean, logvar, logits = network.member(member, batch.x[member])
-        normal = torch.distributions.Normal(mean, (0.5 * logvar).exp())
+        mean, std, logits = network.member(member, batch.x[member])
+        normal = torch.distributions.Normal(mean, std)
         expected = expected + (-2 * normal.log_prob(batch.y[member]) - LOG_TWO_PI).mean()
         expected = expected + 0.01 * (network.max_logvar[member].sum() - network.min_logvar[member].sum()) / 3
         if num_logits:
@@ -188,7 +209,7 @@ def test_log_variance_stays_between_its_bounds():
     with torch.no_grad():
         network.min_logvar.copy_(torch.tensor([-10.0, -6.0, -3.0]).view(3, 1, 1).expand_as(network.min_logvar))
     for member in range(3):
-        _, logvar, _ = network.member(member, x)
+        logvar = 2 * network.member(member, x)[1].log()
         low, high = network.min_logvar[member].min().item(), network.max_logvar[member].max().item()
         # The second of the two soft clamps may lift the first one's limit by log(1 + exp(low - high)).
         assert low <= logvar.min().item() < low + 1e-3

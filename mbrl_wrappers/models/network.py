@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,26 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.models.linear import ensemble_linear, is_served_by_onednn, onednn_linear
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 2048
 # Rows of a member from which a product of its own is at least as fast as one product for all members.
 _ROWS_OF_ITS_OWN = 256
+
+
+class Workspace:
+    """Memory for activations that is kept from product to product.
+
+    An allocator that hands large blocks back to the system after each use makes the next one pay for fresh pages.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, Tensor] = {}
+
+    def take(self, slot: int, rows: int, width: int, like: Tensor) -> Tensor:
+        """Return ``[rows, width]`` of arbitrary content; what the slot returned before is overwritten."""
+        buffer = self._buffers.get(slot)
+        if buffer is None or buffer.numel() < rows * width or buffer.dtype != like.dtype:
+            self._buffers[slot] = buffer = like.new_empty(rows * width)
+        return buffer[: rows * width].view(rows, width)
 
 
 @dataclass(frozen=True)
@@ -24,11 +41,13 @@ class ChosenMembers:
     Attributes:
         layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
         max_logvar, min_logvar: ``[M, 1, T]``.
+        workspace: of the evaluations, so no two may run at the same time.
     """
 
     layers: list[tuple[Tensor, Tensor]]
     max_logvar: Tensor
     min_logvar: Tensor
+    workspace: Workspace = field(default_factory=Workspace)
 
 
 class EnsembleMLP(nn.Module):
@@ -83,22 +102,21 @@ class EnsembleMLP(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = ensemble_linear(x, weight, bias)
             x = F.silu(x) if layer < last else x
-        return self._heads(x, self.max_logvar, self.min_logvar)
+        mean, logvar, logits = self._split(x)
+        logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
+        logvar = self.min_logvar + F.softplus(logvar - self.min_logvar)
+        return mean, logvar, logits
 
     def member(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate one member on ``x [B, in_dim]``, on a CPU in chunks whose activations stay in the cache.
 
         Returns:
-            Mean ``[B, T]``, log-variance ``[B, T]`` and logits ``[B, num_logits]``.
+            Mean ``[B, T]``, standard deviation ``[B, T]`` and logits ``[B, num_logits]``.
         """
         # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
         pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        if len(x) > CHUNK_ROWS and x.device.type == "cpu":
-            out = torch.cat([self._mlp(layers, rows) for rows in x.split(CHUNK_ROWS)])
-        else:
-            out = self._mlp(layers, x)
-        return self._heads(out, self.max_logvar[index], self.min_logvar[index])
+        return self._gaussian(_mlp(layers, x, Workspace()), self.max_logvar[index], self.min_logvar[index])
 
     def choose(self, members: Sequence[int]) -> ChosenMembers:
         """Gather some members' parameters, for many calls of :meth:`evaluate`."""
@@ -111,22 +129,20 @@ class EnsembleMLP(nn.Module):
         """Evaluate several members on the same rows ``x [B, in_dim]``.
 
         Returns:
-            Mean ``[M, B, T]``, log-variance ``[M, B, T]`` and logits ``[M, B, num_logits]``.
+            Mean ``[M, B, T]``, standard deviation ``[M, B, T]`` and logits ``[M, B, num_logits]``.
         """
-        if len(x) < _ROWS_OF_ITS_OWN or x.device.type != "cpu":
-            return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
-        mean, logvar, logits = zip(*(self.member(index, x) for index in indices), strict=True)
-        return torch.stack(mean), torch.stack(logvar), torch.stack(logits)
+        return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
 
     def evaluate(self, chosen: ChosenMembers, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate ``x [M, B, in_dim]``, each member on rows of its own.
 
         Returns:
-            Mean ``[M, B, T]``, log-variance ``[M, B, T]`` and logits ``[M, B, num_logits]``.
+            Mean ``[M, B, T]``, standard deviation ``[M, B, T]`` and logits ``[M, B, num_logits]``.
         """
         if x.shape[1] >= _ROWS_OF_ITS_OWN and x.device.type == "cpu":
             of_members = zip(*[zip(weight, bias, strict=True) for weight, bias in chosen.layers], strict=True)
-            out = torch.stack([self._mlp(list(layers), rows) for layers, rows in zip(of_members, x, strict=True)])
+            parts = zip(of_members, x, strict=True)
+            out = torch.stack([_mlp(list(layers), rows, chosen.workspace) for layers, rows in parts])
         else:
             last = len(chosen.layers) - 1
             out = x
@@ -134,28 +150,49 @@ class EnsembleMLP(nn.Module):
                 out = torch.baddbmm(bias, out, weight)
                 if layer < last:
                     out = F.silu(out, inplace=not out.requires_grad)
-        return self._heads(out, chosen.max_logvar, chosen.min_logvar)
+        return self._gaussian(out, chosen.max_logvar, chosen.min_logvar)
 
-    @staticmethod
-    def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
-        last = len(layers) - 1
-        if not torch.is_grad_enabled() and is_served_by_onednn(x):
-            for layer, (weight, bias) in enumerate(layers):
-                x = onednn_linear(x, weight, bias[0], silu=layer < last)
-            return x
-        for layer, (weight, bias) in enumerate(layers):
-            x = torch.addmm(bias, x, weight)
-            if layer < last:
-                # A fresh activation may be overwritten when nothing has to be differentiated.
-                x = F.silu(x, inplace=not x.requires_grad)
-        return x
-
-    def _heads(self, out: Tensor, max_logvar: Tensor, min_logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the last layer's outputs apart: mean, log-variance before its bounds, logits."""
         mean, logvar, logits = out.split([self.target_dim, self.target_dim, self.num_logits], dim=-1)
-        logvar = max_logvar - F.softplus(max_logvar - logvar)
-        logvar = min_logvar + F.softplus(logvar - min_logvar)
         return mean, logvar, logits
+
+    def _gaussian(self, out: Tensor, max_logvar: Tensor, min_logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, standard deviation and logits: the bounds of :meth:`forward` with its logarithms undone."""
+        mean, logvar, logits = self._split(out)
+        # Clamped so that the exponential is finite, and with it the gradient.
+        inverse = torch.exp(-logvar.clamp(min=-80.0)) + torch.exp(-max_logvar)
+        return mean, (inverse.reciprocal() + torch.exp(min_logvar)).sqrt(), logits
 
     def bound_penalty(self) -> Tensor:
         """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class)."""
         return 0.01 * (self.max_logvar.sum() - self.min_logvar.sum()) / self.num_members
+
+
+def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> Tensor:
+    """Return the outputs ``[B, out]`` of one network for ``x [B, in]``; on a CPU rows go in chunks."""
+    if torch.is_grad_enabled():
+        last = len(layers) - 1
+        for layer, (weight, bias) in enumerate(layers):
+            x = torch.addmm(bias, x, weight)
+            x = F.silu(x) if layer < last else x
+        return x
+    out = x.new_empty(len(x), layers[-1][0].shape[-1])
+    size = CHUNK_ROWS if x.device.type == "cpu" else len(x)
+    for rows, result in zip(x.split(max(size, 1)), out.split(max(size, 1)), strict=True):
+        _mlp_into(result, layers, rows, workspace)
+    return out
+
+
+def _mlp_into(out: Tensor, layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> None:
+    """Write the outputs of one network for a chunk of rows into ``out``, without gradients."""
+    *hidden, (weight, bias) = layers
+    if is_served_by_onednn(x):
+        for inner_weight, inner_bias in hidden:
+            x = onednn_linear(x, inner_weight, inner_bias[0], silu=True)
+        out.copy_(onednn_linear(x, weight, bias[0]))
+        return
+    for layer, (inner_weight, inner_bias) in enumerate(hidden):
+        target = workspace.take(layer % 2, len(x), inner_weight.shape[-1], x)
+        x = F.silu(torch.addmm(inner_bias, x, inner_weight, out=target), inplace=True)
+    torch.addmm(bias, x, weight, out=out)

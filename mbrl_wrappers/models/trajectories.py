@@ -32,7 +32,7 @@ class TrajectoryReturns:
     termination ends a particle's reward.
 
     Candidates are worked on in chunks, which bounds the memory beyond the arguments and the result: on a CPU chunks
-    that give each member some 1,000 rows, whose activations stay in the cache, on a GPU 64 times as many.
+    that give each member some 2,000 rows, whose activations stay in the cache, on a GPU 64 times as many.
 
     Args:
         dynamics: the model; ``particle_step`` of its ``particle_members`` is what particles follow.
@@ -143,7 +143,8 @@ class TrajectoryReturns:
                 obs, alive = self._shuffle(obs, alive, generator)
             action = control.expand(self.num_particles, *control.shape) if policy is None else policy(obs, control)
             p = step(obs, action)
-            finite = torch.isfinite(p.reward) & torch.isfinite(p.next_obs).all(-1)
+            # One pass over the observations: a sum is finite only if all its parts are.
+            finite = torch.isfinite(p.reward + p.next_obs.sum(-1))
             diverged |= (alive & ~finite).any(0)
             total += factor * torch.where(alive, p.reward, 0.0).mean(0)
             obs, alive = p.next_obs, alive & ~p.terminated
@@ -156,7 +157,10 @@ class TrajectoryReturns:
     def _shuffle(obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Exchange the particles of each candidate at random; places keep their members."""
         order = torch.rand(alive.shape, generator=generator, device=obs.device).argsort(0)
-        return obs.gather(0, order[..., None].expand(obs.shape)), alive.gather(0, order)
+        candidates = alive.shape[1]
+        # Whole rows: a gather looks up entry by entry and takes three times as long.
+        rows = (order * candidates + torch.arange(candidates, device=obs.device)).flatten()
+        return obs.flatten(0, 1).index_select(0, rows).reshape(obs.shape), alive.gather(0, order)
 
     def _resample(self, obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw the particles ``[K, C, D]`` of each candidate from the Gaussian that matches those that are alive."""
