@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.policies import BasePolicy
 
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.planners import PLANNERS, Planner, default_planner
+from mbrl_wrappers.planners import PLANNERS, Planner
 
 
 class PETS(PlanningAgent):
@@ -23,8 +23,7 @@ class PETS(PlanningAgent):
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations).
         env: to learn in.
-        planner: ``"RS"``, ``"CEM"``, ``"iCEM"``, ``"MPPI"``, or ``"auto"``: iCEM for boxes, a CEM with 3 iterations
-            of 100 sequences for categories.
+        planner: ``"iCEM"``, ``"CEM"``, ``"MPPI"`` or ``"RS"``.
         planner_kwargs: arguments of the planner, such as ``{"horizon": 15}``.
         **kwargs: as for :class:`~mbrl_wrappers.agents.planning.PlanningAgent`.
 
@@ -41,16 +40,15 @@ class PETS(PlanningAgent):
         policy: str | type[BasePolicy],
         env: Any,
         *,
-        planner: str = "auto",
+        planner: str = "iCEM",
         planner_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if planner != "auto" and planner not in PLANNERS:
-            raise ValueError(f"planner must be 'auto' or one of {sorted(PLANNERS)}, got {planner!r}")
+        if planner not in PLANNERS:
+            raise ValueError(f"planner must be one of {sorted(PLANNERS)}, got {planner!r}")
         self.planner = planner
         self.planner_kwargs = planner_kwargs
         super().__init__(policy, env, **kwargs)
 
     def _make_planner(self) -> Planner:
-        make = default_planner if self.planner == "auto" else PLANNERS[self.planner]
-        return make(self.action_space, **(self.planner_kwargs or {}))
+        return PLANNERS[self.planner](self.action_space, **(self.planner_kwargs or {}))

@@ -33,10 +33,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 REFITTED = ["CEM", "iCEM"]
 WARM = ["CEM", "iCEM", "MPPI"]
+FOR_CATEGORIES = ["RS", "CEM", "iCEM"]
 CASES = [
     *[pytest.param(name, BOX, id=name) for name in SMALL],
-    *[pytest.param(name, CATEGORIES, id=f"{name}-Discrete") for name in ("RS", "CEM")],
-    *[pytest.param(name, TWO_PARTS, id=f"{name}-MultiDiscrete") for name in ("RS", "CEM")],
+    *[pytest.param(name, CATEGORIES, id=f"{name}-Discrete") for name in FOR_CATEGORIES],
+    *[pytest.param(name, TWO_PARTS, id=f"{name}-MultiDiscrete") for name in FOR_CATEGORIES],
 ]
 
 
@@ -307,7 +308,7 @@ def test_the_noise_of_icem_is_as_wide_as_asked():
         assert searched(search(planner, near(0.5)).candidates).std().item() == pytest.approx(std, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["RS", "CEM"])
+@pytest.mark.parametrize("name", FOR_CATEGORIES)
 @pytest.mark.parametrize("space", [CATEGORIES, TWO_PARTS], ids=["Discrete", "MultiDiscrete"])
 def test_candidates_of_categories_are_one_hot_in_each_part(name, space):
     objective = Recorded(near(0.5))
@@ -334,8 +335,9 @@ def test_alpha_is_the_share_of_the_old_mean(name, alpha):
         torch.testing.assert_close(searched(plan.actions)[0], expected)
 
 
-def test_alpha_is_the_share_of_the_old_chances():
-    planner = make("CEM", CATEGORIES, alpha=0.3, iterations=1)
+@pytest.mark.parametrize("name", REFITTED)
+def test_alpha_is_the_share_of_the_old_chances(name):
+    planner = make(name, CATEGORIES, alpha=0.3, iterations=1)
     plan = search(planner, near(0.5))
     frequencies = (plan.weights[..., None, None] * plan.candidates).sum(1)
     torch.testing.assert_close(plan.state["plan"][0, :-1], 0.3 * 0.25 + 0.7 * frequencies[0, 1:])
@@ -356,8 +358,7 @@ def test_alpha_is_the_share_of_the_old_variance(alpha):
 
 @pytest.mark.parametrize("space", [BOX, CATEGORIES], ids=["Box", "Discrete"])
 def test_one_elite_is_enough(space):
-    names = REFITTED if space is BOX else ["CEM"]
-    for name in names:
+    for name in REFITTED:
         planner = make(name, space, num_elites=1, **({"kept_elites": 1.0} if name == "iCEM" else {}))
         state = planner.initial_state(2)
         for step in range(3):
@@ -550,6 +551,8 @@ def test_a_known_optimum_is_found(name, optimum):
         ("RS", TWO_PARTS, 2, {"population": 1000}),
         ("CEM", CATEGORIES, 8, {"population": 300, "num_elites": 30, "iterations": 10}),
         ("CEM", TWO_PARTS, 8, {"population": 300, "num_elites": 30, "iterations": 10}),
+        ("iCEM", CATEGORIES, 8, {"population": 300, "num_elites": 30, "iterations": 10}),
+        ("iCEM", TWO_PARTS, 8, {"population": 300, "num_elites": 30, "iterations": 10}),
     ],
 )
 def test_the_best_sequence_of_categories_is_found(name, space, horizon, options):
@@ -558,12 +561,13 @@ def test_the_best_sequence_of_categories_is_found(name, space, horizon, options)
     plan = search(planner, lambda actions: (actions * best).sum((-1, -2)), batch=2)
     assert torch.equal(plan.actions, best.expand(2, -1, -1))
     settled = plan.state["plan"][:, :-1] * best[1:]
-    if name == "CEM":
+    if name in REFITTED:
         assert (settled.sum(-1) > 0.9 * len(planner.action_set.blocks)).all()
 
 
-def test_cem_of_categories_can_leave_what_it_had_settled_on():
-    planner = make("CEM", CATEGORIES, population=200, iterations=10)
+@pytest.mark.parametrize("name", REFITTED)
+def test_categories_that_a_search_had_settled_on_can_be_left(name):
+    planner = make(name, CATEGORIES, population=200, iterations=10)
     state = search(planner, near(torch.tensor([1.0, 0, 0, 0]))).state
     plan = search(planner, near(torch.tensor([0.0, 0, 0, 1])), state=state)
     assert (plan.actions.argmax(-1) == 3).all()
@@ -644,6 +648,20 @@ def test_the_sequences_of_icem_are_smoother_than_white_ones():
     assert roughness[1] < 0.3 * roughness[0]
 
 
+def test_coloured_categories_last_longer_and_are_as_frequent():
+    changes = []
+    chances = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    for exponent in (0.0, 2.0):
+        planner = make("iCEM", CATEGORIES, noise_exponent=exponent, horizon=20, population=4000, iterations=1)
+        # Searches start halfway back to even chances.
+        state = {**planner.initial_state(1), "plan": (2 * chances - 0.25).expand(1, 20, 4)}
+        drawn = search(planner, near(0.5), state=state).candidates[0, :4000]
+        torch.testing.assert_close(drawn.mean((0, 1)), chances, rtol=0, atol=0.02)
+        changes.append(1 - (drawn[:, 1:] * drawn[:, :-1]).sum(-1).mean().item())
+    assert changes[0] == pytest.approx(1 - chances.square().sum().item(), abs=0.02)
+    assert changes[1] < 0.6 * changes[0]
+
+
 # -- what iCEM keeps -----------------------------------------------------------------------------------------
 
 
@@ -691,6 +709,37 @@ def test_icem_has_no_elites_before_the_first_plan():
     plan = search(planner, lambda actions: near(0.0)(searched(actions)), state=state)
     assert (plan.returns[0, 64:68] == -math.inf).all() and (plan.weights[0, 64:68] == 0).all()
     assert searched(plan.actions).abs().max() > 0.05
+
+
+def test_icem_evaluates_the_likeliest_categories_last():
+    objective = Recorded(near(torch.tensor([0.0, 0.2, 0.7, 0.1])))
+    planner = make("iCEM", CATEGORIES, kept_elites=0.0, alpha=0.0, iterations=2)
+    search(planner, objective)
+    elites = objective.asked[0][0, objective.said[0][0].argsort(descending=True)[:8]]
+    assert torch.equal(objective.asked[1][0, -1].argmax(-1), elites.mean(0).argmax(-1))
+    assert_legal(CATEGORIES, objective.asked[1][0])
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_kept_elites_hold_what_few_sequences_of_categories_reach(exponent):
+    # A walk of 40 steps is paid until it leaves [-2, 2] for the first time: most drawn ones do.
+    def steps_inside(actions: Tensor) -> Tensor:
+        inside = (place + (2 * actions[..., 0] - 1).cumsum(-1)).abs() <= 2
+        return inside.to(actions).cumprod(-1).sum(-1)
+
+    lengths = {}
+    for share in (0.0, 0.5):
+        planner = ICEM(
+            spaces.Discrete(2), horizon=40, population=20, num_elites=4, iterations=2, kept_elites=share,
+            noise_exponent=exponent,
+        )  # fmt: skip
+        state, place, predicted = planner.initial_state(1), 0.0, []
+        for step in range(60):
+            plan = planner.plan(steps_inside, state, generator(step))
+            state, place = plan.state, place + 2 * plan.action[0, 0].item() - 1
+            predicted.append(plan.predicted_return.item())
+        lengths[share] = sum(predicted) / len(predicted)
+    assert lengths[0.5] > lengths[0.0] + 1
 
 
 def test_kept_elites_make_the_next_plan_better():
@@ -878,10 +927,10 @@ def test_spaces_that_cannot_be_searched_are_named(name, space, message):
         make(name, space)
 
 
-@pytest.mark.parametrize("planner", [ICEM, MPPI])
+@pytest.mark.parametrize("planner", [MPPI])
 @pytest.mark.parametrize("space", [CATEGORIES, TWO_PARTS])
-def test_categories_are_for_cem_and_random_shooting(planner, space):
-    with pytest.raises(ValueError, match=r"action_space must be of Boxes for .*, got .*Discrete.*: use CEM"):
+def test_mppi_has_no_categories(planner, space):
+    with pytest.raises(ValueError, match=r"action_space must be of Boxes for .*, got .*Discrete.*: use iCEM"):
         planner(space)
 
 

@@ -603,11 +603,11 @@ def test_the_default_models_know_what_is_known():
 
 
 def test_the_planner_that_is_asked_for():
-    kinds = {"auto": ICEM, "RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
+    kinds = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
     for name, kind in kinds.items():
         planner = make(planner=name, planner_kwargs={"horizon": 7})._planner
         assert type(planner) is kind and planner.horizon == 7
-    assert isinstance(make(env=Walk(STEPS))._planner, CEM)
+    assert all(isinstance(make(env=env)._planner, ICEM) for env in (Walk(), Walk(STEPS)))
 
 
 # -- bad input -----------------------------------------------------------------------------------------------
@@ -627,7 +627,7 @@ def test_values_of_the_env_that_are_not_finite_are_named(what, value, step):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("PETS", {"planner": "MCTS"}, "planner must be 'auto' or one of .*'iCEM'.*, got 'MCTS'"),
+        ("PETS", {"planner": "MCTS"}, "planner must be one of .*'iCEM'.*, got 'MCTS'"),
         ("PETS", {"planner_kwargs": {"horizon": 0}}, "horizon must be a whole number of at least 1, got 0"),
         ("RS", {"population": 0}, "population must be a whole number of at least 1, got 0"),
         ("RS", {"horizon": 1.5}, "horizon must be a whole number of at least 1, got 1.5"),
@@ -665,7 +665,7 @@ def test_an_unbounded_action_space_is_refused(name):
         make(name, Walk(spaces.Box(-np.inf, np.inf, (1,), np.float32)))
 
 
-@pytest.mark.parametrize("name", ["PETS-iCEM", "PETS-MPPI", "POPLIN-A-init-bc", "POPLIN-P-uni-avg"])
+@pytest.mark.parametrize("name", ["PETS-MPPI", "POPLIN-A-init-bc", "POPLIN-P-uni-avg"])
 @pytest.mark.parametrize("space", [STEPS, TWO_STEPS], ids=["Discrete", "MultiDiscrete"])
 def test_categories_are_refused_where_they_cannot_be_searched(name, space):
     with pytest.raises(ValueError, match=r"action_space must be of Boxes for .*, got .*Discrete"):

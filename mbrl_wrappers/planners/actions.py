@@ -94,3 +94,10 @@ class ActionSet:
             above = chances[..., first:end].cumsum(-1)[..., :-1] <= number[..., None]
             columns.append(F.one_hot(above.sum(-1), end - first).to(chances.dtype))
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+    def likeliest(self, chances: Tensor) -> Tensor:
+        """Turn probabilities ``[..., A]`` into the likeliest category of each block, one-hot."""
+        columns = [
+            F.one_hot(chances[..., first:end].argmax(-1), end - first).to(chances.dtype) for first, end in self.blocks
+        ]
+        return torch.cat(columns, dim=-1)

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.planners.base import (
     Objective,
     Plan,
@@ -79,6 +80,12 @@ class Refit:
             return self
         pairs = [(getattr(self, field.name), getattr(last, field.name)) for field in fields(self)]
         return Refit(*(torch.where(over.reshape(-1, *[1] * (new.dim() - 1)), old, new) for new, old in pairs))
+
+
+def reopened(action_set: ActionSet, chances: Tensor) -> Tensor:
+    """Return probabilities ``[..., A]`` halfway back to even ones: where a search of categories starts."""
+    even = action_set.start(1, device=chances.device)
+    return _KEPT_CHANCES * chances + (1 - _KEPT_CHANCES) * even
 
 
 def search_gaussian(
@@ -218,8 +225,7 @@ class CEM(Planner):
         return take(found.candidates, best)[:, 0]
 
     def _search_categories(self, objective: Objective, last: Tensor, generator: torch.Generator) -> Refit:
-        even = self.action_set.start(1, 1, device=last.device)
-        chances = _KEPT_CHANCES * last + (1 - _KEPT_CHANCES) * even
+        chances = reopened(self.action_set, last)
         result: Refit | None = None
         for _ in range(self.settings.iterations):
             spread = chances * (1 - chances)

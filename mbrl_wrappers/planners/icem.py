@@ -16,33 +16,39 @@ from mbrl_wrappers.planners.base import (
     take,
     weighted_mean,
 )
-from mbrl_wrappers.planners.cem import CEMSettings
+from mbrl_wrappers.planners.cem import CEMSettings, reopened
 from mbrl_wrappers.planners.noise import coloured_noise
 
 
 class ICEM(Planner):
-    """iCEM (Pinneri et al. 2020, algorithm 1), for boxes.
+    """iCEM (Pinneri et al. 2020, algorithm 1), for boxes and for categories.
 
     Samples are the mean plus noise that is coloured over the steps of a plan, cut off at the bounds; their number
     shrinks from one iteration to the next; a share of the elites is evaluated again in the next iteration and, one
     step later, in the next plan; the last iteration evaluates the mean too; the plan is the best sequence of the
     last iteration.
 
+    Categories, which the paper does not have, are searched with a probability for each at each step, as
+    :class:`~mbrl_wrappers.planners.cem.CEM` does. Noise of a normal distribution decides which is taken, so a
+    coloured one takes the same category for several steps; in place of the mean the likeliest categories are
+    evaluated.
+
     Args:
-        action_space: see :class:`Planner`; Boxes only.
+        action_space: see :class:`Planner`.
         horizon: steps of a plan.
         population: sequences drawn in the first iteration.
         num_elites: best ones that the distribution is refitted to.
         iterations: times that the distribution is refitted.
         alpha: share of the old distribution that is kept, in [0, 1].
-        init_std: standard deviation that a search starts with, in units of half the range.
-        noise_exponent: ``beta``: power falls with frequency to this power; 0 is white noise.
+        init_std: standard deviation that a search starts with, in units of half the range; not for categories.
+        noise_exponent: ``beta``: power falls with frequency to this power; 0 is white noise. Default: the paper's 2
+            for boxes, 0 for categories.
         population_decay: ``gamma``, at least 1: iteration ``i`` draws ``population / gamma^i`` sequences, but no
             fewer than two for each elite.
         kept_elites: ``xi``, share of the elites that is kept, in [0, 1].
 
     Raises:
-        ValueError: for an argument out of its range, or a space with categories.
+        ValueError: for an argument out of its range.
     """
 
     def __init__(
@@ -55,13 +61,13 @@ class ICEM(Planner):
         iterations: int = 3,
         alpha: float = 0.1,
         init_std: float = 0.5,
-        noise_exponent: float = 2.0,
+        noise_exponent: float | None = None,
         population_decay: float = 1.25,
         kept_elites: float = 0.3,
     ) -> None:
         super().__init__(action_space, horizon=horizon)
-        if self.action_set.discrete:
-            raise ValueError(f"action_space must be of Boxes for iCEM, got {action_space}: use CEM for categories")
+        if noise_exponent is None:
+            noise_exponent = 0.0 if self.action_set.discrete else 2.0
         self.settings = CEMSettings(population, num_elites, iterations, alpha, min_variance=0.0)
         check_number("init_std", init_std, 0, 2)
         check_number("noise_exponent", noise_exponent, 0, 10)
@@ -75,17 +81,19 @@ class ICEM(Planner):
     def initial_state(self, batch_size: int, device: torch.device | str = "cpu") -> PlannerState:
         """Return the state in which nothing was planned yet: no elites are kept."""
         state = super().initial_state(batch_size, device)
-        kept = torch.zeros(batch_size, self.num_kept, self.horizon, self.action_set.dim, device=device)
+        kept = self._central(self.action_set.start(batch_size, self.num_kept, self.horizon, device=device))
         return {**state, "elites": kept, "has_elites": torch.zeros(batch_size, dtype=torch.bool, device=device)}
 
     def _search(self, objective: Objective, state: PlannerState, generator: torch.Generator) -> Plan:
         mean, kept = state["plan"], state["elites"]
+        if self.action_set.discrete:
+            mean = reopened(self.action_set, mean)
         variance = torch.full_like(mean, self.init_std**2)
         usable = state["has_elites"][:, None].expand(-1, self.num_kept)
         last = self.settings.iterations - 1
         for iteration in range(self.settings.iterations):
             searched = self._sample(mean, variance, iteration, generator)
-            extra = [kept] if iteration < last else [kept, mean[:, None]]
+            extra = [kept] if iteration < last else [kept, self._central(mean)[:, None]]
             searched = torch.cat([searched, *extra], dim=1)
             candidates, returns = self._evaluate(objective, searched)
             first = searched.shape[1] - sum(part.shape[1] for part in extra)
@@ -102,7 +110,7 @@ class ICEM(Planner):
             usable = torch.isfinite(take(returns, best[:, : self.num_kept]))
         plan = take(candidates, best[:, :1])[:, 0]
         # Where nothing was finite, the mean is as good as any.
-        plan = torch.where(found, plan, self.action_set.to_env(mean))
+        plan = torch.where(found, plan, self.action_set.to_env(self._central(mean)))
         drawn = self.action_set.draw((self.num_kept, 1), generator)
         elites = torch.cat([kept[:, :, 1:], drawn.expand(len(kept), -1, -1, -1)], dim=2)
         return Plan(
@@ -122,7 +130,14 @@ class ICEM(Planner):
         """Draw the sequences of an iteration, ``[B, P, H, A]`` in the units of the search."""
         least = 2 * self.settings.num_elites
         number = max(int(self.settings.population * self.population_decay**-iteration), least)
+        width = len(self.action_set.blocks) if self.action_set.discrete else self.action_set.dim
         noise = coloured_noise(
-            number, self.action_set.dim, steps=self.horizon, exponent=self.noise_exponent, generator=generator
+            number, width, steps=self.horizon, exponent=self.noise_exponent, generator=generator
         ).transpose(1, 2)
+        if self.action_set.discrete:
+            return self.action_set.choose(mean[:, None], torch.special.ndtr(noise))
         return (mean[:, None] + variance.sqrt()[:, None] * noise).clamp(-1.0, 1.0)
+
+    def _central(self, mean: Tensor) -> Tensor:
+        """Return the sequence in the middle of a distribution: its mean, or its likeliest categories."""
+        return self.action_set.likeliest(mean) if self.action_set.discrete else mean

@@ -40,7 +40,9 @@ class MPPI(Planner):
     ) -> None:
         super().__init__(action_space, horizon=horizon)
         if self.action_set.discrete:
-            raise ValueError(f"action_space must be of Boxes for MPPI, got {action_space}: use CEM for categories")
+            raise ValueError(
+                f"action_space must be of Boxes for MPPI, got {action_space}: use iCEM or CEM for categories"
+            )
         check_whole_number("population", population)
         check_whole_number("iterations", iterations)
         check_number("sigma", sigma, 0, 1e9, low_is_valid=False)

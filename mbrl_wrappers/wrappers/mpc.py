@@ -17,7 +17,7 @@ from mbrl_wrappers.envs.imagined import add_batch_axis, row_of
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
-from mbrl_wrappers.planners import Plan, Planner, PlannerState, default_planner
+from mbrl_wrappers.planners import ICEM, Plan, Planner, PlannerState
 from mbrl_wrappers.spaces import FlatSpace
 
 Mode = Literal["warm_start", "residual", "replace"]
@@ -38,7 +38,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         env: any env with Box, Discrete or MultiDiscrete actions; observations as the model has them.
         dynamics: the model of the env; or a :class:`~mbrl_wrappers.envs.SimulatorReturns` of it: then plans are made
             in the true simulator, which tells errors of the model from those of the planner.
-        planner: default: :func:`~mbrl_wrappers.planners.default_planner`.
+        planner: default: :class:`~mbrl_wrappers.planners.ICEM`.
         mode: see above.
         num_particles: particles that follow each sequence in the model.
         propagation: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`, as for ``discount``.
@@ -190,7 +190,7 @@ class _Control:
             raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
         if not isinstance(action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
             raise ValueError(f"action_space must be Box, Discrete or MultiDiscrete, got {action_space}")
-        planner = default_planner(action_space) if planner is None else planner
+        planner = ICEM(action_space) if planner is None else planner
         if planner.action_space != action_space:
             raise ValueError(
                 f"planner must be for the env's actions {action_space}, got one for {planner.action_space}"
