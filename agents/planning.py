@@ -56,7 +56,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         env: to learn in.
         dynamics: the model; default: see the subclass.
         num_particles: particles that follow each sequence.
-        propagation: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
+        propagation, sample_noise: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
         gamma: discount factor inside a plan, in [0, 1].
         learning_starts: env steps with random actions.
         train_freq: steps between fits, each of all envs; or ``(1, "episode")`` with one env.
@@ -88,6 +88,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         dynamics: DynamicsModel | None = None,
         num_particles: int = 5,
         propagation: Propagation = "TSinf",
+        sample_noise: bool = True,
         gamma: float = 1.0,
         learning_starts: int = 200,
         train_freq: int | tuple[int, str] = 200,
@@ -129,6 +130,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         self.dynamics = dynamics
         self.num_particles = num_particles
         self.propagation = propagation
+        self.sample_noise = sample_noise
         self._num_fits = 0
         if _init_setup_model:
             self._setup_model()
@@ -142,7 +144,11 @@ class PlanningAgent(OffPolicyAlgorithm):
         self._view = AgentView(self, self.dynamics)
         self._planner = self._make_planner()
         self._returns = TrajectoryReturns(
-            self.dynamics, num_particles=self.num_particles, propagation=self.propagation, discount=self.gamma
+            self.dynamics,
+            num_particles=self.num_particles,
+            propagation=self.propagation,
+            sample_noise=self.sample_noise,
+            discount=self.gamma,
         )
         if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
             seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])

@@ -610,6 +610,17 @@ def test_the_planner_that_is_asked_for():
     assert all(isinstance(make(env=env)._planner, ICEM) for env in (Walk(), Walk(STEPS)))
 
 
+def test_plans_without_the_models_noise_stay_so_in_a_file(tmp_path):
+    agent = make(sample_noise=False).learn(40)
+    agent.save(tmp_path / "agent.zip")
+    loaded = PETS.load(tmp_path / "agent.zip", env=Walk())
+    obs, actions = torch.zeros(1, agent.dynamics.obs_codec.dim), torch.zeros(1, 2, 3, agent.dynamics.action_codec.dim)
+    for one in (agent, loaded):
+        # One particle of each of the two elites, so nothing that is drawn makes a difference.
+        returns = [one._returns(obs, actions, torch.Generator().manual_seed(seed)) for seed in range(2)]
+        torch.testing.assert_close(*returns)
+
+
 # -- bad input -----------------------------------------------------------------------------------------------
 
 
@@ -634,6 +645,7 @@ def test_values_of_the_env_that_are_not_finite_are_named(what, value, step):
         ("PETS", {"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
         ("PETS", {"num_particles": 0}, "num_particles must be a whole number of at least 1, got 0"),
         ("PETS", {"propagation": "TS2"}, "propagation must be one of .*, got 'TS2'"),
+        ("PETS", {"propagation": "DS", "sample_noise": False}, "sample_noise must be True for propagation 'DS'"),
         ("POPLIN-P-sep-bc", {"variant": "B"}, "variant must be one of .*'A-init'.*, got 'B'"),
         ("POPLIN-P-sep-bc", {"distillation": "dagger"}, "distillation must be one of .*'gan'.*, got 'dagger'"),
         ("POPLIN-A-init-bc", {"distillation": "avg"}, "'avg' needs a variant with noise on parameters, got 'A-init'"),

@@ -414,6 +414,44 @@ def test_a_particle_step_has_the_noise_of_its_member():
     assert p.next_obs.std((1, 2)).tolist() == pytest.approx([math.e, math.e**-2], rel=0.05)
 
 
+@pytest.mark.parametrize("count", [5, 300])
+def test_a_particle_step_without_noise_is_the_mean_of_its_member(count):
+    model = EnsembleDynamics(OBS, ACTION, hidden=[4], termination_fn=never)
+    obs, action = rows(2, count, 2), rows(2, count, 1, seed=1)
+    step = model.particle_step([4, 1], deterministic=True)
+    sample = model.particle_step([4, 1])
+    with torch.no_grad():
+        p = step(obs, action, None)
+        for place, member in enumerate((4, 1)):
+            target, _, _ = model.network.member(member, torch.cat([obs[place], action[place]], -1))
+            torch.testing.assert_close(p.next_obs[place], obs[place] + target[:, :2], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(p.reward[place], target[:, 2], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(sample(obs, action, generator()).next_obs, p.next_obs, atol=0.01)
+        torch.testing.assert_close(p.uncertainty, sample(obs, action, generator()).uncertainty)
+
+
+@pytest.mark.parametrize("propagation", ["TS1", "TSinf"])
+def test_without_noise_the_members_alone_part_the_particles(propagation):
+    model = drifting_ensemble()
+    evaluate = TrajectoryReturns(model, num_particles=5, propagation=propagation, sample_noise=False)
+    obs, actions = rows(2, 2), rows(2, 3, 4, 1, seed=1)
+    returns = evaluate(obs, actions, generator(0))
+    noisy = TrajectoryReturns(model, num_particles=5, propagation=propagation)
+    with torch.no_grad():
+        model.network.max_logvar.fill_(3.0)
+        model.network.min_logvar.fill_(2.9)  # a great noise, and the same means
+    torch.testing.assert_close(evaluate(obs, actions, generator(0)), returns)
+    assert not torch.allclose(noisy(obs, actions, generator(0)), returns, atol=0.1)
+    if propagation == "TSinf":  # one particle of each member, whatever is drawn
+        torch.testing.assert_close(evaluate(obs, actions, generator(1)), returns)
+
+
+@pytest.mark.parametrize("propagation", ["DS", "MM"])
+def test_propagations_that_are_noise_are_not_without_it(propagation):
+    with pytest.raises(ValueError, match=f"sample_noise must be True for propagation '{propagation}', got False"):
+        TrajectoryReturns(known(), propagation=propagation, sample_noise=False)
+
+
 def test_a_particle_step_stays_what_it_was_when_the_model_changes():
     model = certain()
     step = model.particle_step([1, 3])
@@ -449,8 +487,8 @@ def test_each_member_of_an_ensemble_gets_a_bounded_number_of_rows(propagation, n
     sizes = []
 
     class Counted(EnsembleDynamics):
-        def particle_step(self, members: Any) -> Any:
-            step = super().particle_step(members)
+        def particle_step(self, members: Any, **kwargs: Any) -> Any:
+            step = super().particle_step(members, **kwargs)
 
             def counted(obs: Tensor, action: Tensor, generator: Any) -> Prediction:
                 sizes.append(obs.shape[1])

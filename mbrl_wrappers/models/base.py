@@ -85,15 +85,16 @@ class DynamicsModel(nn.Module, ABC):
         """What the particles of a planner may be shared out over: the elites of an ensemble; one for other models."""
         return [0]
 
-    def particle_step(self, members: Sequence[int]) -> ParticleStep:
+    def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
         """Return a function that takes many steps as some members, each on rows of its own.
 
         Args:
             members: ``M`` of ``particle_members``; what the function does is theirs at the time of this call.
+            deterministic: whether it predicts each member's mean instead of a sample.
 
         Returns:
-            ``(obs [M, R, D], action [M, R, A], generator) -> Prediction`` with fields ``[M, R, ...]``: a sample of
-            one step, otherwise as :meth:`predict`.
+            ``(obs [M, R, D], action [M, R, A], generator) -> Prediction`` with fields ``[M, R, ...]``: one step,
+            otherwise as :meth:`predict`.
 
         Raises:
             ValueError: for a member that there is not.
@@ -101,7 +102,9 @@ class DynamicsModel(nn.Module, ABC):
         known = self.particle_members
         if not set(members) <= set(known):
             raise ValueError(f"members must be among {known}, got {list(members)}")
-        return lambda obs, action, generator: self.predict(obs, action, generator=generator)
+        return lambda obs, action, generator: self.predict(
+            obs, action, generator=generator, deterministic=deterministic
+        )
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample one step of a batch from the Gaussian with mean and variance of all members' predictions together.

@@ -184,7 +184,7 @@ class EnsembleDynamics(DynamicsModel):
         """The elites; see :class:`DynamicsModel`."""
         return list(self._elite_list)
 
-    def particle_step(self, members: Sequence[int]) -> ParticleStep:
+    def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
         """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`."""
         wrong = [member for member in members if not 0 <= member < self.network.num_members]
         if wrong or not members:
@@ -195,7 +195,8 @@ class EnsembleDynamics(DynamicsModel):
             flat_obs, flat_action, x = self._inputs(obs, action)
             outputs = self.network.evaluate(chosen, x.reshape(len(members), -1, x.shape[-1]))
             mean, std, logits = (output.flatten(0, 1) for output in outputs)
-            return self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), std, logits)
+            target = mean if deterministic else _sampled(mean, std, generator)
+            return self._outcome(obs, flat_obs, flat_action, target, std, logits)
 
         return step
 

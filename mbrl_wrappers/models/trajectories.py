@@ -43,6 +43,10 @@ class TrajectoryReturns:
             Gaussian with their mean and variance (of those that did not terminate; a reward is that of the step
             before it, where the original recomputes it); ``"expectation"``: the mean of all members, without noise.
             The last three evaluate every member on every particle.
+        sample_noise: whether a step has the noise that its member predicts. Without it a particle of ``"TSinf"`` or
+            ``"TS1"`` goes where its member's mean goes, and particles part only where members disagree: PETS's
+            deterministic ensembles (DE). For an env that has no noise, whose model takes its own error for some:
+            sequences that balance something unstable do not survive it, and are hard to tell apart.
         discount: factor per step, in [0, 1].
 
     Raises:
@@ -55,15 +59,19 @@ class TrajectoryReturns:
         *,
         num_particles: int = 20,
         propagation: Propagation = "TSinf",
+        sample_noise: bool = True,
         discount: float = 1.0,
     ) -> None:
         check_whole_number("num_particles", num_particles)
         if propagation not in get_args(Propagation):
             raise ValueError(f"propagation must be one of {get_args(Propagation)}, got {propagation!r}")
+        if not sample_noise and propagation in ("DS", "MM"):
+            raise ValueError(f"sample_noise must be True for propagation {propagation!r}, got {sample_noise}")
         check_number("discount", discount, 0, 1)
         self.dynamics = dynamics
         self.num_particles = 1 if propagation == "expectation" else num_particles
         self.propagation = propagation
+        self.sample_noise = sample_noise
         self.discount = discount
 
     @torch.no_grad()
@@ -121,7 +129,11 @@ class TrajectoryReturns:
         share, odd = divmod(self.num_particles, len(members))
         # The first in order get the odd ones, and come with one particle more.
         groups = [(order[:odd], share + 1), (order[odd:], share)]
-        steps = [(dynamics.particle_step([members[i] for i in g]), len(g), size) for g, size in groups if g and size]
+        steps = [
+            (dynamics.particle_step([members[i] for i in g], deterministic=not self.sample_noise), len(g), size)
+            for g, size in groups
+            if g and size
+        ]
         return lambda obs, action: _step_in_groups(steps, obs, action, generator)
 
     def _follow(

@@ -41,7 +41,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         planner: default: :class:`~mbrl_wrappers.planners.ICEM`.
         mode: see above.
         num_particles: particles that follow each sequence in the model.
-        propagation: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`, as for ``discount``.
+        propagation, sample_noise: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
         discount: factor per step of a plan, in [0, 1].
         seed: of the planner, until ``reset`` gets one; default: random.
 
@@ -63,6 +63,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         mode: Mode = "warm_start",
         num_particles: int = 5,
         propagation: Any = "TSinf",
+        sample_noise: bool = True,
         discount: float = 1.0,
         seed: int | None = None,
     ) -> None:
@@ -75,7 +76,11 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
             _check_model(dynamics, env.observation_space, env.action_space)
             self._obs_codec, self._device = dynamics.obs_codec, dynamics.device
             evaluate = TrajectoryReturns(
-                dynamics, num_particles=num_particles, propagation=propagation, discount=discount
+                dynamics,
+                num_particles=num_particles,
+                propagation=propagation,
+                sample_noise=sample_noise,
+                discount=discount,
             )
         self._control = _Control(evaluate, planner, env.action_space, mode, 1, self._device, seed)
         self._obs: Any = None
@@ -110,7 +115,7 @@ class VectorMPCAction(VectorWrapper):
     Args:
         env: a vector env with Box, Discrete or MultiDiscrete actions.
         dynamics: the model of the env.
-        planner, mode, num_particles, propagation, discount, seed: as for :class:`MPCAction`.
+        planner, mode, num_particles, propagation, sample_noise, discount, seed: as for :class:`MPCAction`.
 
     Raises:
         ValueError: as :class:`MPCAction`.
@@ -125,12 +130,19 @@ class VectorMPCAction(VectorWrapper):
         mode: Mode = "warm_start",
         num_particles: int = 5,
         propagation: Any = "TSinf",
+        sample_noise: bool = True,
         discount: float = 1.0,
         seed: int | None = None,
     ) -> None:
         super().__init__(env)
         _check_model(dynamics, env.single_observation_space, env.single_action_space)
-        evaluate = TrajectoryReturns(dynamics, num_particles=num_particles, propagation=propagation, discount=discount)
+        evaluate = TrajectoryReturns(
+            dynamics,
+            num_particles=num_particles,
+            propagation=propagation,
+            sample_noise=sample_noise,
+            discount=discount,
+        )
         self._codec = dynamics.obs_codec
         self._device = dynamics.device
         self._control = _Control(evaluate, planner, env.single_action_space, mode, env.num_envs, dynamics.device, seed)
