@@ -824,10 +824,11 @@ def test_a_proposal_is_the_first_action_that_the_search_starts_from(name):
     assert (searched(drawn.mean(1)) - searched(proposals)).abs().max() < 0.06
 
 
-def test_a_proposed_category_is_drawn_more_often():
-    planner = make("CEM", CATEGORIES, iterations=1, population=4000)
+@pytest.mark.parametrize("name", REFITTED)
+def test_a_proposed_category_is_drawn_more_often(name):
+    planner = make(name, CATEGORIES, iterations=1, population=4000)
     state = planner.propose(planner.initial_state(1), torch.tensor([[0.0, 0, 1, 0]]))
-    drawn = search(planner, near(0.5), state=state).candidates[0, :, 0].mean(0)
+    drawn = search(planner, near(0.5), state=state).candidates[0, :4000, 0].mean(0)
     assert drawn.tolist() == pytest.approx([0.125, 0.125, 0.625, 0.125], abs=0.03)
 
 
@@ -927,11 +928,10 @@ def test_spaces_that_cannot_be_searched_are_named(name, space, message):
         make(name, space)
 
 
-@pytest.mark.parametrize("planner", [MPPI])
 @pytest.mark.parametrize("space", [CATEGORIES, TWO_PARTS])
-def test_mppi_has_no_categories(planner, space):
+def test_mppi_has_no_categories(space):
     with pytest.raises(ValueError, match=r"action_space must be of Boxes for .*, got .*Discrete.*: use iCEM"):
-        planner(space)
+        MPPI(space)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,6 @@ PLANNED: dict[str, tuple[type[PlanningAgent], dict[str, Any]]] = {
     "RS": (RS, {"horizon": 3, "population": 8}),
     "PETS": (PETS, {"planner_kwargs": SMALL_CEM}),
     "PETS-CEM": (PETS, {"planner": "CEM", "planner_kwargs": SMALL_CEM}),
-    "PETS-iCEM": (PETS, {"planner": "iCEM", "planner_kwargs": SMALL_CEM}),
     "PETS-MPPI": (PETS, {"planner": "MPPI", "planner_kwargs": {"horizon": 3, "population": 8}}),
     "PETS-RS": (PETS, {"planner": "RS", "planner_kwargs": {"horizon": 3, "population": 8}}),
 }
@@ -448,7 +447,7 @@ def test_episode_start_forgets_exactly_those_rows(name):
 
 
 def test_predict_leaves_a_state_as_it_is():
-    agent = known("PETS-iCEM")
+    agent = known("PETS")
     _, state = agent.predict(observations())
     before = [part.copy() for part in state]
     agent.predict(observations(), state, np.array([True, False, True]))

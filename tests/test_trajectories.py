@@ -414,6 +414,23 @@ def test_a_particle_step_has_the_noise_of_its_member():
     assert p.next_obs.std((1, 2)).tolist() == pytest.approx([math.e, math.e**-2], rel=0.05)
 
 
+def test_what_a_particle_step_returned_outlives_the_next_one(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # torch's own products, in memory that is kept
+    model = EnsembleDynamics(OBS, ACTION, hidden=[32, 32], termination_fn=never)
+    step = model.particle_step([4, 1])
+    obs, action = rows(2, CHUNK_ROWS + 300, 2), rows(2, CHUNK_ROWS + 300, 1, seed=1)
+    with torch.no_grad():
+        first = step(obs, action, generator())
+        kept = first.next_obs.clone()
+        step(obs.flip(1), action.flip(1), generator())
+        assert torch.equal(first.next_obs, kept)
+        assert torch.equal(step(obs, action, generator()).next_obs, kept)
+    with torch.inference_mode():
+        torch.testing.assert_close(step(obs, action, generator()).next_obs, kept)
+    with torch.no_grad():
+        torch.testing.assert_close(step(obs, action, generator()).next_obs, kept)
+
+
 @pytest.mark.parametrize("count", [5, 300])
 def test_a_particle_step_without_noise_is_the_mean_of_its_member(count):
     model = EnsembleDynamics(OBS, ACTION, hidden=[4], termination_fn=never)

@@ -29,7 +29,12 @@ class Workspace:
     def take(self, slot: int, rows: int, width: int, like: Tensor) -> Tensor:
         """Return ``[rows, width]`` of arbitrary content; what the slot returned before is overwritten."""
         buffer = self._buffers.get(slot)
-        if buffer is None or buffer.numel() < rows * width or buffer.dtype != like.dtype:
+        if (
+            buffer is None
+            or buffer.numel() < rows * width
+            or (buffer.dtype, buffer.device) != (like.dtype, like.device)
+            or buffer.is_inference() != torch.is_inference_mode_enabled()
+        ):
             self._buffers[slot] = buffer = like.new_empty(rows * width)
         return buffer[: rows * width].view(rows, width)
 
@@ -108,7 +113,9 @@ class EnsembleMLP(nn.Module):
         return mean, logvar, logits
 
     def member(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate one member on ``x [B, in_dim]``, on a CPU in chunks whose activations stay in the cache.
+        """Evaluate one member on ``x [B, in_dim]``.
+
+        On a CPU and without gradients rows go in chunks, whose activations stay in the cache.
 
         Returns:
             Mean ``[B, T]``, standard deviation ``[B, T]`` and logits ``[B, num_logits]``.
@@ -170,7 +177,7 @@ class EnsembleMLP(nn.Module):
 
 
 def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> Tensor:
-    """Return the outputs ``[B, out]`` of one network for ``x [B, in]``; on a CPU rows go in chunks."""
+    """Return the outputs ``[B, out]`` of one network for ``x [B, in]``; see :meth:`EnsembleMLP.member`."""
     if torch.is_grad_enabled():
         last = len(layers) - 1
         for layer, (weight, bias) in enumerate(layers):

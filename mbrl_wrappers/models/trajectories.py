@@ -44,9 +44,9 @@ class TrajectoryReturns:
             before it, where the original recomputes it); ``"expectation"``: the mean of all members, without noise.
             The last three evaluate every member on every particle.
         sample_noise: whether a step has the noise that its member predicts. Without it a particle of ``"TSinf"`` or
-            ``"TS1"`` goes where its member's mean goes, and particles part only where members disagree: PETS's
-            deterministic ensembles (DE). For an env that has no noise, whose model takes its own error for some:
-            sequences that balance something unstable do not survive it, and are hard to tell apart.
+            ``"TS1"`` goes where its member's mean goes, as in PETS's deterministic ensembles (DE), but the means are
+            those of probabilistic networks; particles part only where members disagree, and those of one member
+            under ``"TSinf"`` are all the same. For an env without noise, whose model takes its own errors for some.
         discount: factor per step, in [0, 1].
 
     Raises:
@@ -155,7 +155,7 @@ class TrajectoryReturns:
                 obs, alive = self._shuffle(obs, alive, generator)
             action = control.expand(self.num_particles, *control.shape) if policy is None else policy(obs, control)
             p = step(obs, action)
-            # One pass over the observations: a sum is finite only if all its parts are.
+            # A sum is finite only if all its parts are; one that overflows counts as not finite too.
             finite = torch.isfinite(p.reward + p.next_obs.sum(-1))
             diverged |= (alive & ~finite).any(0)
             total += factor * torch.where(alive, p.reward, 0.0).mean(0)

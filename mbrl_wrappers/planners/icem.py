@@ -41,8 +41,8 @@ class ICEM(Planner):
         iterations: times that the distribution is refitted.
         alpha: share of the old distribution that is kept, in [0, 1].
         init_std: standard deviation that a search starts with, in units of half the range; not for categories.
-        noise_exponent: ``beta``: power falls with frequency to this power; 0 is white noise. Default: the paper's 2
-            for boxes, 0 for categories.
+        noise_exponent: ``beta``: power falls with frequency to this power; 0 is white noise. Default: 2 for
+            boxes (the paper has one for each task), 0 for categories.
         population_decay: ``gamma``, at least 1: iteration ``i`` draws ``population / gamma^i`` sequences, but no
             fewer than two for each elite.
         kept_elites: ``xi``, share of the elites that is kept, in [0, 1].
