@@ -75,6 +75,7 @@ def fit_call() -> Callable[[], object]:
         patience=5,
         min_epoch_steps=STEPS_PER_FIT,
         max_steps=STEPS_PER_FIT,
+        beta_nll=0.0,
     )
     generator = torch.Generator().manual_seed(0)
     return lambda: fit_ensemble(network, data, holdout, settings, generator)

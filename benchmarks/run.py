@@ -18,14 +18,16 @@ PEAK_SIZE = 2048
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
-def measure(repetitions: int, threads: int) -> Run:
-    """Time every case on all sides, in turn."""
+def measure(repetitions: int, threads: int, only: str) -> Run:
+    """Time every case whose name holds ``only`` on all sides, in turn."""
     torch.set_num_threads(threads)
     square = torch.randn(PEAK_SIZE, PEAK_SIZE)
     peak = 0.0
     with Peer(threads) as peer:
         sides = {OURS: ours(), "mbrl-lib": peer, "SB3": sb3()}
-        served = {case: [name for name, side in sides.items() if side.serves(case)] for case in CASES}
+        served = {
+            case: [name for name, side in sides.items() if side.serves(case)] for case in CASES if only in case.name
+        }
         results = [Result(case, {name: [] for name in names}) for case, names in served.items()]
         for case, names in served.items():  # a first time for caches, allocators and compilers, not counted
             for name in names:
@@ -42,13 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, a table for each")
     parser.add_argument("--repetitions", type=int, default=11)
+    parser.add_argument("--only", default="", help="cases whose name holds this, printed and not written")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     arguments = parser.parse_args()
     runs = []
     for threads in arguments.threads:
-        runs.append(measure(arguments.repetitions, threads))
+        runs.append(measure(arguments.repetitions, threads, arguments.only))
         print(f"{threads} threads, sgemm peak {runs[-1].peak / 1e9:.1f} GFLOP/s\n\n{table(runs[-1])}\n", flush=True)
-    if not arguments.dry:
+    if not (arguments.dry or arguments.only):
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "benchmark.md").write_text(document(runs, PEAK_SIZE, STEPS_PER_FIT))
         (RESULTS / "benchmark.json").write_text(as_json(runs) + "\n")
