@@ -48,7 +48,10 @@ AIMS: dict[tuple[str, str], tuple[float, str]] = {
     ("rs", "MBBLInvertedPendulum-v0"): (-0.5, "solved: 0 is the maximum"),
     ("poplin-A-replan", "Pendulum-v1"): (-180, "at least PETS's, with as many evaluations in a plan"),
     ("poplin-A-replan-white", "Pendulum-v1"): (-180, "likewise, with `noise_exponent=0`"),
-    ("poplin-P-sep", "Pendulum-v1"): (-180, "likewise, with noise on parameters"),
+    ("poplin-P-sep", "Pendulum-v1"): (
+        -180,
+        "likewise, with `distillation=bc`, `init_variance=0.3`, `noise_exponent=2`",
+    ),
 }
 
 # Published, from the tables of Wang et al. (2019) and of Wang and Ba (2019): env steps, return and its deviation. Both
@@ -262,10 +265,12 @@ def write_table() -> None:
         )
     lines += [
         "",
-        "Agents on Pendulum-v1 were evaluated over 20 episodes, PETS on CartPole-v1 and InvertedPendulum-v5 over 5,",
-        "others over 10. Some runs shared the cores with others, which adds to their CPU seconds. The reward of",
-        "InvertedPendulum-v5 does not tell where the cart is, an open-loop plan holds the pole for some 20 steps only,",
-        "and there are few impacts at the ends of the rail to learn from.",
+        "Agents on Pendulum-v1 were evaluated over 20 episodes, PETS on InvertedPendulum-v5 over 5, others over 10.",
+        "Some runs shared the cores with others, which adds to their CPU seconds.",
+        "",
+        "InvertedPendulum-v5: in the model of one run whose plans followed the mean of the members (it ended at 254),",
+        "such plans let the pole fall after 105 steps from one of 4 starts (all cut off at 400 steps); plans with",
+        "five particles, each of one member, held it for 1,000 from 5 of 5 others, with the model's noise and without.",
     ]
     if CHEETAH.exists():
         lines += ["", *_cheetah_lines()]
