@@ -94,13 +94,14 @@ SETTINGS = (
     Setting("iCEM 100 x 3", "iCEM", {}),
     Setting("iCEM 50 x 3", "iCEM", {"population": 50, "num_elites": 5}),
     Setting("iCEM 50 x 2", "iCEM", {"population": 50, "num_elites": 5, "iterations": 2}),
+    Setting("iCEM 100 x 1", "iCEM", {"iterations": 1}),
     Setting("iCEM 20 x 2", "iCEM", {"population": 20, "num_elites": 4, "iterations": 2}),
     Setting("MPPI 200", "MPPI", {"population": 200}),
     Setting("MPPI 50", "MPPI", {"population": 50}),
     Setting("RS 1000", "RS", {"population": 1000}),
     Setting("RS 100", "RS", {"population": 100}),
 )
-MARKERS = "osDv^<>PX*"
+MARKERS = "osDv^<>PX*d"
 COST_TASKS = {
     "Pendulum-v1": CostTask(
         200, 10, 3, 15, Setting("PETS's own: CEM 400 x 25 x 5, 20 particles", "CEM", {"horizon": 25}, 20, True)
@@ -132,6 +133,7 @@ EXACT = (
             (60, ", `noise_exponent=2`", {"noise_exponent": 2.0}),
         )
     ],
+    Setting("iCEM 100 x 1, horizon 60", "iCEM", {"horizon": 60, "iterations": 1}),
 )
 EXACT_FILE = CURVES / "exact_CartPole-v1.csv"
 NUM_STARTS = 20

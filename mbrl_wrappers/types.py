@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,6 +70,14 @@ class Transitions:
         return Transitions(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
 
 
+class Outcome(NamedTuple):
+    """Where a step leads, as in :class:`Prediction`: ``[..., D]``, ``[...]`` and ``[...]`` bool."""
+
+    next_obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a dynamics model says about one step; ``...`` are the batch dimensions of its inputs.
@@ -87,3 +96,8 @@ class Prediction:
     reward: Tensor
     terminated: Tensor
     uncertainty: Tensor
+
+    @property
+    def outcome(self) -> Outcome:
+        """The prediction without its uncertainty."""
+        return Outcome(self.next_obs, self.reward, self.terminated)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mbrl_wrappers.models.given import GivenFunction, first_disagreement
 from mbrl_wrappers.spaces import FlatSpace
-from mbrl_wrappers.types import Prediction, Transitions
+from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
 NUM_START_STATES = 4096
 
-# ``(obs [M, R, D], action [M, R, A], generator) -> Prediction``; see :meth:`DynamicsModel.particle_step`.
-ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Prediction]
+# ``(obs [M, R, D], action [M, R, A], generator) -> Outcome``; see :meth:`DynamicsModel.particle_step`.
+ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Outcome]
 
 
 class DynamicsModel(nn.Module, ABC):
@@ -93,7 +93,7 @@ class DynamicsModel(nn.Module, ABC):
             deterministic: whether it predicts each member's mean instead of a sample.
 
         Returns:
-            ``(obs [M, R, D], action [M, R, A], generator) -> Prediction`` with fields ``[M, R, ...]``: one step,
+            ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
             otherwise as :meth:`predict`.
 
         Raises:
@@ -102,8 +102,8 @@ class DynamicsModel(nn.Module, ABC):
         known = self.particle_members
         if not set(members) <= set(known):
             raise ValueError(f"members must be among {known}, got {list(members)}")
-        return lambda obs, action, generator: self.predict(
-            obs, action, generator=generator, deterministic=deterministic
+        return lambda obs, action, generator: (
+            self.predict(obs, action, generator=generator, deterministic=deterministic).outcome
         )
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:

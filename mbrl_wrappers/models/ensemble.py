@@ -27,7 +27,7 @@ from mbrl_wrappers.models.given import GivenFunction, call_given, known_function
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.spaces import space_to_json
-from mbrl_wrappers.types import Prediction, Transitions
+from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
 
@@ -177,7 +177,7 @@ class EnsembleDynamics(DynamicsModel):
             groups = self._balanced_groups(len(x), generator) if members is None else self._given_groups(members, obs)
             mean, std, logits = self._routed(x, groups)
             target = _sampled(mean, std, generator)
-        return self._outcome(obs, flat_obs, flat_action, target, std, logits)
+        return _prediction(self._outcome(obs, flat_obs, flat_action, target, logits), std)
 
     @property
     def particle_members(self) -> list[int]:
@@ -191,12 +191,12 @@ class EnsembleDynamics(DynamicsModel):
             raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
         chosen = self.network.choose(members)
 
-        def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Prediction:
+        def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Outcome:
             flat_obs, flat_action, x = self._inputs(obs, action)
             outputs = self.network.evaluate(chosen, x.reshape(len(members), -1, x.shape[-1]))
             mean, std, logits = (output.flatten(0, 1) for output in outputs)
             target = mean if deterministic else _sampled(mean, std, generator)
-            return self._outcome(obs, flat_obs, flat_action, target, std, logits)
+            return self._outcome(obs, flat_obs, flat_action, target, logits)
 
         return step
 
@@ -204,7 +204,8 @@ class EnsembleDynamics(DynamicsModel):
         """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""
         flat_obs, flat_action, x = self._inputs(obs, action)
         mean, std, logits = self._mixture(x)
-        return self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), std, logits)
+        outcome = self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), logits)
+        return _prediction(outcome, std)
 
     def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return observations and actions as rows in the model's dtype, and the network's input made of them."""
@@ -212,10 +213,8 @@ class EnsembleDynamics(DynamicsModel):
         flat_obs, flat_action = self._flatten(obs, "obs").to(dtype), self._flatten(action, "action").to(dtype)
         return flat_obs, flat_action, self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
 
-    def _outcome(
-        self, obs: Tensor, flat_obs: Tensor, flat_action: Tensor, target: Tensor, std: Tensor, logits: Tensor
-    ) -> Prediction:
-        """Turn the network's outputs, as rows, into a prediction with the leading dimensions of ``obs``."""
+    def _outcome(self, obs: Tensor, flat_obs: Tensor, flat_action: Tensor, target: Tensor, logits: Tensor) -> Outcome:
+        """Turn the network's outputs, as rows, into where they lead, with the leading dimensions of ``obs``."""
         target = self.target_normalizer.denormalize(target)
         next_obs = self.obs_codec.snap(flat_obs + target[:, : self.obs_codec.dim])
         if self.reward_fn is None:
@@ -227,12 +226,7 @@ class EnsembleDynamics(DynamicsModel):
         else:
             terminated = call_given(self.termination_fn, "termination_fn", flat_obs, flat_action, next_obs)
         batch = obs.shape[:-1]
-        return Prediction(
-            next_obs.reshape(obs.shape),
-            reward.reshape(batch),
-            terminated.reshape(batch),
-            std.square().mean(-1).sqrt().reshape(batch),
-        )
+        return Outcome(next_obs.reshape(obs.shape), reward.reshape(batch), terminated.reshape(batch))
 
     def _given_groups(self, members: Tensor, obs: Tensor) -> list[tuple[int, Tensor]]:
         if members.shape != obs.shape[:-1]:
@@ -414,6 +408,11 @@ class EnsembleDynamics(DynamicsModel):
             raise ValueError(f"{path}: {error}") from error
         storage.restore(model, tensors, path)
         return model.to(device)
+
+
+def _prediction(outcome: Outcome, std: Tensor) -> Prediction:
+    """Add the uncertainty, from the standard deviations of all targets, as rows."""
+    return Prediction(*outcome, std.square().mean(-1).sqrt().reshape(outcome.reward.shape))
 
 
 def _sampled(mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:

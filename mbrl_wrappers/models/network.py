@@ -45,13 +45,12 @@ class ChosenMembers:
 
     Attributes:
         layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
-        max_logvar, min_logvar: ``[M, 1, T]``.
+        bounds: of the variance, ``[M, 1, T]`` each; see :meth:`EnsembleMLP._bounds`.
         workspace: of the evaluations, so no two may run at the same time.
     """
 
     layers: list[tuple[Tensor, Tensor]]
-    max_logvar: Tensor
-    min_logvar: Tensor
+    bounds: tuple[Tensor, Tensor]
     workspace: Workspace = field(default_factory=Workspace)
 
 
@@ -123,14 +122,14 @@ class EnsembleMLP(nn.Module):
         # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
         pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        return self._gaussian(_mlp(layers, x, Workspace()), self.max_logvar[index], self.min_logvar[index])
+        return self._gaussian(_mlp(layers, x, Workspace()), self._bounds(index))
 
     def choose(self, members: Sequence[int]) -> ChosenMembers:
         """Gather some members' parameters, for many calls of :meth:`evaluate`."""
         index = torch.tensor(members, device=self.max_logvar.device)
         pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        return ChosenMembers(layers, self.max_logvar[index], self.min_logvar[index])
+        return ChosenMembers(layers, self._bounds(index))
 
     def members(self, indices: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate several members on the same rows ``x [B, in_dim]``.
@@ -157,19 +156,24 @@ class EnsembleMLP(nn.Module):
                 out = torch.baddbmm(bias, out, weight)
                 if layer < last:
                     out = F.silu(out, inplace=not out.requires_grad)
-        return self._gaussian(out, chosen.max_logvar, chosen.min_logvar)
+        return self._gaussian(out, chosen.bounds)
 
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take the last layer's outputs apart: mean, log-variance before its bounds, logits."""
         mean, logvar, logits = out.split([self.target_dim, self.target_dim, self.num_logits], dim=-1)
         return mean, logvar, logits
 
-    def _gaussian(self, out: Tensor, max_logvar: Tensor, min_logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _bounds(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inverse of the greatest variance of some members, and the least variance."""
+        return torch.exp(-self.max_logvar[index]), torch.exp(self.min_logvar[index])
+
+    def _gaussian(self, out: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, standard deviation and logits: the bounds of :meth:`forward` with its logarithms undone."""
         mean, logvar, logits = self._split(out)
+        inverse_of_max, least = bounds
         # Clamped so that the exponential is finite, and with it the gradient.
-        inverse = torch.exp(-logvar.clamp(min=-80.0)) + torch.exp(-max_logvar)
-        return mean, (inverse.reciprocal() + torch.exp(min_logvar)).sqrt(), logits
+        inverse = torch.exp(-logvar.clamp(min=-80.0)) + inverse_of_max
+        return mean, (inverse.reciprocal() + least).sqrt(), logits
 
     def bound_penalty(self) -> Tensor:
         """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Literal, get_args
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
 from mbrl_wrappers.models.network import CHUNK_ROWS
-from mbrl_wrappers.types import Prediction
+from mbrl_wrappers.types import Outcome
 
 Propagation = Literal["TS1", "TSinf", "expectation", "DS", "MM"]
 
@@ -20,7 +19,7 @@ Propagation = Literal["TS1", "TSinf", "expectation", "DS", "MM"]
 Policy = Callable[[Tensor, Tensor], Tensor]
 
 # Particles ``[K, C, ...]`` take a step.
-_Step = Callable[[Tensor, Tensor], Prediction]
+_Step = Callable[[Tensor, Tensor], Outcome]
 
 
 class TrajectoryReturns:
@@ -121,9 +120,9 @@ class TrajectoryReturns:
         """Return what takes particles one step on; a place among the ``K`` has the same member from call to call."""
         dynamics = self.dynamics
         if self.propagation == "expectation":
-            return lambda obs, action: dynamics.predict(obs, action, deterministic=True)
+            return lambda obs, action: dynamics.predict(obs, action, deterministic=True).outcome
         if not self._deals:
-            return lambda obs, action: dynamics.predict_mixture(obs, action, generator=generator)
+            return lambda obs, action: dynamics.predict_mixture(obs, action, generator=generator).outcome
         members = dynamics.particle_members
         order = torch.randperm(len(members), generator=generator, device=dynamics.device).tolist()
         share, odd = divmod(self.num_particles, len(members))
@@ -147,23 +146,22 @@ class TrajectoryReturns:
         """Return the mean return ``[C]`` of controls ``[C, H, X]`` from ``start [C, D]``."""
         obs = start.expand(self.num_particles, *start.shape)
         alive = torch.ones(obs.shape[:2], dtype=torch.bool, device=obs.device)
-        diverged = torch.zeros(len(start), dtype=torch.bool, device=obs.device)
-        total = torch.zeros(len(start), dtype=obs.dtype, device=obs.device)
+        total, zero = torch.zeros_like(alive, dtype=obs.dtype), obs.new_zeros(())
         factor = 1.0
         for control in controls.unbind(1):
             if self.propagation == "TS1":
                 obs, alive = self._shuffle(obs, alive, generator)
             action = control.expand(self.num_particles, *control.shape) if policy is None else policy(obs, control)
-            p = step(obs, action)
-            # A sum is finite only if all its parts are; one that overflows counts as not finite too.
-            finite = torch.isfinite(p.reward + p.next_obs.sum(-1))
-            diverged |= (alive & ~finite).any(0)
-            total += factor * torch.where(alive, p.reward, 0.0).mean(0)
-            obs, alive = p.next_obs, alive & ~p.terminated
+            outcome = step(obs, action)
+            # Whatever is not finite in an observation makes a NaN of the return; so does a sum that overflows.
+            paid = torch.add(outcome.reward, outcome.next_obs.sum(-1), alpha=0.0)
+            total.add_(torch.where(alive, paid, zero), alpha=factor)
+            obs, alive = outcome.next_obs, alive & ~outcome.terminated
             if self.propagation == "MM":
                 obs = self._resample(obs, alive, generator)
             factor *= self.discount
-        return torch.where(diverged | ~total.isfinite(), -torch.inf, total)
+        returns = total.mean(0)
+        return torch.where(returns.isfinite(), returns, -torch.inf)
 
     @staticmethod
     def _shuffle(obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -186,18 +184,18 @@ class TrajectoryReturns:
 
 def _step_in_groups(
     steps: list[tuple[ParticleStep, int, int]], obs: Tensor, action: Tensor, generator: torch.Generator | None
-) -> Prediction:
+) -> Outcome:
     """Take a step with ``obs [K, C, D]``, group after group of members that have the same number of particles."""
-    predictions = []
+    outcomes = []
     first = 0
     for step, num_members, share in steps:
         end = first + num_members * share
         rows, deeds = (part[first:end].reshape(num_members, -1, part.shape[-1]) for part in (obs, action))
-        p = step(rows, deeds, generator)
+        outcome = step(rows, deeds, generator)
         shape = (end - first, obs.shape[1])
-        predictions.append([getattr(p, f.name).reshape(*shape, *getattr(p, f.name).shape[2:]) for f in fields(p)])
+        outcomes.append([part.reshape(*shape, *part.shape[2:]) for part in outcome])
         first = end
-    return Prediction(*(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*predictions, strict=True)))
+    return Outcome(*(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*outcomes, strict=True)))
 
 
 def _rows_at_once(device: torch.device) -> int:
