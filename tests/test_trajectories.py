@@ -14,7 +14,7 @@ from torch import Tensor
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.network import CHUNK_ROWS
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
-from mbrl_wrappers.types import Prediction
+from mbrl_wrappers.types import Outcome, Prediction
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -506,7 +506,7 @@ def test_each_member_of_an_ensemble_gets_a_bounded_number_of_rows(propagation, n
         def particle_step(self, members: Any, **kwargs: Any) -> Any:
             step = super().particle_step(members, **kwargs)
 
-            def counted(obs: Tensor, action: Tensor, generator: Any) -> Prediction:
+            def counted(obs: Tensor, action: Tensor, generator: Any) -> Outcome:
                 sizes.append(obs.shape[1])
                 return step(obs, action, generator)
 
