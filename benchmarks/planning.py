@@ -273,8 +273,8 @@ def write_table() -> None:
         "InvertedPendulum-v5: in the model of one run whose plans followed the mean of the members (it ended at 254),",
         "such plans let the pole fall after 105 steps from one of 4 starts (all cut off at 400 steps); plans with",
         "five particles, each of one member, held it for 1,000 from 5 of 5 others, with the model's noise and without.",
-        "Two of three seeds trained with such plans fail all the same. The one that was looked into meets the end of the",
-        "rail, with plans that are predicted to stand for some 20 of their 30 steps.",
+        "Two of three seeds trained with such plans fail all the same. The one that was looked into meets the end of",
+        "the rail, with plans that are predicted to stand for some 20 of their 30 steps.",
     ]
     if CHEETAH.exists():
         lines += ["", *_cheetah_lines()]
