@@ -76,6 +76,7 @@ def fit_call() -> Callable[[], object]:
         min_epoch_steps=STEPS_PER_FIT,
         max_steps=STEPS_PER_FIT,
         beta_nll=0.0,
+        holdout_metric="mse",
     )
     generator = torch.Generator().manual_seed(0)
     return lambda: fit_ensemble(network, data, holdout, settings, generator)

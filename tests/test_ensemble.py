@@ -466,6 +466,7 @@ def test_a_fit_leaves_start_states_that_were_observed(rows):
         ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
         ({"min_epoch_steps": -1}, "min_epoch_steps must be a whole number of at least 1, got -1"),
         ({"beta_nll": 1.5}, "beta_nll must be in [0, 1], got 1.5"),
+        ({"holdout_metric": "rmse"}, "holdout_metric must be one of ['mae', 'mse'], got 'rmse'"),
         ({"weight_decay": float("nan")}, "weight_decay must be in [0, 1], got nan"),
         ({"hidden": (2.5,)}, "hidden must be a whole number of at least 1, got 2.5"),
         ({"holdout_ratio": 0.0}, "holdout_ratio must be in (0, 1), got 0.0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models import storage
 from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
 from mbrl_wrappers.models.fit import (
+    HOLDOUT_METRICS,
     MAX_HOLDOUT_ROWS,
     FitData,
     FitReport,
@@ -62,6 +64,9 @@ class EnsembleDynamics(DynamicsModel):
         beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (the
             beta-NLL of Seitzer et al. 2022). At 0, the papers' loss, rare and abrupt steps such as impacts may be
             taken for noise and their mean hardly be learned; at 1 the mean's gradient is that of squared errors.
+        holdout_metric: which error on the hold-out tells the best weights and the elites, and when to stop. Of the
+            squared error (``"mse"``, MBPO's) a few abrupt steps such as impacts can make up nearly all, and then it
+            says nothing of the smooth steps; the absolute error (``"mae"``) does.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
             or the id of an environment whose reward function is known.
         termination_fn: likewise, returning bool, instead of a learned termination.
@@ -89,6 +94,7 @@ class EnsembleDynamics(DynamicsModel):
         min_epoch_steps: int = 20,
         max_steps: int | None = None,
         beta_nll: float = 0.0,
+        holdout_metric: str = "mse",
         reward_fn: GivenFunction | str | None = None,
         termination_fn: GivenFunction | str | None = None,
         normalize_targets: bool = True,
@@ -110,6 +116,7 @@ class EnsembleDynamics(DynamicsModel):
             "min_epoch_steps": min_epoch_steps,
             "max_steps": max_steps,
             "beta_nll": beta_nll,
+            "holdout_metric": holdout_metric,
             "normalize_targets": normalize_targets,
             "seed": seed,
         }
@@ -310,8 +317,7 @@ class EnsembleDynamics(DynamicsModel):
         )
 
     def _fit_settings(self) -> FitSettings:
-        names = ("learning_rate", "weight_decay", "batch_size", "patience", "min_epoch_steps", "max_steps", "beta_nll")
-        return FitSettings(**{name: self.settings[name] for name in names})
+        return FitSettings(**{field.name: self.settings[field.name] for field in fields(FitSettings)})
 
     def _choose_elites(self, report: FitReport) -> None:
         # Python's list beside the buffer: picking a member must not wait for a device.
@@ -443,6 +449,8 @@ def _check_ranges(settings: dict[str, Any]) -> None:
     for units in settings["hidden"]:
         check_whole_number("hidden", units)
     check_number("beta_nll", settings["beta_nll"], 0, 1)
+    if settings["holdout_metric"] not in HOLDOUT_METRICS:
+        raise ValueError(f"holdout_metric must be one of {sorted(HOLDOUT_METRICS)}, got {settings['holdout_metric']!r}")
     check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
     for decay in settings["weight_decay"]:
         check_number("weight_decay", decay, 0, 1)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mbrl_wrappers.models.network import EnsembleMLP
 
 MAX_HOLDOUT_ROWS = 5000
+HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
 _GOLDEN = 0.6180339887498949
 
 
@@ -46,6 +47,7 @@ class FitSettings:
     min_epoch_steps: int
     max_steps: int | None
     beta_nll: float
+    holdout_metric: str
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,19 @@ def ensemble_loss(network: EnsembleMLP, batch: FitData, beta_nll: float = 0.0) -
 
 
 @torch.no_grad()
-def holdout_score(network: EnsembleMLP, data: FitData) -> Tensor:
-    """Return each member's hold-out error ``[E]``: mean squared error, plus cross-entropy of the logits."""
+def holdout_score(network: EnsembleMLP, data: FitData, metric: str = "mse") -> Tensor:
+    """Return each member's hold-out error ``[E]``: of the mean, plus cross-entropy of the logits.
+
+    Args:
+        network: to score.
+        data: rows to score on.
+        metric: one of ``HOLDOUT_METRICS``, averaged over rows and dims.
+    """
+    size = HOLDOUT_METRICS[metric]
     scores = []
     for index in range(network.num_members):
         mean, _, logits = network.member(index, data.x)
-        score = (mean - data.y).square().mean()
+        score = size(mean - data.y).mean()
         if network.num_logits:
             score = score + F.binary_cross_entropy_with_logits(logits, data.label)
         scores.append(score)
@@ -145,11 +154,11 @@ def fit_ensemble(
     optimizer = _optimizer(network, settings)
     parameters = list(network.parameters())
     best = [p.detach().clone() for p in parameters]
-    best_score = holdout_score(network, holdout)
+    best_score = holdout_score(network, holdout, settings.holdout_metric)
     rows = len(train.x)
     epoch_steps = max(-(-rows // settings.batch_size), settings.min_epoch_steps)
     # Noiseless data would be fitted for ever: 1% of a vanishing error can always be gained.
-    least_gain = 1e-8 * holdout.y.square().mean()
+    least_gain = 1e-8 * HOLDOUT_METRICS[settings.holdout_metric](holdout.y).mean()
     steps, stale_epochs, loss = 0, 0, torch.zeros(())
     for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator):
         optimizer.zero_grad(set_to_none=True)
@@ -160,7 +169,7 @@ def fit_ensemble(
         out_of_steps = settings.max_steps is not None and steps >= settings.max_steps
         if steps % epoch_steps and not out_of_steps:
             continue
-        score = holdout_score(network, holdout)
+        score = holdout_score(network, holdout, settings.holdout_metric)
         improved = score < 0.99 * best_score - least_gain
         best_score = torch.where(improved, score, best_score)
         for kept, parameter in zip(best, parameters, strict=True):
