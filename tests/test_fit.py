@@ -666,17 +666,19 @@ def test_a_capped_hold_out_is_spread_over_all_ages():
     assert torch.equal(spread_rows(mask[:100], 5000), mask[:100].nonzero()[:, 0])
 
 
-def test_a_fit_of_noiseless_data_comes_to_an_end():
+@pytest.mark.parametrize("metric", ["mse", "mae"])
+def test_a_fit_of_noiseless_data_comes_to_an_end(metric):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 2, generator=generator)
     data = FitData(x, x @ torch.tensor([[1.0, 0.5], [-0.5, 1.0]]), torch.zeros(200, 0))
     network = EnsembleMLP(2, 2, 2, 0, (16,), seed=0)
-    settings = FitSettings(1e-3, [0.0, 0.0], 256, 0, 50, None, 0.0)
+    endless = {"weight_decay": [0.0] * 2, "batch_size": 256, "patience": 0, "min_epoch_steps": 50, "max_steps": None}
+    settings = _settings(**endless, holdout_metric=metric)
     before = fit_ensemble(network, data, data, settings, generator)
     assert before.steps < 50_000
     # From here on every gain is too small to count: one epoch, and the weights stay.
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    settings = FitSettings(1e-9, [0.0, 0.0], 256, 0, 50, None, 0.0)
+    settings = _settings(**endless, learning_rate=1e-9, holdout_metric=metric)
     again = fit_ensemble(network, data, data, settings, generator)
     assert again.steps == 50
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
