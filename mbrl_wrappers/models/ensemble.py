@@ -276,7 +276,7 @@ class EnsembleDynamics(DynamicsModel):
         """Train on all transitions given, from the current weights; see :meth:`DynamicsModel.fit`.
 
         Returns:
-            ``holdout_error`` (mean over elites, in units of the targets' spread), ``train_loss``,
+            ``holdout_error`` (``holdout_metric`` of normalised targets, mean over elites), ``train_loss``,
             ``grad_steps``, ``rows``.
         """
         transitions = transitions.to(self.device)
