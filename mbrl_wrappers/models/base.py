@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from mbrl_wrappers.models.given import GivenFunction, first_disagreement
+from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
@@ -112,6 +113,24 @@ class DynamicsModel(nn.Module, ABC):
         For a model with one member that is :meth:`predict`.
         """
         return self.predict(obs, action, generator=generator)
+
+    def predict_measured(
+        self, obs: Tensor, action: Tensor, measure: Measure, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Sample one step of a batch, as :meth:`predict`, with another uncertainty.
+
+        Args:
+            obs: ``[..., D]``.
+            action: ``[..., A]``.
+            measure: makes the uncertainty of the members' predictions; see :mod:`mbrl_wrappers.models.uncertainty`.
+            generator: as for :meth:`predict`.
+
+        Raises:
+            ValueError: for a model without at least two members that predict.
+        """
+        raise ValueError(
+            f"dynamics must be an ensemble of at least 2 members to be measured, got {type(self).__name__}"
+        )
 
     @abstractmethod
     def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:

@@ -28,6 +28,7 @@ from mbrl_wrappers.models.fit import (
 from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, registered_id, resolve
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
 from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
@@ -214,6 +215,60 @@ class EnsembleDynamics(DynamicsModel):
         outcome = self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), logits)
         return _prediction(outcome, std)
 
+    def predict_measured(
+        self, obs: Tensor, action: Tensor, measure: Measure, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Sample one step, each row by a random elite, and measure all elites' predictions of it.
+
+        See :meth:`DynamicsModel.predict_measured`. Every row is evaluated by every elite.
+        """
+        self._check_several()
+        flat_obs, flat_action, x = self._inputs(obs, action)
+        means, stds, logits = self.network.members(self._elite_list, x)
+        drawn = self._balanced_draw(len(x), generator)
+        rows = torch.arange(len(x), device=x.device)
+        target = _sampled(means[drawn, rows], stds[drawn, rows], generator)
+        outcome = self._outcome(obs, flat_obs, flat_action, target, logits[drawn, rows])
+        uncertainty = measure(MemberGaussians(means, stds), drawn)
+        return Prediction(*outcome, uncertainty.reshape(outcome.reward.shape))
+
+    def cross_step(self, obs: Tensor, action: Tensor) -> Outcome:
+        """Take a step in the mean of each elite on rows of its own, and have all elites say what they are worth.
+
+        The rollouts of STEVE (Buckman et al. 2018, section 3): every trajectory of a transition model is rated by
+        every reward model.
+
+        Args:
+            obs: ``[M, R, D]``, the rows of each of the ``M`` elites.
+            action: ``[M, R, A]``.
+
+        Returns:
+            ``next_obs [M, R, D]`` and ``terminated [M, R]`` by each one's own elite, ``reward [M, M, R]``: first the
+            elite that rates, then the one whose row it is.
+
+        Raises:
+            ValueError: for another number of elites, fewer than two of them, or a reward that is given, not learned.
+        """
+        self._check_several()
+        members = len(self._elite_list)
+        if self.reward_fn is not None:
+            raise ValueError(f"dynamics must have a learned reward, got reward_fn={self.reward_fn}")
+        if obs.dim() != 3 or len(obs) != members:
+            raise ValueError(f"obs must have shape [{members}, R, {self.obs_codec.dim}], got {tuple(obs.shape)}")
+        flat_obs, flat_action, x = self._inputs(obs, action)
+        means, _, logits = self.network.members(self._elite_list, x)
+        means, logits = (output.unflatten(1, (members, -1)) for output in (means, logits))
+        own = torch.arange(members, device=x.device)
+        outcome = self._outcome(
+            obs, flat_obs, flat_action, means[own, own].flatten(0, 1), logits[own, own].flatten(0, 1)
+        )
+        reward = self.target_normalizer.denormalize(means)[..., -1]
+        return Outcome(outcome.next_obs, reward, outcome.terminated)
+
+    def _check_several(self) -> None:
+        if len(self._elite_list) < 2:
+            raise ValueError("dynamics must have num_elites of at least 2, whose predictions are compared, got 1")
+
     def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return observations and actions as rows in the model's dtype, and the network's input made of them."""
         dtype = self.start_obs.dtype
@@ -253,6 +308,13 @@ class EnsembleDynamics(DynamicsModel):
         hands = torch.randperm(len(self._elite_list), generator=generator, device=self.device).tolist()
         shares = order.tensor_split(len(hands))
         return [(self._elite_list[h], share) for h, share in zip(hands, shares, strict=True) if len(share)]
+
+    def _balanced_draw(self, rows: int, generator: torch.Generator | None) -> Tensor:
+        """Return a random elite's place for each row, as :meth:`_balanced_groups` deals them."""
+        drawn = torch.empty(rows, dtype=torch.long, device=self.device)
+        for member, share in self._balanced_groups(rows, generator):
+            drawn[share] = self._elite_list.index(member)
+        return drawn
 
     def _routed(self, x: Tensor, groups: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate each row by its own member; returns mean, std and logits in the order of ``x``."""
