@@ -10,6 +10,7 @@ from mbrl_wrappers.envs.imagined import ImaginedEnv
 from mbrl_wrappers.envs.registration import register_tasks
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.envs.snapshots import Snapshots
+from mbrl_wrappers.envs.trust import Trust, calibrated_threshold
 from mbrl_wrappers.envs.vector_env import ImaginedVectorEnv
 from mbrl_wrappers.lazy import lazy_names
 
@@ -22,6 +23,8 @@ __all__ = [
     "ImaginedVectorEnv",
     "SimulatorReturns",
     "Snapshots",
+    "Trust",
+    "calibrated_threshold",
     "collect_transitions",
 ]
 

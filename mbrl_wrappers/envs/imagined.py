@@ -13,7 +13,10 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
+from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.uncertainty import resolve_measure
+from mbrl_wrappers.types import Prediction
 
 StartFunction = Callable[[int, torch.Generator], Tensor]
 StartStates = Tensor | np.ndarray | dict[str, Any] | tuple[Any, ...] | StartFunction
@@ -31,6 +34,8 @@ class ImaginedStep:
         uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`.
         diverged: ``[B]`` bool, the prediction was not finite: the observation is the last finite one,
             the reward 0, and the episode is truncated.
+        masked: ``[B]`` bool, the model is not trusted with this step; see :class:`~mbrl_wrappers.envs.trust.Trust`.
+        penalty: ``[B]``, what the reward has lost for its uncertainty.
     """
 
     obs: Tensor
@@ -39,6 +44,8 @@ class ImaginedStep:
     truncated: Tensor
     uncertainty: Tensor
     diverged: Tensor
+    masked: Tensor
+    penalty: Tensor
 
 
 class ImaginedEpisodes:
@@ -52,6 +59,9 @@ class ImaginedEpisodes:
             real states that the model's last fit kept, whenever that was.
         horizon: steps after which an episode is truncated.
         deterministic: whether the model predicts its mean.
+
+    Attributes:
+        trust: how far the model is trusted; see :meth:`set_trust`.
 
     Raises:
         ValueError: if ``num_envs`` or ``horizon`` is below 1, or there is no start state, or one that
@@ -72,6 +82,7 @@ class ImaginedEpisodes:
         self.dynamics = dynamics
         self.horizon = horizon
         self.deterministic = deterministic
+        self.trust: Trust | None = None
         # None stands for the start states that the model has when an episode starts.
         self._starts: Tensor | StartFunction | None = start_obs if callable(start_obs) else None
         if start_obs is not None and not callable(start_obs):
@@ -100,6 +111,25 @@ class ImaginedEpisodes:
             bad = int((~torch.isfinite(states)).any(1).nonzero()[0])
             raise ValueError(f"start_obs must be finite, got {states[bad].tolist()} in row {bad}")
         return states
+
+    def set_trust(self, trust: Trust | None) -> None:
+        """Say how far the model is trusted from here on; None: fully.
+
+        Raises:
+            ValueError: if the model has too few members to be measured, predicts its mean, or there is one episode
+                alone, of which no share can be the most certain.
+        """
+        if trust is not None:
+            if len(self.dynamics.particle_members) < 2:
+                name = type(self.dynamics).__name__
+                raise ValueError(f"dynamics must have at least 2 members that predict, got a {name} with 1")
+            if self.deterministic:
+                raise ValueError("deterministic must be False where steps are masked, got True")
+            if trust.threshold is None and len(self.obs) == 1:
+                raise ValueError(
+                    "threshold must be given for a single episode, of which no share is the most certain, got None"
+                )
+        self.trust = trust
 
     def seed(self, seed: int) -> None:
         """Make everything that follows a function of ``seed``."""
@@ -134,31 +164,51 @@ class ImaginedEpisodes:
         expected = (len(self.obs), self.dynamics.action_codec.dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}, one for each episode, got {tuple(action.shape)}")
-        prediction = self.dynamics.predict(
-            self.obs, action.to(self.obs), generator=self.generator, deterministic=self.deterministic
-        )
-        diverged = ~(torch.isfinite(prediction.next_obs).all(-1) & torch.isfinite(prediction.reward))
+        prediction = self._predict(action.to(self.obs))
+        finite = torch.isfinite(prediction.next_obs).all(-1) & torch.isfinite(prediction.reward)
+        diverged = ~(finite & torch.isfinite(prediction.uncertainty))
+        masked, penalty = self._distrust(prediction.uncertainty, diverged)
+        ends = masked if self.trust is not None and self.trust.on_mask == "truncate" else diverged
         next_obs = torch.where(diverged[:, None], self.obs, prediction.next_obs)
         self.obs = self.dynamics.obs_codec.project(next_obs)
         self.steps = self.steps + 1
         return ImaginedStep(
             obs=self.obs,
-            reward=torch.where(diverged, torch.zeros_like(prediction.reward), prediction.reward),
-            terminated=prediction.terminated & ~diverged,
-            truncated=diverged | (self.steps >= self.horizon),
+            reward=torch.where(diverged, torch.zeros_like(prediction.reward), prediction.reward - penalty),
+            terminated=prediction.terminated & ~ends,
+            truncated=ends | (self.steps >= self.horizon),
             uncertainty=prediction.uncertainty,
             diverged=diverged,
+            masked=masked,
+            penalty=penalty,
         )
+
+    def _predict(self, action: Tensor) -> Prediction:
+        if self.trust is None:
+            return self.dynamics.predict(self.obs, action, generator=self.generator, deterministic=self.deterministic)
+        measure = resolve_measure(self.trust.measure)
+        return self.dynamics.predict_measured(self.obs, action, measure, generator=self.generator)
+
+    def _distrust(self, uncertainty: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of the steps are masked, those that diverged too, and the penalties, ``[B]`` each."""
+        if self.trust is None:
+            return torch.zeros_like(diverged), torch.zeros_like(uncertainty)
+        masked = diverged | ~self.trust.trusts(uncertainty, self.steps, self.horizon)
+        is_charged = masked if self.trust.on_mask == "penalize" else torch.ones_like(masked)
+        penalty = torch.where(is_charged & ~diverged, self.trust.penalty * uncertainty, 0.0)
+        return masked, penalty
 
 
 class ImaginedEnv(gym.Env[Any, Any]):
     """A dynamics model as a single Gymnasium environment.
 
-    ``info`` holds ``"uncertainty"`` (float) and ``"diverged"`` (bool) of each step.
+    ``info`` holds ``"uncertainty"`` (float) and ``"diverged"`` (bool) of each step; with a ``trust``, ``"masked"``
+    (bool) and ``"penalty"`` (float) too.
 
     Args:
         dynamics: the model; observation and action space are those it was made for.
         start_obs, horizon, deterministic: see :class:`ImaginedEpisodes`.
+        trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.envs.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
         render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
             imagined state; needed for rendering.
@@ -181,6 +231,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        trust: Trust | None = None,
         render_mode: str | None = None,
         render_env: gym.Env | None = None,
     ) -> None:
@@ -193,9 +244,8 @@ class ImaginedEnv(gym.Env[Any, Any]):
         self.action_space = dynamics.action_space
         self.render_mode = render_mode
         self._render_env = render_env
-        self._episodes = ImaginedEpisodes(
-            dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic
-        )
+        self.episodes = ImaginedEpisodes(dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic)
+        self.episodes.set_trust(trust)
         self._seeded = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -210,21 +260,23 @@ class ImaginedEnv(gym.Env[Any, Any]):
         """
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
-            self._episodes.seed(int(self.np_random.integers(2**62)))
+            self.episodes.seed(int(self.np_random.integers(2**62)))
             self._seeded = True
-        self._episodes.reset()
+        self.episodes.reset()
         if options and "obs" in options:
             obs = encode_one(self.dynamics, options["obs"])
             if not torch.isfinite(obs).all():
                 raise ValueError(f"options['obs'] must be finite, got {options['obs']}")
-            self._episodes.obs = self.dynamics.obs_codec.project(obs.clone())
+            self.episodes.obs = self.dynamics.obs_codec.project(obs.clone())
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one imagined step; see :class:`gymnasium.Env`."""
         batch = self.dynamics.action_codec.encode(add_batch_axis(action), self.dynamics.device)
-        result = self._episodes.step(batch)
+        result = self.episodes.step(batch)
         info = {"uncertainty": float(result.uncertainty[0]), "diverged": bool(result.diverged[0])}
+        if self.episodes.trust is not None:
+            info |= {"masked": bool(result.masked[0]), "penalty": float(result.penalty[0])}
         return (
             self._observation(),
             float(result.reward[0]),
@@ -234,14 +286,14 @@ class ImaginedEnv(gym.Env[Any, Any]):
         )
 
     def _observation(self) -> Any:
-        return row_of(self.dynamics.obs_codec.decode_numpy(self._episodes.obs), 0)
+        return row_of(self.dynamics.obs_codec.decode_numpy(self.episodes.obs), 0)
 
     def render(self) -> Any:
         """Return a frame ``[H, W, 3]`` of the real env put into the imagined state, or None without a mode."""
         if self.render_mode is None:
             return None
         assert self._render_env is not None  # checked in the constructor
-        set_state_from_obs(self._render_env, self._episodes.obs[0].cpu().numpy().astype(np.float64))
+        set_state_from_obs(self._render_env, self.episodes.obs[0].cpu().numpy().astype(np.float64))
         return self._render_env.render()
 
     def close(self) -> None:

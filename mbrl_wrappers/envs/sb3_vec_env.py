@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, StartStates, row_of
+from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.models.base import DynamicsModel
 
 ActionMasks = Callable[[Tensor], Tensor]
@@ -29,6 +30,8 @@ class ImaginedVecEnv(VecEnv):
         dynamics: the model.
         num_envs: episodes side by side.
         start_obs, horizon, deterministic: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        trust: which steps are masked, and how; default: none. Each info then holds ``"masked"`` and ``"penalty"`` too.
+            See :class:`~mbrl_wrappers.envs.trust.Trust`.
         action_mask_fn: ``obs [B, D] -> bool [B, n]`` of the valid actions, for MaskablePPO; default:
             every action is valid.
         seed: of start states and predictions.
@@ -45,6 +48,7 @@ class ImaginedVecEnv(VecEnv):
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        trust: Trust | None = None,
         action_mask_fn: ActionMasks | None = None,
         seed: int | None = None,
     ) -> None:
@@ -52,9 +56,10 @@ class ImaginedVecEnv(VecEnv):
             raise ValueError(f"action_mask_fn needs a discrete action space, got {dynamics.action_space}")
         self.dynamics = dynamics
         self.render_mode = None
-        self._episodes = ImaginedEpisodes(
+        self.episodes = ImaginedEpisodes(
             dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic
         )
+        self.episodes.set_trust(trust)
         self._action_mask_fn = action_mask_fn
         self._actions: np.ndarray | None = None
         self._returns = np.zeros(num_envs)
@@ -66,7 +71,7 @@ class ImaginedVecEnv(VecEnv):
 
     def _reseed(self) -> None:
         seed = self._seeds[0]
-        self._episodes.seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2))
+        self.episodes.seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2))
         self._reset_seeds()
 
     def reset(self) -> Any:
@@ -76,7 +81,7 @@ class ImaginedVecEnv(VecEnv):
         self._reset_options()
         self._returns[:] = 0
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self._decode(self._episodes.reset())
+        return self._decode(self.episodes.reset())
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions ``[num_envs, ...]`` for :meth:`step_wait`."""
@@ -85,7 +90,7 @@ class ImaginedVecEnv(VecEnv):
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Take the step; finished episodes come back reset."""
         action = self.dynamics.action_codec.encode(self._actions, self.dynamics.device)
-        result = self._episodes.step(action)
+        result = self.episodes.step(action)
         reward = result.reward.cpu().numpy().astype(np.float32)
         terminated, truncated = result.terminated.cpu().numpy(), result.truncated.cpu().numpy()
         done = terminated | truncated
@@ -94,21 +99,24 @@ class ImaginedVecEnv(VecEnv):
             {"uncertainty": uncertainty, "diverged": diverged, "TimeLimit.truncated": False}
             for uncertainty, diverged in zip(result.uncertainty.tolist(), result.diverged.tolist(), strict=True)
         ]
+        if self.episodes.trust is not None:
+            for info, masked, penalty in zip(infos, result.masked.tolist(), result.penalty.tolist(), strict=True):
+                info |= {"masked": masked, "penalty": penalty}
         if done.any():
             self._finish(result.obs, done, truncated & ~terminated, infos)
-        return self._decode(self._episodes.obs), reward, done, infos
+        return self._decode(self.episodes.obs), reward, done, infos
 
     def _finish(self, obs: Tensor, done: np.ndarray, timeout: np.ndarray, infos: list[dict[str, Any]]) -> None:
         rows = np.flatnonzero(done)
         last_obs = self._decode(obs[torch.as_tensor(rows, device=obs.device)])
-        lengths = self._episodes.steps.cpu().numpy()
+        lengths = self.episodes.steps.cpu().numpy()
         elapsed = round(time.time() - self._start_time, 6)
         for index, row in enumerate(rows):
             infos[row]["terminal_observation"] = row_of(last_obs, index)
             infos[row]["TimeLimit.truncated"] = bool(timeout[row])
             infos[row]["episode"] = {"r": float(self._returns[row]), "l": int(lengths[row]), "t": elapsed}
         self._returns[rows] = 0
-        self._episodes.reset(torch.as_tensor(done, device=obs.device))
+        self.episodes.reset(torch.as_tensor(done, device=obs.device))
 
     def _decode(self, obs: Tensor) -> Any:
         return self.dynamics.obs_codec.decode_numpy(obs)
@@ -116,7 +124,7 @@ class ImaginedVecEnv(VecEnv):
     def action_masks(self) -> np.ndarray:
         """Return the valid actions of the current observations, bool ``[num_envs, n]``."""
         if self._action_mask_fn is not None:
-            return self._action_mask_fn(self._episodes.obs).cpu().numpy().astype(bool)
+            return self._action_mask_fn(self.episodes.obs).cpu().numpy().astype(bool)
         return np.ones((self.num_envs, self.dynamics.action_codec.dim), dtype=bool)
 
     def close(self) -> None:

@@ -11,18 +11,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, ImaginedStep, StartStates, row_of
+from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.models.base import DynamicsModel
 
 
 class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     """``num_envs`` imagined episodes with Gymnasium's vector interface and each of its autoreset modes.
 
-    ``info`` holds ``"uncertainty"`` and ``"diverged"`` of each step that was taken, ``[num_envs]``.
+    ``info`` holds ``"uncertainty"`` and ``"diverged"`` of each step that was taken, ``[num_envs]``; with a ``trust``,
+    ``"masked"`` and ``"penalty"`` too.
 
     Args:
         dynamics: the model.
         num_envs: episodes side by side.
         start_obs, horizon, deterministic: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.envs.trust.Trust`.
         autoreset_mode: ``NEXT_STEP`` (the step after an episode's end resets it and ignores its
             action), ``SAME_STEP`` (reset at once, the last observation in ``info["final_obs"]``) or
             ``DISABLED`` (the user resets with ``options={"reset_mask": bool [num_envs]}``).
@@ -39,6 +42,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        trust: Trust | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
         self.num_envs = num_envs
@@ -48,9 +52,10 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ValueError(f"autoreset_mode must be an AutoresetMode or one of {modes}, got {autoreset_mode!r}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
-        self._episodes = ImaginedEpisodes(
+        self.episodes = ImaginedEpisodes(
             dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic
         )
+        self.episodes.set_trust(trust)
         self.single_observation_space: gym.Space = dynamics.observation_space
         self.single_action_space: gym.Space = dynamics.action_space
         self.observation_space = batch_space(dynamics.observation_space, num_envs)
@@ -75,7 +80,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         first_seed = seed[0] if isinstance(seed, list) else seed
         super().reset(seed=first_seed)
         if first_seed is not None or not self._seeded:
-            self._episodes.seed(int(self.np_random.integers(2**62)))
+            self.episodes.seed(int(self.np_random.integers(2**62)))
             self._seeded = True
         mask = np.ones(self.num_envs, dtype=bool)
         if options and "reset_mask" in options:
@@ -87,7 +92,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._observations(), {}
 
     def _reset_rows(self, mask: np.ndarray) -> None:
-        self._episodes.reset(torch.as_tensor(mask, device=self.dynamics.device))
+        self.episodes.reset(torch.as_tensor(mask, device=self.dynamics.device))
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one step in every episode; see :class:`gymnasium.vector.VectorEnv`.
@@ -100,7 +105,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ValueError(
                 f"episodes {np.flatnonzero(finished_before).tolist()} are over: call reset with options['reset_mask']"
             )
-        result = self._episodes.step(self.dynamics.action_codec.encode(actions, self.dynamics.device))
+        result = self.episodes.step(self.dynamics.action_codec.encode(actions, self.dynamics.device))
         reward = result.reward.double().cpu().numpy()
         terminated, truncated = result.terminated.cpu().numpy().copy(), result.truncated.cpu().numpy().copy()
         stepped = np.ones(self.num_envs, dtype=bool)
@@ -112,10 +117,10 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._done = terminated | truncated
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._done.any():
             done, self._done = self._done, np.zeros(self.num_envs, dtype=bool)
-            info = _step_info(result, ~done) | self._final_info(result, done)
+            info = self._step_info(result, ~done) | self._final_info(result, done)
             self._reset_rows(done)
         else:
-            info = _step_info(result, stepped)
+            info = self._step_info(result, stepped)
         return self._observations(), reward, terminated, truncated, info
 
     def _final_info(self, result: ImaginedStep, done: np.ndarray) -> dict[str, Any]:
@@ -127,19 +132,18 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return {
             "final_obs": final,
             "_final_obs": done.copy(),
-            "final_info": _step_info(result, done),
+            "final_info": self._step_info(result, done),
             "_final_info": done.copy(),
         }
 
     def _observations(self) -> Any:
-        return self.dynamics.obs_codec.decode_numpy(self._episodes.obs)
+        return self.dynamics.obs_codec.decode_numpy(self.episodes.obs)
 
-
-def _step_info(result: ImaginedStep, present: np.ndarray) -> dict[str, Any]:
-    """Return the info of the rows in ``present``, laid out as Gymnasium does: beside each ``key`` a mask ``_key``."""
-    info = {}
-    for name in ("uncertainty", "diverged"):
-        value = getattr(result, name).cpu().numpy()
-        info[name] = np.where(present, value, np.zeros_like(value))
-        info[f"_{name}"] = present.copy()
-    return info
+    def _step_info(self, result: ImaginedStep, present: np.ndarray) -> dict[str, Any]:
+        """Return the info of the rows in ``present``, as Gymnasium lays it out: beside each ``key`` a mask ``_key``."""
+        info = {}
+        for name in ("uncertainty", "diverged", *([] if self.episodes.trust is None else ["masked", "penalty"])):
+            value = getattr(result, name).cpu().numpy()
+            info[name] = np.where(present, value, np.zeros_like(value))
+            info[f"_{name}"] = present.copy()
+        return info

@@ -1,0 +1,76 @@
+"""Trust in a model as a wrapper around the environment that is imagined in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv, VectorWrapper
+
+from mbrl_wrappers.envs.imagined import ImaginedEnv
+from mbrl_wrappers.envs.trust import OnMask, Trust
+from mbrl_wrappers.envs.vector_env import ImaginedVectorEnv
+from mbrl_wrappers.models.uncertainty import Measure
+
+
+class MaskedUncertainty(gym.Wrapper[Any, Any, Any, Any]):
+    """Masks, truncates or penalises imagined steps that the model is not sure of.
+
+    ``info`` of a step holds ``"uncertainty"``, ``"masked"`` and ``"penalty"``, which the reward has lost already.
+    The wrapped env itself is made to do so, since what is masked is decided where the model predicts. For
+    Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a ``trust``.
+
+    Args:
+        env: an :class:`~mbrl_wrappers.envs.ImaginedEnv`, with any wrappers, of an ensemble.
+        threshold: of the uncertainty; see :func:`~mbrl_wrappers.envs.trust.calibrated_threshold`.
+        measure, on_mask, penalty: see :class:`~mbrl_wrappers.envs.trust.Trust`.
+
+    Raises:
+        ValueError: for another env, a model with too few members, or a value out of its range.
+
+    Example:
+        >>> env = MaskedUncertainty(ImaginedEnv(dynamics), threshold=2.0, on_mask="truncate")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        *,
+        threshold: float,
+        measure: str | Measure = "one_versus_rest",
+        on_mask: OnMask = "mask",
+        penalty: float = 0.001,
+    ) -> None:
+        super().__init__(env)
+        imagined = env.unwrapped
+        if not isinstance(imagined, ImaginedEnv):
+            raise ValueError(f"env must be an ImaginedEnv, got {imagined!r}")
+        imagined.episodes.set_trust(Trust(measure, threshold=threshold, on_mask=on_mask, penalty=penalty))
+
+
+class VectorMaskedUncertainty(VectorWrapper):
+    """:class:`MaskedUncertainty` for a vector env, where the most certain share of each batch can be trusted instead.
+
+    Args:
+        env: an :class:`~mbrl_wrappers.envs.ImaginedVectorEnv`, with any wrappers, of an ensemble.
+        keep_rate, threshold, measure, on_mask, penalty: see :class:`~mbrl_wrappers.envs.trust.Trust`.
+
+    Raises:
+        ValueError: as :class:`MaskedUncertainty`.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        *,
+        keep_rate: float | None = None,
+        threshold: float | None = None,
+        measure: str | Measure = "one_versus_rest",
+        on_mask: OnMask = "mask",
+        penalty: float = 0.001,
+    ) -> None:
+        super().__init__(env)
+        imagined = env.unwrapped
+        if not isinstance(imagined, ImaginedVectorEnv):
+            raise ValueError(f"env must be an ImaginedVectorEnv, got {imagined!r}")
+        imagined.episodes.set_trust(Trust(measure, keep_rate, threshold, on_mask, penalty))
