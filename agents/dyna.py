@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
-from mbrl_wrappers.types import Transitions
+from mbrl_wrappers.types import Prediction, Transitions
 
 Schedule = tuple[int, int, int, int]
 
@@ -81,9 +82,14 @@ class Dyna(Strategy):
         return int(from_k + progress * (to_k - from_k))
 
     def _capacity(self, num_timesteps: int) -> int:
-        length = self.rollout_length_at(num_timesteps)
-        return length * self.rollouts_per_step * self.epoch_length * self.retained_epochs
+        rows = self._rows_per_rollout(self.rollout_length_at(num_timesteps))
+        return math.ceil(rows * self.rollouts_per_step * self.epoch_length * self.retained_epochs)
 
+    def _rows_per_rollout(self, length: int) -> float:
+        """Return how many rows the buffer gets from a rollout of ``length`` steps, at most."""
+        return length
+
+    @torch.no_grad()
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
         """Roll out from real states; see :meth:`Strategy.refresh`."""
         self._buffer.resize(self._capacity(num_timesteps))
@@ -93,13 +99,16 @@ class Dyna(Strategy):
         obs = transitions.obs[index]
         length = self.rollout_length_at(num_timesteps)
         rows, diverged, terminated = 0, 0, 0
-        for _ in range(length):
-            step, finite = self._imagine_step(obs)
-            self._buffer.add(step[finite])
-            rows += int(finite.sum())
+        for step in range(length):
+            action = self._view.act(obs, self._generator, self.exploration)
+            p = self._predict(obs, action)
+            finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward)
+            imagined, kept = self._judge(ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated), p, step, length)
+            self._buffer.add(imagined[finite & kept])
+            rows += int((finite & kept).sum())
             diverged += len(obs) - int(finite.sum())
-            terminated += int((step.terminated & finite).sum())
-            obs = step.next_obs[finite & ~step.terminated]
+            terminated += int((p.terminated & finite).sum())
+            obs = p.next_obs[finite & ~p.terminated]
             if len(obs) == 0:
                 break
         return {
@@ -110,13 +119,19 @@ class Dyna(Strategy):
             "diverged": float(diverged),
         }
 
-    @torch.no_grad()
-    def _imagine_step(self, obs: Tensor) -> tuple[ImaginedRows, Tensor]:
-        """Take one imagined step from ``obs [B, D]``; returns the rows and which of them are finite."""
-        action = self._view.act(obs, self._generator, self.exploration)
-        p = self._dynamics.predict(obs, action, generator=self._generator)
-        finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward)
-        return ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated), finite
+    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
+        return self._dynamics.predict(obs, action, generator=self._generator)
+
+    def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
+        """Return what is kept of a step of all rollouts: the rows, and a mask ``[B]`` of those that enter the buffer.
+
+        Args:
+            rows: ``[B]`` as imagined, some perhaps not finite.
+            prediction: that they were made of.
+            step: counted from 0.
+            length: steps of the rollouts.
+        """
+        return rows, torch.ones_like(rows.terminated)
 
     def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
         """Draw ``real_ratio`` of the batch from real data and the rest from imagination."""

@@ -19,12 +19,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.her import HerReplayBuffer
 
-from mbrl_wrappers.agents import PETS, POPLIN, RS, CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.agents import M2AC, MVE, PETS, POPLIN, RS, STEVE, CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
 
 # What `mbrl-zoo train AGENT` trains: a strategy for the imagined data of an SB3 agent, or an agent as a whole.
-AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {"mbpo": Dyna, "pets": PETS, "poplin": POPLIN, "rs": RS}
+AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {
+    "m2ac": M2AC,
+    "mbpo": Dyna,
+    "mve": MVE,
+    "pets": PETS,
+    "poplin": POPLIN,
+    "rs": RS,
+    "steve": STEVE,
+}
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     kind.__name__: kind
@@ -54,7 +62,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 # Recipes name SB3's agents; these stand in for them.
 COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledTD3, "TQC": CompiledTQC}
 
-STRATEGIES: dict[str, type[Strategy]] = {"Dyna": Dyna}
+STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MVE, STEVE)}
 
 DYNAMICS: dict[str, type[DynamicsModel]] = {"EnsembleDynamics": EnsembleDynamics}
 

@@ -34,6 +34,33 @@ class ImaginedRows:
         return ImaginedRows(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
 
+@dataclass(frozen=True)
+class TargetRows:
+    """A batch of imagined steps with what their values are regressed on, flat and in the env's units.
+
+    Attributes:
+        obs: ``[B, D]``.
+        action: ``[B, A]``.
+        reward: ``[B]`` sum up to the bootstrap, in the agent's units: normalised, and with bonuses of entropy.
+        next_obs: ``[B, D]`` where the value is bootstrapped.
+        terminated: ``[B]`` bool, the episode ends before that.
+        discount: ``[B]`` factor of the bootstrap.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    discount: Tensor
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def __getitem__(self, rows: Tensor) -> TargetRows:
+        return TargetRows(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+
 class ImaginedBuffer:
     """Ring buffer of imagined rows; the oldest make room for the newest.
 

@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.imagination.view import AgentView, Samples
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.types import Transitions
-
-Samples = ReplayBufferSamples | DictReplayBufferSamples
 
 
 class Strategy(ABC):

@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from sb3_contrib.qrdqn.qrdqn import QRDQN
+from sb3_contrib.tqc.tqc import TQC
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.td3.td3 import TD3
 from torch import Tensor
 
-from mbrl_wrappers.imagination.rows import ImaginedRows
+from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
+
+Samples = ReplayBufferSamples | DictReplayBufferSamples
 
 
 class AgentView:
@@ -62,24 +69,113 @@ class AgentView:
         Returns:
             ``[B, A]`` flat actions in the env's units, one-hot where discrete.
         """
-        policy = self._agent.policy
         policy_obs = self._normalize_obs(self._obs_codec.decode(obs), self._agent._vec_normalize_env)
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=self.device))
-        was_training = policy.training
-        policy.set_training_mode(False)
-        try:
-            with _private_rng(self.device, seed):
-                action = policy._predict(policy_obs, deterministic=False)
-        finally:
-            policy.set_training_mode(was_training)
+        seed = self._seed_from(generator)
+        with self._evaluating(), _private_rng(self.device, seed):
+            action = self._agent.policy._predict(policy_obs, deterministic=False)
         if self._discrete:
-            index = action.reshape(len(obs)).long()
-            action = torch.nn.functional.one_hot(index, self._action_codec.dim).float()
+            action = self._one_hot(action.reshape(len(obs)))
             rate = getattr(self._agent, "exploration_rate", 0.0) if exploration is None else exploration
         else:
             action = self._unscale(self._add_noise(action.reshape(len(obs), -1), generator))
             rate = exploration or 0.0
         return self._explore(action, rate, generator) if rate else action
+
+    # -- the agent's own targets ----------------------------------------------------------------
+
+    def check_critic(self, *, several: bool = False) -> None:
+        """Refuse an agent without a critic.
+
+        Args:
+            several: also refuse one whose critics are not several networks that give one number each.
+
+        Raises:
+            ValueError: naming the agent.
+        """
+        name = type(self._agent).__name__
+        if not isinstance(self._agent, DQN | QRDQN) and not hasattr(self._agent, "critic"):
+            raise ValueError(f"the agent must have a critic, got {name}")
+        if not several:
+            return
+        if isinstance(self._agent, TQC | QRDQN):
+            raise ValueError(f"the agent's critics must be scalar, got {name}, whose critics are quantiles")
+        critics = 1 if isinstance(self._agent, DQN) else self._agent.critic.n_critics
+        if critics < 2:
+            hint = "has one network" if isinstance(self._agent, DQN) else "takes policy_kwargs={'n_critics': 2}"
+            raise ValueError(f"the agent's n_critics must be at least 2, got {critics}; {name} {hint}")
+
+    @torch.no_grad()
+    def target_policy(self, obs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Act as the agent's own target does where it bootstraps.
+
+        SAC, TQC and CrossQ sample their actor; TD3 and DDPG take their target actor, with TD3's smoothing noise;
+        DQN and QR-DQN are greedy in their target network.
+
+        Args:
+            obs: ``[B, D]`` raw flat observations.
+            generator: on the agent's device.
+
+        Returns:
+            ``[B, A]`` flat actions in the env's units, and ``[B]`` the bonus ``-alpha log pi`` of their entropy,
+            which SAC's values hold and other agents' do not (0).
+        """
+        agent: Any = self._agent
+        policy_obs = self.policy_obs(obs, agent._vec_normalize_env)
+        bonus = obs.new_zeros(len(obs))
+        with self._evaluating():
+            if isinstance(agent, DQN):
+                return self._one_hot(agent.q_net_target(policy_obs).argmax(-1)), bonus
+            if isinstance(agent, QRDQN):
+                return self._one_hot(agent.quantile_net_target(policy_obs).mean(1).argmax(-1)), bonus
+            if isinstance(agent, TD3):
+                action = agent.actor_target(policy_obs)
+                noise = torch.randn(action.shape, generator=generator, dtype=action.dtype, device=self.device)
+                limit = agent.target_noise_clip
+                noise = (agent.target_policy_noise * noise).clamp(-limit, limit)
+                return self._unscale((action + noise).clamp(-1, 1)), bonus
+            with _private_rng(self.device, self._seed_from(generator)):
+                action, log_prob = agent.actor.action_log_prob(policy_obs)
+            return self._unscale(action), -self._alpha() * log_prob.reshape(-1)
+
+    @torch.no_grad()
+    def target_values(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return what each of the agent's target critics says; see :meth:`check_critic`.
+
+        CrossQ has no target networks: its critics answer, with the running statistics of their normalisation.
+
+        Args:
+            obs: ``[B, D]`` raw flat observations.
+            action: ``[B, A]`` flat actions in the env's units.
+
+        Returns:
+            ``[C, B]``, without the bonus of :meth:`target_policy`.
+        """
+        policy: Any = self._agent.policy
+        critic = policy.critic_target if hasattr(policy, "critic_target") else policy.critic
+        with self._evaluating():
+            values = critic(self.policy_obs(obs, self._agent._vec_normalize_env), self._buffer_action(action))
+        return torch.cat(values, dim=1).T
+
+    def _alpha(self) -> Tensor:
+        agent: Any = self._agent
+        return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
+
+    def _one_hot(self, index: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(index.long(), self._action_codec.dim).float()
+
+    def _seed_from(self, generator: torch.Generator) -> int:
+        return int(torch.randint(2**62, (1,), generator=generator, device=self.device))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Run with the policy in evaluation mode, and put each of its modules back as it was."""
+        modes = [(module, module.training) for module in self._agent.policy.modules()]
+        self._agent.policy.set_training_mode(False)
+        try:
+            yield
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
 
     def _explore(self, action: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         """Put uniformly drawn actions in the place of the share ``rate`` of the rows."""
@@ -121,9 +217,7 @@ class AgentView:
 
     # -- batches --------------------------------------------------------------------------------
 
-    def samples(
-        self, rows: ImaginedRows, env: VecNormalize | None, like: ReplayBufferSamples | DictReplayBufferSamples | None
-    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+    def samples(self, rows: ImaginedRows, env: VecNormalize | None, like: Samples | None) -> Samples:
         """Turn imagined rows into what SB3's ``train`` takes.
 
         Args:
@@ -132,22 +226,53 @@ class AgentView:
             like: real samples, whose dtypes are taken and which are put in front; None for imagined
                 rows alone. Where the real ones carry n-step discounts, imagined rows get one step's.
         """
-        fields: dict[str, Any] = {
-            "observations": self._policy_obs(rows.obs, env),
-            "actions": self._buffer_action(rows.action),
-            "next_observations": self._policy_obs(rows.next_obs, env),
-            "dones": rows.terminated.float()[:, None],
-            "rewards": self._normalize_reward(rows.reward[:, None], env),
-            "discounts": None,
-        }
-        if like is not None:
-            if like.discounts is not None:
-                fields["discounts"] = torch.full_like(fields["rewards"], self.gamma)
-            fields = {name: _join(getattr(like, name), value) for name, value in fields.items()}
-        kind = DictReplayBufferSamples if isinstance(fields["observations"], dict) else ReplayBufferSamples
-        return kind(**fields)
+        rewards = self.normalize_reward(rows.reward[:, None], env)
+        discounts = None if like is None or like.discounts is None else torch.full_like(rewards, self.gamma)
+        return self._assemble(rows, rewards, discounts, env, like)
 
-    def _policy_obs(self, flat: Tensor, env: VecNormalize | None) -> Any:
+    def target_samples(self, rows: TargetRows, env: VecNormalize | None, like: Samples) -> Samples:
+        """Turn rows that bootstrap several steps ahead into what SB3's ``train`` takes, behind real ones.
+
+        Args:
+            rows: ``[B, ...]``.
+            env: normalises observations, or None; rewards are normalised already.
+            like: real samples with discounts.
+        """
+        return self._assemble(rows, rows.reward[:, None], rows.discount[:, None], env, like)
+
+    def _assemble(
+        self,
+        rows: ImaginedRows | TargetRows,
+        rewards: Tensor,
+        discounts: Tensor | None,
+        env: VecNormalize | None,
+        like: Samples | None,
+    ) -> Samples:
+        fields: dict[str, Any] = {
+            "observations": self.policy_obs(rows.obs, env),
+            "actions": self._buffer_action(rows.action),
+            "next_observations": self.policy_obs(rows.next_obs, env),
+            "dones": rows.terminated.float()[:, None],
+            "rewards": rewards,
+            "discounts": discounts,
+        }
+        kind = DictReplayBufferSamples if isinstance(fields["observations"], dict) else ReplayBufferSamples
+        samples = kind(**fields)
+        return samples if like is None else join_samples(like, samples)
+
+    def draw_real(self, buffer: ReplayBuffer, count: int, env: VecNormalize | None) -> tuple[Samples, Tensor]:
+        """Draw a real batch for the agent, and the raw flat observations ``[count, D]`` that its rows lead to."""
+        if env is None:
+            samples = raw = buffer.sample(count)
+        else:  # the same rows twice, as buffers draw from NumPy's global generator
+            state = np.random.get_state()  # noqa: NPY002 - the generator SB3 draws from
+            raw = buffer.sample(count)
+            np.random.set_state(state)  # noqa: NPY002
+            samples = buffer.sample(count, env=env)
+        return samples, self._obs_codec.encode(raw.next_observations, self.device)
+
+    def policy_obs(self, flat: Tensor, env: VecNormalize | None) -> Any:
+        """Turn raw flat observations ``[B, D]`` into those that the agent's networks take."""
         obs = self._obs_codec.decode(flat)
         shape = get_obs_shape(self._agent.observation_space)
         if isinstance(obs, dict):
@@ -173,11 +298,28 @@ class AgentView:
         return ((obs - mean) / spread).clamp(-env.clip_obs, env.clip_obs).float()
 
     @staticmethod
-    def _normalize_reward(reward: Tensor, env: VecNormalize | None) -> Tensor:
+    def normalize_reward(reward: Tensor, env: VecNormalize | None) -> Tensor:
+        """Apply VecNormalize's current scale to raw rewards of any shape."""
         if env is None or not env.norm_reward:
             return reward
         scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
         return (reward / scale).clamp(-env.clip_reward, env.clip_reward)
+
+
+def join_samples(first: Samples, second: Samples) -> Samples:
+    """Put one batch behind another, in the first one's dtypes."""
+    return type(first)(*(_join(a, b) for a, b in zip(first, second, strict=True)))
+
+
+def pick_samples(samples: Samples, rows: Tensor) -> Samples:
+    """Return the rows of a batch with the given indices."""
+    return type(samples)(*(_pick(part, rows) for part in samples))
+
+
+def _pick(part: Any, rows: Tensor) -> Any:
+    if isinstance(part, dict):
+        return {key: value[rows] for key, value in part.items()}
+    return None if part is None else part[rows]
 
 
 def _join(real: Any, imagined: Any) -> Any:

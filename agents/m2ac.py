@@ -1,0 +1,99 @@
+"""M2AC (Pan et al. 2020): imagined data enters where the model is sure of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.agents.dyna import Dyna, Schedule
+from mbrl_wrappers.arguments import check_number
+from mbrl_wrappers.imagination.rows import ImaginedRows
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.uncertainty import Measure, keep_rate_at, most_certain, resolve_measure
+from mbrl_wrappers.types import Prediction, Transitions
+
+
+class M2AC(Dyna):
+    """Dyna whose rollouts are masked: of each step, the rows that the model is surest of enter the buffer.
+
+    The masked model-based actor-critic (Pan et al. 2020, algorithm 1). Each step of the rollouts is taken by
+    a random elite, and measured by how far that elite is from the others (one-versus-rest, section 4.3). Step ``h`` of
+    ``H`` keeps the share ``(H - h) / (2 (H + 1))`` of its rows, the most certain ones (``H = 1``: half); rollouts go on
+    through rows that are not kept (its non-stop mode). A row that is kept loses ``penalty`` times its uncertainty in
+    reward.
+
+    The buffer holds as many steps as Dyna's, so fewer rows. The paper has 7 members that all predict:
+    ``EnsembleDynamics.for_env(env, num_elites=7)``.
+
+    Args:
+        rollout_length: ``H``; the paper's has no schedule, but may have one as Dyna's.
+        penalty: factor of the uncertainty, at least 0.
+        measure: of the uncertainty, a function or a name in :data:`~mbrl_wrappers.models.uncertainty.MEASURES`.
+        keep_rate: share that each step keeps, in (0, 1]; default: the paper's, above.
+        real_ratio, rollouts_per_step, retained_epochs, epoch_length, exploration: as for
+            :class:`~mbrl_wrappers.agents.Dyna`.
+
+    Raises:
+        ValueError: for an argument out of its range; when training starts, for a model without at least two members.
+
+    Example:
+        >>> agent.learn(5_000, callback=ModelBased(M2AC()))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        real_ratio: float = 0.05,
+        rollout_length: int | Schedule = 10,
+        rollouts_per_step: int = 400,
+        retained_epochs: int = 1,
+        epoch_length: int = 1000,
+        exploration: float | None = None,
+        *,
+        penalty: float = 0.001,
+        measure: str | Measure = "one_versus_rest",
+        keep_rate: float | None = None,
+    ) -> None:
+        check_number("penalty", penalty, 0, sys.float_info.max)
+        if keep_rate is not None:
+            check_number("keep_rate", keep_rate, 0, 1, low_is_valid=False)
+        resolve_measure(measure)
+        self.penalty = penalty
+        self.measure = measure
+        self.keep_rate = keep_rate
+        self._uncertainty: list[float] = []
+        super().__init__(real_ratio, rollout_length, rollouts_per_step, retained_epochs, epoch_length, exploration)
+
+    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
+        """Take the agent and the model; see :meth:`Strategy.bind`."""
+        if len(dynamics.particle_members) < 2:
+            raise ValueError(
+                f"dynamics must have at least 2 members that predict, got a {type(dynamics).__name__} with 1"
+            )
+        super().bind(view, dynamics, generator)
+
+    def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
+        """Roll out from real states; logs the uncertainty of the first and the last step too."""
+        self._uncertainty = []
+        report = super().refresh(transitions, num_timesteps, new_steps)
+        return report | {"uncertainty_first": self._uncertainty[0], "uncertainty_last": self._uncertainty[-1]}
+
+    def _rows_per_rollout(self, length: int) -> float:
+        return sum(self._rate(step, length) for step in range(length))
+
+    def _rate(self, step: int, length: int) -> float:
+        return keep_rate_at(step, length) if self.keep_rate is None else self.keep_rate
+
+    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
+        measure = resolve_measure(self.measure)
+        return self._dynamics.predict_measured(obs, action, measure, generator=self._generator)
+
+    def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
+        uncertainty = prediction.uncertainty
+        self._uncertainty.append(float(uncertainty.nanmedian()))
+        kept = most_certain(uncertainty, self._rate(step, length))
+        penalized = dataclasses.replace(rows, reward=rows.reward - self.penalty * uncertainty)
+        return penalized, kept & torch.isfinite(uncertainty)

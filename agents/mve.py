@@ -1,0 +1,166 @@
+"""Model-based value expansion (Feinberg et al. 2018): targets that look H imagined steps ahead."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.imagination.rows import TargetRows
+from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import AgentView, join_samples, pick_samples
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Transitions
+
+# Of a further draw: rather a few rows too many than another one; and hindsight replay relabels a share of many.
+_LEAST_STARTS = 8
+
+
+class MVE(Strategy):
+    """Values are regressed on ``H`` imagined steps of reward and the agent's own bootstrap behind them.
+
+    From the real transition ``(s_-1, a_-1, r_-1, s_0)`` of a batch the model is rolled out under the policy that the
+    agent's target bootstraps with (section 3 of the paper, equation 2)::
+
+        y_t = sum_{k=t}^{H-1} gamma^(k-t) r_k + gamma^(H-t) V(s_H)        for t = -1, ..., H-1
+
+    With ``td_k``, the value at each state of the rollout is regressed on its own ``y_t`` (section 3.1), so that a batch
+    of ``B`` rows starts from ``B / (H + 1)`` real ones; without, that at the real state alone on ``y_-1``. Rewards and
+    discounts are handed to the agent, whose ``train`` adds ``V(s_H)`` as it always does: clipped double critics, TQC's
+    quantiles, SAC's entropy. For SAC the entropy at the imagined states between is added to their rewards.
+
+    Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
+    a prediction that is not finite cuts the rollout off before it.
+
+    Deviations: each imagined step is a sample of a random member of an ensemble, where the paper has one
+    deterministic network; the agent's policy too is improved at the imagined states of the batch; rows behind
+    a termination are made up for by further starts.
+
+    Args:
+        horizon: imagined steps ``H``, at least 0; 0 is the agent without a model. The paper has 3 to 30, by task.
+        td_k: see above.
+
+    Raises:
+        ValueError: for an argument out of its range, or, when training starts, an agent without a critic.
+
+    Example:
+        >>> agent.learn(5_000, callback=ModelBased(MVE(horizon=3)))  # doctest: +SKIP
+    """
+
+    def __init__(self, horizon: int = 3, td_k: bool = True) -> None:
+        check_whole_number("horizon", horizon, 0)
+        self.horizon = horizon
+        self.td_k = td_k
+        self._rows, self._diverged = 0, 0
+
+    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
+        """Take the agent; see :meth:`Strategy.bind`."""
+        view.check_critic()
+        super().bind(view, dynamics, generator)
+
+    def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
+        """Keep nothing, and report on the batches since the last time."""
+        report = {"rows": float(self._rows), "diverged": float(self._diverged)}
+        self._rows, self._diverged = 0, 0
+        return report
+
+    def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
+        """Draw real rows and roll out from them."""
+        if self.horizon == 0:
+            return real_buffer.sample(batch_size, env=env)
+        per_start = self.horizon + 1 if self.td_k else 1
+        batch = self._expand(real_buffer, math.ceil(batch_size / per_start), env)
+        while (missing := batch_size - len(batch.rewards)) > 0:  # where rollouts ended early
+            more = max(math.ceil(missing / per_start), _LEAST_STARTS)
+            batch = join_samples(batch, self._expand(real_buffer, more, env))
+        if len(batch.rewards) == batch_size:
+            return batch
+        order = torch.randperm(len(batch.rewards), generator=self._generator, device=self._view.device)
+        return pick_samples(batch, order[:batch_size])
+
+    @torch.no_grad()
+    def _expand(self, real_buffer: ReplayBuffer, starts: int, env: VecNormalize | None) -> Samples:
+        """Draw ``starts`` real rows; returns them and, with ``td_k``, the imagined ones that there are behind them."""
+        view = self._view
+        real, obs = view.draw_real(real_buffer, starts, env)
+        is_last = real.dones.reshape(-1) > 0
+        steps, obs = self._roll_out(obs, ~is_last, env)
+        ahead = _Ahead(torch.zeros_like(obs[:, 0]), obs, torch.zeros_like(is_last), torch.ones_like(obs[:, 0]))
+        imagined: list[TargetRows] = []
+        for step in reversed(steps):
+            behind = ahead.seen_from_before(step.reward, step.terminated, view.gamma)
+            imagined.append(TargetRows(step.obs, step.action, *behind)[step.is_taken])
+            ahead = _Ahead(
+                torch.where(step.is_finite, step.bonus + behind.reward, 0.0),
+                torch.where(step.is_finite[:, None], behind.obs, step.obs),
+                step.is_finite & behind.terminated,
+                torch.where(step.is_finite, behind.discount, 1.0),
+            )
+        discount = torch.full_like(real.rewards, view.gamma) if real.discounts is None else real.discounts
+        behind = ahead.seen_from_before(real.rewards.reshape(-1), is_last, discount.reshape(-1))
+        real = real._replace(
+            rewards=behind.reward[:, None],
+            dones=behind.terminated[:, None].to(real.dones),
+            next_observations=view.policy_obs(behind.obs, env),
+            discounts=behind.discount[:, None],
+        )
+        self._rows += starts
+        if not self.td_k:
+            return real
+        self._rows += sum(map(len, imagined))
+        for rows in imagined:
+            real = view.target_samples(rows, env, like=real)
+        return real
+
+    def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
+        """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
+        steps = []
+        for _ in range(self.horizon):
+            action, bonus = self._view.target_policy(obs, self._generator)
+            p = self._dynamics.predict(obs, action, generator=self._generator)
+            is_finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward)
+            reward = self._view.normalize_reward(torch.where(is_finite, p.reward, 0.0), env)
+            terminated = p.terminated & is_finite
+            steps.append(_Step(obs, action, bonus, reward, terminated, is_finite, alive & is_finite))
+            self._diverged += int((alive & ~is_finite).sum())
+            alive = alive & is_finite & ~terminated
+            obs = torch.where(is_finite[:, None], p.next_obs, obs)
+        return steps, obs
+
+
+class _Step(NamedTuple):
+    """An imagined step of ``B`` rollouts; ``is_taken`` where the rollout had not ended before and the step is finite.
+
+    The bonus is that of the action's entropy; it belongs to the value of the state, not to that of the action.
+    """
+
+    obs: Tensor
+    action: Tensor
+    bonus: Tensor
+    reward: Tensor
+    terminated: Tensor
+    is_finite: Tensor
+    is_taken: Tensor
+
+
+class _Ahead(NamedTuple):
+    """What ``B`` rollouts find ahead of a state: rewards, where and how much to bootstrap, or an end before that."""
+
+    reward: Tensor
+    obs: Tensor
+    terminated: Tensor
+    discount: Tensor
+
+    def seen_from_before(self, reward: Tensor, terminated: Tensor, gamma: float | Tensor) -> _Ahead:
+        """Put one step in front."""
+        return _Ahead(
+            reward + gamma * ~terminated * self.reward,
+            self.obs,
+            terminated | self.terminated,
+            gamma * self.discount,
+        )

@@ -1,0 +1,160 @@
+"""Stochastic ensemble value expansion (Buckman et al. 2018): horizons are weighted by how sure the ensembles are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.types import Transitions
+
+_LEAST_VARIANCE = 1e-8
+
+
+class STEVE(Strategy):
+    """Values are regressed on a mean of the targets of all horizons up to ``H``, the surer ones weighing more.
+
+    From a real transition ``(s, a, r, s')`` each elite of the model is rolled out ``H`` steps under the policy that the
+    agent's target bootstraps with. The target of horizon ``h`` is ``r`` plus ``h`` imagined rewards plus a critic's
+    value behind them (section 3 of the paper, equation 4), one for each elite that moves, each elite that rewards and
+    each critic. With their mean ``mu_h`` and variance over these::
+
+        y = sum_h w_h mu_h,        w_h proportional to 1 / (variance_h + 1e-8)        (equations 5 and 6)
+
+    With ``covariance``, the weights are those of the linear combination of least variance, of which these are the
+    case of uncorrelated targets; they may be negative. The log has the mean weight of each horizon,
+    ``imagination/weight_h0`` and so on: how far the model is trusted.
+
+    The whole target is handed to the agent as a reward behind which nothing is bootstrapped. ``horizon=0`` is the
+    agent's own target, to the last bit. Real n-step rows are continued where they end. A termination ends a rollout; a
+    horizon at which anything is not finite gets no weight.
+
+    Deviations: the ensembles of transitions and rewards are the members of one
+    :class:`~mbrl_wrappers.models.EnsembleDynamics`, whose means are followed; the critics are the agent's, all
+    trained on the same batches, and ``mu_h`` takes the least of them as the agent's own target does; SAC's values
+    hold the entropy at the imagined states.
+
+    Args:
+        horizon: imagined steps ``H``, at least 0; the paper's is 3.
+        covariance: see above.
+
+    Raises:
+        ValueError: for an argument out of its range; when training starts, for a model without at least two elites and
+            a learned reward, or an agent without at least two scalar critics (``policy_kwargs={"n_critics": 4}``; DQN,
+            TQC and QR-DQN have none such).
+
+    Example:
+        >>> agent = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"n_critics": 4})  # doctest: +SKIP
+        >>> agent.learn(5_000, callback=ModelBased(STEVE(horizon=3)))                # doctest: +SKIP
+    """
+
+    _dynamics: EnsembleDynamics
+
+    def __init__(self, horizon: int = 3, covariance: bool = False) -> None:
+        check_whole_number("horizon", horizon, 0)
+        self.horizon = horizon
+        self.covariance = covariance
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin to count anew."""
+        self._rows, self._diverged = 0.0, 0
+        self._weights = torch.zeros(self.horizon + 1)
+
+    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
+        """Take the agent and the model; see :meth:`Strategy.bind`."""
+        view.check_critic(several=True)
+        if not isinstance(dynamics, EnsembleDynamics):
+            raise ValueError(f"dynamics must be an EnsembleDynamics, got {type(dynamics).__name__}")
+        if len(dynamics.particle_members) < 2:
+            raise ValueError("dynamics must have num_elites of at least 2 to have a variance, got 1")
+        if dynamics.reward_fn is not None:
+            raise ValueError(
+                f"dynamics must have a learned reward, whose variance counts, got {dynamics.reward_name!r}"
+            )
+        super().bind(view, dynamics, generator)
+
+    def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
+        """Keep nothing, and report on the batches since the last time."""
+        report = {"diverged": float(self._diverged)}
+        if self._rows:
+            report |= {f"weight_h{h}": float(weight) / self._rows for h, weight in enumerate(self._weights)}
+        self._forget()
+        return report
+
+    @torch.no_grad()
+    def sample(self, real_buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Samples:
+        """Draw real rows and give each its target."""
+        if self.horizon == 0:
+            return real_buffer.sample(batch_size, env=env)
+        real, obs = self._view.draw_real(real_buffer, batch_size, env)
+        discount = torch.full_like(real.rewards, self._view.gamma) if real.discounts is None else real.discounts
+        factor = ((1 - real.dones) * discount).reshape(-1)
+        target = real.rewards.reshape(-1) + factor * self._value_ahead(obs, factor, env)
+        return real._replace(rewards=target[:, None].to(real.rewards), dones=torch.ones_like(real.dones))
+
+    def _value_ahead(self, obs: Tensor, factor: Tensor, env: VecNormalize | None) -> Tensor:
+        """Return the value ``[B]`` of ``obs [B, D]``, which the target takes times ``factor [B]``."""
+        horizons = [self._merge(candidates) for candidates in self._candidates(obs, env)]
+        means = torch.stack([mean for mean, _ in horizons])
+        deviations = torch.stack([deviation for _, deviation in horizons]) * factor
+        finite = torch.isfinite(means) & torch.isfinite(deviations).all(1)
+        finite[0] = True  # which is the agent's own affair
+        self._diverged += int((~finite).any(0).sum())
+        weights = self._weigh(torch.where(finite[:, None], deviations, 0.0), finite)
+        matters = (factor > 0).to(weights)  # behind a terminal state all targets are the same
+        self._rows += float(matters.sum())
+        self._weights += (weights @ matters).cpu()
+        return (weights * torch.where(finite, means, 0.0)).sum(0)
+
+    def _candidates(self, obs: Tensor, env: VecNormalize | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Follow every elite from ``obs [B, D]``.
+
+        Yields:
+            For each horizon the imagined rewards, ``[N, M, B]`` of each elite that rewards and each that moves, and
+            the values behind them, ``[C, M, B]`` of each critic.
+        """
+        view, members = self._view, len(self._dynamics.particle_members)
+        rewards = obs.new_zeros(members, members, len(obs))
+        alive = torch.ones_like(rewards[0], dtype=torch.bool)
+        state = obs[None]  # of all members alike, as is the first action
+        for step in range(self.horizon + 1):
+            action, bonus = view.target_policy(state.flatten(0, 1), self._generator)
+            value = view.target_values(state.flatten(0, 1), action) + bonus
+            action, bonus = action.unflatten(0, state.shape[:2]), bonus.unflatten(0, state.shape[:2])
+            factor = view.gamma**step
+            yield rewards, torch.where(alive, factor * value.unflatten(1, state.shape[:2]), 0.0)
+            if step == self.horizon:
+                return
+            width = (members, len(obs), -1)
+            outcome = self._dynamics.cross_step(state.expand(width), action.expand(width))
+            gained = view.normalize_reward(outcome.reward, env) + bonus
+            rewards = rewards + torch.where(alive, factor * gained, 0.0)
+            alive = alive & ~outcome.terminated
+            state = outcome.next_obs
+
+    @staticmethod
+    def _merge(candidates: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the mean ``[B]`` of a horizon's targets, of the least critic, and all targets around theirs."""
+        rewards, values = candidates
+        targets = (rewards + values[:, None]).flatten(0, 2)
+        return (rewards + values.amin(0)).mean((0, 1)), targets - targets.mean(0)
+
+    def _weigh(self, deviations: Tensor, finite: Tensor) -> Tensor:
+        """Return the weights ``[H+1, B]`` for targets around their mean, ``[H+1, K, B]``; none where not finite."""
+        if not self.covariance:
+            precision = 1 / (deviations.square().mean(1) + _LEAST_VARIANCE) * finite
+            return precision / precision.sum(0)
+        spread = deviations.permute(2, 0, 1).double()
+        covariance = spread @ spread.transpose(1, 2) / spread.shape[2]
+        covariance = covariance + _LEAST_VARIANCE * torch.eye(len(finite), dtype=covariance.dtype, device=spread.device)
+        weights = torch.linalg.solve(covariance, finite.T.double()) * finite.T
+        return (weights / weights.sum(1, keepdim=True)).T.to(deviations)

@@ -1,0 +1,235 @@
+"""STEVE: its targets and weights, against loops over every member, reward and critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC, CrossQ
+from stable_baselines3 import DDPG, DQN, SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.agents import STEVE
+from mbrl_wrappers.imagination import AgentView, ModelBased
+from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
+
+OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-2.0, 3.0, (1,), np.float32)
+GAMMA = 0.9
+
+
+class Still(gym.Env):
+    """Stays where it is."""
+
+    observation_space, action_space = OBS, ACTION
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self.np_random.normal(size=2).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return self.np_random.normal(size=2).astype(np.float32), 1.0, False, False, {}
+
+
+def make_agent(kind: type = TD3, env: Any = None, n_critics: int = 3, **kwargs: Any) -> Any:
+    agent = kind(
+        "MlpPolicy", env or Still(), gamma=GAMMA, buffer_size=100, seed=0, device="cpu",
+        policy_kwargs={"net_arch": [8], "n_critics": n_critics}, **kwargs,
+    )  # fmt: skip
+    if isinstance(agent, TD3):
+        agent.target_policy_noise = 0.0  # so that loops in another order act alike
+    source = np.random.default_rng(0)
+    for row in range(40):
+        obs, next_obs = source.normal(size=(2, 1, 2))
+        done = np.array([row % 4 == 0])
+        agent.replay_buffer.add(obs, next_obs, source.uniform(-1, 1, (1, 1)), np.array([float(row)]), done, [{}])
+    return agent
+
+
+def ensemble(**kwargs: Any) -> EnsembleDynamics:
+    settings = {"num_members": 4, "num_elites": 3, "hidden": (8,), "seed": 1, **kwargs}
+    dynamics = EnsembleDynamics(OBS, ACTION, **settings)
+    with torch.no_grad():  # far enough apart for horizons to differ, and some rollouts to end
+        for weight in dynamics.network.weights:
+            weight.mul_(3.0)
+    return dynamics
+
+
+def bound(strategy: STEVE, agent: Any, dynamics: DynamicsModel, seed: int = 0) -> STEVE:
+    strategy.bind(AgentView(agent, dynamics), dynamics, torch.Generator().manual_seed(seed))
+    return strategy
+
+
+def draw(strategy: STEVE, agent: Any, batch: int, env: Any = None) -> tuple[Any, Any]:
+    """Return the real rows that a batch is made of, and the batch."""
+    np.random.seed(0)  # noqa: NPY002 - SB3's buffers draw from it
+    real = agent.replay_buffer.sample(batch)
+    np.random.seed(0)  # noqa: NPY002
+    return real, strategy.sample(agent.replay_buffer, batch, env)
+
+
+def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any) -> tuple[Tensor, Tensor]:
+    """Return the targets of each horizon, ``[B, H+1, K]`` over all combinations, and of the least critic, [B, H+1]."""
+    view, generator = AgentView(agent, dynamics), torch.Generator()
+    steps = [dynamics.particle_step([member], deterministic=True) for member in dynamics.particle_members]
+    targets, of_least = [], []
+    for i in range(len(real.rewards)):
+        r, goes_on = real.rewards[i].item(), 1 - real.dones[i].item()
+        combinations: list[list[float]] = [[] for _ in range(horizon + 1)]
+        least: list[list[float]] = [[] for _ in range(horizon + 1)]
+        for mover in steps:
+            for rater in steps:
+                obs, total, alive = real.next_observations[i : i + 1], 0.0, 1.0
+                for h in range(horizon + 1):
+                    action, _ = view.target_policy(obs, generator)
+                    values = view.target_values(obs, action)[:, 0].tolist()
+                    found = [r + goes_on * GAMMA * (total + alive * GAMMA**h * value) for value in values]
+                    combinations[h] += found
+                    least[h].append(min(found))
+                    total += alive * GAMMA**h * rater(obs[None], action[None], None).reward.item()
+                    moved = mover(obs[None], action[None], None)
+                    alive *= 1.0 - float(moved.terminated)
+                    obs = moved.next_obs[0]
+        targets.append(combinations)
+        of_least.append([np.mean(found) for found in least])
+    return torch.tensor(targets), torch.tensor(of_least)
+
+
+@pytest.mark.parametrize("covariance", [False, True])
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, covariance: bool):
+    agent, dynamics = make_agent(), ensemble()
+    real, batch = draw(bound(STEVE(horizon, covariance=covariance), agent, dynamics), agent, 12)
+    targets, of_least = written_out(agent, dynamics, horizon, real)
+    centred = targets - targets.mean(-1, keepdim=True)
+    if covariance:
+        products = (centred @ centred.transpose(1, 2) / targets.shape[-1]).double()
+        weights = torch.linalg.inv(products + 1e-8 * torch.eye(horizon + 1)).sum(-1).float()
+    else:
+        weights = 1 / (centred.square().mean(-1) + 1e-8)
+    expected = (weights * of_least).sum(1) / weights.sum(1)
+    assert torch.allclose(batch.rewards[:, 0], expected.float(), atol=2e-3 if covariance else 1e-4)
+    assert bool(real.dones.any())
+    assert targets.var(-1).min() == 0
+    assert (batch.dones == 1).all()
+    for name in ("observations", "actions", "next_observations"):
+        assert torch.equal(getattr(batch, name), getattr(real, name))
+
+
+def alike(dynamics: EnsembleDynamics) -> EnsembleDynamics:
+    with torch.no_grad():
+        for parameter in (*dynamics.network.weights, *dynamics.network.biases):
+            parameter.copy_(parameter[:1].expand_as(parameter))
+    return dynamics
+
+
+def test_a_model_whose_members_agree_is_trusted_and_one_whose_members_do_not_is_not():
+    agent = make_agent()
+    wild = ensemble()
+    with torch.no_grad():
+        wild.network.biases[-1][..., -2:] = -50.0  # no termination
+        wild.target_normalizer.std.fill_(100.0)
+    shares = []
+    for dynamics in (alike(ensemble()), wild):
+        strategy = bound(STEVE(3), agent, dynamics)
+        draw(strategy, agent, 40)
+        report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
+        assert sum(report[f"weight_h{h}"] for h in range(4)) == pytest.approx(1.0)
+        shares.append(report["weight_h0"])
+    trusting, wary = shares
+    assert trusting < 0.6
+    assert wary > 0.99
+
+
+def test_the_first_action_is_the_same_for_all_members():
+    """Else the noise of the policy would be taken for the critics' doubt (SAC with critics that agree)."""
+    agent = make_agent(SAC, n_critics=2)
+    with torch.no_grad():
+        one, two = agent.critic_target.q_networks
+        two.load_state_dict(one.state_dict())
+    strategy = bound(STEVE(2), agent, ensemble())
+    real, batch = draw(strategy, agent, 20)
+    view, generator = AgentView(agent, ensemble()), torch.Generator().manual_seed(0)
+    action, bonus = view.target_policy(real.next_observations, generator)
+    own = view.target_values(real.next_observations, action).amin(0) + bonus
+    expected = real.rewards[:, 0] + (1 - real.dones[:, 0]) * GAMMA * own
+    assert torch.allclose(batch.rewards[:, 0], expected, atol=1e-3)
+
+
+def test_a_horizon_that_is_not_finite_has_no_weight():
+    agent, dynamics = make_agent(), ensemble()
+    with torch.no_grad():
+        dynamics.network.weights[0][dynamics.particle_members[1]] = torch.nan
+    strategy = bound(STEVE(2), agent, dynamics)
+    _, batch = draw(strategy, agent, 20)
+    assert torch.isfinite(batch.rewards).all()
+    report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
+    assert report["weight_h0"] == 1.0
+    assert report["diverged"] == 20.0
+
+
+@torch.no_grad()
+def test_normalized_rewards_and_n_steps():
+    env = VecNormalize(DummyVecEnv([Still]))
+    agent = make_agent(env=env, n_steps=3)
+    env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var = np.array([0.5, 0.0]), np.array([4.0, 1.0]), np.array(100.0)
+    dynamics = alike(ensemble())
+    with torch.no_grad():
+        dynamics.network.biases[-1][..., -1:] = -1e3  # no termination
+    _, batch = draw(bound(STEVE(1), agent, dynamics), agent, 10, env)
+    np.random.seed(0)  # noqa: NPY002
+    real = agent.replay_buffer.sample(10)
+    np.random.seed(0)  # noqa: NPY002
+    normed = agent.replay_buffer.sample(10, env=env)
+    view = AgentView(agent, dynamics)
+    values, total, obs = [], torch.zeros(10), real.next_observations
+    for h in (0, 1):
+        action, _ = view.target_policy(obs, torch.Generator())
+        values.append(total + GAMMA**h * view.target_values(obs, action))
+        p = dynamics.particle_step([0], deterministic=True)(obs[None], action[None], None)
+        total, obs = total + torch.as_tensor(env.normalize_reward(p.reward[0].numpy())), p.next_obs[0]
+    factor = (normed.discounts * (1 - normed.dones))[:, 0]
+    weights = torch.stack([1 / ((factor * v).var(0, unbiased=False) + 1e-8) for v in values])
+    ahead = (weights * torch.stack([v.amin(0) for v in values])).sum(0) / weights.sum(0)
+    assert torch.allclose(batch.rewards[:, 0], normed.rewards[:, 0] + factor * ahead, atol=1e-4)
+    assert torch.equal(batch.observations, normed.observations)
+
+
+def parameters_after(kind: type, strategy: STEVE | None) -> list[Tensor]:
+    agent = make_agent(kind, learning_starts=20, train_freq=1, gradient_steps=1, batch_size=16)
+    dynamics = ensemble(max_steps=5)
+    agent.learn(80, callback=None if strategy is None else ModelBased(strategy, dynamics, fit_every=50, seed=3))
+    return [parameter.detach().clone() for parameter in agent.policy.parameters()]
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3, CrossQ])
+def test_a_horizon_of_0_is_the_agent_without_a_model(kind: type):
+    plain = parameters_after(kind, None)
+    assert all(map(torch.equal, plain, parameters_after(kind, STEVE(0))))
+    assert not all(map(torch.equal, plain, parameters_after(kind, STEVE(2))))
+
+
+def test_what_has_no_variance_is_refused():
+    for kind, message in (
+        (DDPG, "n_critics must be at least 2, got 1; DDPG takes policy_kwargs"),
+        (TQC, "critics must be scalar, got TQC"),
+    ):
+        agent = kind("MlpPolicy", Still(), device="cpu")
+        with pytest.raises(ValueError, match=message):
+            bound(STEVE(), agent, ensemble())
+    for kind, message in ((DQN, "got 1; DQN has one network"), (QRDQN, "critics must be scalar, got QRDQN")):
+        agent = kind("MlpPolicy", "CartPole-v1", device="cpu")
+        with pytest.raises(ValueError, match=message):
+            bound(STEVE(), agent, KnownDynamics.cartpole())
+    with pytest.raises(ValueError, match="num_elites of at least 2 to have a variance, got 1"):
+        bound(STEVE(), make_agent(), ensemble(num_elites=1))
+    with pytest.raises(ValueError, match="dynamics must have a learned reward, whose variance counts, got 'custom'"):
+        bound(STEVE(), make_agent(), ensemble(reward_fn=lambda obs, action, next_obs: obs[:, 0]))
+    with pytest.raises(ValueError, match="dynamics must be an EnsembleDynamics, got KnownDynamics"):
+        bound(STEVE(), make_agent(), KnownDynamics(OBS, ACTION, lambda o, a: o, lambda o, a, n: o[:, 0]))
+    with pytest.raises(ValueError, match="horizon must be a whole number of at least 0, got -1"):
+        STEVE(-1)
