@@ -37,7 +37,7 @@ class MVE(Strategy):
     Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
     a prediction that is not finite cuts the rollout off before it.
 
-    Deviations: each imagined step is a sample of a random member of an ensemble, where the paper has one
+    Deviations: each rollout follows one member of an ensemble, its noise included, where the paper has one
     deterministic network; the agent's policy too is improved at the imagined states of the batch; rows behind
     a termination are made up for by further starts.
 
@@ -85,11 +85,14 @@ class MVE(Strategy):
 
     @torch.no_grad()
     def _expand(self, real_buffer: ReplayBuffer, starts: int, env: VecNormalize | None) -> Samples:
-        """Draw ``starts`` real rows; returns them and, with ``td_k``, the imagined ones that there are behind them."""
+        """Draw at least ``starts`` real rows; returns them and, with ``td_k``, the imagined ones behind them."""
         view = self._view
+        members = len(self._dynamics.particle_members)
+        starts = math.ceil(starts / members) * members
         real, obs = view.draw_real(real_buffer, starts, env)
         is_last = real.dones.reshape(-1) > 0
-        steps, obs = self._roll_out(obs, ~is_last, env)
+        with view.evaluating():
+            steps, obs = self._roll_out(obs, ~is_last, env)
         ahead = _Ahead(torch.zeros_like(obs[:, 0]), obs, torch.zeros_like(is_last), torch.ones_like(obs[:, 0]))
         imagined: list[TargetRows] = []
         for step in reversed(steps):
@@ -119,17 +122,21 @@ class MVE(Strategy):
 
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
+        members = self._dynamics.particle_members
+        step_all = self._dynamics.particle_step(members)
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)
-            p = self._dynamics.predict(obs, action, generator=self._generator)
-            is_finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward)
-            reward = self._view.normalize_reward(torch.where(is_finite, p.reward, 0.0), env)
-            terminated = p.terminated & is_finite
+            of_members = (part.unflatten(0, (len(members), -1)) for part in (obs, action))
+            outcome = step_all(*of_members, self._generator)
+            next_obs, reward, terminated = (part.flatten(0, 1) for part in outcome)
+            is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
+            reward = self._view.normalize_reward(torch.where(is_finite, reward, 0.0), env)
+            terminated = terminated & is_finite
             steps.append(_Step(obs, action, bonus, reward, terminated, is_finite, alive & is_finite))
             self._diverged += int((alive & ~is_finite).sum())
             alive = alive & is_finite & ~terminated
-            obs = torch.where(is_finite[:, None], p.next_obs, obs)
+            obs = torch.where(is_finite[:, None], next_obs, obs)
         return steps, obs
 
 

@@ -103,7 +103,8 @@ class STEVE(Strategy):
 
     def _value_ahead(self, obs: Tensor, factor: Tensor, env: VecNormalize | None) -> Tensor:
         """Return the value ``[B]`` of ``obs [B, D]``, which the target takes times ``factor [B]``."""
-        horizons = [self._merge(candidates) for candidates in self._candidates(obs, env)]
+        with self._view.evaluating():
+            horizons = [self._merge(candidates) for candidates in self._candidates(obs, env)]
         means = torch.stack([mean for mean, _ in horizons])
         deviations = torch.stack([deviation for _, deviation in horizons]) * factor
         finite = torch.isfinite(means) & torch.isfinite(deviations).all(1)

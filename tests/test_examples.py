@@ -20,6 +20,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "num_envs=64)).learn(100_000)": "num_envs=1)).learn(100)",
         "env, gradient_steps=10": "env, gradient_steps=1",
         "agent.learn(3_000,": "agent.learn(110,",
+        "agent.learn(2_000,": "agent.learn(110,",
         "planning.learn(1_600)": "planning.learn(30)",
         "rollouts_per_step=100": "rollouts_per_step=2",
     },
@@ -54,6 +55,14 @@ SMALLER: dict[str, dict[str, str]] = {
         "collect_transitions(env, dynamics, 3_000": "collect_transitions(env, dynamics, 300",
         "num_envs=64": "num_envs=4",
         "agent.learn(250_000)": "agent.learn(256)",
+        "n_eval_episodes=20": "n_eval_episodes=2",
+    },
+    "examples/ppo_where_the_model_is_sure.py": {
+        "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
+        "collect_transitions(env, dynamics, 1_000": "collect_transitions(env, dynamics, 300",
+        "transitions, 0.99": "transitions, 0.5",
+        "num_envs=64, horizon=200": "num_envs=4, horizon=20",
+        "agent.learn(150_000)": "agent.learn(256)",
         "n_eval_episodes=20": "n_eval_episodes=2",
     },
     "examples/wrong_termination.py": {
@@ -132,6 +141,13 @@ def test_plan_candidates(run_smaller):
 
 def test_ppo_inside_a_model(run_smaller):
     assert "return in the real env after 0 real steps of PPO: -" in run_smaller("examples/ppo_inside_a_model.py")
+
+
+def test_ppo_where_the_model_is_sure(run_smaller):
+    everywhere, where_sure = run_smaller("examples/ppo_where_the_model_is_sure.py").splitlines()
+    assert everywhere.startswith("all steps: return in the real env -")
+    assert everywhere.endswith("imagined episodes of 20 steps")
+    assert int(where_sure.split()[-2]) < 20
 
 
 def test_a_wrong_termination_is_caught(run_smaller):

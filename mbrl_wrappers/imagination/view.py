@@ -71,7 +71,7 @@ class AgentView:
         """
         policy_obs = self._normalize_obs(self._obs_codec.decode(obs), self._agent._vec_normalize_env)
         seed = self._seed_from(generator)
-        with self._evaluating(), _private_rng(self.device, seed):
+        with self.evaluating(), _private_rng(self.device, seed):
             action = self._agent.policy._predict(policy_obs, deterministic=False)
         if self._discrete:
             action = self._one_hot(action.reshape(len(obs)))
@@ -122,20 +122,19 @@ class AgentView:
         agent: Any = self._agent
         policy_obs = self.policy_obs(obs, agent._vec_normalize_env)
         bonus = obs.new_zeros(len(obs))
-        with self._evaluating():
-            if isinstance(agent, DQN):
-                return self._one_hot(agent.q_net_target(policy_obs).argmax(-1)), bonus
-            if isinstance(agent, QRDQN):
-                return self._one_hot(agent.quantile_net_target(policy_obs).mean(1).argmax(-1)), bonus
-            if isinstance(agent, TD3):
-                action = agent.actor_target(policy_obs)
-                noise = torch.randn(action.shape, generator=generator, dtype=action.dtype, device=self.device)
-                limit = agent.target_noise_clip
-                noise = (agent.target_policy_noise * noise).clamp(-limit, limit)
-                return self._unscale((action + noise).clamp(-1, 1)), bonus
-            with _private_rng(self.device, self._seed_from(generator)):
-                action, log_prob = agent.actor.action_log_prob(policy_obs)
-            return self._unscale(action), -self._alpha() * log_prob.reshape(-1)
+        if isinstance(agent, DQN):
+            return self._one_hot(agent.q_net_target(policy_obs).argmax(-1)), bonus
+        if isinstance(agent, QRDQN):
+            return self._one_hot(agent.quantile_net_target(policy_obs).mean(1).argmax(-1)), bonus
+        if isinstance(agent, TD3):
+            action = agent.actor_target(policy_obs)
+            noise = torch.randn(action.shape, generator=generator, dtype=action.dtype, device=self.device)
+            limit = agent.target_noise_clip
+            noise = (agent.target_policy_noise * noise).clamp(-limit, limit)
+            return self._unscale((action + noise).clamp(-1, 1)), bonus
+        with _private_rng(self.device, self._seed_from(generator)):
+            action, log_prob = agent.actor.action_log_prob(policy_obs)
+        return self._unscale(action), -self._alpha() * log_prob.reshape(-1)
 
     @torch.no_grad()
     def target_values(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -152,8 +151,7 @@ class AgentView:
         """
         policy: Any = self._agent.policy
         critic = policy.critic_target if hasattr(policy, "critic_target") else policy.critic
-        with self._evaluating():
-            values = critic(self.policy_obs(obs, self._agent._vec_normalize_env), self._buffer_action(action))
+        values = critic(self.policy_obs(obs, self._agent._vec_normalize_env), self._buffer_action(action))
         return torch.cat(values, dim=1).T
 
     def _alpha(self) -> Tensor:
@@ -167,8 +165,11 @@ class AgentView:
         return int(torch.randint(2**62, (1,), generator=generator, device=self.device))
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Run with the policy in evaluation mode, and put each of its modules back as it was."""
+    def evaluating(self) -> Iterator[None]:
+        """Run with the policy in evaluation mode, and put each of its modules back as it was.
+
+        :meth:`target_policy` and :meth:`target_values` are to be called inside, as many times as a batch needs.
+        """
         modes = [(module, module.training) for module in self._agent.policy.modules()]
         self._agent.policy.set_training_mode(False)
         try:
