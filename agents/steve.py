@@ -101,20 +101,31 @@ class STEVE(Strategy):
         target = real.rewards.reshape(-1) + factor * self._value_ahead(obs, factor, env)
         return real._replace(rewards=target[:, None].to(real.rewards), dones=torch.ones_like(real.dones))
 
+    @torch.no_grad()
+    def horizon_weights(self, obs: Tensor) -> Tensor:
+        """Return what each horizon weighs in the target of a step to ``obs [B, D]``, raw and flat: ``[H+1, B]``."""
+        discount = torch.full_like(obs[:, 0], self._view.gamma)
+        return self._look_ahead(obs, discount, self._view.normalizer)[0]
+
     def _value_ahead(self, obs: Tensor, factor: Tensor, env: VecNormalize | None) -> Tensor:
         """Return the value ``[B]`` of ``obs [B, D]``, which the target takes times ``factor [B]``."""
+        weights, means, finite = self._look_ahead(obs, factor, env)
+        self._diverged += int((~finite).any(0).sum())
+        matters = (factor > 0).to(weights)  # behind a terminal state all targets are the same
+        self._rows += float(matters.sum())
+        self._weights += (weights @ matters).cpu()
+        return (weights * means).sum(0)
+
+    def _look_ahead(self, obs: Tensor, factor: Tensor, env: VecNormalize | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights and mean values of the horizons, and which are finite, ``[H+1, B]`` each."""
         with self._view.evaluating():
             horizons = [self._merge(candidates) for candidates in self._candidates(obs, env)]
         means = torch.stack([mean for mean, _ in horizons])
         deviations = torch.stack([deviation for _, deviation in horizons]) * factor
         finite = torch.isfinite(means) & torch.isfinite(deviations).all(1)
         finite[0] = True  # which is the agent's own affair
-        self._diverged += int((~finite).any(0).sum())
         weights = self._weigh(torch.where(finite[:, None], deviations, 0.0), finite)
-        matters = (factor > 0).to(weights)  # behind a terminal state all targets are the same
-        self._rows += float(matters.sum())
-        self._weights += (weights @ matters).cpu()
-        return (weights * torch.where(finite, means, 0.0)).sum(0)
+        return weights, torch.where(finite, means, 0.0), finite
 
     def _candidates(self, obs: Tensor, env: VecNormalize | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Follow every elite from ``obs [B, D]``.

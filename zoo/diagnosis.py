@@ -17,12 +17,16 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
 from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.agents.steve import STEVE
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, add_batch_axis, encode_one
+from mbrl_wrappers.envs.trust import Trust
+from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
@@ -39,6 +43,8 @@ NUM_BINS = 10
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 NUM_STARTS = 20
 GAP_STEPS = 100
+NUM_ROLLOUTS = 256
+BAND = (0.1, 0.5, 0.9)
 # Where each step is a search: few starts, and the model is measured on the real steps from them.
 NUM_PLANNED_STARTS = 5
 PLANNED_STEPS = 30
@@ -129,6 +135,10 @@ class Diagnosis:
         calibration: None for a model that is exact, whose samples are not finite, or whose observations have no
             real-valued column.
         reward, termination, exploitation: see there.
+        uncertainty: by steps of rollouts under the exploring policy from real states, how far the member that takes
+            the step is from the others (one-versus-rest, in nats); None for a model with fewer than two members, or an
+            agent that plans.
+        horizon_weights: mean weight of each horizon in STEVE's targets at real steps; None for other agents.
         threshold: of the median error, in units of the states' spread, up to which the model is trusted.
         trusted_steps: the recommended rollout length, see :func:`trusted_steps`.
     """
@@ -142,6 +152,8 @@ class Diagnosis:
     exploitation: ExploitationGap
     threshold: float
     trusted_steps: int
+    uncertainty: list[HorizonError] | None = None
+    horizon_weights: list[float] | None = None
 
     @property
     def is_trusted_throughout(self) -> bool:
@@ -168,10 +180,7 @@ class Diagnosis:
             return cls(
                 seed=int(content["seed"]),
                 steps=int(content["steps"]),
-                error=[
-                    HorizonError(int(row["steps_ahead"]), *(_number(row[name]) for name in ("low", "median", "high")))
-                    for row in content["error"]
-                ],
+                error=_by_steps(content["error"]),
                 calibration=_calibration_from(content["calibration"]),
                 reward=RewardError(bool(content["reward"]["given"]), *_numbers(content["reward"], "rmse", "unit")),
                 termination=TerminationErrors(
@@ -184,6 +193,12 @@ class Diagnosis:
                 ),
                 threshold=_number(content["threshold"]),
                 trusted_steps=int(content["trusted_steps"]),
+                uncertainty=None if content.get("uncertainty") is None else _by_steps(content["uncertainty"]),
+                horizon_weights=(
+                    None
+                    if content.get("horizon_weights") is None
+                    else [_number(weight) for weight in content["horizon_weights"]]
+                ),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, ZooError):
@@ -234,16 +249,21 @@ def diagnose(
         exploitation = _exploitation_gap(player, dynamics, episodes, gap_steps, seed + 2)
         generator = torch.Generator(dynamics.device).manual_seed(seed)
         said = dynamics.predict(real.obs, real.action, deterministic=True)
+        player.set_random_seed(seed + 3)
         return Diagnosis(
             seed=seed,
             steps=len(real),
-            error=[HorizonError(row.steps_ahead, *map(_or_inf, (row.low, row.median, row.high))) for row in error],
+            error=[_finite(row) for row in error],
             calibration=_calibration(dynamics, real, generator),
             reward=_reward_error(dynamics.reward_fn is not None, said, real),
             termination=_termination_errors(dynamics.termination_fn is not None, said, real),
             exploitation=exploitation,
             threshold=TRUSTED_ERROR,
             trusted_steps=trusted_steps(error),
+            uncertainty=None
+            if isinstance(agent, PlanningAgent)
+            else _uncertainty(player, dynamics, real, horizon, seed),
+            horizon_weights=_horizon_weights(agent, dynamics, real, generator),
         )
 
 
@@ -457,6 +477,54 @@ def _imagine(player: _Player, dynamics: DynamicsModel, starts: Tensor, lengths: 
         total += torch.where(running, result.reward, 0.0)
         running &= ~(result.terminated | result.diverged)
     return [_or_inf(value) for value in total.tolist()]
+
+
+def _uncertainty(
+    player: _Player, dynamics: DynamicsModel, real: Transitions, horizon: int, seed: int
+) -> list[HorizonError] | None:
+    """Roll the exploring policy out from real states and measure every step; rollouts that ended are left out."""
+    if len(dynamics.particle_members) < 2:
+        return None
+    player.start()
+    rows = torch.linspace(0, len(real) - 1, min(NUM_ROLLOUTS, len(real))).long().to(real.obs.device)
+    episodes = ImaginedEpisodes(dynamics, len(rows), start_obs=lambda count, _: real.obs[rows][:count], horizon=horizon)
+    episodes.set_trust(Trust(keep_rate=1.0, penalty=0.0))
+    episodes.seed(seed)
+    episodes.reset()
+    running = torch.ones(len(rows), dtype=torch.bool, device=real.obs.device)
+    found = []
+    for step in range(1, horizon + 1):
+        action = player.explore(dynamics.obs_codec.decode_numpy(episodes.obs))
+        result = episodes.step(dynamics.action_codec.encode(action, dynamics.device))
+        running &= ~result.diverged
+        if not running.any():
+            break
+        low, median, high = result.uncertainty[running].double().quantile(result.uncertainty.new_tensor(BAND).double())
+        found.append(HorizonError(step, float(low), float(median), float(high)))
+        running &= ~result.terminated
+    return found or None
+
+
+def _horizon_weights(
+    agent: BaseAlgorithm, dynamics: DynamicsModel, real: Transitions, generator: torch.Generator
+) -> list[float] | None:
+    strategy = getattr(getattr(agent, "model_based", None), "strategy", None)
+    if not isinstance(strategy, STEVE) or not isinstance(agent, OffPolicyAlgorithm):
+        return None
+    strategy = STEVE(strategy.horizon, strategy.covariance)
+    strategy.bind(AgentView(agent, dynamics), dynamics, generator)
+    return strategy.horizon_weights(real.next_obs[~real.terminated]).mean(1).tolist()
+
+
+def _by_steps(rows: Any) -> list[HorizonError]:
+    return [
+        HorizonError(int(row["steps_ahead"]), *(_number(row[name]) for name in ("low", "median", "high")))
+        for row in rows
+    ]
+
+
+def _finite(row: HorizonError) -> HorizonError:
+    return HorizonError(row.steps_ahead, *map(_or_inf, (row.low, row.median, row.high)))
 
 
 def _or_inf(value: float) -> float:

@@ -175,6 +175,36 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
         ax.legend(loc="best")
 
 
+def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:
+    """Draw the ensemble's uncertainty along imagined rollouts: the median, and a band from 10% to 90%."""
+    with mpl.rc_context(STYLE):
+        step, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
+        ax.fill_between(step, low, high, color=COLORS[0], alpha=0.2, linewidth=0, label="10% to 90% of rollouts")
+        ax.plot(step, median, color=COLORS[0], label="median")
+        if (low > 0).all():
+            ax.set_yscale("log")
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+        ax.set_title("Uncertainty along imagined rollouts")
+        ax.set_xlabel("imagined step")
+        ax.set_ylabel("one-versus-rest divergence (nats)")
+        ax.legend(loc="best")
+
+
+def horizon_weights(ax: Axes, weights: Sequence[float]) -> None:
+    """Draw what each horizon weighs in STEVE's targets."""
+    with mpl.rc_context(STYLE):
+        horizons = np.arange(len(weights))
+        bars = ax.bar(horizons, weights, color=COLORS[0], width=0.6)
+        ax.bar_label(bars, [f"{weight:.2f}" for weight in weights], padding=2)
+        ax.axhline(0, color="0.5", linewidth=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.margins(y=0.15)
+        ax.set_title("Weight of each horizon")
+        ax.set_xlabel("imagined steps before the critics' value")
+        ax.set_ylabel("mean weight")
+
+
 def spread_calibration(ax: Axes, calibration: Calibration) -> None:
     """Draw the observed spread of one-step predictions over the predicted one, by bins."""
     predicted, observed = np.array(calibration.spread).T

@@ -50,6 +50,11 @@ class AgentView:
             self._low = torch.as_tensor(space.low.astype(np.float32), device=self.device).flatten()
             self._high = torch.as_tensor(space.high.astype(np.float32), device=self.device).flatten()
 
+    @property
+    def normalizer(self) -> VecNormalize | None:
+        """The agent's VecNormalize, None without."""
+        return self._agent._vec_normalize_env
+
     # -- acting ---------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -69,7 +74,7 @@ class AgentView:
         Returns:
             ``[B, A]`` flat actions in the env's units, one-hot where discrete.
         """
-        policy_obs = self._normalize_obs(self._obs_codec.decode(obs), self._agent._vec_normalize_env)
+        policy_obs = self._normalize_obs(self._obs_codec.decode(obs), self.normalizer)
         seed = self._seed_from(generator)
         with self.evaluating(), _private_rng(self.device, seed):
             action = self._agent.policy._predict(policy_obs, deterministic=False)
@@ -120,7 +125,7 @@ class AgentView:
             which SAC's values hold and other agents' do not (0).
         """
         agent: Any = self._agent
-        policy_obs = self.policy_obs(obs, agent._vec_normalize_env)
+        policy_obs = self.policy_obs(obs, self.normalizer)
         bonus = obs.new_zeros(len(obs))
         if isinstance(agent, DQN):
             return self._one_hot(agent.q_net_target(policy_obs).argmax(-1)), bonus
@@ -151,7 +156,7 @@ class AgentView:
         """
         policy: Any = self._agent.policy
         critic = policy.critic_target if hasattr(policy, "critic_target") else policy.critic
-        values = critic(self.policy_obs(obs, self._agent._vec_normalize_env), self._buffer_action(action))
+        values = critic(self.policy_obs(obs, self.normalizer), self._buffer_action(action))
         return torch.cat(values, dim=1).T
 
     def _alpha(self) -> Tensor:

@@ -272,6 +272,24 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
             exploitation_sentence(d.exploitation),
         )
     )
+    uncertainty, weights = d.uncertainty, d.horizon_weights
+    if uncertainty is not None:
+        figures.append(
+            _figure(
+                lambda ax: plots.uncertainty(ax, uncertainty),
+                "Uncertainty of the ensemble against the steps of imagined rollouts",
+                "How far the member that takes a step is from the others, along rollouts of the exploring policy from "
+                "real states. What M2AC masks lies above, in each step.",
+            )
+        )
+    if weights is not None:
+        figures.append(
+            _figure(
+                lambda ax: plots.horizon_weights(ax, weights),
+                "Mean weight of each horizon in the targets of STEVE",
+                f"{weights[0]:.0%} of a target is the critics' value at once, the rest looks into the model first.",
+            )
+        )
     return figures
 
 
