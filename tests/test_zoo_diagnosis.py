@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from typing import Any
@@ -15,6 +16,9 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from mbrl_wrappers.agents import STEVE
+from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.zoo.diagnosis import Diagnosis, diagnose, trusted_steps
 from mbrl_wrappers.zoo.errors import ZooError
@@ -144,6 +148,42 @@ def test_a_time_limit_ends_both_halves_of_the_gap():
     calm = TimeLimit(Drift(), 7)
     gap = diagnose(sac(Drift()), never, calm, steps=50, horizon=2).exploitation
     assert set(gap.imagined) == {7.0} and set(gap.real) <= {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0}
+
+
+def learned() -> EnsembleDynamics:
+    dynamics = EnsembleDynamics.for_env(Drift(), hidden=(8,), max_steps=100, seed=0)
+    dynamics.fit(collect_transitions(Drift(), dynamics, 300, seed=0), torch.Generator().manual_seed(0))
+    return dynamics
+
+
+def test_uncertainty_is_measured_along_imagined_rollouts():
+    d = diagnose(sac(Drift()), learned(), Drift(), **FEW)
+    assert d.uncertainty is not None
+    assert [row.steps_ahead for row in d.uncertainty] == list(range(1, 11))
+    assert all(0 < row.low < row.median < row.high < math.inf for row in d.uncertainty)
+    assert d.horizon_weights is None  # the agent is no STEVE
+    assert Diagnosis.from_json(d.to_json()) == d
+    assert diagnose(sac(Drift()), drift(), Drift(), **FEW).uncertainty is None  # there is one member
+
+
+def test_the_weights_of_steve_are_those_of_its_targets():
+    agent, dynamics = sac(Drift()), learned()
+    agent.learning_starts = 20
+    agent.learn(60, callback=ModelBased(STEVE(2), dynamics, seed=0))
+    d = diagnose(agent, dynamics, Drift(), **FEW)
+    assert d.horizon_weights is not None
+    assert len(d.horizon_weights) == 3
+    assert sum(d.horizon_weights) == pytest.approx(1.0)
+    assert all(weight > 0 for weight in d.horizon_weights)
+    assert Diagnosis.from_json(d.to_json()) == d
+
+
+def test_a_diagnosis_from_before_is_read():
+    content = json.loads(diagnose(sac(Drift()), drift(), Drift(), **FEW).to_json())
+    for name in ("uncertainty", "horizon_weights"):
+        del content[name]
+    old = Diagnosis.from_json(json.dumps(content))
+    assert old.uncertainty is old.horizon_weights is None
 
 
 def test_only_a_median_below_the_threshold_is_trusted():
