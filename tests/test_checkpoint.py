@@ -162,6 +162,32 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     assert again[-1].wall_seconds >= again[-2].wall_seconds >= state["wall_seconds"] > 0
 
 
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "m2ac": {"rollout_length": 2, "rollouts_per_step": 3, "epoch_length": 20},
+    "mve": {"horizon": 2},
+    "steve": {"horizon": 2},
+}
+
+
+@pytest.mark.parametrize("agent", STRATEGIES)
+def test_a_run_of_every_strategy_ends_as_if_it_had_not_been_interrupted(agent, tmp_path):
+    spec = spec_of("SAC", agent=agent)
+    spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, strategy=STRATEGIES[agent]))
+    expected = content(run(spec, tmp_path / "whole")[0])
+
+    def interrupt(row: Any) -> None:
+        if row.steps >= 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "broken", on_evaluation=interrupt)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    assert_same(content(run(spec, tmp_path / "broken")[0]), expected)
+    saved, strategy = zoo.load(tmp_path / "broken").model_based.strategy, STRATEGIES[agent]
+    assert {name: getattr(saved, name) for name in strategy} == strategy
+
+
 class SaveAtTheFirstEnd(BaseCallback):
     """Writes one checkpoint, at the first end of an episode after a number of steps."""
 
