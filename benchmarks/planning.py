@@ -104,7 +104,7 @@ SETTINGS = (
     Setting("RS 1000", "RS", {"population": 1000}),
     Setting("RS 100", "RS", {"population": 100}),
 )
-MARKERS = "osDv^<>PX*d"
+MARKERS = "osDv^<>PX*dphH8"
 COST_TASKS = {
     "Pendulum-v1": CostTask(
         200, 10, 3, 15, Setting("PETS's own: CEM 400 x 25 x 5, 20 particles", "CEM", {"horizon": 25}, 20, True)
