@@ -127,8 +127,8 @@ class MVE(Strategy):
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)
-            of_members = (part.unflatten(0, (len(members), -1)) for part in (obs, action))
-            outcome = step_all(*of_members, self._generator)
+            of_members = (len(members), -1)
+            outcome = step_all(obs.unflatten(0, of_members), action.unflatten(0, of_members), self._generator)
             next_obs, reward, terminated = (part.flatten(0, 1) for part in outcome)
             is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
             reward = self._view.normalize_reward(torch.where(is_finite, reward, 0.0), env)
