@@ -255,7 +255,7 @@ def test_what_the_page_says(report, visit):
     assert "Exploitation gap:" in text and "Reward" in text and "Termination" in text
     assert page.locator("video").count() == 1
     labels = page.locator("[role=img]").evaluate_all("figures => figures.map(f => f.ariaLabel)")
-    assert len(labels) == 3 + 4 + 3 + 4 and all(labels)
+    assert len(labels) == 3 + 5 + 3 + 5 and all(labels)
     reason = page.locator(".note", has_text="is not registered with Gymnasium here")
     assert reason.count() == 1 and reason.inner_text().startswith("There is no video")
     results = {row[0]: row for row in table(page, "Results on Pendulum-v1")}
