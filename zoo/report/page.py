@@ -279,7 +279,7 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
                 lambda ax: plots.uncertainty(ax, uncertainty),
                 "Uncertainty of the ensemble against the steps of imagined rollouts",
                 "How far the member that takes a step is from the others, along rollouts of the exploring policy from "
-                "real states. What M2AC masks lies above, in each step.",
+                "real states.",
             )
         )
     if weights is not None:
