@@ -69,10 +69,7 @@ class M2AC(Dyna):
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
         """Take the agent and the model; see :meth:`Strategy.bind`."""
-        if len(dynamics.particle_members) < 2:
-            raise ValueError(
-                f"dynamics must have at least 2 members that predict, got a {type(dynamics).__name__} with 1"
-            )
+        dynamics.check_several()
         super().bind(view, dynamics, generator)
 
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:

@@ -74,8 +74,7 @@ class STEVE(Strategy):
         view.check_critic(several=True)
         if not isinstance(dynamics, EnsembleDynamics):
             raise ValueError(f"dynamics must be an EnsembleDynamics, got {type(dynamics).__name__}")
-        if len(dynamics.particle_members) < 2:
-            raise ValueError("dynamics must have num_elites of at least 2 to have a variance, got 1")
+        dynamics.check_several()
         if dynamics.reward_fn is not None:
             raise ValueError(
                 f"dynamics must have a learned reward, whose variance counts, got {dynamics.reward_name!r}"

@@ -225,7 +225,7 @@ def test_what_has_no_variance_is_refused():
         agent = kind("MlpPolicy", "CartPole-v1", device="cpu")
         with pytest.raises(ValueError, match=message):
             bound(STEVE(), agent, KnownDynamics.cartpole())
-    with pytest.raises(ValueError, match="num_elites of at least 2 to have a variance, got 1"):
+    with pytest.raises(ValueError, match="at least 2 members that predict, got a EnsembleDynamics with 1"):
         bound(STEVE(), make_agent(), ensemble(num_elites=1))
     with pytest.raises(ValueError, match="dynamics must have a learned reward, whose variance counts, got 'custom'"):
         bound(STEVE(), make_agent(), ensemble(reward_fn=lambda obs, action, next_obs: obs[:, 0]))

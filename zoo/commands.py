@@ -32,7 +32,7 @@ class Train:
     """
 
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
-    """what to train: mbpo, pets, poplin or rs"""
+    """what to train: m2ac, mbpo, mve, pets, poplin, rs or steve"""
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()

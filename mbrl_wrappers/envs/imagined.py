@@ -120,9 +120,7 @@ class ImaginedEpisodes:
                 alone, of which no share can be the most certain.
         """
         if trust is not None:
-            if len(self.dynamics.particle_members) < 2:
-                name = type(self.dynamics).__name__
-                raise ValueError(f"dynamics must have at least 2 members that predict, got a {name} with 1")
+            self.dynamics.check_several()
             if self.deterministic:
                 raise ValueError("deterministic must be False where steps are masked, got True")
             if trust.threshold is None and len(self.obs) == 1:

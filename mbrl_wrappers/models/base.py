@@ -86,6 +86,18 @@ class DynamicsModel(nn.Module, ABC):
         """What the particles of a planner may be shared out over: the elites of an ensemble; one for other models."""
         return [0]
 
+    def check_several(self) -> None:
+        """Refuse a model without at least two members that predict, of which there is nothing to compare.
+
+        Raises:
+            ValueError: naming the model.
+        """
+        if (members := len(self.particle_members)) < 2:
+            raise ValueError(
+                f"dynamics must have at least 2 members that predict, got a {type(self).__name__} with {members}; "
+                "an EnsembleDynamics takes num_elites"
+            )
+
     def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
         """Return a function that takes many steps as some members, each on rows of its own.
 
@@ -126,11 +138,10 @@ class DynamicsModel(nn.Module, ABC):
             generator: as for :meth:`predict`.
 
         Raises:
-            ValueError: for a model without at least two members that predict.
+            ValueError: see :meth:`check_several`.
         """
-        raise ValueError(
-            f"dynamics must be an ensemble of at least 2 members to be measured, got {type(self).__name__}"
-        )
+        self.check_several()
+        raise NotImplementedError(f"{type(self).__name__} has several members and does not measure them")
 
     @abstractmethod
     def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:

@@ -222,7 +222,7 @@ class EnsembleDynamics(DynamicsModel):
 
         See :meth:`DynamicsModel.predict_measured`. Every row is evaluated by every elite.
         """
-        self._check_several()
+        self.check_several()
         flat_obs, flat_action, x = self._inputs(obs, action)
         means, stds, logits = self.network.members(self._elite_list, x)
         drawn = self._balanced_draw(len(x), generator)
@@ -249,7 +249,7 @@ class EnsembleDynamics(DynamicsModel):
         Raises:
             ValueError: for another number of elites, fewer than two of them, or a reward that is given, not learned.
         """
-        self._check_several()
+        self.check_several()
         members = len(self._elite_list)
         if self.reward_fn is not None:
             raise ValueError(f"dynamics must have a learned reward, got reward_fn={self.reward_fn}")
@@ -264,10 +264,6 @@ class EnsembleDynamics(DynamicsModel):
         )
         reward = self.target_normalizer.denormalize(means)[..., -1]
         return Outcome(outcome.next_obs, reward, outcome.terminated)
-
-    def _check_several(self) -> None:
-        if len(self._elite_list) < 2:
-            raise ValueError("dynamics must have num_elites of at least 2, whose predictions are compared, got 1")
 
     def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return observations and actions as rows in the model's dtype, and the network's input made of them."""
