@@ -138,7 +138,8 @@ class STEVE(Strategy):
         alive = torch.ones_like(rewards[0], dtype=torch.bool)
         state = obs[None]  # of all members alike, as is the first action
         for step in range(self.horizon + 1):
-            action, bonus = view.target_policy(state.flatten(0, 1), self._generator)
+            # Noise that differed between the members would be taken for their disagreement.
+            action, bonus = view.target_policy(state.flatten(0, 1), self._generator, copies=len(state))
             value = view.target_values(state.flatten(0, 1), action) + bonus
             action, bonus = action.unflatten(0, state.shape[:2]), bonus.unflatten(0, state.shape[:2])
             factor = view.gamma**step

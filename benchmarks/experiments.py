@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import platform
 from pathlib import Path
 
 from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
@@ -10,6 +12,7 @@ from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PPO_FILE = "ppo_in_model.csv"
+PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 VARIANTS = ("mbpo", "base", "timed", "uniform")
 
 # The recipe of the paper costs ten hours a seed on one core; these are its terms on a CPU's budget.
@@ -75,3 +78,10 @@ def recipe_of(env: str, variant: str = "mbpo") -> Recipe:
     changes = {name: {**getattr(recipe, name), **own} for name, own in EXPERIMENTS[env].overrides.items()}
     recipe = dataclasses.replace(recipe, **changes)
     return override(recipe, {"strategy.exploration": 1.0}) if variant == "uniform" else recipe
+
+
+def versions() -> str:
+    """Python's and those of the packages that returns depend on."""
+    return f"Python {platform.python_version()}, " + ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in PACKAGES
+    )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-
 import numpy as np
-from experiments import EXPERIMENTS, PPO_FILE, RESULTS, recipe_of
+from experiments import EXPERIMENTS, PPO_FILE, RESULTS, recipe_of, versions
 
 from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.progress import Evaluation
@@ -17,12 +14,10 @@ OVERSHOOT = 31
 
 # Mean and standard deviation over 5 seeds of MBPO on Hopper, by env steps: curves published with the code of erl_lib.
 PUBLISHED_HOPPER = {20_000: (532, 227), 50_000: (1728, 836), 100_000: (3306, 346)}
-PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "numpy")
 
 
 def write_tables() -> None:
     """Write docs/results/learning.md and docs/results/curves.svg."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     lines = [
         "# Learning results",
         "",
@@ -32,7 +27,7 @@ def write_tables() -> None:
         "alone, on one thread; the clock shows more, since several runs shared two cores. Equal time is equal CPU",
         "time, rounded down to an evaluation; `<` marks a run that ended before it had used its time up.",
         "",
-        f"Python {platform.python_version()}, {versions};",
+        f"{versions()};",
         "two cores of an AMD EPYC. Written by `python benchmarks/learning.py table` from the curves in the folders",
         "beside this page. SAC is `CompiledSAC` with and without a model: the same updates in less time; its half",
         "minute of compiling is included. The sections were run one after the other while the library was worked on.",

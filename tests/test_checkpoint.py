@@ -30,7 +30,7 @@ from mbrl_wrappers.imagination import (
     save_checkpoint,
 )
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.zoo.environment import SeededEpisodes
+from mbrl_wrappers.zoo.environment import SeededEpisodes, make_env
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import Recipe
 from mbrl_wrappers.zoo.training import run
@@ -160,6 +160,36 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
         for field in ("steps", "return_mean", "return_std", "updates"):
             assert getattr(one, field) == getattr(two, field), field
     assert again[-1].wall_seconds >= again[-2].wall_seconds >= state["wall_seconds"] > 0
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_a_run_under_normalised_rewards_ends_as_if_it_had_not_been_interrupted(with_model, tmp_path):
+    spec = spec_of("SAC", model=with_model)
+    recipe = dataclasses.replace(spec.recipe, normalize={"norm_obs": False, "clip_reward": 5.0})
+    spec = dataclasses.replace(spec, recipe=recipe)
+    whole, _ = run(spec, tmp_path / "whole")
+
+    def interrupt(row: Any) -> None:
+        if row.steps >= 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "broken", on_evaluation=interrupt)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again, _ = run(spec, tmp_path / "broken")
+    if with_model:
+        assert_same(content(again), content(whole))
+    ours, theirs = again.get_vec_normalize_env(), whole.get_vec_normalize_env()
+    assert ours.gamma == again.gamma and ours.clip_reward == 5.0 and not ours.norm_obs
+    assert (ours.ret_rms.mean, ours.ret_rms.var, ours.ret_rms.count) == (
+        theirs.ret_rms.mean,
+        theirs.ret_rms.var,
+        theirs.ret_rms.count,
+    )
+    assert ours.ret_rms.count > 100
+    kept = zoo.load(tmp_path / "broken", env=make_env(spec.env)).get_vec_normalize_env()
+    assert kept.ret_rms.var == theirs.ret_rms.var and kept.clip_reward == 5.0
 
 
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.resources
 
 import gymnasium as gym
@@ -58,6 +59,17 @@ def test_an_entry_that_names_its_algorithm_is_the_same_for_all_who_ask():
 def test_another_algorithm_keeps_what_means_the_same_to_it():
     recipe = recipe_from(ENTRIES, "Small-v0", algo="TD3")
     assert (recipe.algo, recipe.agent) == ("TD3", {"learning_starts": 100, "gradient_steps": 2})
+
+
+def test_the_env_to_train_in_is_normalised_as_the_recipe_says():
+    params = {"normalize.norm_obs": False, "agent.gamma": 0.9}
+    spec = make_job("mve", "Pendulum-v1", params=params)
+    agent, _ = build_agent(spec, make_env("Pendulum-v1"))
+    normalizer = agent.get_vec_normalize_env()
+    assert (normalizer.norm_obs, normalizer.norm_reward, normalizer.gamma) == (False, True, 0.9)
+    spec = make_job("mve", "Pendulum-v1", params={**params, "normalize.gamma": 0.5})
+    base, _ = build_agent(dataclasses.replace(spec, model=False), make_env("Pendulum-v1"))
+    assert base.get_vec_normalize_env().gamma == 0.5
 
 
 def test_merging_changes_no_entry():

@@ -127,6 +127,23 @@ def alike(dynamics: EnsembleDynamics) -> EnsembleDynamics:
     return dynamics
 
 
+@pytest.mark.parametrize("kind", [SAC, TD3, TQC])
+def test_noise_of_the_policy_is_no_doubt_about_the_model(kind: type):
+    agent, dynamics = make_agent(kind), alike(ensemble())
+    agent.target_policy_noise = 0.3
+    view, obs = AgentView(agent, dynamics), torch.randn(3, 5, 2)[:1].expand(3, 5, 2).flatten(0, 1)
+    action, bonus = view.target_policy(obs, torch.Generator(), copies=3)
+    assert (action.unflatten(0, (3, 5)).std(0) < 1e-6).all() and (bonus.unflatten(0, (3, 5)).std(0) < 1e-6).all()
+    assert action[:5].std() > 0.01
+    free, _ = view.target_policy(obs, torch.Generator())
+    assert (free.unflatten(0, (3, 5)).std(0) > 1e-3).all()
+    if kind is TQC:
+        return
+    strategy = bound(STEVE(3), agent, dynamics)
+    for rewards, values in strategy._candidates(torch.randn(5, 2), None):
+        assert rewards.std((0, 1)).max() < 1e-5 and values.std(1).max() < 1e-5
+
+
 def test_a_model_whose_members_agree_is_trusted_and_one_whose_members_do_not_is_not():
     agent = make_agent()
     wild = ensemble()

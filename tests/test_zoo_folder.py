@@ -765,7 +765,7 @@ def test_normalised_observations_need_the_env(tmp_path):
     agent = sb3.SAC("MultiInputPolicy", venv, policy_kwargs=dict(NET), buffer_size=50, device="cpu")
     agent.learn(20)
     keep(agent, tmp_path / "agent", env=f"{__name__}:Goal")
-    with pytest.raises(ZooError, match=r"env must be given: the agent in .* sees normalised observations of it"):
+    with pytest.raises(ZooError, match=r"env must be given: the agent in .* was trained under VecNormalize"):
         zoo.load(tmp_path / "agent")
     loaded = zoo.load(tmp_path / "agent", env=Goal(), device="cpu")
     obs = Goal().reset(seed=0)[0]

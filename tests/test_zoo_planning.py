@@ -173,6 +173,7 @@ def test_an_evaluation_has_few_episodes_where_each_step_is_a_search():
     [
         ({"agent.plannr": "CEM"}, r"argument of agent \(PETS\) must be one of .*did you mean 'planner'"),
         ({"dynamics.hiden": [8]}, r"argument of dynamics \(EnsembleDynamics\) must be one of .*did you mean 'hidden'"),
+        ({"normalize.norm_obs": True}, r"normalize must be empty for PETS, which has none, got \{'norm_obs': True\}"),
         ({"strategy.real_ratio": 0.1}, r"strategy must be empty for PETS, which has none, got \{'real_ratio': 0.1\}"),
         ({"agent.planner": "CME"}, "planner must be one of .*, got 'CME'"),
     ],

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule, get_device
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.imagination import ModelBased, Strategy
@@ -36,10 +37,13 @@ _NOT_IN_RECIPES = {
     "observation_space",
     "action_space",
     "monitor_wrapper",
+    "venv",
+    "training",
     "_init_setup_model",
 }
 # As in SB3's zoo, where YAML can't hold the object.
 _NOISE_ARGUMENTS = {"noise_type", "noise_std"}
+DEFAULT_GAMMA = 0.99  # of all SB3 agents
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
 
@@ -76,7 +80,7 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
     algorithm = algorithm_of(agent, recipe.algo)
     constructors: dict[str, type] = {"agent": algorithm, "dynamics": EnsembleDynamics}
     if issubclass(kind, Strategy):
-        constructors.update(strategy=kind, model_based=ModelBased)
+        constructors.update(strategy=kind, model_based=ModelBased, normalize=VecNormalize)
     for section, constructor in constructors.items():
         valid = set(argument_names(constructor)) - _NOT_IN_RECIPES
         if "action_noise" in valid:
@@ -89,12 +93,21 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
             raise ValueError(f"{section} must be empty for {algorithm.__name__}, which has none, got {given}")
 
 
+def training_env(recipe: Recipe, env: gym.Env) -> gym.Env | VecNormalize:
+    """Put the recipe's VecNormalize around an env, with the agent's discount unless the recipe names one."""
+    if not recipe.normalize:
+        return env
+    gamma = recipe.agent.get("gamma", DEFAULT_GAMMA)
+    return VecNormalize(DummyVecEnv([lambda: env]), **{"gamma": gamma, **_copy(recipe.normalize)})
+
+
 def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallback | None]:
     """Make the SB3 agent of a job and, if a strategy gives it a model, the callback that brings it.
 
     Args:
         spec: the job.
-        env: to train in. The model is made for the job's env as it comes, without the wrappers of this one.
+        env: to train in, as :func:`training_env` has it. The model is made for the job's env as it comes, without the
+            wrappers of this one.
 
     Raises:
         ValueError: for an algorithm or a value that can't be used.
@@ -107,7 +120,7 @@ def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallbac
         if "dynamics" in argument_names(algorithm):
             arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
         return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
-    agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
+    agent = algorithm(policy, training_env(spec.recipe, env), seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None
     dynamics = _build_dynamics(spec, agent.device)

@@ -7,7 +7,7 @@ import difflib
 import importlib.resources
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
 
-SECTIONS = ("agent", "strategy", "model_based", "dynamics")
+SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
 
 _EXAMPLES = {"params": "strategy.real_ratio=0.1", "env_kwargs": "g=9.81"}
 
@@ -78,6 +78,7 @@ class Recipe:
         algo: SB3's name of the model-free agent, such as ``"SAC"``.
         steps: env steps to train for.
         agent, strategy, model_based, dynamics: keyword arguments of the four constructors.
+        normalize: those of SB3's VecNormalize, which is put around the env to train in; empty for none.
     """
 
     algo: str
@@ -86,6 +87,7 @@ class Recipe:
     strategy: dict[str, Any]
     model_based: dict[str, Any]
     dynamics: dict[str, Any]
+    normalize: dict[str, Any] = field(default_factory=dict)
 
 
 def load_recipe(

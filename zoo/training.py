@@ -19,7 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.zoo.building import algorithm_of, build_agent
+from mbrl_wrappers.zoo.building import algorithm_of, build_agent, training_env
 from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, diagnose
 from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
@@ -101,7 +101,7 @@ def run(
         callback: BaseCallback | None
         if has_checkpoint(checkpoint):
             state = checkpoint_extra(checkpoint)
-            agent = load_checkpoint(kind, checkpoint, env, spec.device)
+            agent = load_checkpoint(kind, checkpoint, training_env(spec.recipe, env), spec.device)
             callback = getattr(agent, "model_based", None)
             episodes.episode = state["episode"]
             rows = [Evaluation(**row) for row in state["rows"]]

@@ -110,7 +110,7 @@ class AgentView:
             raise ValueError(f"the agent's n_critics must be at least 2, got {critics}; {name} {hint}")
 
     @torch.no_grad()
-    def target_policy(self, obs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def target_policy(self, obs: Tensor, generator: torch.Generator, copies: int = 1) -> tuple[Tensor, Tensor]:
         """Act as the agent's own target does where it bootstraps.
 
         SAC, TQC and CrossQ sample their actor; TD3 and DDPG take their target actor, with TD3's smoothing noise;
@@ -119,6 +119,7 @@ class AgentView:
         Args:
             obs: ``[B, D]`` raw flat observations.
             generator: on the agent's device.
+            copies: how many equal shares of the rows, one behind another, get the same noise.
 
         Returns:
             ``[B, A]`` flat actions in the env's units, and ``[B]`` the bonus ``-alpha log pi`` of their entropy,
@@ -133,12 +134,17 @@ class AgentView:
             return self._one_hot(agent.quantile_net_target(policy_obs).mean(1).argmax(-1)), bonus
         if isinstance(agent, TD3):
             action = agent.actor_target(policy_obs)
-            noise = torch.randn(action.shape, generator=generator, dtype=action.dtype, device=self.device)
             limit = agent.target_noise_clip
-            noise = (agent.target_policy_noise * noise).clamp(-limit, limit)
+            noise = (agent.target_policy_noise * _noise_like(action, generator, copies)).clamp(-limit, limit)
             return self._unscale((action + noise).clamp(-1, 1)), bonus
-        with _private_rng(self.device, self._seed_from(generator)):
-            action, log_prob = agent.actor.action_log_prob(policy_obs)
+        actor = agent.actor
+        mean, log_std, sde = actor.get_action_dist_params(policy_obs)
+        if sde:  # whose noise is a function of the state until the agent draws another one
+            action, log_prob = actor.action_dist.log_prob_from_params(mean, log_std, **sde)
+        else:
+            before_tanh = mean + log_std.exp() * _noise_like(mean, generator, copies)
+            action = before_tanh.tanh()
+            log_prob = actor.action_dist.proba_distribution(mean, log_std).log_prob(action, before_tanh)
         return self._unscale(action), -self._alpha() * log_prob.reshape(-1)
 
     @torch.no_grad()
@@ -335,6 +341,13 @@ def _join(real: Any, imagined: Any) -> Any:
     if isinstance(real, dict):
         return {key: _join(real[key], imagined[key]) for key in real}
     return torch.cat([real, imagined.to(real.dtype)])
+
+
+def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor:
+    """Draw standard normal noise ``[B, A]``, the same for each of some equal shares of the rows."""
+    rows, width = mean.shape
+    noise = torch.randn(rows // copies, width, generator=generator, dtype=mean.dtype, device=mean.device)
+    return noise if copies == 1 else noise.repeat(copies, 1)
 
 
 @contextmanager

@@ -239,7 +239,7 @@ def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device:
         venv = _vec_env(folder, env)
         if "vec_normalize" in folder.config:
             if venv is None:
-                raise ZooError(f"env must be given: the agent in {folder.path} sees normalised observations of it")
+                raise ZooError(f"env must be given: the agent in {folder.path} was trained under VecNormalize")
             statistics = without_prefix("vec_normalize", tensors)
             venv = wrap_normalizer(venv, folder.config["vec_normalize"], statistics, source)
         agent = rebuild_agent(folder.config, records, source, env=venv, device=device)
