@@ -21,7 +21,7 @@ class M2AC(Dyna):
     """Dyna whose rollouts are masked: of each step, the rows that the model is surest of enter the buffer.
 
     The masked model-based actor-critic (Pan et al. 2020, algorithm 1). Each step of the rollouts is taken by
-    a random elite, and measured by how far that elite is from the others (one-versus-rest, section 4.3). Step ``h`` of
+    a random elite, and measured by how far that elite is from the others (one-versus-rest). Step ``h`` of
     ``H`` keeps the share ``(H - h) / (2 (H + 1))`` of its rows, the most certain ones (``H = 1``: half); rollouts go on
     through rows that are not kept (its non-stop mode). A row that is kept loses ``penalty`` times its uncertainty in
     reward.

@@ -25,14 +25,14 @@ class MVE(Strategy):
     """Values are regressed on ``H`` imagined steps of reward and the agent's own bootstrap behind them.
 
     From the real transition ``(s_-1, a_-1, r_-1, s_0)`` of a batch the model is rolled out under the policy that the
-    agent's target bootstraps with (section 3 of the paper, equation 2)::
+    agent's target bootstraps with (the H-step expansion of the paper)::
 
         y_t = sum_{k=t}^{H-1} gamma^(k-t) r_k + gamma^(H-t) V(s_H)        for t = -1, ..., H-1
 
-    With ``td_k``, the value at each state of the rollout is regressed on its own ``y_t`` (section 3.1), so that a batch
-    of ``B`` rows starts from ``B / (H + 1)`` real ones; without, that at the real state alone on ``y_-1``. Rewards and
-    discounts are handed to the agent, whose ``train`` adds ``V(s_H)`` as it always does: clipped double critics, TQC's
-    quantiles, SAC's entropy. For SAC the entropy at the imagined states between is added to their rewards.
+    With ``td_k`` (its TD-k trick), the value at each state of the rollout is regressed on its own ``y_t``, so that a
+    batch of ``B`` rows starts from ``B / (H + 1)`` real ones; without, that at the real state alone on ``y_-1``.
+    Rewards and discounts are handed to the agent, whose ``train`` adds ``V(s_H)`` as it always does: clipped double
+    critics, TQC's quantiles, SAC's entropy. For SAC the entropy at the imagined states between is added to their rewards.
 
     Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
     a prediction that is not finite cuts the rollout off before it.

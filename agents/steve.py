@@ -24,10 +24,10 @@ class STEVE(Strategy):
 
     From a real transition ``(s, a, r, s')`` each elite of the model is rolled out ``H`` steps under the policy that the
     agent's target bootstraps with. The target of horizon ``h`` is ``r`` plus ``h`` imagined rewards plus a critic's
-    value behind them (section 3 of the paper, equation 4), one for each elite that moves, each elite that rewards and
+    value behind them (section 3 of the paper), one for each elite that moves, each elite that rewards and
     each critic. With their mean ``mu_h`` and variance over these::
 
-        y = sum_h w_h mu_h,        w_h proportional to 1 / (variance_h + 1e-8)        (equations 5 and 6)
+        y = sum_h w_h mu_h,        w_h proportional to 1 / (variance_h + 1e-8)
 
     With ``covariance``, the weights are those of the linear combination of least variance, of which these are the
     case of uncorrelated targets; they may be negative. The log has the mean weight of each horizon,

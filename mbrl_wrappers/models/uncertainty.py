@@ -35,7 +35,7 @@ Measure = Callable[[MemberGaussians, Tensor], Tensor]
 def one_versus_rest(gaussians: MemberGaussians, drawn: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the drawn member from the moment-matched mixture of the others.
 
-    The one-versus-rest uncertainty of M2AC (Pan et al. 2020, section 4.3).
+    The one-versus-rest uncertainty of M2AC (Pan et al. 2020).
     """
     mean, var = gaussians.mean, gaussians.std.square()
     others = torch.ones(mean.shape[:2], dtype=mean.dtype, device=mean.device)
@@ -69,7 +69,7 @@ def mean_variance(gaussians: MemberGaussians, drawn: Tensor) -> Tensor:
 
 
 def jensen_renyi(gaussians: MemberGaussians, drawn: Tensor) -> Tensor:
-    """Jensen-Renyi divergence of the members, with quadratic entropies; MAX's (Shyam et al. 2019, section 3.3)."""
+    """Jensen-Renyi divergence of the members, with quadratic entropies; MAX's (Shyam et al. 2019)."""
     members = len(gaussians.mean)
     var = gaussians.std.square()
     overlaps = []
@@ -131,7 +131,7 @@ def resolve_measure(measure: str | Measure) -> Measure:
 
 
 def keep_rate_at(step: int, horizon: int) -> float:
-    """Return the share of rows that M2AC keeps of a step (Pan et al. 2020, section 5).
+    """Return the share of rows that M2AC keeps of a step (Pan et al. 2020).
 
     Args:
         step: of a rollout, counted from 0, below ``horizon``.
