@@ -32,7 +32,8 @@ class MVE(Strategy):
     With ``td_k`` (its TD-k trick), the value at each state of the rollout is regressed on its own ``y_t``, so that a
     batch of ``B`` rows starts from ``B / (H + 1)`` real ones; without, that at the real state alone on ``y_-1``.
     Rewards and discounts are handed to the agent, whose ``train`` adds ``V(s_H)`` as it always does: clipped double
-    critics, TQC's quantiles, SAC's entropy. For SAC the entropy at the imagined states between is added to their rewards.
+    critics, TQC's quantiles, SAC's entropy. For SAC the entropy at the imagined states between is added to their
+    rewards.
 
     Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
     a prediction that is not finite cuts the rollout off before it.
