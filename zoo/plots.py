@@ -152,23 +152,11 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
         threshold: error up to which the model is trusted, to be drawn too; the axis then ends at 2 at the latest.
     """
     with mpl.rc_context(STYLE):
-        ahead, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
-        ax.fill_between(
-            ahead,
-            low,
-            high,
-            color=COLORS[0],
-            alpha=0.2,
-            linewidth=0,
-            label="10% to 90% of starts",
-        )
-        ax.plot(ahead, median, color=COLORS[0], label="median")
-        ax.set_xlim(left=0)
+        _band_over_horizon(ax, rows, of="starts")
         ax.set_ylim(bottom=0)
         if threshold is not None:
             ax.axhline(threshold, color=COLORS[1], linewidth=1.2, linestyle="--", label="trusted below")
             ax.set_ylim(top=min(max(ax.get_ylim()[1], 1.4 * threshold), MAX_SHOWN_ERROR))
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
         ax.set_title("Model error over the horizon")
         ax.set_xlabel("steps ahead, open loop")
         ax.set_ylabel("error / spread of the states")
@@ -178,17 +166,22 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
 def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:
     """Draw the ensemble's uncertainty along imagined rollouts: the median, and a band from 10% to 90%."""
     with mpl.rc_context(STYLE):
-        step, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
-        ax.fill_between(step, low, high, color=COLORS[0], alpha=0.2, linewidth=0, label="10% to 90% of rollouts")
-        ax.plot(step, median, color=COLORS[0], label="median")
-        if (low > 0).all():
+        _band_over_horizon(ax, rows, of="rollouts")
+        if all(row.low > 0 for row in rows):
             ax.set_yscale("log")
-        ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
         ax.set_title("Uncertainty along imagined rollouts")
         ax.set_xlabel("imagined step")
         ax.set_ylabel("one-versus-rest divergence (nats)")
         ax.legend(loc="best")
+
+
+def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str) -> None:
+    """Draw the median over the steps ahead, and a band from 10% to 90%."""
+    ahead, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
+    ax.fill_between(ahead, low, high, color=COLORS[0], alpha=0.2, linewidth=0, label=f"10% to 90% of {of}")
+    ax.plot(ahead, median, color=COLORS[0], label="median")
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
 
 
 def horizon_weights(ax: Axes, weights: Sequence[float]) -> None:
