@@ -98,7 +98,7 @@ class MVE(Strategy):
         imagined: list[TargetRows] = []
         for step in reversed(steps):
             behind = ahead.seen_from_before(step.reward, step.terminated, view.gamma)
-            imagined.append(TargetRows(step.obs, step.action, *behind)[step.is_taken])
+            imagined.append(TargetRows(step.obs, step.action, *behind))
             ahead = _Ahead(
                 torch.where(step.is_finite, step.bonus + behind.reward, 0.0),
                 torch.where(step.is_finite[:, None], behind.obs, step.obs),
@@ -116,10 +116,9 @@ class MVE(Strategy):
         self._rows += starts
         if not self.td_k:
             return real
-        self._rows += sum(map(len, imagined))
-        for rows in imagined:
-            real = view.target_samples(rows, env, like=real)
-        return real
+        taken = torch.cat([step.is_taken for step in reversed(steps)]).nonzero()[:, 0]
+        self._rows += len(taken)
+        return view.target_samples(TargetRows.join(imagined)[taken], env, like=real)
 
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""

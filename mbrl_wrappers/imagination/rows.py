@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,12 @@ class TargetRows:
 
     def __getitem__(self, rows: Tensor) -> TargetRows:
         return TargetRows(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    @staticmethod
+    def join(batches: Sequence[TargetRows]) -> TargetRows:
+        """Put batches behind one another."""
+        names = [f.name for f in dataclasses.fields(TargetRows)]
+        return TargetRows(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
 
 
 class ImaginedBuffer:

@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.td3.td3 import TD3
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
@@ -182,12 +182,13 @@ class AgentView:
         :meth:`target_policy` and :meth:`target_values` are to be called inside, as many times as a batch needs.
         """
         modes = [(module, module.training) for module in self._agent.policy.modules()]
-        self._agent.policy.set_training_mode(False)
+        for module, _ in modes:
+            _set_mode(module, False)
         try:
             yield
         finally:
             for module, was_training in modes:
-                module.training = was_training
+                _set_mode(module, was_training)
 
     def _explore(self, action: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         """Put uniformly drawn actions in the place of the share ``rate`` of the rows."""
@@ -341,6 +342,11 @@ def _join(real: Any, imagined: Any) -> Any:
     if isinstance(real, dict):
         return {key: _join(real[key], imagined[key]) for key in real}
     return torch.cat([real, imagined.to(real.dtype)])
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    """Do what ``module.training = training`` does, without the search for a parameter of that name."""
+    object.__setattr__(module, "training", training)
 
 
 def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor:
