@@ -147,7 +147,7 @@ EXPERIMENTS = {
         },
         panels={"SAC": ["MVE(SAC)", "STEVE(SAC)", "SAC"], "TD3": ["MVE(TD3)", "STEVE(TD3)", "TD3"]},
         text=[
-            "SB3's own one update per env step, where the number of updates is what limits how fast an agent learns, and",
+            "SB3's own one update per env step, where the number of updates limits how fast an agent learns, and",
             "rewards normalised by VecNormalize. 5 imagined steps; MVE without the TD-k trick.",
             "",
         ],
