@@ -69,7 +69,7 @@ class M2AC(Dyna):
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
         """Take the agent and the model; see :meth:`Strategy.bind`."""
-        dynamics.check_several()
+        dynamics.check_several_members()
         super().bind(view, dynamics, generator)
 
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:

@@ -116,7 +116,7 @@ class MVE(Strategy):
         self._rows += starts
         if not self.td_k:
             return real
-        taken = torch.cat([step.is_taken for step in reversed(steps)]).nonzero()[:, 0]
+        taken = torch.cat([step.is_taken for step in reversed(steps)]).nonzero()[:, 0]  # in the order of imagined
         self._rows += len(taken)
         return view.target_samples(TargetRows.join(imagined)[taken], env, like=real)
 

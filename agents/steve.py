@@ -39,8 +39,9 @@ class STEVE(Strategy):
 
     Deviations: the ensembles of transitions and rewards are the members of one
     :class:`~mbrl_wrappers.models.EnsembleDynamics`, whose means are followed; the critics are the agent's, all
-    trained on the same batches, and ``mu_h`` takes the least of them as the agent's own target does; SAC's values
-    hold the entropy at the imagined states.
+    trained on the same batches, and ``mu_h`` takes the least of them as the agent's own target does; where a policy is
+    random, all trajectories share its noise, which would else be taken for doubt about the model; SAC's values hold
+    the entropy at the imagined states.
 
     Args:
         horizon: imagined steps ``H``, at least 0; the paper's is 3.
@@ -74,7 +75,7 @@ class STEVE(Strategy):
         view.check_critic(several=True)
         if not isinstance(dynamics, EnsembleDynamics):
             raise ValueError(f"dynamics must be an EnsembleDynamics, got {type(dynamics).__name__}")
-        dynamics.check_several()
+        dynamics.check_several_members()
         if dynamics.reward_fn is not None:
             raise ValueError(
                 f"dynamics must have a learned reward, whose variance counts, got {dynamics.reward_name!r}"

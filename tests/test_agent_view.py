@@ -373,3 +373,35 @@ def test_imagined_rows_have_the_discount_of_one_step():
     batch = view.samples(some_rows(view, 6, 3), None, like=real)
     assert torch.equal(batch.discounts[:5], real.discounts)
     assert torch.allclose(batch.discounts[5:], torch.full((6, 1), 0.9))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("SAC", {}), ("TQC", {}), ("CrossQ", {}), ("SAC", {"use_sde": True}), ("TQC", {"use_sde": True})],
+)
+def test_the_target_policy_draws_as_the_actor_does(name, options):
+    agent = make_agent(name, **options)
+    view, obs = make_view(agent), torch.randn(64, 3, generator=generator(1))
+    with torch.random.fork_rng(), torch.no_grad(), view.evaluating():
+        torch.manual_seed(5)
+        action, log_prob = agent.actor.action_log_prob(obs)
+    with view.evaluating():
+        ours, bonus = view.target_policy(obs, generator(5))
+        twice, _ = view.target_policy(obs.repeat(2, 1), generator(5), copies=2)
+    low, high = torch.as_tensor(LOW), torch.as_tensor(HIGH)
+    assert torch.allclose(ours, low + (action + 1) / 2 * (high - low), atol=1e-5)
+    assert torch.allclose(bonus, -agent.log_ent_coef.exp() * log_prob.reshape(-1), atol=1e-4)
+    assert torch.allclose(twice, ours.repeat(2, 1), atol=1e-5)
+
+
+def test_the_target_policy_smooths_as_td3_does():
+    agent = make_agent("TD3")
+    agent.target_policy_noise, agent.target_noise_clip = 0.4, 0.3
+    view, obs = make_view(agent), torch.randn(500, 3, generator=generator(1))
+    ours, bonus = view.target_policy(obs, generator(5))
+    with torch.no_grad():
+        mean = agent.actor_target(obs)
+    noise = (0.4 * torch.randn(mean.shape, generator=generator(5))).clamp(-0.3, 0.3)
+    low, high = torch.as_tensor(LOW), torch.as_tensor(HIGH)
+    assert torch.allclose(ours, low + ((mean + noise).clamp(-1, 1) + 1) / 2 * (high - low), atol=1e-5)
+    assert (bonus == 0).all() and (noise.abs() == 0.3).any()

@@ -135,8 +135,8 @@ def test_bad_arguments_and_models_are_refused():
     with pytest.raises(ValueError, match=r"measure must be a function or one of .*, got 'doubt'"):
         M2AC(measure="doubt")
     single = EnsembleDynamics(OBS, ACTION, num_elites=1)
-    with pytest.raises(ValueError, match="at least 2 members that predict, got a EnsembleDynamics with 1"):
+    with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
         bound(M2AC(), single)
     known = KnownDynamics(OBS, ACTION, lambda o, a: o, lambda o, a, n: o[:, 0])
-    with pytest.raises(ValueError, match="at least 2 members that predict, got a KnownDynamics with 1"):
+    with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got KnownDynamics with 1"):
         bound(M2AC(), known)

@@ -10,9 +10,9 @@ import gymnasium as gym
 import pytest
 
 from mbrl_wrappers.zoo import load_recipe
-from mbrl_wrappers.zoo.building import build_agent
+from mbrl_wrappers.zoo.building import build_agent, training_env
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.job import make_job
+from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, read_literals, recipe_from
 
 ENTRIES = {
@@ -64,12 +64,19 @@ def test_another_algorithm_keeps_what_means_the_same_to_it():
 def test_the_env_to_train_in_is_normalised_as_the_recipe_says():
     params = {"normalize.norm_obs": False, "agent.gamma": 0.9}
     spec = make_job("mve", "Pendulum-v1", params=params)
-    agent, _ = build_agent(spec, make_env("Pendulum-v1"))
+    agent, _ = build_agent(spec, training_env(spec.recipe, make_env("Pendulum-v1")))
     normalizer = agent.get_vec_normalize_env()
     assert (normalizer.norm_obs, normalizer.norm_reward, normalizer.gamma) == (False, True, 0.9)
     spec = make_job("mve", "Pendulum-v1", params={**params, "normalize.gamma": 0.5})
-    base, _ = build_agent(dataclasses.replace(spec, model=False), make_env("Pendulum-v1"))
+    base, _ = build_agent(dataclasses.replace(spec, model=False), training_env(spec.recipe, make_env("Pendulum-v1")))
     assert base.get_vec_normalize_env().gamma == 0.5
+
+
+def test_a_job_that_normalises_nothing_is_written_as_before_it_could_say_so():
+    spec = make_job("mbpo", "Pendulum-v1")
+    assert "normalize" not in spec.to_json() and JobSpec.from_json(spec.to_json()) == spec
+    says = make_job("mbpo", "Pendulum-v1", params={"normalize.norm_obs": False})
+    assert JobSpec.from_json(says.to_json()) == says and says.digest() != spec.digest()
 
 
 def test_merging_changes_no_entry():

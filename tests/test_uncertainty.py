@@ -222,10 +222,10 @@ def test_a_measured_step_has_the_shape_of_its_inputs_and_is_a_function_of_the_ge
 
 
 def test_what_can_not_be_measured_is_refused():
-    with pytest.raises(ValueError, match="at least 2 members that predict, got a EnsembleDynamics with 1"):
+    with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
         ensemble(num_elites=1).predict_measured(*inputs(), one_versus_rest)
     known = KnownDynamics.pendulum()
-    with pytest.raises(ValueError, match="at least 2 members that predict, got a KnownDynamics with 1"):
+    with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got KnownDynamics with 1"):
         known.predict_measured(torch.zeros(1, 3), torch.zeros(1, 1), one_versus_rest)
 
 
@@ -246,7 +246,7 @@ def test_a_crossed_step_moves_by_its_own_elite_and_is_rewarded_by_all():
 
 def test_a_crossed_step_refuses_what_it_can_not_cross():
     obs, action = torch.zeros(3, 1, 3), torch.zeros(3, 1, 2)
-    with pytest.raises(ValueError, match="at least 2 members that predict, got a EnsembleDynamics with 1"):
+    with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
         ensemble(num_elites=1).cross_step(obs[:1], action[:1])
     with pytest.raises(ValueError, match="learned reward, got reward_fn="):
         ensemble(reward_fn=lambda obs, action, next_obs: obs[:, 0]).cross_step(obs, action)

@@ -312,6 +312,17 @@ def test_discrete_actions_and_no_baseline(here):
     assert not (training.folder / "mbpo" / "checkpoint").exists()
 
 
+def test_rewards_may_be_normalised_in_an_env_of_ones_own(here):
+    params = {**PARAMS, "normalize.norm_obs": False}
+    options = {"steps": 60, "eval_episodes": 1, "save_freq": 0, "baseline": False}
+    training = zoo.train("mbpo", "my_envs.toys:Point", params=params, folder="normalised", **options)
+    normalizer = training.agent.get_vec_normalize_env()
+    assert normalizer.ret_rms.count > 50 and not normalizer.norm_obs
+    row = training.curves["MBPO(SAC)"][-1]
+    plain = zoo.evaluate(training.folder / "mbpo", env="my_envs.toys:Point", episodes=1)
+    assert plain[0].total_reward == pytest.approx(row.return_mean)  # evaluations are in the env's own units
+
+
 def test_an_env_that_gives_nan_ends_in_one_line(here, capsys):
     code = main(["train", "mbpo", "--env", "my_envs.toys:Broken", "-n", "30", "--no-baseline", *TRAIN[8:]])
     assert code == 2

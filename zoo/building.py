@@ -43,7 +43,6 @@ _NOT_IN_RECIPES = {
 }
 # As in SB3's zoo, where YAML can't hold the object.
 _NOISE_ARGUMENTS = {"noise_type", "noise_std"}
-DEFAULT_GAMMA = 0.99  # of all SB3 agents
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
 
@@ -97,16 +96,16 @@ def training_env(recipe: Recipe, env: gym.Env) -> gym.Env | VecNormalize:
     """Put the recipe's VecNormalize around an env, with the agent's discount unless the recipe names one."""
     if not recipe.normalize:
         return env
-    gamma = recipe.agent.get("gamma", DEFAULT_GAMMA)
-    return VecNormalize(DummyVecEnv([lambda: env]), **{"gamma": gamma, **_copy(recipe.normalize)})
+    gamma = {name: value for name, value in recipe.agent.items() if name == "gamma"}
+    return VecNormalize(DummyVecEnv([lambda: env]), **{**gamma, **_copy(recipe.normalize)})
 
 
-def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallback | None]:
+def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorithm, BaseCallback | None]:
     """Make the SB3 agent of a job and, if a strategy gives it a model, the callback that brings it.
 
     Args:
         spec: the job.
-        env: to train in, as :func:`training_env` has it. The model is made for the job's env as it comes, without the
+        env: to train in, from :func:`training_env`. The model is made for the job's env as it comes, without the
             wrappers of this one.
 
     Raises:
@@ -120,7 +119,7 @@ def build_agent(spec: JobSpec, env: gym.Env) -> tuple[BaseAlgorithm, BaseCallbac
         if "dynamics" in argument_names(algorithm):
             arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
         return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
-    agent = algorithm(policy, training_env(spec.recipe, env), seed=spec.seed, device=spec.device, **arguments)
+    agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None
     dynamics = _build_dynamics(spec, agent.device)
@@ -140,7 +139,7 @@ def _build_dynamics(
     return dynamics
 
 
-def _agent_arguments(recipe: Recipe, env: gym.Env) -> dict[str, Any]:
+def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, Any]:
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
     if "train_freq" in arguments:
         arguments["train_freq"] = _tuple(arguments["train_freq"])
@@ -150,7 +149,7 @@ def _agent_arguments(recipe: Recipe, env: gym.Env) -> dict[str, Any]:
     return arguments
 
 
-def _action_noise(kind: Any, std: Any, env: gym.Env) -> ActionNoise:
+def _action_noise(kind: Any, std: Any, env: gym.Env | VecNormalize) -> ActionNoise:
     """Make the noise of a recipe, as wide in each of SB3's scaled actions."""
     check_name(kind, _NOISES, "agent.noise_type")
     if not isinstance(std, int | float) or isinstance(std, bool) or not std > 0:

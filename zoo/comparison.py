@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.zoo.display import TrainingProgress
+from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.model_error import HorizonError
@@ -166,7 +167,7 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
             if progress is not None:
                 progress.update()
     result = Training(
-        agent=load_agent(open_folder(own), device=spec.device),
+        agent=load_agent(open_folder(own), make_env(spec.env, **spec.env_kwargs), spec.device),
         spec=spec,
         folder=folder,
         curves={name: read_rows(f / PROGRESS, Evaluation) for name, (_, f) in variants.items()},

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.spaces import FlatSpace
-from mbrl_wrappers.zoo.building import algorithm_of, build_agent, check_arguments
+from mbrl_wrappers.zoo.building import algorithm_of, build_agent, check_arguments, training_env
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
@@ -66,7 +66,10 @@ class JobSpec:
 
     def to_json(self) -> str:
         """Return the job as JSON text, the same for equal jobs."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        fields = dataclasses.asdict(self)
+        if not self.recipe.normalize:  # as it was written before recipes could say so
+            del fields["recipe"]["normalize"]
+        return json.dumps(fields, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> JobSpec:
@@ -146,7 +149,7 @@ def make_job(
         _check_numbers(spec)
         _check_device(device)
         try:
-            build_agent(spec, real)
+            build_agent(spec, training_env(settings, real))
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     return spec

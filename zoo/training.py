@@ -107,7 +107,7 @@ def run(
             rows = [Evaluation(**row) for row in state["rows"]]
             clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
         else:
-            agent, callback = build_agent(spec, env)
+            agent, callback = build_agent(spec, training_env(spec.recipe, env))
             clock = _Clock(0.0, 0.0)
         if track is not None:
             agent.set_logger(_tracker(track, folder, spec))

@@ -120,7 +120,7 @@ class ImaginedEpisodes:
                 alone, of which no share can be the most certain.
         """
         if trust is not None:
-            self.dynamics.check_several()
+            self.dynamics.check_several_members()
             if self.deterministic:
                 raise ValueError("deterministic must be False where steps are masked, got True")
             if trust.threshold is None and len(self.obs) == 1:

@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.td3.td3 import TD3
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
@@ -181,14 +181,14 @@ class AgentView:
 
         :meth:`target_policy` and :meth:`target_values` are to be called inside, as many times as a batch needs.
         """
-        modes = [(module, module.training) for module in self._agent.policy.modules()]
-        for module, _ in modes:
-            _set_mode(module, False)
+        training = [module for module in self._agent.policy.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             yield
         finally:
-            for module, was_training in modes:
-                _set_mode(module, was_training)
+            for module in training:
+                module.training = True
 
     def _explore(self, action: Tensor, rate: float, generator: torch.Generator) -> Tensor:
         """Put uniformly drawn actions in the place of the share ``rate`` of the rows."""
@@ -344,14 +344,10 @@ def _join(real: Any, imagined: Any) -> Any:
     return torch.cat([real, imagined.to(real.dtype)])
 
 
-def _set_mode(module: nn.Module, training: bool) -> None:
-    """Do what ``module.training = training`` does, without the search for a parameter of that name."""
-    object.__setattr__(module, "training", training)
-
-
 def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor:
     """Draw standard normal noise ``[B, A]``, the same for each of some equal shares of the rows."""
     rows, width = mean.shape
+    assert rows % copies == 0
     noise = torch.randn(rows // copies, width, generator=generator, dtype=mean.dtype, device=mean.device)
     return noise if copies == 1 else noise.repeat(copies, 1)
 

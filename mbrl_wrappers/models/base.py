@@ -86,7 +86,7 @@ class DynamicsModel(nn.Module, ABC):
         """What the particles of a planner may be shared out over: the elites of an ensemble; one for other models."""
         return [0]
 
-    def check_several(self) -> None:
+    def check_several_members(self) -> None:
         """Refuse a model without at least two members that predict, of which there is nothing to compare.
 
         Raises:
@@ -94,8 +94,8 @@ class DynamicsModel(nn.Module, ABC):
         """
         if (members := len(self.particle_members)) < 2:
             raise ValueError(
-                f"dynamics must have at least 2 members that predict, got a {type(self).__name__} with {members}; "
-                "an EnsembleDynamics takes num_elites"
+                "dynamics must have at least 2 members that predict (num_elites of an ensemble), "
+                f"got {type(self).__name__} with {members}"
             )
 
     def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
@@ -138,9 +138,10 @@ class DynamicsModel(nn.Module, ABC):
             generator: as for :meth:`predict`.
 
         Raises:
-            ValueError: see :meth:`check_several`.
+            ValueError: see :meth:`check_several_members`.
+            NotImplementedError: for a model that has several and does not measure them.
         """
-        self.check_several()
+        self.check_several_members()
         raise NotImplementedError(f"{type(self).__name__} has several members and does not measure them")
 
     @abstractmethod

@@ -222,7 +222,7 @@ class EnsembleDynamics(DynamicsModel):
 
         See :meth:`DynamicsModel.predict_measured`. Every row is evaluated by every elite.
         """
-        self.check_several()
+        self.check_several_members()
         flat_obs, flat_action, x = self._inputs(obs, action)
         means, stds, logits = self.network.members(self._elite_list, x)
         drawn = self._balanced_draw(len(x), generator)
@@ -249,7 +249,7 @@ class EnsembleDynamics(DynamicsModel):
         Raises:
             ValueError: for another number of elites, fewer than two of them, or a reward that is given, not learned.
         """
-        self.check_several()
+        self.check_several_members()
         members = len(self._elite_list)
         if self.reward_fn is not None:
             raise ValueError(f"dynamics must have a learned reward, got reward_fn={self.reward_fn}")
