@@ -103,8 +103,10 @@ def content(agent: Any) -> dict[str, np.ndarray]:
                 state |= {f"{name}.{index}.{key}": np.asarray(value) for key, value in moments.items()}
     for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "pos", "full"):
         state[f"buffer.{name}"] = np.asarray(getattr(agent.replay_buffer, name))
-    state |= {f"model.{name}": value.numpy() for name, value in agent.model_based.dynamics.state_dict().items()}
-    state |= {name: value.numpy() for name, value in agent.model_based.full_state().items()}
+    callback = getattr(agent, "model_based", None)
+    if callback is not None:
+        state |= {f"model.{name}": value.numpy() for name, value in callback.dynamics.state_dict().items()}
+        state |= {name: value.numpy() for name, value in callback.full_state().items()}
     state["steps"] = np.array([agent.num_timesteps, agent._n_updates])
     return {name: value.copy() for name, value in state.items()}
 
@@ -163,11 +165,12 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
 
 
 @pytest.mark.parametrize("with_model", [True, False])
-def test_a_run_under_normalised_rewards_ends_as_if_it_had_not_been_interrupted(with_model, tmp_path):
+@pytest.mark.parametrize("norm_obs", [True, False])
+def test_a_run_under_vec_normalize_ends_as_if_it_had_not_been_interrupted(norm_obs, with_model, tmp_path):
     spec = spec_of("SAC", model=with_model)
-    recipe = dataclasses.replace(spec.recipe, normalize={"norm_obs": False, "clip_reward": 5.0})
+    recipe = dataclasses.replace(spec.recipe, normalize={"norm_obs": norm_obs, "clip_reward": 5.0})
     spec = dataclasses.replace(spec, recipe=recipe)
-    whole, _ = run(spec, tmp_path / "whole")
+    whole, evaluations = run(spec, tmp_path / "whole")
 
     def interrupt(row: Any) -> None:
         if row.steps >= 120:
@@ -177,19 +180,21 @@ def test_a_run_under_normalised_rewards_ends_as_if_it_had_not_been_interrupted(w
         run(spec, tmp_path / "broken", on_evaluation=interrupt)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
-    again, _ = run(spec, tmp_path / "broken")
-    if with_model:
-        assert_same(content(again), content(whole))
-    ours, theirs = again.get_vec_normalize_env(), whole.get_vec_normalize_env()
-    assert ours.gamma == again.gamma and ours.clip_reward == 5.0 and not ours.norm_obs
-    assert (ours.ret_rms.mean, ours.ret_rms.var, ours.ret_rms.count) == (
-        theirs.ret_rms.mean,
-        theirs.ret_rms.var,
-        theirs.ret_rms.count,
-    )
-    assert ours.ret_rms.count > 100
+    again, resumed = run(spec, tmp_path / "broken")
+    assert_same(normalized_content(again), normalized_content(whole))
+    assert [row.return_mean for row in resumed] == [row.return_mean for row in evaluations]
+    normalizer = again.get_vec_normalize_env()
+    assert (normalizer.gamma, normalizer.clip_reward, normalizer.norm_obs) == (again.gamma, 5.0, norm_obs)
+    assert normalizer.ret_rms.count > 100
     kept = zoo.load(tmp_path / "broken", env=make_env(spec.env)).get_vec_normalize_env()
-    assert kept.ret_rms.var == theirs.ret_rms.var and kept.clip_reward == 5.0
+    assert kept.ret_rms.var == normalizer.ret_rms.var and kept.clip_reward == 5.0
+
+
+def normalized_content(agent: Any) -> dict[str, np.ndarray]:
+    normalizer = agent.get_vec_normalize_env()
+    statistics = [normalizer.ret_rms] + ([normalizer.obs_rms] if normalizer.norm_obs else [])
+    state = {f"statistics.{n}.{k}": np.array(v) for n, rms in enumerate(statistics) for k, v in vars(rms).items()}
+    return {**state, **content(agent)}
 
 
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -78,9 +78,7 @@ class Recipe:
         algo: SB3's name of the model-free agent, such as ``"SAC"``.
         steps: env steps to train for.
         agent, strategy, model_based, dynamics: keyword arguments of the four constructors.
-        normalize: those of SB3's VecNormalize, which is put around the env to train in; empty for none. Under
-            ``norm_obs`` a run that resumes is nearly, not exactly, the one that was never stopped: see
-            :func:`~mbrl_wrappers.imagination.load_checkpoint`.
+        normalize: those of SB3's VecNormalize, which is put around the env to train in; empty for none.
     """
 
     algo: str

@@ -101,9 +101,9 @@ def run(
         callback: BaseCallback | None
         if has_checkpoint(checkpoint):
             state = checkpoint_extra(checkpoint)
+            episodes.episode = state["episode"]
             agent = load_checkpoint(kind, checkpoint, training_env(spec.recipe, env), spec.device)
             callback = getattr(agent, "model_based", None)
-            episodes.episode = state["episode"]
             rows = [Evaluation(**row) for row in state["rows"]]
             clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
         else:

@@ -60,9 +60,8 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
     """Bring back a run saved by :func:`save_checkpoint`.
 
     Go on with ``agent.learn(remaining_steps, callback=agent.model_based, reset_num_timesteps=False)``.
-    The env starts a new episode; if its first states depend on nothing but what you seed, the run is
-    the same, bit for bit, as one that was never interrupted. Under VecNormalize it is not quite the
-    same: SB3 counts the first observation of that episode in the statistics once more.
+    The env is reset here, and starts a new episode; if its first states depend on nothing but what you seed, the run
+    is the same, bit for bit, as one that was never interrupted.
 
     Args:
         kind: the agent's class, such as ``SAC``.
@@ -86,8 +85,23 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
     if model_based is not None:
         prefix = "model_based."
         model_based.load_full_state({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    _start_episode(agent)
     _restore_random_state(agent, tensors, json.loads((folder / "state.json").read_text())["random"])
     return agent
+
+
+def _start_episode(agent: OffPolicyAlgorithm) -> None:
+    """Reset the env as ``learn`` would do, but count no observation in VecNormalize's statistics, which have it."""
+    assert agent.env is not None
+    normalizer = agent.get_vec_normalize_env()
+    if normalizer is None:
+        agent._last_obs = agent.env.reset()  # type: ignore[assignment]
+    else:
+        was_training, normalizer.training = normalizer.training, False
+        agent._last_obs = agent.env.reset()  # type: ignore[assignment]
+        agent._last_original_obs = normalizer.get_original_obs()  # type: ignore[assignment]
+        normalizer.training = was_training
+    agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)
 
 
 def checkpoint_extra(folder: str | Path) -> dict[str, Any]:
