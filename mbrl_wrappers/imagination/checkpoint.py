@@ -99,7 +99,7 @@ def _start_episode(agent: OffPolicyAlgorithm) -> None:
     else:
         was_training, normalizer.training = normalizer.training, False
         agent._last_obs = agent.env.reset()  # type: ignore[assignment]
-        agent._last_original_obs = normalizer.get_original_obs()  # type: ignore[assignment]
+        agent._last_original_obs = normalizer.get_original_obs()
         normalizer.training = was_training
     agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)
 
