@@ -227,7 +227,7 @@ def write_page() -> None:
     lines = [
         "# Value expansion and masked rollouts",
         "",
-        "MVE, STEVE and M2AC on seeds 0 to 4, beside the same agents without a model at equal gradient updates",
+        "Agents that trust their model by degrees, beside the same agents without one at equal gradient updates",
         f"per env step. Returns are means over {EVAL_EPISODES} evaluation episodes of the deterministic policy, from",
         "the same start states at each evaluation. Steps to a target are those of the first evaluation that reaches",
         "it, whether or not the next ones do; where a seed does not, the steps of its run stand for it, marked `>`.",

@@ -137,6 +137,17 @@ def spec_of(name: str, **kwargs: Any) -> JobSpec:
     return JobSpec(**arguments)
 
 
+def interrupt(spec: JobSpec, folder: Path) -> None:
+    """Break a run off at its evaluation of step 120."""
+
+    def stop(row: Any) -> None:
+        if row.steps >= 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, folder, on_evaluation=stop)
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     spec = spec_of(name)
@@ -144,12 +155,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     expected = content(agent)
     assert len(expected["imagined.obs"]) == agent.model_based.strategy._buffer.capacity  # the ring is full
 
-    def interrupt(row: Any) -> None:
-        if row.steps >= 120:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "broken", on_evaluation=interrupt)
+    interrupt(spec, tmp_path / "broken")
     state = checkpoint_extra(tmp_path / "broken" / "checkpoint")
     assert [row["steps"] for row in state["rows"]] == [40, 80]  # it stopped well after the first fits
     torch.manual_seed(99)  # another process would have other generators
@@ -172,12 +178,7 @@ def test_a_run_under_vec_normalize_ends_as_if_it_had_not_been_interrupted(norm_o
     spec = dataclasses.replace(spec, recipe=recipe)
     whole, evaluations = run(spec, tmp_path / "whole")
 
-    def interrupt(row: Any) -> None:
-        if row.steps >= 120:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "broken", on_evaluation=interrupt)
+    interrupt(spec, tmp_path / "broken")
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     again, resumed = run(spec, tmp_path / "broken")
@@ -210,12 +211,7 @@ def test_a_run_of_every_strategy_ends_as_if_it_had_not_been_interrupted(agent, t
     spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, strategy=STRATEGIES[agent]))
     expected = content(run(spec, tmp_path / "whole")[0])
 
-    def interrupt(row: Any) -> None:
-        if row.steps >= 120:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "broken", on_evaluation=interrupt)
+    interrupt(spec, tmp_path / "broken")
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     assert_same(content(run(spec, tmp_path / "broken")[0]), expected)
@@ -260,12 +256,7 @@ def test_a_run_without_a_model_goes_on_too(tmp_path):
     spec = spec_of("SAC", model=False)
     whole, _ = run(spec, tmp_path / "whole")
 
-    def interrupt(row: Any) -> None:
-        if row.steps >= 120:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "broken", on_evaluation=interrupt)
+    interrupt(spec, tmp_path / "broken")
     resumed, _ = run(spec, tmp_path / "broken")
     assert not hasattr(resumed, "model_based")
     expected = whole.policy.state_dict()

@@ -99,15 +99,16 @@ def run(
             return agent, read_rows(folder / PROGRESS, Evaluation)
         rows: list[Evaluation] = []
         callback: BaseCallback | None
+        wrapped = training_env(spec.recipe, env)
         if has_checkpoint(checkpoint):
             state = checkpoint_extra(checkpoint)
             episodes.episode = state["episode"]
-            agent = load_checkpoint(kind, checkpoint, training_env(spec.recipe, env), spec.device)
+            agent = load_checkpoint(kind, checkpoint, wrapped, spec.device)
             callback = getattr(agent, "model_based", None)
             rows = [Evaluation(**row) for row in state["rows"]]
             clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
         else:
-            agent, callback = build_agent(spec, training_env(spec.recipe, env))
+            agent, callback = build_agent(spec, wrapped)
             clock = _Clock(0.0, 0.0)
         if track is not None:
             agent.set_logger(_tracker(track, folder, spec))
