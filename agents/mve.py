@@ -38,13 +38,14 @@ class MVE(Strategy):
     Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
     a prediction that is not finite cuts the rollout off before it.
 
-    Deviations: each rollout follows one member of an ensemble, its noise included, where the paper has one
-    deterministic network; the agent's policy too is improved at the imagined states of the batch; rows behind
-    a termination are made up for by further starts.
+    Deviations: each rollout follows one member of an ensemble, where the paper has one network; the agent's policy too
+    is improved at the imagined states of the batch; rows behind a termination are made up for by further starts.
 
     Args:
         horizon: imagined steps ``H``, at least 0; 0 is the agent without a model. The paper has 3 to 30, by task.
         td_k: see above.
+        deterministic: follow the mean of the member, as the paper's network does, without the noise that the member
+            sees in the task; False also samples that.
 
     Raises:
         ValueError: for an argument out of its range, or, when training starts, an agent without a critic.
@@ -53,10 +54,11 @@ class MVE(Strategy):
         >>> agent.learn(5_000, callback=ModelBased(MVE(horizon=3)))  # doctest: +SKIP
     """
 
-    def __init__(self, horizon: int = 3, td_k: bool = True) -> None:
+    def __init__(self, horizon: int = 3, td_k: bool = True, deterministic: bool = True) -> None:
         check_whole_number("horizon", horizon, 0)
         self.horizon = horizon
         self.td_k = td_k
+        self.deterministic = deterministic
         self._rows, self._diverged = 0, 0
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
@@ -123,7 +125,7 @@ class MVE(Strategy):
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
         members = self._dynamics.particle_members
-        step_all = self._dynamics.particle_step(members)
+        step_all = self._dynamics.particle_step(members, deterministic=self.deterministic)
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)

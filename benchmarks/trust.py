@@ -4,7 +4,7 @@
     python benchmarks/trust.py run Pendulum-v1 --columns "MVE(SAC)" SAC
     python benchmarks/trust.py table
 
-A run takes a shipped recipe, with the changes that are listed here. It writes its curve to
+A run takes a shipped recipe, with the changes that `trust_experiments.py` lists. It writes its curve to
 docs/results/trust/<experiment>/<column>_seed<n>.csv and, while it goes, resumes from
 runs/trust/<experiment>/<column>_seed<n>. `table` makes docs/results/trust.md and the pictures beside it.
 """
@@ -15,14 +15,13 @@ import argparse
 import dataclasses
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from experiments import RESULTS, ROOT, versions
 from learning_report import at_steps
+from trust_experiments import EXPERIMENTS, Experiment
 
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
@@ -35,153 +34,6 @@ SEEDS = (0, 1, 2, 3, 4)
 EVAL_EPISODES = 10
 
 Curves = dict[int, list[Evaluation]]
-
-
-@dataclass(frozen=True)
-class Column:
-    """What is run on the seeds of an experiment; the base agent is the recipe's without its model."""
-
-    agent: str
-    algo: str = "SAC"
-    model: bool = True
-    params: dict[str, Any] = field(default_factory=dict)
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Agents by label, all on one env.
-
-    ``pairs`` names the base of each, and ``panels`` the labels that are drawn together.
-    """
-
-    env: str
-    steps: int
-    eval_freq: int
-    target: float
-    columns: dict[str, Column]
-    pairs: dict[str, str]
-    title: str
-    panels: dict[str, list[str]]
-    text: list[str] = field(default_factory=list)
-
-    @property
-    def has_target(self) -> bool:
-        return not np.isnan(self.target)
-
-
-NOISE = (0.0, 0.1, 0.2)
-# More than TD3's usual 0.1: chosen on seed 10, for the agent alone.
-WIDE_NOISE = {"agent.noise_std": 0.3}
-ONE_UPDATE = {"agent.gradient_steps": 1, "normalize.norm_obs": False, "model_based.fit_every": 125}
-FIVE_STEPS = {"strategy.horizon": 5}
-# Of a size that fits normalised rewards.
-SMALL_ENTROPY = {"agent.ent_coef": "auto_0.01"}
-# Rollouts of one length for both: what the claim is about is long ones.
-LONG = {
-    "agent.learning_starts": 500,
-    "agent.gradient_steps": 5,
-    "agent.learning_rate": 1e-3,
-    "agent.policy_kwargs": {"net_arch": [64, 64]},
-    "strategy.rollout_length": 10,
-    "strategy.rollouts_per_step": 50,
-    "strategy.epoch_length": 500,
-    "model_based.fit_every": 250,
-    "dynamics.hidden": [64, 64],
-    "dynamics.max_steps": 1000,
-    "dynamics.num_elites": 7,
-}
-# A model with few units, fitted seldom and not for long.
-BAD_MODEL = {"dynamics.hidden": [2], "dynamics.max_steps": 50, "model_based.fit_every": 500}
-
-EXPERIMENTS = {
-    "Pendulum-v1": Experiment(
-        title="Pendulum-v1",
-        env="Pendulum-v1",
-        steps=1_250,
-        eval_freq=50,
-        target=-180.0,
-        columns={
-            "MVE(SAC)": Column("mve"),
-            "STEVE(SAC)": Column("steve"),
-            "M2AC(SAC)": Column("m2ac"),
-            "SAC": Column("mve", model=False, steps=2_000),
-            "MVE(TD3)": Column("mve", "TD3", params=WIDE_NOISE, steps=1_500),
-            "STEVE(TD3)": Column("steve", "TD3", params=WIDE_NOISE, steps=1_500),
-            "TD3": Column("mve", "TD3", model=False, params=WIDE_NOISE, steps=3_000),
-            "MVE(SAC), bad model": Column("mve", params=BAD_MODEL),
-            "STEVE(SAC), bad model": Column("steve", params=BAD_MODEL),
-        },
-        pairs={
-            **dict.fromkeys(("MVE(SAC)", "STEVE(SAC)", "M2AC(SAC)"), "SAC"),
-            **dict.fromkeys(("MVE(SAC), bad model", "STEVE(SAC), bad model"), "SAC"),
-            **dict.fromkeys(("MVE(TD3)", "STEVE(TD3)"), "TD3"),
-        },
-        panels={
-            "SAC": ["MVE(SAC)", "STEVE(SAC)", "M2AC(SAC)", "SAC"],
-            "TD3": ["MVE(TD3)", "STEVE(TD3)", "TD3"],
-            "SAC, bad model": ["MVE(SAC), bad model", "STEVE(SAC), bad model", "SAC"],
-        },
-        text=[
-            "20 updates per env step, 100 random steps first, networks of 2 x 64 units, TD3 with noise of std 0.3: the",
-            "same for the agents alone. Settings were chosen on seeds 10 and 11. The bad model has one hidden layer of",
-            "two units and gets 50 gradient steps every 500 env steps.",
-            "",
-        ],
-    ),
-    "one_update": Experiment(
-        title="Pendulum-v1, one update per step",
-        env="Pendulum-v1",
-        steps=3_000,
-        eval_freq=100,
-        target=-180.0,
-        columns={
-            "MVE(SAC)": Column("mve", params={**ONE_UPDATE, **SMALL_ENTROPY, **FIVE_STEPS, "strategy.td_k": False}),
-            "STEVE(SAC)": Column("steve", params={**ONE_UPDATE, **SMALL_ENTROPY, **FIVE_STEPS}),
-            "SAC": Column("mve", model=False, params={**ONE_UPDATE, **SMALL_ENTROPY}, steps=6_000),
-            "MVE(TD3)": Column("mve", "TD3", params={**ONE_UPDATE, **WIDE_NOISE, **FIVE_STEPS, "strategy.td_k": False}),
-            "STEVE(TD3)": Column("steve", "TD3", params={**ONE_UPDATE, **WIDE_NOISE, **FIVE_STEPS}),
-            "TD3": Column("mve", "TD3", model=False, params={**ONE_UPDATE, **WIDE_NOISE}, steps=6_000),
-        },
-        pairs={
-            **dict.fromkeys(("MVE(SAC)", "STEVE(SAC)"), "SAC"),
-            **dict.fromkeys(("MVE(TD3)", "STEVE(TD3)"), "TD3"),
-        },
-        panels={"SAC": ["MVE(SAC)", "STEVE(SAC)", "SAC"], "TD3": ["MVE(TD3)", "STEVE(TD3)", "TD3"]},
-        text=[
-            "SB3's own one update per env step, where the number of updates limits how fast an agent learns, and",
-            "rewards normalised by VecNormalize; SAC's entropy coefficient starts at 0.01, TD3's noise has std 0.3.",
-            "5 imagined steps; MVE without the TD-k trick. Settings were chosen on seed 10.",
-            "",
-        ],
-    ),
-    "InvertedPendulum-v5": Experiment(
-        title="InvertedPendulum-v5",
-        env="InvertedPendulum-v5",
-        steps=2_500,
-        eval_freq=250,
-        target=1000.0,
-        columns={"M2AC(SAC)": Column("m2ac"), "SAC": Column("m2ac", model=False)},
-        pairs={"M2AC(SAC)": "SAC"},
-        panels={"SAC": ["M2AC(SAC)", "SAC"]},
-        text=["10 updates per env step, 250 random steps first.", ""],
-    ),
-    "noise": Experiment(
-        title="Noise on the actions",
-        env="noisy_tasks:noisy",
-        steps=5_000,
-        eval_freq=500,
-        target=float("nan"),
-        columns={
-            f"{label}, noise {std:g}": Column(agent, params=LONG, env_kwargs={"env_id": "Reacher-v5", "std": std})
-            for std in NOISE
-            for label, agent in (("M2AC(SAC)", "m2ac"), ("MBPO(SAC)", "mbpo"))
-        },
-        pairs={},
-        panels={f"noise {std:g}": [f"{label}, noise {std:g}" for label in ("M2AC(SAC)", "MBPO(SAC)")] for std in NOISE},
-    ),
-}
 
 
 def spec_of(name: str, label: str, seed: int) -> JobSpec:
@@ -202,13 +54,15 @@ def spec_of(name: str, label: str, seed: int) -> JobSpec:
 
 
 def file_of(name: str, label: str, seed: int) -> Path:
+    """The curve of a run."""
+    name = EXPERIMENTS[name].borrowed.get(label, name)
     slug = label.lower().replace("(", "_").replace(")", "").replace(", ", "_").replace(" ", "_")
     return FOLDER / name / f"{slug}_seed{seed}.csv"
 
 
 def train(name: str, label: str, seed: int) -> None:
     file = file_of(name, label, seed)
-    folder = ROOT / "runs" / "trust" / name / file.stem
+    folder = ROOT / "runs" / "trust" / file.parent.name / file.stem
     _, rows = run(spec_of(name, label, seed), folder)
     if seed in SEEDS:  # others are for choosing settings
         file.parent.mkdir(parents=True, exist_ok=True)

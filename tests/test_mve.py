@@ -155,6 +155,16 @@ def test_without_td_k_only_real_states_are_there():
     assert same(as_rows(batch), [rows[0] for rows in written_out(agent, dynamics, 3, 16)])
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_member_s_mean_is_followed_unless_its_noise_is_asked_for(deterministic: bool):
+    agent, dynamics = make_agent(TD3, target_policy_noise=0.0), EnsembleDynamics(OBS, ACTION, hidden=(8,), seed=0)
+    fill(agent.replay_buffer)
+    strategies = [bound(MVE(2, td_k=False, deterministic=deterministic), agent, dynamics, seed) for seed in (0, 1)]
+    first, second = (draw(strategy, agent, 10 * len(dynamics.particle_members)).rewards for strategy in strategies)
+    assert torch.equal(first, second) == deterministic
+    assert not torch.isclose(first, second).any() or deterministic
+
+
 @pytest.mark.parametrize("horizon", [1, 3, 7])
 @pytest.mark.parametrize("batch_size", [1, 10, 64])
 @pytest.mark.parametrize("ends_at", [math.inf, 0.0])

@@ -8,8 +8,9 @@ from matplotlib import pyplot
 from matplotlib.colors import same_color
 from matplotlib.image import imread
 
+from mbrl_wrappers.zoo.diagnosis import Calibration
 from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure, save_training_figure
+from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure, save_training_figure, spread_calibration
 from mbrl_wrappers.zoo.progress import Evaluation
 
 
@@ -69,3 +70,14 @@ def test_a_figure_has_one_style_whatever_the_user_set(tmp_path):
     usual = draw("a.png")
     with pyplot.rc_context({"font.size": 30, "axes.grid": False, "figure.dpi": 40}):
         assert draw("b.png") == usual
+
+
+@pytest.mark.parametrize("spread", [[(0.3, 0.06), (0.6, 0.4), (1.1, 1.1)], [(1e-4, 1e-4), (1.0, 2.0)]])
+def test_the_axes_of_a_spread_have_numbers_to_read_off(spread):
+    figure, (ax,) = new_figure(1, "spread")
+    spread_calibration(ax, Calibration(spread, []))
+    figure.canvas.draw()
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        labels = [float(label.get_text()) for label in axis.get_ticklabels() if label.get_text()]
+        assert len([label for label in labels if low <= label <= high]) >= 3
+    pyplot.close(figure)

@@ -208,8 +208,9 @@ def spread_calibration(ax: Axes, calibration: Calibration) -> None:
         ax.plot(limits, limits, color="0.5", linewidth=1.2, linestyle="--", label="as predicted")
         ax.plot(predicted, observed, color=COLORS[0], marker="o", markersize=4, label="tenths of the predictions")
         ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+        labelled = (1.0, 2.0, 5.0) if limits[1] < 100 * limits[0] else (1.0,)
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(numticks=6))
+            axis.set_major_locator(LogLocator(subs=labelled, numticks=6))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_title("Spread of one-step predictions")
