@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
-from mbrl_wrappers.models import storage
+from mbrl_wrappers.models import routing, storage
 from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
 from mbrl_wrappers.models.fit import (
     HOLDOUT_METRICS,
@@ -182,8 +182,7 @@ class EnsembleDynamics(DynamicsModel):
             mean, std, logits = self._mixture(x)
             target = mean
         else:
-            groups = self._balanced_groups(len(x), generator) if members is None else self._given_groups(members, obs)
-            mean, std, logits = self._routed(x, groups)
+            mean, std, logits = routing.evaluate(self.network, x, self._groups(obs, members, generator))
             target = _sampled(mean, std, generator)
         return _prediction(self._outcome(obs, flat_obs, flat_action, target, logits), std)
 
@@ -225,7 +224,8 @@ class EnsembleDynamics(DynamicsModel):
         self.check_several_members()
         flat_obs, flat_action, x = self._inputs(obs, action)
         means, stds, logits = self.network.members(self._elite_list, x)
-        drawn = self._balanced_draw(len(x), generator)
+        places = list(range(len(self._elite_list)))
+        drawn = routing.member_of_row(routing.dealt(len(x), places, generator, self.device), len(x), self.device)
         rows = torch.arange(len(x), device=x.device)
         target = _sampled(means[drawn, rows], stds[drawn, rows], generator)
         outcome = self._outcome(obs, flat_obs, flat_action, target, logits[drawn, rows])
@@ -286,42 +286,14 @@ class EnsembleDynamics(DynamicsModel):
         batch = obs.shape[:-1]
         return Outcome(next_obs.reshape(obs.shape), reward.reshape(batch), terminated.reshape(batch))
 
-    def _given_groups(self, members: Tensor, obs: Tensor) -> list[tuple[int, Tensor]]:
-        if members.shape != obs.shape[:-1]:
-            raise ValueError(f"members must have shape {tuple(obs.shape[:-1])}, got {tuple(members.shape)}")
-        flat = members.reshape(-1)
-        present = flat.unique().tolist()
-        if present and not 0 <= present[0] <= present[-1] < self.network.num_members:
-            raise ValueError(f"members must be in [0, {self.network.num_members}), got {present}")
-        return [(int(m), (flat == m).nonzero()[:, 0]) for m in present]
-
-    def _balanced_groups(self, rows: int, generator: torch.Generator | None) -> list[tuple[int, Tensor]]:
-        """Deal the rows out to the elites at random, each elite getting its share up to one row."""
-        if rows == 1:
-            pick = int(torch.randint(len(self._elite_list), (1,), generator=generator, device=self.device))
-            return [(self._elite_list[pick], torch.zeros(1, dtype=torch.long, device=self.device))]
-        order = torch.randperm(rows, generator=generator, device=self.device)
-        hands = torch.randperm(len(self._elite_list), generator=generator, device=self.device).tolist()
-        shares = order.tensor_split(len(hands))
-        return [(self._elite_list[h], share) for h, share in zip(hands, shares, strict=True) if len(share)]
-
-    def _balanced_draw(self, rows: int, generator: torch.Generator | None) -> Tensor:
-        """Return a random elite's place for each row, as :meth:`_balanced_groups` deals them."""
-        drawn = torch.empty(rows, dtype=torch.long, device=self.device)
-        for member, share in self._balanced_groups(rows, generator):
-            drawn[share] = self._elite_list.index(member)
-        return drawn
-
-    def _routed(self, x: Tensor, groups: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate each row by its own member; returns mean, std and logits in the order of ``x``."""
-        if len(groups) <= 1:  # no rows have no groups
-            return self.network.member(groups[0][0] if groups else 0, x)
-        # index_select copies whole rows; x[rows] looks up entry by entry and takes three times as long.
-        parts = [self.network.member(member, x.index_select(0, rows)) for member, rows in groups]
-        inverse = torch.empty(len(x), dtype=torch.long, device=x.device)
-        inverse[torch.cat([rows for _, rows in groups])] = torch.arange(len(x), device=x.device)
-        mean, std, logits = (torch.cat(column).index_select(0, inverse) for column in zip(*parts, strict=True))
-        return mean, std, logits
+    def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Groups:
+        """Return who predicts which row, of rows with the leading dimensions of ``obs``."""
+        batch = obs.shape[:-1]
+        if members is None:
+            return routing.dealt(batch.numel(), self._elite_list, generator, self.device)
+        if members.shape != batch:
+            raise ValueError(f"members must have shape {tuple(batch)}, got {tuple(members.shape)}")
+        return routing.grouped(members.reshape(-1), self.network.num_members)
 
     def _mixture(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Match the first two moments of the equal mixture of the elites; logits are averaged."""
