@@ -20,7 +20,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "num_envs=64)).learn(100_000)": "num_envs=1)).learn(100)",
         "env, gradient_steps=10": "env, gradient_steps=1",
         "agent.learn(3_000,": "agent.learn(110,",
-        "agent.learn(2_000,": "agent.learn(110,",
+        "agent.learn(2_500,": "agent.learn(110,",
         "planning.learn(1_600)": "planning.learn(30)",
         "rollouts_per_step=100": "rollouts_per_step=2",
     },
