@@ -38,14 +38,13 @@ class MVE(Strategy):
     Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
     a prediction that is not finite cuts the rollout off before it.
 
-    Deviations: each rollout follows one member of an ensemble, where the paper has one network; the agent's policy too
-    is improved at the imagined states of the batch; rows behind a termination are made up for by further starts.
+    Deviations: each rollout follows the mean of one member of an ensemble, where the paper has one network; with
+    ``td_k`` the agent's batch keeps its size, so that it holds fewer real transitions; the policy too is improved at
+    the imagined states of the batch; rows behind a termination are made up for by further starts.
 
     Args:
         horizon: imagined steps ``H``, at least 0; 0 is the agent without a model. The paper has 3 to 30, by task.
         td_k: see above.
-        deterministic: follow the mean of the member, as the paper's network does, without the noise that the member
-            sees in the task; False also samples that.
 
     Raises:
         ValueError: for an argument out of its range, or, when training starts, an agent without a critic.
@@ -54,11 +53,10 @@ class MVE(Strategy):
         >>> agent.learn(5_000, callback=ModelBased(MVE(horizon=3)))  # doctest: +SKIP
     """
 
-    def __init__(self, horizon: int = 3, td_k: bool = True, deterministic: bool = True) -> None:
+    def __init__(self, horizon: int = 3, td_k: bool = True) -> None:
         check_whole_number("horizon", horizon, 0)
         self.horizon = horizon
         self.td_k = td_k
-        self.deterministic = deterministic
         self._rows, self._diverged = 0, 0
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
@@ -92,7 +90,7 @@ class MVE(Strategy):
         view = self._view
         members = len(self._dynamics.particle_members)
         starts = math.ceil(starts / members) * members
-        real, obs = view.draw_real(real_buffer, starts, env)
+        real, obs, discount = view.draw_real(real_buffer, starts, env)
         is_last = real.dones.reshape(-1) > 0
         with view.evaluating():
             steps, obs = self._roll_out(obs, ~is_last, env)
@@ -107,8 +105,7 @@ class MVE(Strategy):
                 step.is_finite & behind.terminated,
                 torch.where(step.is_finite, behind.discount, 1.0),
             )
-        discount = torch.full_like(real.rewards, view.gamma) if real.discounts is None else real.discounts
-        behind = ahead.seen_from_before(real.rewards.reshape(-1), is_last, discount.reshape(-1))
+        behind = ahead.seen_from_before(real.rewards.reshape(-1), is_last, discount)
         real = real._replace(
             rewards=behind.reward[:, None],
             dones=behind.terminated[:, None].to(real.dones),
@@ -125,13 +122,12 @@ class MVE(Strategy):
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
         members = self._dynamics.particle_members
-        step_all = self._dynamics.particle_step(members, deterministic=self.deterministic)
+        step_all = self._dynamics.particle_step(members, deterministic=True)
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)
-            of_members = (len(members), -1)
-            outcome = step_all(obs.unflatten(0, of_members), action.unflatten(0, of_members), self._generator)
-            next_obs, reward, terminated = (part.flatten(0, 1) for part in outcome)
+            outcome = step_all(_dealt(obs, len(members)), _dealt(action, len(members)), self._generator)
+            next_obs, reward, terminated = (part.transpose(0, 1).flatten(0, 1) for part in outcome)
             is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
             reward = self._view.normalize_reward(torch.where(is_finite, reward, 0.0), env)
             terminated = terminated & is_finite
@@ -140,6 +136,11 @@ class MVE(Strategy):
             alive = alive & is_finite & ~terminated
             obs = torch.where(is_finite[:, None], next_obs, obs)
         return steps, obs
+
+
+def _dealt(rows: Tensor, members: int) -> Tensor:
+    """Deal rows ``[B, ...]`` out to the members in turn, ``[M, B / M, ...]``: a buffer may have sorted them by kind."""
+    return rows.unflatten(0, (-1, members)).transpose(0, 1)
 
 
 class _Step(NamedTuple):

@@ -95,9 +95,8 @@ class STEVE(Strategy):
         """Draw real rows and give each its target."""
         if self.horizon == 0:
             return real_buffer.sample(batch_size, env=env)
-        real, obs = self._view.draw_real(real_buffer, batch_size, env)
-        discount = torch.full_like(real.rewards, self._view.gamma) if real.discounts is None else real.discounts
-        factor = ((1 - real.dones) * discount).reshape(-1)
+        real, obs, discount = self._view.draw_real(real_buffer, batch_size, env)
+        factor = (1 - real.dones).reshape(-1) * discount
         target = real.rewards.reshape(-1) + factor * self._value_ahead(obs, factor, env)
         return real._replace(rewards=target[:, None].to(real.rewards), dones=torch.ones_like(real.dones))
 
@@ -137,6 +136,7 @@ class STEVE(Strategy):
         view, members = self._view, len(self._dynamics.particle_members)
         rewards = obs.new_zeros(members, members, len(obs))
         alive = torch.ones_like(rewards[0], dtype=torch.bool)
+        is_finite = torch.ones_like(alive)
         state = obs[None]  # of all members alike, as is the first action
         for step in range(self.horizon + 1):
             # Noise that differed between the members would be taken for their disagreement.
@@ -144,14 +144,17 @@ class STEVE(Strategy):
             value = view.target_values(state.flatten(0, 1), action) + bonus
             action, bonus = action.unflatten(0, state.shape[:2]), bonus.unflatten(0, state.shape[:2])
             factor = view.gamma**step
-            yield rewards, torch.where(alive, factor * value.unflatten(1, state.shape[:2]), 0.0)
+            value = torch.where(is_finite, factor * value.unflatten(1, state.shape[:2]), torch.nan)
+            yield rewards, torch.where(alive, value, 0.0)
             if step == self.horizon:
                 return
             width = (members, len(obs), -1)
             outcome = self._dynamics.cross_step(state.expand(width), action.expand(width))
             gained = view.normalize_reward(outcome.reward, env) + bonus
             rewards = rewards + torch.where(alive, factor * gained, 0.0)
-            alive = alive & ~outcome.terminated
+            # What a given function says of a state that is not finite is no end.
+            is_finite = is_finite & torch.isfinite(outcome.next_obs).all(-1)
+            alive = alive & ~(outcome.terminated & is_finite)
             state = outcome.next_obs
 
     @staticmethod

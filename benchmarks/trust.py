@@ -81,10 +81,11 @@ def write_page() -> None:
     lines = [
         "# Value expansion and masked rollouts",
         "",
-        "Agents that trust their model by degrees, beside the same agents without one at equal gradient updates",
-        f"per env step. Returns are means over {EVAL_EPISODES} evaluation episodes of the deterministic policy, from",
-        "the same start states at each evaluation. Steps to a target are those of the first evaluation that reaches",
-        "it, whether or not the next ones do; where a seed does not, the steps of its run stand for it, marked `>`.",
+        "Agents that trust their model by degrees, beside agents without one at equal gradient updates per env step;",
+        "what else they share stands with each table, and none of them is compared at equal time. Returns are means",
+        f"over {EVAL_EPISODES} evaluation episodes of the deterministic policy, from the same start states at each",
+        "evaluation. Steps to a target are those of the first evaluation that reaches it, whether or not the next ones",
+        "do; where a seed does not, the steps of its run stand for it, marked `>`.",
         "CPU seconds are those of training on one thread, compiling included; the clock shows more, since runs shared",
         "two cores. SAC and TD3 are the compiled ones, with and without a model.",
         "",
@@ -105,15 +106,16 @@ def write_page() -> None:
 
 def table(experiment: Experiment, found: dict[str, Curves]) -> list[str]:
     """A row for each agent, every seed in it; returns and times are those after the experiment's steps."""
-    header = ["agent", "seeds", f"steps to {experiment.target:g}, by seed", "mean", "of the base's"]
+    header = ["agent", "seeds"]
+    if experiment.target is not None:
+        header += [f"steps to {experiment.target:g}, by seed", "mean", "of the base's"]
     header += [f"return at {experiment.steps:,}, by seed", "mean ± std", "CPU s", "clock s"]
-    if not experiment.has_target:
-        del header[2:5]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for label, seeds in found.items():
         cells = [label, ", ".join(map(str, seeds))]
-        if experiment.has_target:
-            cells += reaches(experiment, seeds, found.get(experiment.pairs.get(label, ""), {}))
+        if experiment.target is not None:
+            bases = {base: found[base] for base in experiment.pairs.get(label, ()) if base in found}
+            cells += reaches(experiment.target, seeds, bases)
         ends = [at_steps(rows, experiment.steps) for rows in seeds.values()]
         cells += [", ".join(f"{row.return_mean:.1f}" for row in ends), spread([row.return_mean for row in ends], 1)]
         cells += [spread([row.cpu_seconds for row in ends]), spread([row.wall_seconds for row in ends])]
@@ -121,22 +123,30 @@ def table(experiment: Experiment, found: dict[str, Curves]) -> list[str]:
     return lines
 
 
-def reaches(experiment: Experiment, seeds: Curves, base: Curves) -> list[str]:
-    """When each seed reaches the target, the mean, and what share of the base's that is on the seeds that both have."""
-    own = {seed: steps_to(rows, experiment.target) for seed, rows in seeds.items()}
-    theirs = {seed: steps_to(rows, experiment.target) for seed, rows in base.items()}
+def reaches(target: float, seeds: Curves, bases: dict[str, Curves]) -> list[str]:
+    """When each seed reaches the target, the mean, and what share of each base's mean that is."""
+    own = {seed: steps_to(rows, target) for seed, rows in seeds.items()}
     cells = [", ".join(f"{steps:,}" if reached else f">{steps:,}" for steps, reached in own.values())]
     mean, is_bound = mean_steps(own.values())
     cells += [f"{'>' if is_bound else ''}{mean:,.0f}"]
+    theirs = {base: {seed: steps_to(rows, target) for seed, rows in of_base.items()} for base, of_base in bases.items()}
+    shares = {base: share(own, of_base) for base, of_base in theirs.items()}
+    if len(shares) == 1:
+        return [*cells, *shares.values()]
+    return [*cells, "; ".join(f"{value} ({base})" for base, value in shares.items()) or "-"]
+
+
+def share(own: dict[int, tuple[int, bool]], theirs: dict[int, tuple[int, bool]]) -> str:
+    """What share of a base's steps an agent needs on the seeds that both have, as far as that is known."""
     common = own.keys() & theirs.keys()
     if not common:
-        return [*cells, "-"]
+        return "-"
     mean, is_bound = mean_steps(own[seed] for seed in common)
     their_mean, theirs_is_bound = mean_steps(theirs[seed] for seed in common)
     if is_bound and theirs_is_bound:
-        return [*cells, "unknown"]
+        return "unknown"
     mark = ">" if is_bound else "<" if theirs_is_bound else ""
-    return [*cells, f"{mark}{mean / their_mean:.2f}"]
+    return f"{mark}{mean / their_mean:.2f}"
 
 
 def mean_steps(reached: Iterable[tuple[int, bool]]) -> tuple[float, bool]:

@@ -155,14 +155,27 @@ def test_without_td_k_only_real_states_are_there():
     assert same(as_rows(batch), [rows[0] for rows in written_out(agent, dynamics, 3, 16)])
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_a_member_s_mean_is_followed_unless_its_noise_is_asked_for(deterministic: bool):
-    agent, dynamics = make_agent(TD3, target_policy_noise=0.0), EnsembleDynamics(OBS, ACTION, hidden=(8,), seed=0)
+def test_the_members_of_an_ensemble_take_turns_and_each_follows_its_mean():
+    agent = make_agent(TD3)
+    agent.target_policy_noise = 0.0  # so that loops in another order act alike
+    dynamics = EnsembleDynamics(OBS, ACTION, hidden=(8,), num_members=4, num_elites=3, seed=0)
     fill(agent.replay_buffer)
-    strategies = [bound(MVE(2, td_k=False, deterministic=deterministic), agent, dynamics, seed) for seed in (0, 1)]
-    first, second = (draw(strategy, agent, 10 * len(dynamics.particle_members)).rewards for strategy in strategies)
-    assert torch.equal(first, second) == deterministic
-    assert not torch.isclose(first, second).any() or deterministic
+    batch = draw(bound(MVE(2, td_k=False), agent, dynamics), agent, 12)
+    np.random.seed(0)  # noqa: NPY002
+    real, view = agent.replay_buffer.sample(12), AgentView(agent, dynamics)
+    for row in range(12):
+        step = dynamics.particle_step([dynamics.particle_members[row % 3]], deterministic=True)
+        obs, total, factor, ends = real.next_observations[row : row + 1], real.rewards[row].item(), GAMMA, False
+        for _ in range(2):
+            action, _ = view.target_policy(obs, torch.Generator())
+            outcome = step(obs[None], action[None], None)
+            if not ends:
+                total += factor * outcome.reward.item()
+            ends = ends or bool(outcome.terminated)
+            obs, factor = outcome.next_obs[0], GAMMA * factor
+        assert batch.rewards[row].item() == pytest.approx(total, abs=1e-4)
+        assert bool(batch.dones[row]) == ends
+        assert ends or torch.allclose(batch.next_observations[row], obs[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("horizon", [1, 3, 7])

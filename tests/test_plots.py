@@ -72,7 +72,10 @@ def test_a_figure_has_one_style_whatever_the_user_set(tmp_path):
         assert draw("b.png") == usual
 
 
-@pytest.mark.parametrize("spread", [[(0.3, 0.06), (0.6, 0.4), (1.1, 1.1)], [(1e-4, 1e-4), (1.0, 2.0)]])
+@pytest.mark.parametrize(
+    "spread",
+    [[(1.2, 1.0), (2.0, 3.0)], [(0.3, 0.06), (1.1, 1.1)], [(0.02, 0.02), (1.0, 1.0)], [(1e-4, 1e-4), (1.0, 2.0)]],
+)
 def test_the_axes_of_a_spread_have_numbers_to_read_off(spread):
     figure, (ax,) = new_figure(1, "spread")
     spread_calibration(ax, Calibration(spread, []))
@@ -80,4 +83,3 @@ def test_the_axes_of_a_spread_have_numbers_to_read_off(spread):
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         labels = [float(label.get_text()) for label in axis.get_ticklabels() if label.get_text()]
         assert len([label for label in labels if low <= label <= high]) >= 3
-    pyplot.close(figure)

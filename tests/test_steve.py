@@ -19,7 +19,7 @@ from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-2.0, 3.0, (1,), np.float32)
-GAMMA = 0.9
+GAMMA, ALPHA = 0.9, 0.3
 
 
 class Still(gym.Env):
@@ -72,9 +72,22 @@ def draw(strategy: STEVE, agent: Any, batch: int, env: Any = None) -> tuple[Any,
     return real, strategy.sample(agent.replay_buffer, batch, env)
 
 
+def act(agent: Any, view: AgentView, obs: Tensor, noise: Tensor) -> tuple[Tensor, float]:
+    """Return the action of the agent's target policy and the bonus of its entropy."""
+    if isinstance(agent, TD3):
+        return view.target_policy(obs, torch.Generator())[0], 0.0
+    mean, log_std, _ = agent.actor.get_action_dist_params(obs)
+    gaussian = mean + log_std.exp() * noise
+    log_prob = agent.actor.action_dist.proba_distribution(mean, log_std).log_prob(gaussian.tanh(), gaussian)
+    low, high = torch.as_tensor(ACTION.low), torch.as_tensor(ACTION.high)
+    return low + (high - low) * (gaussian.tanh() + 1) / 2, -ALPHA * log_prob.item()
+
+
+@torch.no_grad()
 def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any) -> tuple[Tensor, Tensor]:
     """Return the targets of each horizon, ``[B, H+1, K]`` over all combinations, and of the least critic, [B, H+1]."""
-    view, generator = AgentView(agent, dynamics), torch.Generator()
+    view, generator = AgentView(agent, dynamics), torch.Generator().manual_seed(0)
+    noise = [torch.randn(len(real.rewards), 1, generator=generator) for _ in range(horizon + 1)]
     steps = [dynamics.particle_step([member], deterministic=True) for member in dynamics.particle_members]
     targets, of_least = [], []
     for i in range(len(real.rewards)):
@@ -85,12 +98,12 @@ def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any)
             for rater in steps:
                 obs, total, alive = real.next_observations[i : i + 1], 0.0, 1.0
                 for h in range(horizon + 1):
-                    action, _ = view.target_policy(obs, generator)
-                    values = view.target_values(obs, action)[:, 0].tolist()
+                    action, bonus = act(agent, view, obs, noise[h][i])
+                    values = (view.target_values(obs, action)[:, 0] + bonus).tolist()
                     found = [r + goes_on * GAMMA * (total + alive * GAMMA**h * value) for value in values]
                     combinations[h] += found
                     least[h].append(min(found))
-                    total += alive * GAMMA**h * rater(obs[None], action[None], None).reward.item()
+                    total += alive * GAMMA**h * (rater(obs[None], action[None], None).reward.item() + bonus)
                     moved = mover(obs[None], action[None], None)
                     alive *= 1.0 - float(moved.terminated)
                     obs = moved.next_obs[0]
@@ -99,10 +112,11 @@ def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any)
     return torch.tensor(targets), torch.tensor(of_least)
 
 
+@pytest.mark.parametrize("kind", [TD3, SAC])
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, covariance: bool):
-    agent, dynamics = make_agent(), ensemble()
+def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, covariance: bool, kind: type):
+    agent, dynamics = make_agent(kind, **({"ent_coef": ALPHA} if kind is SAC else {})), ensemble()
     real, batch = draw(bound(STEVE(horizon, covariance=covariance), agent, dynamics), agent, 12)
     targets, of_least = written_out(agent, dynamics, horizon, real)
     centred = targets - targets.mean(-1, keepdim=True)
@@ -183,6 +197,21 @@ def test_a_horizon_that_is_not_finite_has_no_weight():
     agent, dynamics = make_agent(), ensemble()
     with torch.no_grad():
         dynamics.network.weights[0][dynamics.particle_members[1]] = torch.nan
+    strategy = bound(STEVE(2), agent, dynamics)
+    _, batch = draw(strategy, agent, 20)
+    assert torch.isfinite(batch.rewards).all()
+    report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
+    assert report["weight_h0"] == 1.0
+    assert report["diverged"] == 20.0
+
+
+@pytest.mark.parametrize("ends_there", [False, True])
+def test_where_a_member_diverges_no_termination_is_believed(ends_there: bool):
+    def ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return ~torch.isfinite(next_obs).all(-1) & ends_there
+
+    agent, dynamics = make_agent(), ensemble(termination_fn=ends)
+    dynamics.target_normalizer.std[0] = torch.inf  # the states, not the rewards
     strategy = bound(STEVE(2), agent, dynamics)
     _, batch = draw(strategy, agent, 20)
     assert torch.isfinite(batch.rewards).all()

@@ -208,7 +208,8 @@ def spread_calibration(ax: Axes, calibration: Calibration) -> None:
         ax.plot(limits, limits, color="0.5", linewidth=1.2, linestyle="--", label="as predicted")
         ax.plot(predicted, observed, color=COLORS[0], marker="o", markersize=4, label="tenths of the predictions")
         ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
-        labelled = (1.0, 2.0, 5.0) if limits[1] < 100 * limits[0] else (1.0,)
+        finest = {10: (1, 2, 3, 5, 7), 30: (1, 2, 5), 1000: (1, 3), np.inf: (1,)}
+        labelled = next(digits for span, digits in finest.items() if limits[1] / limits[0] < span)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(LogLocator(subs=labelled, numticks=6))
             axis.set_minor_locator(NullLocator())

@@ -273,8 +273,13 @@ class AgentView:
         samples = kind(**fields)
         return samples if like is None else join_samples(like, samples)
 
-    def draw_real(self, buffer: ReplayBuffer, count: int, env: VecNormalize | None) -> tuple[Samples, Tensor]:
-        """Draw a real batch for the agent, and the raw flat observations ``[count, D]`` that its rows lead to."""
+    def draw_real(self, buffer: ReplayBuffer, count: int, env: VecNormalize | None) -> tuple[Samples, Tensor, Tensor]:
+        """Draw a real batch for the agent.
+
+        Returns:
+            The batch, the raw flat observations ``[count, D]`` that its rows lead to, and how much each row discounts
+            the value there, ``[count]``: over one step or several.
+        """
         if env is None:
             samples = raw = buffer.sample(count)
         else:  # the same rows twice, as buffers draw from NumPy's global generator
@@ -282,7 +287,8 @@ class AgentView:
             raw = buffer.sample(count)
             np.random.set_state(state)  # noqa: NPY002
             samples = buffer.sample(count, env=env)
-        return samples, self._obs_codec.encode(raw.next_observations, self.device)
+        discounts = torch.full_like(samples.rewards, self.gamma) if samples.discounts is None else samples.discounts
+        return samples, self._obs_codec.encode(raw.next_observations, self.device), discounts.reshape(-1)
 
     def policy_obs(self, flat: Tensor, env: VecNormalize | None) -> Any:
         """Turn raw flat observations ``[B, D]`` into those that the agent's networks take."""

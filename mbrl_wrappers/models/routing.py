@@ -29,16 +29,16 @@ def dealt(rows: int, members: list[int], generator: torch.Generator | None, devi
     return [(members[hand], share) for hand, share in zip(hands, shares, strict=True) if len(share)]
 
 
-def grouped(member_of_row: Tensor, num_members: int) -> Groups:
-    """Group the rows of ``member_of_row [B]`` by member.
+def grouped(members: Tensor, num_members: int) -> Groups:
+    """Group rows whose members are ``members [B]``.
 
     Raises:
         ValueError: for a member that there is not.
     """
-    present = member_of_row.unique().tolist()
+    present = members.unique().tolist()
     if present and not 0 <= present[0] <= present[-1] < num_members:
         raise ValueError(f"members must be in [0, {num_members}), got {present}")
-    return [(int(member), (member_of_row == member).nonzero()[:, 0]) for member in present]
+    return [(int(member), (members == member).nonzero()[:, 0]) for member in present]
 
 
 def member_of_row(groups: Groups, rows: int, device: torch.device) -> Tensor:

@@ -1,0 +1,89 @@
+"""What benchmarks/ computes from runs, and the tasks that it makes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from mbrl_wrappers.zoo.progress import Evaluation
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def trust(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import trust
+
+    return trust
+
+
+@pytest.fixture
+def noisy_tasks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import noisy_tasks
+
+    return noisy_tasks
+
+
+def curve(*returns: float) -> list[Evaluation]:
+    return [Evaluation(100 * i, value, 0.0, 0, 0.0, 0.0) for i, value in enumerate(returns, 1)]
+
+
+def test_a_table_counts_the_steps_to_the_target_and_what_share_of_each_base_s_they_are(trust: Any):
+    own = {0: curve(-5, 0, -5, 0), 1: curve(-5, -5, 0, 0)}
+    bases = {"slow": {0: curve(-5, -5, -5, 0), 1: curve(0, 0, 0, 0)}, "fast": {0: curve(0, 0), 1: curve(0, 0)}}
+    assert trust.reaches(0.0, own, {}) == ["200, 300", "250", "-"]
+    assert trust.reaches(0.0, own, {"slow": bases["slow"]}) == ["200, 300", "250", "1.00"]
+    assert trust.reaches(0.0, own, bases)[2] == "1.00 (slow); 2.50 (fast)"
+
+
+def test_a_seed_that_does_not_reach_the_target_bounds_the_mean(trust: Any):
+    reached, missed = {0: curve(-5, 0)}, {0: curve(-5, -5, -5, -5)}
+    assert trust.reaches(0.0, missed, {"base": reached}) == [">400", ">400", ">2.00"]
+    assert trust.reaches(0.0, reached, {"base": missed}) == ["200", "200", "<0.50"]
+    assert trust.reaches(0.0, missed, {"base": missed})[2] == "unknown"
+
+
+def test_only_seeds_that_both_have_are_compared(trust: Any):
+    own, base = {0: curve(0), 1: curve(-5, -5, 0)}, {1: curve(-5, -5, -5, -5, -5, 0), 2: curve(0)}
+    assert trust.reaches(0.0, own, {"base": base})[2] == "0.50"
+    assert trust.reaches(0.0, {0: curve(0)}, {"base": base})[2] == "-"
+
+
+def test_every_experiment_names_runs_that_can_be_made(trust: Any):
+    for name, experiment in trust.EXPERIMENTS.items():
+        files = [trust.file_of(name, label, 0) for label in experiment.columns]
+        assert len(set(files)) == len(files)
+        for label in experiment.columns:
+            assert trust.spec_of(name, label, 3).seed == 3
+        named = itertools.chain(experiment.pairs, *experiment.pairs.values(), *experiment.panels.values())
+        assert set(named) <= experiment.columns.keys()
+        for label, other in experiment.borrowed.items():
+            assert trust.spec_of(name, label, 0) == trust.spec_of(other, label, 0)
+
+
+def test_noise_on_actions_has_its_spread_and_stays_inside_the_bounds(noisy_tasks: Any):
+    env = noisy_tasks.noisy("Pendulum-v1", 0.1)  # actions from -2 to 2
+    env.reset(seed=0)
+    taken = np.array([env.action(np.array([0.5], np.float32)) for _ in range(5000)])
+    assert np.isclose(taken.mean(), 0.5, atol=0.02)
+    assert np.isclose(taken.std(), 0.2, atol=0.01)
+    assert max(env.action(np.array([2.0], np.float32)) for _ in range(100)) == 2.0
+    env.reset(seed=0)
+    assert env.action(np.array([0.5], np.float32)) == taken[0]  # the noise is the env's own
+    still = noisy_tasks.noisy("Pendulum-v1", 0.0)
+    still.reset(seed=0)
+    assert still.action(np.array([0.5], np.float32)) == 0.5
+
+
+def test_noise_that_can_t_be_added_is_refused(noisy_tasks: Any):
+    with pytest.raises(ValueError, match="std must be at least 0, got -1"):
+        noisy_tasks.noisy("Pendulum-v1", -1)
+    with pytest.raises(ValueError, match="env must have bounded Box actions, got Discrete"):
+        noisy_tasks.NoisyActions(gym.make("CartPole-v1"), 0.1)
