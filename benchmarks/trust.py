@@ -96,7 +96,7 @@ def write_page() -> None:
     for name, experiment in EXPERIMENTS.items():
         found = {label: curves(name, label) for label in experiment.columns}
         found = {label: seeds for label, seeds in found.items() if seeds}
-        if not found:
+        if not found.keys() - experiment.borrowed.keys():
             continue
         lines += [f"## {experiment.title}", "", *experiment.text, *table(experiment, found), ""]
         lines += [f"![Learning curves](trust/{name}.svg)", "", f"Runs: `python benchmarks/trust.py run {name}`", ""]

@@ -25,6 +25,7 @@ LEAST = {
     "pets/Pendulum-v1": -250.0,
     "poplin/Pendulum-v1": -250.0,
     "rs/MBBLCartPole-v0": 195.0,
+    "steve/Pendulum-v1": -300.0,
 }
 MAX_BYTES = 25_000_000
 
