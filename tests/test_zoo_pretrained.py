@@ -21,6 +21,7 @@ LEAST = {
     "mbpo/InvertedPendulum-v5": 950.0,
     "mbpo/MountainCarContinuous-v0": 90.0,
     "mbpo/Pendulum-v1": -250.0,
+    "mve/Pendulum-v1": -300.0,
     "pets/PETSCartpole-v0": 150.0,
     "pets/Pendulum-v1": -250.0,
     "poplin/Pendulum-v1": -250.0,
