@@ -193,16 +193,20 @@ def test_the_first_action_is_the_same_for_all_members():
     assert torch.allclose(batch.rewards[:, 0], expected, atol=1e-3)
 
 
-def test_a_horizon_that_is_not_finite_has_no_weight():
-    agent, dynamics = make_agent(), ensemble()
-    with torch.no_grad():
-        dynamics.network.weights[0][dynamics.particle_members[1]] = torch.nan
+def assert_nothing_is_looked_ahead(agent: Any, dynamics: EnsembleDynamics) -> None:
     strategy = bound(STEVE(2), agent, dynamics)
     _, batch = draw(strategy, agent, 20)
     assert torch.isfinite(batch.rewards).all()
     report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
     assert report["weight_h0"] == 1.0
     assert report["diverged"] == 20.0
+
+
+def test_a_horizon_that_is_not_finite_has_no_weight():
+    agent, dynamics = make_agent(), ensemble()
+    with torch.no_grad():
+        dynamics.network.weights[0][dynamics.particle_members[1]] = torch.nan
+    assert_nothing_is_looked_ahead(agent, dynamics)
 
 
 @pytest.mark.parametrize("ends_there", [False, True])
@@ -212,12 +216,7 @@ def test_where_a_member_diverges_no_termination_is_believed(ends_there: bool):
 
     agent, dynamics = make_agent(), ensemble(termination_fn=ends)
     dynamics.target_normalizer.std[0] = torch.inf  # the states, not the rewards
-    strategy = bound(STEVE(2), agent, dynamics)
-    _, batch = draw(strategy, agent, 20)
-    assert torch.isfinite(batch.rewards).all()
-    report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
-    assert report["weight_h0"] == 1.0
-    assert report["diverged"] == 20.0
+    assert_nothing_is_looked_ahead(agent, dynamics)
 
 
 @torch.no_grad()
