@@ -14,13 +14,28 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.m2ac import M2AC
+    from mbrl_wrappers.agents.maac import MAAC
     from mbrl_wrappers.agents.mve import MVE
     from mbrl_wrappers.agents.pets import PETS
     from mbrl_wrappers.agents.poplin import POPLIN
+    from mbrl_wrappers.agents.real_data import RealData
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
 
-__all__ = ["M2AC", "MVE", "PETS", "POPLIN", "RS", "STEVE", "CompiledSAC", "CompiledTD3", "CompiledTQC", "Dyna"]
+__all__ = [
+    "M2AC",
+    "MAAC",
+    "MVE",
+    "PETS",
+    "POPLIN",
+    "RS",
+    "STEVE",
+    "CompiledSAC",
+    "CompiledTD3",
+    "CompiledTQC",
+    "Dyna",
+    "RealData",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -30,10 +45,12 @@ __getattr__, __dir__ = lazy_names(
         "CompiledTQC": "mbrl_wrappers.agents.compiled",
         "Dyna": "mbrl_wrappers.agents.dyna",
         "M2AC": "mbrl_wrappers.agents.m2ac",
+        "MAAC": "mbrl_wrappers.agents.maac",
         "MVE": "mbrl_wrappers.agents.mve",
         "PETS": "mbrl_wrappers.agents.pets",
         "POPLIN": "mbrl_wrappers.agents.poplin",
         "RS": "mbrl_wrappers.agents.rs",
+        "RealData": "mbrl_wrappers.agents.real_data",
         "STEVE": "mbrl_wrappers.agents.steve",
     },
 )

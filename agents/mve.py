@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from mbrl_wrappers.agents.expansion import step_in_turn
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination.rows import TargetRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
@@ -88,8 +89,6 @@ class MVE(Strategy):
     def _expand(self, real_buffer: ReplayBuffer, starts: int, env: VecNormalize | None) -> Samples:
         """Draw at least ``starts`` real rows; returns them and, with ``td_k``, the imagined ones behind them."""
         view = self._view
-        members = len(self._dynamics.particle_members)
-        starts = math.ceil(starts / members) * members
         real, obs, discount = view.draw_real(real_buffer, starts, env)
         is_last = real.dones.reshape(-1) > 0
         with view.evaluating():
@@ -121,13 +120,11 @@ class MVE(Strategy):
 
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
-        members = self._dynamics.particle_members
-        step_all = self._dynamics.particle_step(members, deterministic=True)
+        step = step_in_turn(self._dynamics, self._generator, deterministic=True)
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)
-            outcome = step_all(_dealt(obs, len(members)), _dealt(action, len(members)), self._generator)
-            next_obs, reward, terminated = (part.transpose(0, 1).flatten(0, 1) for part in outcome)
+            next_obs, reward, terminated = step(obs, action)
             is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
             reward = self._view.normalize_reward(torch.where(is_finite, reward, 0.0), env)
             terminated = terminated & is_finite
@@ -136,11 +133,6 @@ class MVE(Strategy):
             alive = alive & is_finite & ~terminated
             obs = torch.where(is_finite[:, None], next_obs, obs)
         return steps, obs
-
-
-def _dealt(rows: Tensor, members: int) -> Tensor:
-    """Deal rows ``[B, ...]`` out to the members in turn, ``[M, B / M, ...]``: a buffer may have sorted them by kind."""
-    return rows.unflatten(0, (-1, members)).transpose(0, 1)
 
 
 class _Step(NamedTuple):

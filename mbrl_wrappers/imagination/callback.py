@@ -69,7 +69,7 @@ class ModelBased(BaseCallback):
 
     # Declared, not set: training makes them, and going on keeps them.
     model: Any
-    _view: AgentView
+    view: AgentView
     _fit_generator: torch.Generator
     _imagine_generator: torch.Generator
 
@@ -119,15 +119,15 @@ class ModelBased(BaseCallback):
         self.dynamics.check_spaces(agent.observation_space, agent.action_space)
         self._warn_of_lost_terminations(buffer)
         self.dynamics.to(agent.device)
-        self._view = AgentView(agent, self.dynamics)
+        self.view = AgentView(agent, self.dynamics)
         self._make_generators(agent)
-        self.strategy.bind(self._view, self.dynamics, self._imagine_generator)
+        self.strategy.bind(self.view, self.dynamics, self._imagine_generator)
         self.strategy.load_imagined_state(self._imagined_state)
         self._imagined_state = {}
         agent.replay_buffer = BufferDecorator(buffer, self.strategy)
         agent.model_based = self  # type: ignore[attr-defined]
         if self._last_fit != _NEVER and not self.strategy.has_imagined():
-            self._imagine(real_transitions(buffer, self._view, self.dynamics), agent.num_timesteps)
+            self._imagine(real_transitions(buffer, self.view, self.dynamics), agent.num_timesteps)
 
     def _on_training_end(self) -> None:
         self.model.replay_buffer = self._plain_buffer(self.model)
@@ -186,7 +186,7 @@ class ModelBased(BaseCallback):
         if now < max(agent.learning_starts, 1) or not due:
             return
         assert self.dynamics is not None
-        transitions = real_transitions(self._plain_buffer(agent), self._view, self.dynamics)
+        transitions = real_transitions(self._plain_buffer(agent), self.view, self.dynamics)
         if len(transitions) == 0:
             return
         started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,7 +82,7 @@ class AgentView:
             action = self._one_hot(action.reshape(len(obs)))
             rate = getattr(self._agent, "exploration_rate", 0.0) if exploration is None else exploration
         else:
-            action = self._unscale(self._add_noise(action.reshape(len(obs), -1), generator))
+            action = self.unscale(self._add_noise(action.reshape(len(obs), -1), generator))
             rate = exploration or 0.0
         return self._explore(action, rate, generator) if rate else action
 
@@ -136,7 +136,7 @@ class AgentView:
             action = agent.actor_target(policy_obs)
             limit = agent.target_noise_clip
             noise = (agent.target_policy_noise * _noise_like(action, generator, copies)).clamp(-limit, limit)
-            return self._unscale((action + noise).clamp(-1, 1)), bonus
+            return self.unscale((action + noise).clamp(-1, 1)), bonus
         actor = agent.actor
         mean, log_std, sde = actor.get_action_dist_params(policy_obs)
         if sde:  # whose noise is a function of the state until the agent draws another one
@@ -145,7 +145,7 @@ class AgentView:
             before_tanh = mean + log_std.exp() * _noise_like(mean, generator, copies)
             action = before_tanh.tanh()
             log_prob = actor.action_dist.proba_distribution(mean, log_std).log_prob(action, before_tanh)
-        return self._unscale(action), -self._alpha() * log_prob.reshape(-1)
+        return self.unscale(action), -self._alpha() * log_prob.reshape(-1)
 
     @torch.no_grad()
     def target_values(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class AgentView:
             random = torch.randint(width, (rows,), generator=generator, device=self.device)
             other = torch.nn.functional.one_hot(random, width).float()
         else:
-            other = self._unscale(2.0 * torch.rand(action.shape, generator=generator, device=self.device) - 1.0)
+            other = self.unscale(2.0 * torch.rand(action.shape, generator=generator, device=self.device) - 1.0)
         explore = torch.rand(rows, generator=generator, device=self.device) < rate
         return torch.where(explore[:, None], other, action)
 
@@ -214,14 +214,15 @@ class AgentView:
 
     # -- actions: the buffer holds them scaled to [-1, 1], the env and the model take them as they are ----
 
-    def _unscale(self, action: Tensor) -> Tensor:
+    def unscale(self, action: Tensor) -> Tensor:
+        """Turn actions in [-1, 1], ``[B, A]`` of a Box, into those of the env."""
         return self._low + 0.5 * (action + 1.0) * (self._high - self._low)
 
     def env_action(self, buffer_action: np.ndarray) -> Tensor:
         """Turn actions as SB3's buffer stores them, ``[N, *]``, into flat env actions ``[N, A]``."""
         if not isinstance(self._agent.action_space, spaces.Box):
             return self._action_codec.encode(buffer_action, self.device)
-        return self._unscale(torch.as_tensor(buffer_action, dtype=torch.float32, device=self.device))
+        return self.unscale(torch.as_tensor(buffer_action, dtype=torch.float32, device=self.device))
 
     def _buffer_action(self, action: Tensor) -> Tensor:
         if self._discrete:
@@ -301,20 +302,16 @@ class AgentView:
             obs = obs.reshape(len(flat), *shape)
         return self._normalize_obs(obs, env)
 
+    def flat_obs(self, obs: Any, env: VecNormalize | None) -> Tensor:
+        """Turn observations that the agent's networks take into raw flat ones ``[B, D]``.
+
+        What VecNormalize has cut off stays cut off.
+        """
+        return self._obs_codec.encode(_each_standardized(obs, env, _unstandardize), self.device)
+
     def _normalize_obs(self, obs: Any, env: VecNormalize | None) -> Any:
         """Apply VecNormalize's current statistics to tensors; the same numbers as its ``normalize_obs``."""
-        if env is None or not env.norm_obs:
-            return obs
-        if not isinstance(obs, dict):
-            return self._standardize(obs, env.obs_rms, env)
-        keys = env.norm_obs_keys or []
-        return {k: self._standardize(v, env.obs_rms[k], env) if k in keys else v for k, v in obs.items()}
-
-    @staticmethod
-    def _standardize(obs: Tensor, rms: Any, env: VecNormalize) -> Tensor:
-        mean = torch.as_tensor(rms.mean, device=obs.device)
-        spread = torch.as_tensor(np.sqrt(rms.var + env.epsilon), device=obs.device)
-        return ((obs - mean) / spread).clamp(-env.clip_obs, env.clip_obs).float()
+        return _each_standardized(obs, env, _standardize)
 
     @staticmethod
     def normalize_reward(reward: Tensor, env: VecNormalize | None) -> Tensor:
@@ -323,6 +320,30 @@ class AgentView:
             return reward
         scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
         return (reward / scale).clamp(-env.clip_reward, env.clip_reward)
+
+
+def _each_standardized(obs: Any, env: VecNormalize | None, change: Callable[..., Tensor]) -> Any:
+    """Change what VecNormalize standardises, by its current mean and spread; leave the rest as it is."""
+    if env is None or not env.norm_obs:
+        return obs
+
+    def changed(part: Tensor, rms: Any) -> Tensor:
+        mean = torch.as_tensor(rms.mean, device=part.device)
+        spread = torch.as_tensor(np.sqrt(rms.var + env.epsilon), device=part.device)
+        return change(part, mean, spread, env.clip_obs)
+
+    if not isinstance(obs, dict):
+        return changed(obs, env.obs_rms)
+    keys = env.norm_obs_keys or []
+    return {key: changed(part, env.obs_rms[key]) if key in keys else part for key, part in obs.items()}
+
+
+def _standardize(obs: Tensor, mean: Tensor, spread: Tensor, limit: float) -> Tensor:
+    return ((obs - mean) / spread).clamp(-limit, limit).float()
+
+
+def _unstandardize(obs: Tensor, mean: Tensor, spread: Tensor, limit: float) -> Tensor:
+    return (obs * spread + mean).float()
 
 
 def join_samples(first: Samples, second: Samples) -> Samples:

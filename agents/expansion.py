@@ -1,0 +1,139 @@
+"""Differentiable rollouts of a policy through a model, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Outcome
+
+# ``obs [B, D] -> action [B, A], log-density [B]``.
+Act = Callable[[Tensor], tuple[Tensor, Tensor]]
+# ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
+Step = Callable[[Tensor, Tensor], Outcome]
+
+
+class Rollout(NamedTuple):
+    """``H`` imagined steps of ``B`` rows, and the action behind the last one.
+
+    A row that terminated stays where it was, without a gradient, and so does one that a step led to something that is
+    not finite.
+
+    Attributes:
+        obs: ``H + 1`` of ``[B, D]``.
+        action: ``H + 1`` of ``[B, A]``.
+        log_prob: ``H + 1`` of ``[B]``, of the actions.
+        reward: ``H`` of ``[B]``, 0 where it is not finite.
+        terminated: ``H`` of ``[B]`` bool.
+        is_reached: ``H + 1`` of ``[B]`` bool, whether the row had neither terminated nor diverged before.
+        is_finite: ``[B]`` bool, whether the row never diverged.
+    """
+
+    obs: list[Tensor]
+    action: list[Tensor]
+    log_prob: list[Tensor]
+    reward: list[Tensor]
+    terminated: list[Tensor]
+    is_reached: list[Tensor]
+    is_finite: Tensor
+
+
+def roll_out(
+    step: Step, act: Act, obs: Tensor, first: tuple[Tensor, Tensor], horizon: int, backprop_steps: int | None = None
+) -> Rollout:
+    """Follow a policy for ``horizon`` steps of a model, so that the result can be differentiated.
+
+    Args:
+        step: the model.
+        act: the policy, sampled by reparameterisation.
+        obs: ``[B, D]``.
+        first: action ``[B, A]`` and log-density ``[B]`` at ``obs``.
+        horizon: ``H``, at least 0.
+        backprop_steps: after so many steps a gradient goes no further back through the states; default: it goes to
+            the first one.
+
+    Raises:
+        ValueError: if the actions have a gradient and the model passes none back to them.
+    """
+    action, log_prob = first
+    everywhere = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
+    rollout = Rollout([obs], [action], [log_prob], [], [], [everywhere], everywhere.clone())
+    for index in range(horizon):
+        next_obs, reward, terminated = step(obs, action)
+        if first[0].requires_grad and not next_obs.requires_grad:
+            raise ValueError(
+                "dynamics must be differentiable with respect to the action, got next_obs without a gradient"
+            )
+        is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
+        rollout.is_finite.logical_and_(is_finite | ~rollout.is_reached[-1])
+        rollout.reward.append(torch.where(is_finite, reward, 0.0))
+        rollout.terminated.append(terminated & is_finite)
+        goes_on = is_finite & ~terminated
+        obs = torch.where(goes_on[:, None], next_obs, obs.detach())
+        if backprop_steps is not None and (index + 1) % backprop_steps == 0:
+            obs = obs.detach()
+        action, log_prob = act(obs)
+        rollout.obs.append(obs)
+        rollout.action.append(action)
+        rollout.log_prob.append(log_prob)
+        rollout.is_reached.append(rollout.is_reached[-1] & goes_on)
+    return rollout
+
+
+def expanded_values(
+    rollout: Rollout, last: Tensor, alpha: Tensor | float, gamma: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what the states and actions of a rollout are worth, by its rewards and the value behind the last one.
+
+    With ``V_H`` given, ``Q_t = r_t + gamma V_{t+1}`` and ``V_t = Q_t - alpha log pi(a_t | s_t)``; a termination has
+    nothing behind it.
+
+    Args:
+        rollout: of ``H`` steps.
+        last: ``V_H``, ``[B]``.
+        alpha: weight of the entropy.
+        gamma: discount.
+
+    Returns:
+        ``V_0`` to ``V_H``, and ``Q_0`` to ``Q_{H-1}``, ``[B]`` each.
+    """
+    values, action_values = [last], []
+    steps = zip(rollout.reward, rollout.terminated, rollout.log_prob, strict=False)
+    for reward, terminated, log_prob in reversed(list(steps)):
+        action_values.append(reward + gamma * torch.where(terminated, 0.0, values[-1]))
+        values.append(action_values[-1] - alpha * log_prob)
+    return values[::-1], action_values[::-1]
+
+
+def step_in_turn(
+    dynamics: DynamicsModel, generator: torch.Generator | None = None, *, deterministic: bool = False
+) -> Callable[[Tensor, Tensor], Outcome]:
+    """Return a step that deals its rows out to the members in turn, the same ones to the same from call to call.
+
+    In turn, since a buffer may have sorted them by kind.
+
+    Args:
+        dynamics: whose ``particle_members`` they are.
+        generator: of the noise; default: torch's global one.
+        deterministic: whether each member predicts its mean.
+
+    Returns:
+        ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
+    """
+    members = dynamics.particle_members
+    step_all = dynamics.particle_step(members, deterministic=deterministic)
+
+    def deal(rows: Tensor) -> Tensor:
+        spare = -len(rows) % len(members)
+        filled = torch.cat([rows, rows[-1:].expand(spare, -1)]) if spare else rows
+        return filled.unflatten(0, (-1, len(members))).transpose(0, 1)
+
+    def step(obs: Tensor, action: Tensor) -> Outcome:
+        outcome = step_all(deal(obs), deal(action), generator)
+        return Outcome(*(part.transpose(0, 1).flatten(0, 1)[: len(obs)] for part in outcome))
+
+    return step

@@ -1,0 +1,46 @@
+"""SB3 agents that can't do without a model, and bring one to ``learn`` themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from mbrl_wrappers.imagination import ModelBased, Strategy
+
+
+class WithModel(OffPolicyAlgorithm):
+    """To be put in front of an SB3 agent's class: ``learn`` runs with a ``ModelBased`` callback in any case.
+
+    It is the one among the callbacks, else the one that the agent has from an earlier ``learn`` or was loaded with,
+    else a new one with the agent's default strategy.
+    """
+
+    default_strategy: ClassVar[Callable[[], Strategy]]
+    # The SB3 agent to compare with: the same without a model. It takes the same arguments but for the agent's own.
+    model_free: ClassVar[type[BaseAlgorithm]]
+
+    model_based: Any  # a ModelBased, from the first learn on
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        found = list(_model_callbacks(callback))
+        if len(found) > 1:
+            raise ValueError(f"callback must hold one ModelBased at most, got {len(found)}")
+        if not found:
+            own = getattr(self, "model_based", None) or ModelBased(type(self).default_strategy())
+            others = [] if callback is None else callback if isinstance(callback, list) else [callback]
+            callback = [own, *others]
+        return super()._init_callback(callback, progress_bar)
+
+
+def _model_callbacks(callback: Any) -> Iterator[ModelBased]:
+    if isinstance(callback, ModelBased):
+        yield callback
+    elif isinstance(callback, CallbackList):
+        yield from _model_callbacks(callback.callbacks)
+    elif isinstance(callback, list):
+        for part in callback:
+            yield from _model_callbacks(part)

@@ -1,0 +1,406 @@
+"""MAAC: SAC where the horizon is 0, and what its losses hold where it is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.agents import MAAC, STEVE, Dyna, RealData
+from mbrl_wrappers.agents.maac import _GradientWatch
+from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
+from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+
+OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-2.0, 2.0, (1,), np.float32)
+GAMMA, ALPHA = 0.9, 0.3
+
+
+class Line(gym.Env):
+    """A point that an action moves and that is best at 0; an episode ends beyond 3, or after twenty steps."""
+
+    observation_space, action_space = OBS, ACTION
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.at, self.steps = float(self.np_random.uniform(-2, 2)), 0
+        return np.array([self.at], np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.at += float(np.clip(action, -2, 2)[0])
+        self.steps += 1
+        return np.array([self.at], np.float32), -(self.at**2), abs(self.at) > 3, self.steps >= 20, {}
+
+
+def line(diverges_at: float = math.inf) -> KnownDynamics:
+    def step(obs: Tensor, action: Tensor) -> Tensor:
+        moved = obs + action
+        return moved if diverges_at == math.inf else torch.where(moved > diverges_at, moved * math.inf, moved)
+
+    return KnownDynamics(
+        OBS,
+        ACTION,
+        step,
+        lambda obs, action, next_obs: -next_obs[:, 0].square(),
+        lambda obs, action, next_obs: next_obs[:, 0].abs() > 3,
+    )
+
+
+def make_agent(env: Any = None, kind: type = MAAC, **kwargs: Any) -> Any:
+    arguments = {
+        "policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 2_000,
+        "gamma": GAMMA, "seed": 0, "device": "cpu", **kwargs,
+    }  # fmt: skip
+    return kind("MlpPolicy", Line() if env is None else env, **arguments)
+
+
+def with_line(agent: Any, dynamics: KnownDynamics | None = None) -> Any:
+    """Give an agent a model as training does, and real rows, without training."""
+    callback = ModelBased(RealData(), dynamics or line())
+    agent.learn(25, callback=callback)
+    return agent
+
+
+def small_model(env: Any = None) -> EnsembleDynamics:
+    return EnsembleDynamics.for_env(env or Line(), num_members=3, num_elites=2, hidden=(16,), max_steps=30)
+
+
+def weights(agent: Any) -> list[Tensor]:
+    return [value.detach().clone() for value in agent.policy.parameters()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Logged(BaseCallback):
+    """Keeps what is logged at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        self.rows.append(dict(self.logger.name_to_value))
+        return True
+
+
+# -- SAC where there is nothing to look ahead to ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"ent_coef": 0.2, "gradient_steps": 2, "target_update_interval": 3},
+        {"use_sde": True},
+        {"n_steps": 3, "policy_kwargs": {"net_arch": [16], "n_critics": 3}},
+    ],
+    ids=["default", "fixed_entropy", "gsde", "n_steps"],
+)
+def test_a_horizon_of_0_is_sac_to_the_last_bit(arguments: dict[str, Any]) -> None:
+    plain = make_agent(kind=SAC, **arguments)
+    plain.learn(80)
+    ours = make_agent(horizon=0, **arguments)
+    ours.learn(80, callback=ModelBased(RealData(), small_model()))
+
+    assert same(weights(plain), weights(ours))
+
+
+def test_a_horizon_of_0_is_sac_under_vec_normalize() -> None:
+    def normalized() -> VecNormalize:
+        return VecNormalize(DummyVecEnv([Line]), gamma=GAMMA)
+
+    plain = make_agent(normalized(), SAC)
+    plain.learn(80)
+    ours = make_agent(normalized(), horizon=0)
+    ours.learn(80, callback=ModelBased(RealData(), small_model()))
+
+    assert same(weights(plain), weights(ours))
+
+
+# -- the objective ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_obs", [False, True])
+def test_the_objective_is_the_papers(norm_obs: bool) -> None:
+    env = VecNormalize(DummyVecEnv([Line]), norm_obs=norm_obs, gamma=GAMMA)
+    agent = with_line(make_agent(env, horizon=3, ent_coef=ALPHA))
+    raw = torch.linspace(-2.5, 2.5, 9)[:, None]
+    observations = torch.as_tensor(env.normalize_obs(raw.numpy()))
+    torch.manual_seed(1)
+    rollout = agent._look_ahead(observations, agent._make_step(), _unwatched)
+    said = agent._objective(rollout, agent._policy_obs(rollout.obs[-1]), torch.tensor(ALPHA))
+
+    torch.manual_seed(1)
+    scale = math.sqrt(env.ret_rms.var + env.epsilon)
+    total, at, alive, factor = torch.zeros(9), raw, torch.ones(9), 1.0
+    for step in range(4):
+        policy_obs = torch.as_tensor(env.normalize_obs(at.detach().numpy()))
+        action, log_prob = agent.actor.action_log_prob(policy_obs)
+        if step == 3:
+            reward = torch.min(*agent.critic(policy_obs, action))[:, 0]
+        else:
+            at = torch.where(alive[:, None] > 0, at + 2 * action, at)
+            reward = (-at[:, 0].square() / scale).clamp(-env.clip_reward, env.clip_reward)
+        total = total + factor * alive * (reward - ALPHA * log_prob)
+        alive = alive * (at[:, 0].abs() <= 3)
+        factor *= GAMMA
+    assert 0 < alive.sum() < 9
+    # A row that terminated goes on from the state before, and only its noise is drawn; so numbers agree up to that.
+    torch.testing.assert_close(said, total.mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_terminal_value_it_is_the_return_of_some_steps() -> None:
+    agent = with_line(make_agent(horizon=2, terminal_value=False, ent_coef=0.0))
+    observations = torch.linspace(-0.5, 0.5, 5)[:, None]
+    rollout = agent._look_ahead(observations, agent._make_step(), _unwatched)
+    assert not rollout.terminated[0].any()
+
+    said = agent._objective(rollout, None, torch.tensor(0.0))
+
+    first, second = rollout.reward
+    torch.testing.assert_close(first, -rollout.obs[1][:, 0].square())
+    torch.testing.assert_close(said, (first + GAMMA * second).mean())
+
+
+def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
+    agent = with_line(make_agent(horizon=2, expand_critic=True, ent_coef=ALPHA))
+    observations = torch.tensor([[-1.0], [0.5], [2.9]])
+    rollout = agent._look_ahead(observations, agent._make_step(), _unwatched)
+    rollout.action[0].data[2] = 1.0  # the third row ends at once
+    with torch.no_grad():
+        step = agent._make_step()
+        rollout = rollout._replace(
+            terminated=[step(rollout.obs[0], rollout.action[0]).terminated, rollout.terminated[1]]
+        )
+        rollout.reward[0] = step(rollout.obs[0], rollout.action[0]).reward
+        rollout.is_reached[1] = ~rollout.terminated[0]
+
+    loss = agent._expanded_loss(rollout, torch.tensor(ALPHA))
+
+    assert rollout.terminated[0].tolist() == [False, False, True]
+    with torch.no_grad():
+        behind = torch.min(*agent.critic_target(rollout.obs[2], rollout.action[2]))[:, 0]
+        behind = behind - ALPHA * rollout.log_prob[2]
+        second = rollout.reward[1] + GAMMA * torch.where(rollout.terminated[1], 0.0, behind)
+        first = rollout.reward[0] + GAMMA * ~rollout.terminated[0] * (second - ALPHA * rollout.log_prob[1])
+        errors = [
+            (value[:, 0] - target).square()
+            for critic in range(2)
+            for value, target in (
+                (agent.critic(rollout.obs[0], rollout.action[0])[critic], first),
+                (agent.critic(rollout.obs[1], rollout.action[1])[critic][:2], second[:2]),
+            )
+        ]
+    torch.testing.assert_close(loss.detach(), 0.5 * torch.cat(errors).sum() / 5)
+
+
+def _unwatched(action: Tensor) -> Tensor:
+    return action
+
+
+# -- hygiene of gradients --------------------------------------------------------------------------
+
+
+def test_gradient_norms_are_logged_by_step() -> None:
+    agent, logged = make_agent(horizon=2, ent_coef=0.0), Logged()
+    agent.learn(40, callback=[ModelBased(RealData(), line()), logged])
+
+    names = {name for name in logged.rows[-1] if "grad_norm" in name}
+    assert names == {"train/grad_norm_h0", "train/grad_norm_h1", "train/grad_norm_h2", "train/actor_grad_norm"}
+    assert all(logged.rows[-1][name] > 0 for name in names)
+
+
+def test_a_gradient_norm_is_that_of_a_row() -> None:
+    agent = with_line(make_agent(horizon=1, terminal_value=False, ent_coef=0.0))
+    watch, observations = _GradientWatch(), torch.linspace(-0.5, 0.5, 5)[:, None]
+    rollout = agent._look_ahead(observations, agent._make_step(), watch)
+
+    agent._objective(rollout, None, torch.tensor(0.0)).backward()
+
+    # r = -(s + 2 a)^2, for actions in [-1, 1] that move by twice their size
+    expected = (4 * rollout.obs[1].detach()).abs().mean()
+    torch.testing.assert_close(watch.report()["grad_norm_h0"], expected)
+    assert watch.report()["grad_norm_h1"] == 0
+
+
+def test_the_actors_gradient_is_clipped() -> None:
+    free, bound = make_agent(ent_coef=0.0), make_agent(ent_coef=0.0, max_grad_norm=1e-3)
+    for agent in (free, bound):
+        with_line(agent)
+        agent.train(1, 16)
+
+    def norm(agent: Any) -> float:
+        return float(torch.cat([p.grad.flatten() for p in agent.actor.parameters()]).norm())
+
+    assert norm(free) > 0.01
+    assert norm(bound) <= 1e-3 * 1.001
+
+
+def test_rows_that_diverge_are_counted_and_reach_no_weight() -> None:
+    agent, logged = make_agent(horizon=3), Logged()
+    agent.learn(60, callback=[ModelBased(RealData(), line(diverges_at=0.5)), logged])
+
+    assert logged.rows[-1]["train/rows_diverged"] > 0
+    assert all(torch.isfinite(value).all() for value in weights(agent))
+
+
+def test_a_batch_of_nothing_but_diverged_rows_has_no_gradient() -> None:
+    agent = with_line(make_agent(horizon=1), line(diverges_at=-1e9))
+    assert all(torch.isfinite(value).all() for value in weights(agent))
+    agent.train(1, 16)
+    assert all((p.grad == 0).all() for p in agent.actor.parameters())
+
+
+# -- as an SB3 agent -------------------------------------------------------------------------------
+
+
+def test_learn_brings_a_model() -> None:
+    agent = make_agent(horizon=1)
+    agent.learn(25)
+
+    assert isinstance(agent.model_based.strategy, Dyna)
+    assert isinstance(agent.model_based.dynamics, EnsembleDynamics)
+
+
+def test_learn_takes_the_model_that_it_is_given_however_deep() -> None:
+    mine = ModelBased(RealData(), small_model())
+    agent = make_agent(horizon=1)
+    agent.learn(25, callback=CallbackList([Logged(), CallbackList([mine])]))
+    assert agent.model_based is mine
+
+    agent.learn(5, callback=Logged(), reset_num_timesteps=False)
+    assert agent.model_based is mine
+
+    with pytest.raises(ValueError, match="callback must hold one ModelBased at most, got 2"):
+        agent.learn(5, callback=[mine, ModelBased(RealData())])
+
+
+@pytest.mark.parametrize("expand_critic", [False, True])
+@pytest.mark.parametrize(
+    "strategy", [Dyna(0.5, rollouts_per_step=2), STEVE(horizon=1), RealData()], ids=lambda s: type(s).__name__
+)
+def test_it_trains_with_any_strategy(strategy: Any, expand_critic: bool) -> None:
+    agent = make_agent(expand_critic=expand_critic)
+    before = weights(agent)
+    agent.learn(
+        60, callback=[ModelBased(strategy, small_model(), fit_every=20), EvalCallback(Monitor(Line()), eval_freq=30)]
+    )
+
+    assert all(torch.isfinite(value).all() for value in weights(agent))
+    assert not same(before, weights(agent))
+    evaluate_policy(agent, Monitor(Line()), n_eval_episodes=1)
+
+
+def test_dict_observations_several_envs_and_gsde() -> None:
+    class Parts(gym.ObservationWrapper):
+        observation_space = spaces.Dict({"at": OBS, "sign": spaces.Discrete(2)})
+
+        def observation(self, observation: np.ndarray) -> dict[str, Any]:
+            return {"at": observation, "sign": int(observation[0] > 0)}
+
+    env = VecNormalize(make_vec_env(lambda: Parts(Line()), n_envs=2), norm_obs_keys=["at"], gamma=GAMMA)
+    agent = MAAC(
+        "MultiInputPolicy", env, learning_starts=20, batch_size=16, use_sde=True, expand_critic=True, seed=0,
+        policy_kwargs={"net_arch": [16]}, device="cpu",
+    )  # fmt: skip
+    dynamics = EnsembleDynamics(
+        env.observation_space, env.action_space, num_members=3, num_elites=2, hidden=(16,), max_steps=30
+    )
+    agent.learn(60, callback=ModelBased(Dyna(0.5, rollouts_per_step=2), dynamics, fit_every=20))
+
+    assert all(torch.isfinite(value).all() for value in weights(agent))
+
+
+def test_it_is_saved_and_loaded_with_its_model(tmp_path: Path) -> None:
+    agent = make_agent(horizon=2, max_grad_norm=1.0, expand_critic=True, backprop_steps=1)
+    agent.learn(40, callback=ModelBased(RealData(), small_model()))
+    agent.save(tmp_path / "agent")
+
+    loaded = MAAC.load(tmp_path / "agent", Line())
+
+    assert (loaded.horizon, loaded.max_grad_norm, loaded.expand_critic, loaded.backprop_steps) == (2, 1.0, True, 1)
+    assert same(weights(agent), weights(loaded))
+    assert same(list(agent.model_based.dynamics.parameters()), list(loaded.model_based.dynamics.parameters()))
+
+
+def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path) -> None:
+    def fresh() -> tuple[Any, ModelBased]:
+        agent = make_agent(VecNormalize(DummyVecEnv([Line]), gamma=GAMMA), horizon=2)
+        return agent, ModelBased(Dyna(0.5, rollouts_per_step=2), small_model(), fit_every=25)
+
+    def go_on(agent: Any) -> None:
+        agent.env.seed(5)
+        agent._last_obs = None
+        agent.learn(30, callback=agent.model_based, reset_num_timesteps=False)
+
+    class AtEpisodesEnd(BaseCallback):
+        def _on_step(self) -> bool:
+            return not (self.num_timesteps >= 50 and self.locals["dones"][0])
+
+    whole, callback = fresh()
+    whole.learn(200, callback=[callback, AtEpisodesEnd()])
+    stopped_at = whole.num_timesteps
+    save_checkpoint(whole, tmp_path / "checkpoint")
+    go_on(whole)
+    other = load_checkpoint(MAAC, tmp_path / "checkpoint", VecNormalize(DummyVecEnv([Line]), gamma=GAMMA))
+    go_on(other)
+
+    assert stopped_at < 200
+    assert same(weights(whole), weights(other))
+
+
+@pytest.mark.parametrize("expand_critic", [False, True])
+def test_it_learns_to_stand_at_the_best_place(expand_critic: bool) -> None:
+    dynamics = EnsembleDynamics.for_env(Line(), num_members=3, num_elites=2, hidden=(32, 32), max_steps=300)
+    agent = make_agent(horizon=3, learning_rate=3e-3, expand_critic=expand_critic)
+    agent.learn(300, callback=ModelBased(RealData(), dynamics, fit_every=50))
+
+    mean, _ = evaluate_policy(agent, Monitor(Line()), n_eval_episodes=10)
+    assert mean > -2.0  # where it starts it would lose 27 on average by standing still
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"horizon": -1}, "horizon must be a whole number of at least 0, got -1"),
+        ({"horizon": 1.5}, "horizon must be a whole number of at least 0, got 1.5"),
+        ({"horizon": 0, "expand_critic": True}, "horizon must be at least 1 with expand_critic"),
+        ({"horizon": 0, "terminal_value": False}, "horizon must be at least 1 with expand_critic or without terminal"),
+        ({"max_grad_norm": 0.0}, r"max_grad_norm must be in \(0, inf\], got 0.0"),
+        ({"backprop_steps": 0}, "backprop_steps must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_agent(**arguments)
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(ValueError, match="action_space must be a Box, got Discrete"):
+        MAAC("MlpPolicy", "CartPole-v1")
+
+
+def test_a_model_without_gradient_is_refused() -> None:
+    def step(obs: Tensor, action: Tensor) -> Tensor:
+        return (obs + action).detach()
+
+    dynamics = KnownDynamics(OBS, ACTION, step, line().reward_fn, line().termination_fn)
+    with pytest.raises(ValueError, match="dynamics must be differentiable"):
+        make_agent().learn(25, callback=ModelBased(RealData(), dynamics))
