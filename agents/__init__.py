@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.real_data import RealData
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
+    from mbrl_wrappers.agents.svg import SVG
 
 __all__ = [
     "M2AC",
@@ -30,6 +31,7 @@ __all__ = [
     "POPLIN",
     "RS",
     "STEVE",
+    "SVG",
     "CompiledSAC",
     "CompiledTD3",
     "CompiledTQC",
@@ -52,5 +54,6 @@ __getattr__, __dir__ = lazy_names(
         "RS": "mbrl_wrappers.agents.rs",
         "RealData": "mbrl_wrappers.agents.real_data",
         "STEVE": "mbrl_wrappers.agents.steve",
+        "SVG": "mbrl_wrappers.agents.svg",
     },
 )

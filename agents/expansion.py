@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from mbrl_wrappers.models.base import DynamicsModel
@@ -15,6 +16,8 @@ from mbrl_wrappers.types import Outcome
 Act = Callable[[Tensor], tuple[Tensor, Tensor]]
 # ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
 Step = Callable[[Tensor, Tensor], Outcome]
+
+_MANY_STEPS = 20
 
 
 class Rollout(NamedTuple):
@@ -84,6 +87,12 @@ def roll_out(
     return rollout
 
 
+def check_differentiable(action: Tensor, next_obs: Tensor) -> None:
+    """Refuse a model that passes no gradient back to actions that have one."""
+    if action.requires_grad and not next_obs.requires_grad:
+        raise ValueError("dynamics must be differentiable with respect to the action, got next_obs without a gradient")
+
+
 def expanded_values(
     rollout: Rollout, last: Tensor, alpha: Tensor | float, gamma: float
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -127,13 +136,78 @@ def step_in_turn(
     members = dynamics.particle_members
     step_all = dynamics.particle_step(members, deterministic=deterministic)
 
-    def deal(rows: Tensor) -> Tensor:
-        spare = -len(rows) % len(members)
-        filled = torch.cat([rows, rows[-1:].expand(spare, -1)]) if spare else rows
-        return filled.unflatten(0, (-1, len(members))).transpose(0, 1)
-
     def step(obs: Tensor, action: Tensor) -> Outcome:
-        outcome = step_all(deal(obs), deal(action), generator)
-        return Outcome(*(part.transpose(0, 1).flatten(0, 1)[: len(obs)] for part in outcome))
+        columns = _in_turn(lambda *dealt: step_all(dealt[0], dealt[1], generator), len(members), obs, action)
+        return Outcome(*columns)
 
     return step
+
+
+def infer_in_turn(dynamics: DynamicsModel) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return a function that takes real steps once more, as :func:`step_in_turn` takes new ones.
+
+    Returns:
+        ``(obs [B, D], action [B, A], next_obs [B, D], reward [B]) -> next_obs, reward``; see
+        :meth:`DynamicsModel.inferred_step <mbrl_wrappers.models.base.DynamicsModel.inferred_step>`.
+    """
+    members = dynamics.particle_members
+    step_all = dynamics.inferred_step(members)
+
+    def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+        next_obs, reward = _in_turn(step_all, len(members), obs, action, next_obs, reward)
+        return next_obs, reward
+
+    return step
+
+
+def _in_turn(function: Callable[..., Sequence[Tensor]], members: int, *columns: Tensor) -> list[Tensor]:
+    """Call a function of ``[M, R, ...]`` with rows ``[B, ...]`` that are dealt out in turn; returns rows again."""
+    rows = len(columns[0])
+    spare = -rows % members
+
+    def deal(column: Tensor) -> Tensor:
+        filled = torch.cat([column, column[-1:].expand(spare, *column.shape[1:])]) if spare else column
+        return filled.unflatten(0, (-1, members)).transpose(0, 1)
+
+    return [part.transpose(0, 1).flatten(0, 1)[:rows] for part in function(*map(deal, columns))]
+
+
+class GradientWatch:
+    """Sees the gradients of the actions of a rollout go by, and keeps to itself what of them is not finite.
+
+    Such gradients belong to rows that diverged and count for nothing, but 0 times infinity is not 0.
+    """
+
+    def __init__(self) -> None:
+        self._norms: list[Tensor] = []
+
+    def __call__(self, action: Tensor) -> Tensor:
+        """Return the action of the next step ``[B, A]``, watched: without the way through its own log-density."""
+        index, seen = len(self._norms), action.view_as(action)
+        self._norms.append(torch.zeros((), device=action.device))
+        if seen.requires_grad:
+            seen.register_hook(lambda gradient: self._see(index, gradient))
+        return seen
+
+    def _see(self, index: int, gradient: Tensor) -> Tensor:
+        gradient = torch.where(gradient.isfinite(), gradient, 0.0)
+        self._norms[index] = gradient.norm(dim=-1).sum()  # the objective has taken the mean over rows
+        return gradient
+
+    def report(self) -> dict[str, Tensor]:
+        """Return the mean norm of a row's gradient as ``grad_norm_h{t}``; of many steps, 0 and the powers of 2."""
+        steps = range(len(self._norms))
+        few = steps if len(steps) <= _MANY_STEPS else [step for step in steps if step & (step - 1) == 0]
+        return {f"grad_norm_h{step}": self._norms[step] for step in few}
+
+
+def masked_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of the values that count, 0 if none does."""
+    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+def record_means(logger: Logger, entries: list[dict[str, Tensor]]) -> None:
+    """Log the mean of each number over some updates, under ``train/``."""
+    for name in entries[0] if entries else ():
+        values = torch.stack([entry[name].detach().float().mean() for entry in entries])
+        logger.record(f"train/{name}", float(values.mean()))

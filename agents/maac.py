@@ -14,7 +14,16 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.agents.compiled import CompiledSAC
 from mbrl_wrappers.agents.dyna import Dyna
-from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_in_turn
+from mbrl_wrappers.agents.expansion import (
+    GradientWatch,
+    Rollout,
+    Step,
+    expanded_values,
+    masked_mean,
+    record_means,
+    roll_out,
+    step_in_turn,
+)
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.strategy import Samples
@@ -117,7 +126,7 @@ class MAAC(WithModel, SAC):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
             if self.use_sde:
                 self.actor.reset_noise()
-            watch = _GradientWatch()
+            watch = GradientWatch()
             rollout = self._look_ahead(batch.observations, step, watch)
             alpha, entropy_log = self._update_alpha(rollout.log_prob[0])
 
@@ -140,7 +149,8 @@ class MAAC(WithModel, SAC):
             losses = {"critic_loss": critic_loss, "actor_loss": actor_loss, "actor_grad_norm": actor_grad_norm}
             log.append({**entropy_log, **losses, **watch.report(), "rows_diverged": (~rollout.is_finite).sum()})
         self._n_updates += gradient_steps
-        self._record(log)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        record_means(self.logger, log)
 
     # -- the actor looks ahead ---------------------------------------------------------------------
 
@@ -158,7 +168,7 @@ class MAAC(WithModel, SAC):
     def _policy_obs(self, obs: Tensor) -> Any:
         return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
 
-    def _look_ahead(self, observations: Any, step: Step, watch: _GradientWatch) -> Rollout:
+    def _look_ahead(self, observations: Any, step: Step, watch: GradientWatch) -> Rollout:
         def act(policy_obs: Any) -> tuple[Tensor, Tensor]:
             action, log_prob = self.actor.action_log_prob(policy_obs)
             return watch(action), log_prob
@@ -173,7 +183,7 @@ class MAAC(WithModel, SAC):
         if self.terminal_value:
             last = _least(self.critic(last_obs, rollout.action[-1])) - alpha * rollout.log_prob[-1]
         values, _ = expanded_values(rollout, last, alpha, self.gamma)
-        return _mean(values[0], rollout.is_finite)
+        return masked_mean(values[0], rollout.is_finite)
 
     # -- the critic --------------------------------------------------------------------------------
 
@@ -196,7 +206,7 @@ class MAAC(WithModel, SAC):
             obs, action = (torch.cat(parts[:-1]) for parts in (rollout.obs, rollout.action))
             counts = torch.cat([is_reached & rollout.is_finite for is_reached in rollout.is_reached[:-1]])
         values = self.critic(self._policy_obs(obs), action)
-        return 0.5 * torch.stack([_mean((value[:, 0] - target).square(), counts) for value in values]).sum()
+        return 0.5 * torch.stack([masked_mean((value[:, 0] - target).square(), counts) for value in values]).sum()
 
     # -- the entropy -------------------------------------------------------------------------------
 
@@ -212,46 +222,7 @@ class MAAC(WithModel, SAC):
         self.ent_coef_optimizer.step()
         return alpha, {"ent_coef": alpha, "ent_coef_loss": loss}
 
-    def _record(self, log: list[dict[str, Tensor]]) -> None:
-        """Log the mean of some updates."""
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in log[0] if log else ():
-            values = torch.stack([entry[name].detach().float().mean() for entry in log])
-            self.logger.record(f"train/{name}", float(values.mean()))
-
-
-class _GradientWatch:
-    """Sees the gradients of the actions of a rollout go by, and keeps to itself what of them is not finite.
-
-    Such gradients belong to rows that diverged and count for nothing, but 0 times infinity is not 0.
-    """
-
-    def __init__(self) -> None:
-        self._norms: list[Tensor] = []
-
-    def __call__(self, action: Tensor) -> Tensor:
-        """Return the action of the next step ``[B, A]``, watched: without the way through its own log-density."""
-        index, seen = len(self._norms), action.view_as(action)
-        self._norms.append(torch.zeros((), device=action.device))
-        if seen.requires_grad:
-            seen.register_hook(lambda gradient: self._see(index, gradient))
-        return seen
-
-    def _see(self, index: int, gradient: Tensor) -> Tensor:
-        gradient = torch.where(gradient.isfinite(), gradient, 0.0)
-        self._norms[index] = gradient.norm(dim=-1).sum()  # the mean over rows is taken in the objective
-        return gradient
-
-    def report(self) -> dict[str, Tensor]:
-        """Return the mean norm of a row's gradient, by step."""
-        return {f"grad_norm_h{step}": norm for step, norm in enumerate(self._norms)}
-
 
 def _least(values: Sequence[Tensor]) -> Tensor:
     """Return the least of the critics' values ``[B, 1]``, as ``[B]``."""
     return torch.cat(list(values), dim=1).min(dim=1).values
-
-
-def _mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean of the values that count, 0 if none does."""
-    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)

@@ -26,7 +26,7 @@ class WithModel(OffPolicyAlgorithm):
     model_based: Any  # a ModelBased, from the first learn on
 
     def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
-        found = list(_model_callbacks(callback))
+        found = list(model_callbacks(callback))
         if len(found) > 1:
             raise ValueError(f"callback must hold one ModelBased at most, got {len(found)}")
         if not found:
@@ -36,11 +36,12 @@ class WithModel(OffPolicyAlgorithm):
         return super()._init_callback(callback, progress_bar)
 
 
-def _model_callbacks(callback: Any) -> Iterator[ModelBased]:
+def model_callbacks(callback: Any) -> Iterator[ModelBased]:
+    """Yield every ``ModelBased`` in what ``learn`` takes for a callback."""
     if isinstance(callback, ModelBased):
         yield callback
     elif isinstance(callback, CallbackList):
-        yield from _model_callbacks(callback.callbacks)
+        yield from model_callbacks(callback.callbacks)
     elif isinstance(callback, list):
         for part in callback:
-            yield from _model_callbacks(part)
+            yield from model_callbacks(part)

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.agents import MAAC, STEVE, Dyna, RealData
-from mbrl_wrappers.agents.maac import _GradientWatch
+from mbrl_wrappers.agents.expansion import GradientWatch
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 
@@ -226,7 +226,7 @@ def test_gradient_norms_are_logged_by_step() -> None:
 
 def test_a_gradient_norm_is_that_of_a_row() -> None:
     agent = with_line(make_agent(horizon=1, terminal_value=False, ent_coef=0.0))
-    watch, observations = _GradientWatch(), torch.linspace(-0.5, 0.5, 5)[:, None]
+    watch, observations = GradientWatch(), torch.linspace(-0.5, 0.5, 5)[:, None]
     rollout = agent._look_ahead(observations, agent._make_step(), watch)
 
     agent._objective(rollout, None, torch.tensor(0.0)).backward()

@@ -21,6 +21,10 @@ NUM_START_STATES = 4096
 # ``(obs [M, R, D], action [M, R, A], generator) -> Outcome``; see :meth:`DynamicsModel.particle_step`.
 ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Outcome]
 
+# ``(obs [M, R, D], action [M, R, A], real next_obs [M, R, D], real reward [M, R]) -> next_obs, reward``; see
+# :meth:`DynamicsModel.inferred_step`.
+InferredStep = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 class DynamicsModel(nn.Module, ABC):
     """One step of an environment, learned or known.
@@ -118,6 +122,24 @@ class DynamicsModel(nn.Module, ABC):
         return lambda obs, action, generator: (
             self.predict(obs, action, generator=generator, deterministic=deterministic).outcome
         )
+
+    def inferred_step(self, members: Sequence[int]) -> InferredStep:
+        """Return a function that takes real steps once more as some members, so that they can be differentiated.
+
+        The noise with which a member makes the real step is inferred and taken for a constant (Heess et al. 2015,
+        section 4.1), so that the step leads where it really led, with the gradient of the member.
+
+        Args:
+            members: ``M`` of ``particle_members``.
+
+        Returns:
+            ``(obs [M, R, D], action [M, R, A], next_obs [M, R, D], reward [M, R]) -> next_obs, reward``: the real
+            values up to rounding, with a gradient with respect to ``obs`` and ``action``.
+
+        Raises:
+            NotImplementedError: for a model whose noise can't be inferred.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't infer the noise of a real step")
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample one step of a batch from the Gaussian with mean and variance of all members' predictions together.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models import routing, storage
-from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
+from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
 from mbrl_wrappers.models.fit import (
     HOLDOUT_METRICS,
     MAX_HOLDOUT_ROWS,
@@ -26,7 +26,7 @@ from mbrl_wrappers.models.fit import (
     spread_rows,
 )
 from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, registered_id, resolve
-from mbrl_wrappers.models.network import EnsembleMLP
+from mbrl_wrappers.models.network import ChosenMembers, EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
 from mbrl_wrappers.spaces import space_to_json
@@ -193,10 +193,7 @@ class EnsembleDynamics(DynamicsModel):
 
     def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
         """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`."""
-        wrong = [member for member in members if not 0 <= member < self.network.num_members]
-        if wrong or not members:
-            raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
-        chosen = self.network.choose(members)
+        chosen = self._chosen(members)
 
         def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Outcome:
             flat_obs, flat_action, x = self._inputs(obs, action)
@@ -206,6 +203,29 @@ class EnsembleDynamics(DynamicsModel):
             return self._outcome(obs, flat_obs, flat_action, target, logits)
 
         return step
+
+    def inferred_step(self, members: Sequence[int]) -> InferredStep:
+        """Return a function that takes real steps once more; see :meth:`DynamicsModel.inferred_step`."""
+        chosen = self._chosen(members)
+
+        def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+            flat_obs, flat_action, x = self._inputs(obs, action)
+            outputs = self.network.evaluate(chosen, x.reshape(len(members), -1, x.shape[-1]))
+            mean, std, logits = (output.flatten(0, 1) for output in outputs)
+            real = self._flatten(next_obs, "obs").to(flat_obs) - flat_obs
+            if self.reward_fn is None:
+                real = torch.cat([real, reward.reshape(-1, 1).to(real)], dim=-1)
+            noise = ((self.target_normalizer.normalize(real) - mean) / std).detach()
+            outcome = self._outcome(obs, flat_obs, flat_action, mean + std * noise, logits)
+            return outcome.next_obs, outcome.reward
+
+        return step
+
+    def _chosen(self, members: Sequence[int]) -> ChosenMembers:
+        wrong = [member for member in members if not 0 <= member < self.network.num_members]
+        if wrong or not members:
+            raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
+        return self.network.choose(members)
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""

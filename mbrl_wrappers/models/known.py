@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from mbrl_wrappers.models.base import NUM_START_STATES, DynamicsModel
+from mbrl_wrappers.models.base import NUM_START_STATES, DynamicsModel, InferredStep
 from mbrl_wrappers.models.cart_poles import MAX_ACTION, START_STD, swing_up_spaces, swing_up_step
 from mbrl_wrappers.models.given import GivenFunction, call_given, resolve
 from mbrl_wrappers.models.normalizer import Normalizer
@@ -206,6 +206,20 @@ class KnownDynamics(DynamicsModel):
         return Prediction(
             next_obs.reshape(obs.shape), reward.reshape(batch), terminated.reshape(batch), obs.new_zeros(batch)
         )
+
+    def inferred_step(self, members: Sequence[int]) -> InferredStep:
+        """Return a step whose noise is what the system's equations leave of a real one; see :class:`DynamicsModel`."""
+
+        def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+            flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")
+            said = _call_step(self.step_fn, flat_obs, flat_action).reshape(obs.shape)
+            again = said + (next_obs - said).detach()
+            assert self.reward_fn is not None  # the constructor sees to it
+            paid = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, again.flatten(0, -2))
+            paid = paid.reshape(reward.shape)
+            return again, paid + (reward - paid).detach()
+
+        return step
 
     def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
         """Learn nothing: measure the error on the transitions and keep start states from them.

@@ -1,0 +1,362 @@
+"""Stochastic value gradients (Heess et al. 2015): the value's gradient along what really happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BaseModel, BasePolicy, ContinuousCritic
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, create_mlp
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.policies import SACPolicy
+from torch import Tensor, nn
+
+from mbrl_wrappers.agents.compiled import CompiledSAC
+from mbrl_wrappers.agents.expansion import GradientWatch, check_differentiable, infer_in_turn, record_means
+from mbrl_wrappers.agents.real_data import RealData
+from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
+from mbrl_wrappers.agents.with_model import WithModel, model_callbacks
+from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.imagination.buffer import BufferDecorator
+
+Infer = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_LOG_TWO = math.log(2.0)
+_SQUASHED_LIMIT = 1 - 1e-6
+
+
+class ValueNetwork(BaseModel):
+    """A state's value."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.value_net = nn.Sequential(*create_mlp(features_dim, 1, net_arch, activation_fn))
+
+    def forward(self, obs: Any) -> Tensor:
+        """Return values ``[B, 1]``."""
+        assert self.features_extractor is not None
+        return self.value_net(self.extract_features(obs, self.features_extractor))
+
+
+class SVGPolicy(SACPolicy):
+    """SAC's actor, a squashed Gaussian, beside one critic: of states and actions, or of states alone.
+
+    Args:
+        *args: SAC's policy's.
+        of_states: whether the critic judges states.
+        **kwargs: SAC's policy's.
+    """
+
+    def __init__(self, *args: Any, of_states: bool = True, **kwargs: Any) -> None:
+        self.of_states = of_states
+        super().__init__(*args, **{"n_critics": 1, **kwargs})
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """Build the critic; SB3's policy calls this for the critic and for its target."""
+        if not self.of_states:
+            return super().make_critic(features_extractor)
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return ValueNetwork(**kwargs).to(self.device)  # type: ignore[return-value]
+
+
+class MultiInputSVGPolicy(SVGPolicy):
+    """:class:`SVGPolicy` for Dict observations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+class SVG(WithModel, OffPolicyAlgorithm):
+    """Stochastic value gradients of real trajectories (Heess et al. 2015): SVG(0), SVG(1), SVG(H) and SVG(inf).
+
+    The noise with which policy and model make what really happened is inferred, so that ``a_t = pi(s_t, eta_t)`` and
+    ``s_{t+1} = f(s_t, a_t, xi_t)`` are the real ones; then the policy climbs the gradient of ::
+
+        w ( sum_{t<H} gamma^t r_t + gamma^H V(s_H) )
+
+    through policy and model (section 4, algorithm 1 for SVG(inf), 2 for SVG(1)), where nothing is predicted: errors of
+    the model are errors of its derivative alone. ``w`` is the importance weight of the actions, the density now over
+    that when they were taken, clipped, and 1 on policy. ``V`` is learned by fitted policy evaluation on replayed steps
+    with weights of their own (algorithm 4) and a target network. SVG(0) needs no model: ``w Q(s, pi(s, eta))``.
+
+    ``learn`` brings ``ModelBased(RealData())``, which fits the model, if its callbacks hold no other. Logged under
+    ``train/``: ``grad_norm_h{t}`` as of :class:`~mbrl_wrappers.agents.MAAC`, ``importance_weight``, the mean of ``w``.
+
+    Deviations: actions are squashed to their bounds, as SAC's are; a state-dependent standard deviation; the value
+    behind the last step also in SVG(inf), where an episode was cut off by its time limit; Adam and a Polyak-averaged
+    target; the members of an ensemble share the rows.
+
+    Args:
+        policy: ``"MlpPolicy"`` or, for Dict observations, ``"MultiInputPolicy"``.
+        env: with a bounded Box of actions.
+        learning_rate: of actor and critic.
+        horizon: ``H``: real steps that the gradient goes back through, or ``"inf"``: to the end of the episode.
+        window: newest env steps that the actor's stretches are drawn from; default: all that the buffer has, but for
+            ``"inf"`` each env's newest episode.
+        max_importance_weight: to which weights are clipped, at least 0.
+        ent_coef: weight of the entropy in the actor's objective.
+        max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
+        buffer_size, learning_starts, batch_size, tau, gamma, train_freq, gradient_steps, stats_window_size,
+            tensorboard_log, policy_kwargs, verbose, seed, device: as in SB3's SAC.
+
+    Raises:
+        ValueError: for an argument out of its range, or actions that are not a Box.
+
+    Example:
+        >>> SVG("MlpPolicy", "Pendulum-v1", horizon=1).learn(10_000)  # doctest: +SKIP
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SVGPolicy,
+        "MultiInputPolicy": MultiInputSVGPolicy,
+    }
+    default_strategy = RealData
+    model_free = CompiledSAC
+
+    policy: Any
+    actor: Any
+    critic: Any
+    critic_target: Any
+
+    def __init__(
+        self,
+        policy: str | type[SVGPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        horizon: int | Literal["inf"] = 1,
+        window: int | None = None,
+        max_importance_weight: float = 5.0,
+        ent_coef: float = 0.0,
+        max_grad_norm: float | None = None,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if horizon != "inf" and (not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 0):
+            raise ValueError(f"horizon must be a whole number of at least 0 or 'inf', got {horizon!r}")
+        if window is not None:
+            check_whole_number("window", window)
+        check_number("max_importance_weight", max_importance_weight, 0, math.inf)
+        check_number("ent_coef", ent_coef, 0, math.inf)
+        if max_grad_norm is not None:
+            check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate,
+                buffer_size=buffer_size,
+                learning_starts=learning_starts,
+                batch_size=batch_size,
+                tau=tau,
+                gamma=gamma,
+                train_freq=train_freq,
+                gradient_steps=gradient_steps,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs={"of_states": horizon != 0, **(policy_kwargs or {})},
+                verbose=verbose,
+                device=device,
+                support_multi_env=True,
+                seed=seed,
+                sde_support=False,
+                supported_action_spaces=(spaces.Box,),
+            )
+        except AssertionError as error:  # how SB3 refuses spaces
+            raise ValueError(f"action_space must be a bounded Box, got {self.action_space}") from error
+        self.horizon = horizon
+        self.window = window
+        self.max_importance_weight = max_importance_weight
+        self.ent_coef = ent_coef
+        self.max_grad_norm = max_grad_norm
+        if _init_setup_model:
+            self._setup_model()
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        callback = super()._init_callback(callback, progress_bar)
+        (model_based,) = model_callbacks(callback)
+        if not isinstance(model_based.strategy, RealData):
+            raise ValueError(f"strategy must be RealData() for SVG, got {type(model_based.strategy).__name__}")
+        return callback
+
+    def _setup_model(self) -> None:
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        self.replay_buffer_class = DictTrajectoryBuffer if is_dict else TrajectoryBuffer
+        super()._setup_model()
+        self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
+
+    # -- acting: each action is kept with its density -------------------------------------------------
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        is_random = self.num_timesteps < learning_starts
+        action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+        if is_random:
+            self._log_probs = np.full(n_envs, -_LOG_TWO * buffer_action[0].size)
+        else:
+            with torch.no_grad():
+                obs, _ = self.policy.obs_to_tensor(self._last_obs)
+                taken = torch.as_tensor(buffer_action, device=self.device)
+                self._log_probs = self._act_again(obs, taken)[1].cpu().numpy()
+        return action, buffer_action
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: list[dict]
+    ) -> None:
+        infos = [{**info, "log_prob": log_prob} for info, log_prob in zip(infos, self._log_probs, strict=True)]
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _act_again(self, policy_obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Take actions ``[B, A]`` that were taken, with their noise inferred (section 4.1).
+
+        Returns:
+            The actions, with a gradient, and their log-densities now, ``[B]``.
+        """
+        mean, log_std, _ = self.actor.get_action_dist_params(policy_obs)
+        before_tanh = torch.atanh(action.clamp(-_SQUASHED_LIMIT, _SQUASHED_LIMIT))
+        noise = (before_tanh - mean) / log_std.exp()
+        log_prob = self.actor.action_dist.proba_distribution(mean, log_std).log_prob(action, before_tanh)
+        return torch.tanh(mean + log_std.exp() * noise.detach()), log_prob
+
+    # -- learning ------------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Update the networks; SB3 calls this after each rollout."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        infer = infer_in_turn(self.model_based.dynamics) if self.horizon else None
+        buffer = self._trajectories()
+        log: list[dict[str, Tensor]] = []
+        for _ in range(gradient_steps):
+            critic_loss = self._critic_loss(buffer.sample_stretches(batch_size, 1))
+            self.critic.optimizer.zero_grad()
+            critic_loss.backward()
+            self.critic.optimizer.step()
+
+            watch = GradientWatch()
+            objective, weight = self._objective(self._draw(buffer, batch_size), infer, watch)
+            self.actor.optimizer.zero_grad()
+            (-objective).backward(inputs=list(self.actor.parameters()))
+            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+            actor_grad_norm = nn.utils.clip_grad_norm_(self.actor.parameters(), limit)
+            self.actor.optimizer.step()
+
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
+            log.append({**losses, "importance_weight": weight.mean(), **watch.report()})
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        record_means(self.logger, log)
+
+    def _trajectories(self) -> TrajectoryBuffer:
+        buffer: Any = self.replay_buffer
+        return buffer.inner if isinstance(buffer, BufferDecorator) else buffer
+
+    def _draw(self, buffer: TrajectoryBuffer, batch_size: int) -> Stretches:
+        """Draw what the actor learns from."""
+        if self.horizon == "inf":
+            return buffer.sample_episodes(batch_size, self.window)
+        return buffer.sample_stretches(batch_size, max(self.horizon, 1), self.window)
+
+    def _critic_loss(self, steps: Stretches) -> Tensor:
+        """Return the loss of fitted policy evaluation (algorithm 4); a Q-function needs no weights."""
+        real = self._flat(steps)
+        obs, next_obs = (self._policy_obs(part) for part in real.obs)
+        with torch.no_grad():
+            if self.horizon:
+                next_value = self.critic_target(next_obs)
+                weight = self._weight(self._act_again(obs, real.action[0])[1] - real.log_prob[0])
+            else:
+                next_value = self.critic_target(next_obs, self.actor(next_obs))[0]
+                weight = torch.ones_like(real.reward[0])
+            reward = self._normalized(real.reward[0])
+            target = reward + self.gamma * torch.where(real.terminated[0], 0.0, next_value[:, 0])
+        value = self.critic(obs) if self.horizon else self.critic(obs, real.action[0])[0]
+        return 0.5 * (weight * (value[:, 0] - target).square()).mean()
+
+    def _objective(self, stretches: Stretches, infer: Infer | None, watch: GradientWatch) -> tuple[Tensor, Tensor]:
+        """Return what the actor is to raise, and the importance weights ``[B]``."""
+        real = self._flat(stretches)
+        value, log_ratio = (
+            self._value_of_action(real, watch) if infer is None else self._value_of_path(real, infer, watch)
+        )
+        weight = self._weight(log_ratio)
+        objective = (weight * value).mean()
+        if self.ent_coef:
+            met = self._policy_obs(real.obs[:-1][real.is_real])
+            objective = objective - self.ent_coef * self.actor.action_log_prob(met)[1].mean()
+        return objective, weight
+
+    def _value_of_action(self, real: FlatStretches, watch: GradientWatch) -> tuple[Tensor, Tensor]:
+        """Return the critic's values of real actions, ``[B]``, and the logarithms of their ratios of densities."""
+        obs = self._policy_obs(real.obs[0])
+        action, log_prob = self._act_again(obs, real.action[0])
+        return self.critic(obs, watch(action))[0][:, 0], log_prob - real.log_prob[0]
+
+    def _value_of_path(self, real: FlatStretches, infer: Infer, watch: GradientWatch) -> tuple[Tensor, Tensor]:
+        """Return the values of where real stretches begin, ``[B]``, and the logarithms of their ratios of densities."""
+        obs, rewards, log_ratio = real.obs[0], [], torch.zeros_like(real.reward[0])
+        for t, is_real in enumerate(real.is_real):
+            action, log_prob = self._act_again(self._policy_obs(obs), real.action[t])
+            next_obs, reward = infer(obs, self.model_based.view.unscale(watch(action)), real.obs[t + 1], real.reward[t])
+            check_differentiable(action, next_obs)
+            rewards.append(self._normalized(reward))
+            log_ratio = log_ratio + torch.where(is_real, log_prob - real.log_prob[t], 0.0).detach()
+            obs = torch.where(is_real[:, None], next_obs, obs)
+        value = self.critic(self._policy_obs(obs))[:, 0]
+        for t in reversed(range(len(rewards))):
+            longer = rewards[t] + self.gamma * torch.where(real.terminated[t], 0.0, value)
+            value = torch.where(real.is_real[t], longer, value)
+        return value, log_ratio
+
+    def _flat(self, stretches: Stretches) -> FlatStretches:
+        return stretches.flat(self.model_based.dynamics.obs_codec, self.device)
+
+    def _normalized(self, reward: Tensor) -> Tensor:
+        return self.model_based.view.normalize_reward(reward, self._vec_normalize_env)
+
+    def _weight(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.detach().exp().clamp(max=self.max_importance_weight)
+
+    def _policy_obs(self, obs: Tensor) -> Any:
+        return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
+
+    # -- saving --------------------------------------------------------------------------------------
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "actor.optimizer", "critic.optimizer"], []
