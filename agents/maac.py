@@ -12,7 +12,6 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 from torch.nn import functional as F
 
-from mbrl_wrappers.agents.compiled import CompiledSAC
 from mbrl_wrappers.agents.dyna import Dyna
 from mbrl_wrappers.agents.expansion import (
     GradientWatch,
@@ -81,7 +80,7 @@ class MAAC(WithModel, SAC):
     """
 
     default_strategy = Dyna
-    model_free = CompiledSAC
+    model_free = "SAC"
 
     def __init__(
         self,

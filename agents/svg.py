@@ -19,7 +19,6 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from mbrl_wrappers.agents.compiled import CompiledSAC
 from mbrl_wrappers.agents.expansion import GradientWatch, check_differentiable, infer_in_turn, record_means
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
@@ -131,7 +130,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         "MultiInputPolicy": MultiInputSVGPolicy,
     }
     default_strategy = RealData
-    model_free = CompiledSAC
+    model_free = "SAC"
 
     policy: Any
     actor: Any

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -19,9 +18,9 @@ class WithModel(OffPolicyAlgorithm):
     else a new one with the agent's default strategy.
     """
 
-    default_strategy: ClassVar[Callable[[], Strategy]]
-    # The SB3 agent to compare with: the same without a model. It takes the same arguments but for the agent's own.
-    model_free: ClassVar[type[BaseAlgorithm]]
+    default_strategy: ClassVar[type[Strategy]]
+    # SB3's name of the agent to compare with, the same without a model: it takes those of the arguments that it knows.
+    model_free: ClassVar[str]
 
     model_based: Any  # a ModelBased, from the first learn on
 

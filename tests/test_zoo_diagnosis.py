@@ -20,8 +20,9 @@ from mbrl_wrappers.agents import STEVE
 from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
-from mbrl_wrappers.zoo.diagnosis import Diagnosis, diagnose, trusted_steps
+from mbrl_wrappers.zoo.diagnosis import diagnose, trusted_steps
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.findings import Diagnosis
 from mbrl_wrappers.zoo.model_error import HorizonError
 
 NOISE = 0.1

@@ -21,9 +21,10 @@ from mbrl_wrappers.zoo import ZooError, plots
 from mbrl_wrappers.zoo.building import build_agent
 from mbrl_wrappers.zoo.candidates import Candidates, candidates_in, candidates_of
 from mbrl_wrappers.zoo.catalogue import open_agent
-from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, Diagnosis, diagnose
+from mbrl_wrappers.zoo.diagnosis import diagnose
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.evaluation import play_episodes
+from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.progress import Evaluation

@@ -15,16 +15,16 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from mbrl_wrappers.zoo import plots
-from mbrl_wrappers.zoo.diagnosis import (
+from mbrl_wrappers.zoo.diagnosis import diagnose
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.findings import (
     DIAGNOSIS,
     Calibration,
     Diagnosis,
     ExploitationGap,
     RewardError,
     TerminationErrors,
-    diagnose,
 )
-from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.progress import Evaluation

@@ -17,11 +17,12 @@ from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.recipe import SECTIONS, Recipe, check_name
-from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names
+from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, strategy_of
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.job import JobSpec
@@ -46,12 +47,13 @@ _NOISE_ARGUMENTS = {"noise_type", "noise_std"}
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
 
-def algorithm_of(agent: str, algo: str) -> type[BaseAlgorithm]:
+def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgorithm]:
     """Return the class that a recipe's ``algo`` stands for.
 
     Args:
         agent: the registered agent: a strategy serves the off-policy algorithms, another agent is its own one.
         algo: such as ``"SAC"``, for which its compiled form stands in.
+        model: False for what the agent is compared with.
 
     Raises:
         ValueError: for an unknown agent, or an algorithm that the agent can't be made of.
@@ -60,12 +62,13 @@ def algorithm_of(agent: str, algo: str) -> type[BaseAlgorithm]:
     kind = AGENTS[agent]
     valid: dict[str, type[BaseAlgorithm]]
     if issubclass(kind, Strategy):
-        valid = {
-            n: k for n, k in ALGORITHMS.items() if issubclass(k, OffPolicyAlgorithm) and k not in COMPILED.values()
-        }
+        others = (*COMPILED.values(), *(k for k in ALGORITHMS.values() if issubclass(k, WithModel)))
+        valid = {n: k for n, k in ALGORITHMS.items() if issubclass(k, OffPolicyAlgorithm) and k not in others}
     else:
         valid = {kind.__name__: kind}
     check_name(algo, valid, "algo")
+    if not model and issubclass(kind, WithModel):
+        return COMPILED.get(kind.model_free, ALGORITHMS[kind.model_free])
     return COMPILED.get(algo, valid[algo])
 
 
@@ -75,11 +78,12 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
     Raises:
         ValueError: naming the nearest argument that there is.
     """
-    kind = AGENTS[agent]
-    algorithm = algorithm_of(agent, recipe.algo)
+    algorithm, strategy = algorithm_of(agent, recipe.algo), strategy_of(agent)
     constructors: dict[str, type] = {"agent": algorithm, "dynamics": EnsembleDynamics}
-    if issubclass(kind, Strategy):
-        constructors.update(strategy=kind, model_based=ModelBased, normalize=VecNormalize)
+    if strategy is not None:
+        constructors.update(model_based=ModelBased, normalize=VecNormalize)
+        if argument_names(strategy):
+            constructors.update(strategy=strategy)
     for section, constructor in constructors.items():
         valid = set(argument_names(constructor)) - _NOT_IN_RECIPES
         if "action_noise" in valid:
@@ -111,20 +115,22 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     Raises:
         ValueError: for an algorithm or a value that can't be used.
     """
-    kind = AGENTS[spec.agent]
-    algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo)
+    strategy = strategy_of(spec.agent)
+    algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     arguments = _agent_arguments(spec.recipe, env)
-    if not issubclass(kind, Strategy):
+    if strategy is None:
         if "dynamics" in argument_names(algorithm):
             arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
         return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
+    if not spec.model:  # of an agent that has arguments for its model
+        arguments = {name: value for name, value in arguments.items() if name in argument_names(algorithm)}
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None
     dynamics = _build_dynamics(spec, agent.device)
-    strategy = kind(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})
-    return agent, ModelBased(strategy, dynamics, seed=spec.seed, **spec.recipe.model_based)
+    bound = strategy(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})
+    return agent, ModelBased(bound, dynamics, seed=spec.seed, **spec.recipe.model_based)
 
 
 def _build_dynamics(

@@ -12,7 +12,6 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.zoo.display import TrainingProgress
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -21,7 +20,7 @@ from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.plots import save_training_figure
 from mbrl_wrappers.zoo.processes import TrainingProcess
 from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.registry import AGENTS, strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import JOB, MODEL_ERROR, PROGRESS, load_agent, open_folder
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock
@@ -150,8 +149,9 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
     label = spec.label()
     own = folder / spec.agent
     variants = {label: (spec, own)}
-    if baseline and issubclass(AGENTS[spec.agent], Strategy):
-        variants[spec.recipe.algo] = (dataclasses.replace(spec, model=False), folder / BASE)
+    if baseline and strategy_of(spec.agent) is not None:
+        base = dataclasses.replace(spec, model=False)
+        variants[base.label()] = (base, folder / BASE)
     for variant, variant_folder in variants.values():
         check_folder(variant, variant_folder)
         is_late = options["with_optimizer"] and is_finished(variant_folder)

@@ -14,6 +14,7 @@ import gymnasium as gym
 import torch
 from gymnasium import spaces
 
+from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.spaces import FlatSpace
@@ -61,6 +62,8 @@ class JobSpec:
     def label(self) -> str:
         """Return what people call the agent: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
         kind = AGENTS.get(self.agent)
+        if kind is not None and issubclass(kind, WithModel):
+            return self.agent.upper().replace("_", "-") if self.model else kind.model_free
         is_whole = kind is not None and not issubclass(kind, Strategy)
         return self.recipe.algo if is_whole or not self.model else f"{self.agent.upper()}({self.recipe.algo})"
 

@@ -22,7 +22,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mbrl_wrappers.zoo.candidates import Candidates
-from mbrl_wrappers.zoo.diagnosis import Calibration, ExploitationGap
+from mbrl_wrappers.zoo.findings import Calibration, ExploitationGap
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.statistics import Scores, mean_interval, performance_profile, profile_interval

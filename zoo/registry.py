@@ -19,19 +19,40 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.her import HerReplayBuffer
 
-from mbrl_wrappers.agents import M2AC, MVE, PETS, POPLIN, RS, STEVE, CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.agents import (
+    M2AC,
+    MAAC,
+    MVE,
+    PETS,
+    POPLIN,
+    RS,
+    STEVE,
+    SVG,
+    CompiledSAC,
+    CompiledTD3,
+    CompiledTQC,
+    Dyna,
+    RealData,
+)
+from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, TrajectoryBuffer
+from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
 
-# What `mbrl-zoo train AGENT` trains: a strategy for the imagined data of an SB3 agent, or an agent as a whole.
+# What `mbrl-zoo train AGENT` trains: a strategy for the imagined data of an SB3 agent, or an agent as a whole. Recipes
+# make several of one agent.
 AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {
+    "dhmbpo": MAAC,
     "m2ac": M2AC,
+    "maac": MAAC,
     "mbpo": Dyna,
     "mve": MVE,
     "pets": PETS,
     "poplin": POPLIN,
     "rs": RS,
+    "sac_svg": MAAC,
     "steve": STEVE,
+    "svg": SVG,
 }
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
@@ -53,16 +74,18 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         CompiledSAC,
         CompiledTD3,
         CompiledTQC,
+        MAAC,
         PETS,
         POPLIN,
         RS,
+        SVG,
     )
 }
 
 # Recipes name SB3's agents; these stand in for them.
 COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledTD3, "TQC": CompiledTQC}
 
-STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MVE, STEVE)}
+STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MVE, RealData, STEVE)}
 
 DYNAMICS: dict[str, type[DynamicsModel]] = {"EnsembleDynamics": EnsembleDynamics}
 
@@ -81,15 +104,25 @@ OBJECTS: dict[str, Any] = {
             buffers.NStepReplayBuffer,
             buffers.ReplayBuffer,
             buffers.RolloutBuffer,
+            DictTrajectoryBuffer,
             HerReplayBuffer,
             MaskableDictRolloutBuffer,
             MaskableRolloutBuffer,
+            TrajectoryBuffer,
             torch_layers.CombinedExtractor,
             torch_layers.FlattenExtractor,
             torch_layers.NatureCNN,
         )
     },
 }
+
+
+def strategy_of(agent: str) -> type[Strategy] | None:
+    """Return the strategy that brings an agent its model, whose arguments recipes hold; None if it plans in one."""
+    kind = AGENTS[agent]
+    if issubclass(kind, Strategy):
+        return kind
+    return kind.default_strategy if issubclass(kind, WithModel) else None
 
 
 def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> None:

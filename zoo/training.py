@@ -20,9 +20,10 @@ from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.building import algorithm_of, build_agent, training_env
-from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, diagnose
+from mbrl_wrappers.zoo.diagnosis import diagnose
 from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
+from mbrl_wrappers.zoo.findings import DIAGNOSIS
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.rows import read_rows, write_rows
@@ -91,7 +92,7 @@ def run(
     check_folder(spec, folder)
     write_atomically(folder / JOB, spec.to_json().encode())
     checkpoint = folder / CHECKPOINT
-    kind: Any = algorithm_of(spec.agent, spec.recipe.algo)
+    kind: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
     episodes = SeededEpisodes(FiniteEnv(make_env(spec.env, **spec.env_kwargs)), spec.seed)
     with Monitor(episodes) as env, FiniteEnv(make_env(spec.env, **spec.env_kwargs)) as eval_env:
         if is_finished(folder):

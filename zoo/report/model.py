@@ -13,9 +13,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.zoo.candidates import Candidates, candidates_in
-from mbrl_wrappers.zoo.diagnosis import DIAGNOSIS, Diagnosis, diagnose
+from mbrl_wrappers.zoo.diagnosis import diagnose
 from mbrl_wrappers.zoo.environment import env_from_file
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.registry import ALGORITHMS
 from mbrl_wrappers.zoo.storage.agent_file import model_of
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent

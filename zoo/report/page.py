@@ -19,8 +19,8 @@ import mbrl_wrappers
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo import plots
 from mbrl_wrappers.zoo.candidates import PLANNED_STEPS, Candidates
-from mbrl_wrappers.zoo.diagnosis import Diagnosis
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.findings import Diagnosis
 from mbrl_wrappers.zoo.report.model import look_into
 from mbrl_wrappers.zoo.report.runs import EnvSection, Group, Run, find_runs, group_by_env, median_run
 from mbrl_wrappers.zoo.report.sentences import (

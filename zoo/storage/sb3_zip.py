@@ -48,6 +48,7 @@ _LINEAR = re.compile(rf"LinearSchedule\(start={_NUMBER}, end={_NUMBER}, end_frac
 
 # Modules of policies that belong to one algorithm. TD3 and DDPG share theirs, and so do PPO, A2C and TRPO.
 _ALGORITHM_OF_POLICY = {
+    "mbrl_wrappers.agents.svg": "SVG",
     "stable_baselines3.sac.policies": "SAC",
     "stable_baselines3.dqn.policies": "DQN",
     "sb3_contrib.ars.policies": "ARS",
@@ -144,6 +145,8 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
     """Find the algorithm that a zip's entries belong to; its name is not among them."""
     policy = data.get("policy_class")
     module = policy.get("__module__") if isinstance(policy, dict) else None
+    if module == "stable_baselines3.sac.policies" and "expand_critic" in data:
+        return "MAAC"
     if module in _ALGORITHM_OF_POLICY:
         return _ALGORITHM_OF_POLICY[module]
     if module == "stable_baselines3.td3.policies":

@@ -14,12 +14,11 @@ import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import write_atomically
-from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.processes import TrainingFailed
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.recipe import check_name, read_literals
-from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.registry import strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
 from mbrl_wrappers.zoo.storage.manifest import parse_json
@@ -82,7 +81,7 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
             for seed in seeds:
                 spec = dataclasses.replace(first, seed=seed)
                 variants = [spec]
-                if content.get("baseline", True) and issubclass(AGENTS[agent], Strategy):
+                if content.get("baseline", True) and strategy_of(agent) is not None:
                     variants.append(dataclasses.replace(spec, model=False))
                 jobs.update((variant.digest(), variant) for variant in variants)
     return list(jobs.values())

@@ -1,0 +1,204 @@
+"""What a diagnosis of an agent's model found, and the file that holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.model_error import HorizonError
+
+DIAGNOSIS = "diagnosis.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted against observed spread of one step, over all real-valued columns of the observation.
+
+    Attributes:
+        spread: by bins of equal size, ``(predicted, observed)``: root mean square of the predicted standard
+            deviations, and of the prediction errors, both in units of the spread of each column's change.
+        coverage: ``(nominal, observed)`` share of real outcomes in central intervals of the predicted distribution.
+    """
+
+    spread: list[tuple[float, float]]
+    coverage: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RewardError:
+    """How wrong predicted rewards are, one step ahead.
+
+    Attributes:
+        given: whether the model was given the reward function; its error is then that of the predicted states.
+        rmse: root mean square error, in units of ``unit``.
+        unit: standard deviation of the real rewards; 1 where they do not vary.
+    """
+
+    given: bool
+    rmse: float
+    unit: float
+
+
+@dataclass(frozen=True)
+class TerminationErrors:
+    """Counts of real steps by what happened and what was predicted, one step ahead. A time limit is no end.
+
+    Attributes:
+        given: whether the model was given the termination function; its errors are then those of predicted states.
+        hits: steps that ended the episode, and were said to.
+        misses: steps that ended it, and were not said to.
+        false_alarms: steps that did not end it, and were said to.
+        passes: steps that did not end it, and were not said to.
+    """
+
+    given: bool
+    hits: int
+    misses: int
+    false_alarms: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class ExploitationGap:
+    """Undiscounted returns of the deterministic policy from the same start states.
+
+    Attributes:
+        steps: that an episode goes on for, if it does not end before.
+        real: in the environment, one per start.
+        imagined: in the model, which samples as it does in training.
+    """
+
+    steps: int
+    real: list[float]
+    imagined: list[float]
+
+    @property
+    def gaps(self) -> list[float]:
+        """Imagined minus real return of each start: above 0, the policy exploits errors of the model."""
+        return [imagined - real for imagined, real in zip(self.imagined, self.real, strict=True)]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the gaps."""
+        return float(np.mean(self.gaps))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``diagnosis.json`` holds.
+
+    Attributes:
+        seed: of the episodes and of everything drawn.
+        steps: env steps that were played for each of the measurements; for an agent that plans, in all.
+        error: open-loop error by steps ahead; infinite where predictions were not finite.
+        calibration: None for a model that is exact, whose samples are not finite, or whose observations have no
+            real-valued column.
+        reward, termination, exploitation: see there.
+        uncertainty: by steps of rollouts under the exploring policy from real states, how far the member that takes
+            the step is from the others (one-versus-rest, in nats); None for a model with fewer than two members, or an
+            agent that plans.
+        horizon_weights: mean weight of each horizon in STEVE's targets at real steps; None for other agents.
+        threshold: of the median error, in units of the states' spread, up to which the model is trusted.
+        trusted_steps: the recommended rollout length, see :func:`trusted_steps`.
+    """
+
+    seed: int
+    steps: int
+    error: list[HorizonError]
+    calibration: Calibration | None
+    reward: RewardError
+    termination: TerminationErrors
+    exploitation: ExploitationGap
+    threshold: float
+    trusted_steps: int
+    uncertainty: list[HorizonError] | None = None
+    horizon_weights: list[float] | None = None
+
+    @property
+    def is_trusted_throughout(self) -> bool:
+        """Whether the model is trusted as far as was measured, and maybe further."""
+        return self.trusted_steps == len(self.error)
+
+    def to_json(self) -> bytes:
+        """Return the bytes of a ``diagnosis.json``; what is not finite becomes null."""
+        content = _plain(dataclasses.asdict(self))
+        return json.dumps({"format_version": FORMAT_VERSION, **content}, indent=1, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Diagnosis:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ZooError: if it is not a diagnosis of this version.
+        """
+        try:
+            content = json.loads(text)
+            version = content.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise ZooError(f"a diagnosis must have the format_version {FORMAT_VERSION}, got {version!r}")
+            return cls(
+                seed=int(content["seed"]),
+                steps=int(content["steps"]),
+                error=_by_steps(content["error"]),
+                calibration=_calibration_from(content["calibration"]),
+                reward=RewardError(bool(content["reward"]["given"]), *_numbers(content["reward"], "rmse", "unit")),
+                termination=TerminationErrors(
+                    bool(content["termination"]["given"]),
+                    *(int(content["termination"][name]) for name in ("hits", "misses", "false_alarms", "passes")),
+                ),
+                exploitation=ExploitationGap(
+                    int(content["exploitation"]["steps"]),
+                    *([_number(value) for value in content["exploitation"][name]] for name in ("real", "imagined")),
+                ),
+                threshold=_number(content["threshold"]),
+                trusted_steps=int(content["trusted_steps"]),
+                uncertainty=None if content.get("uncertainty") is None else _by_steps(content["uncertainty"]),
+                horizon_weights=(
+                    None
+                    if content.get("horizon_weights") is None
+                    else [_number(weight) for weight in content["horizon_weights"]]
+                ),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ZooError):
+                raise
+            raise ZooError(f"text must be a diagnosis as JSON: {error!r}") from error
+
+
+def _by_steps(rows: Any) -> list[HorizonError]:
+    return [
+        HorizonError(int(row["steps_ahead"]), *(_number(row[name]) for name in ("low", "median", "high")))
+        for row in rows
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Put None in the place of numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float:
+    """Read a number of a file; null is what was not finite."""
+    return math.inf if value is None else float(value)
+
+
+def _numbers(content: dict[str, Any], *names: str) -> list[float]:
+    return [_number(content[name]) for name in names]
+
+
+def _calibration_from(content: Any) -> Calibration | None:
+    if content is None:
+        return None
+    pairs = {name: [(_number(x), _number(y)) for x, y in content[name]] for name in ("spread", "coverage")}
+    return Calibration(**pairs)
