@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -16,13 +17,14 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from mbrl_wrappers.agents import STEVE
+from mbrl_wrappers.agents import MAAC, STEVE, SVG
 from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.zoo.diagnosis import diagnose, trusted_steps
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.findings import Diagnosis
+from mbrl_wrappers.zoo.gradients import gradient_norms
 from mbrl_wrappers.zoo.model_error import HorizonError
 
 NOISE = 0.1
@@ -181,10 +183,38 @@ def test_the_weights_of_steve_are_those_of_its_targets():
 
 def test_a_diagnosis_from_before_is_read():
     content = json.loads(diagnose(sac(Drift()), drift(), Drift(), **FEW).to_json())
-    for name in ("uncertainty", "horizon_weights"):
+    for name in ("uncertainty", "horizon_weights", "gradient_norms"):
         del content[name]
     old = Diagnosis.from_json(json.dumps(content))
-    assert old.uncertainty is old.horizon_weights is None
+    assert old.uncertainty is old.horizon_weights is old.gradient_norms is None
+
+
+@pytest.mark.parametrize(("kind", "first"), [(MAAC, 0), (SVG, 1)])
+def test_gradients_are_measured_by_horizon(kind, first):
+    agent = kind("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, learning_starts=20, seed=0)
+    agent.learn(30, callback=ModelBased(agent.default_strategy(), learned(), seed=0))
+    weights = copy.deepcopy(agent.policy.state_dict())
+    d = diagnose(agent, agent.model_based.dynamics, Drift(), **FEW)
+    assert d.gradient_norms is not None
+    assert [row.steps_ahead for row in d.gradient_norms] == list(range(first, 21))
+    assert all(0 <= row.low <= row.median <= row.high < math.inf for row in d.gradient_norms)
+    assert Diagnosis.from_json(d.to_json()) == d
+    assert all(torch.equal(value, weights[name]) for name, value in agent.policy.state_dict().items())
+    assert diagnose(sac(Drift()), learned(), Drift(), **FEW).gradient_norms is None  # nor does SAC take any
+
+
+def test_the_gradient_of_a_first_action_is_the_sum_of_what_it_changes():
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    dynamics = KnownDynamics(space, Drift.action_space, lambda x, u: x + 3 * u, lambda x, u, x2: x2[:, 0])
+    agent = MAAC("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, ent_coef=0.0, gamma=0.5, seed=0)
+    for parameter in agent.policy.parameters():  # actions do not depend on states, and the critic says 0
+        parameter.data.zero_()
+
+    norms = gradient_norms(agent, dynamics, torch.linspace(-1, 1, 7)[:, None])
+
+    assert norms is not None
+    assert [row.median for row in norms[:4]] == pytest.approx([0, 3, 3 * 1.5, 3 * 1.75])
+    assert norms[20].low == norms[20].high == pytest.approx(6, abs=1e-4)
 
 
 def test_only_a_median_below_the_threshold_is_trusted():

@@ -443,10 +443,11 @@ def test_the_error_axis_shows_the_threshold(error, top):
     assert ax.get_ylim() == (0, pytest.approx(top))
 
 
-def test_uncertainty_and_weights_are_drawn():
+@pytest.mark.parametrize("draw", [plots.uncertainty, plots.gradient_norms])
+def test_uncertainty_gradients_and_weights_are_drawn(draw):
     rows = [HorizonError(step, 0.1 * step, 0.2 * step, step) for step in (1, 2, 3)]
     _, (left, right) = plots.new_figure(2, "")
-    plots.uncertainty(left, rows)
+    draw(left, rows)
     plots.horizon_weights(right, [0.5, 0.7, -0.2])
     assert left.get_yscale() == "log"
     assert left.lines[0].get_ydata().tolist() == pytest.approx([0.2, 0.4, 0.6])

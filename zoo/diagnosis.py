@@ -29,6 +29,7 @@ from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
+from mbrl_wrappers.zoo.gradients import gradient_norms
 from mbrl_wrappers.zoo.model_error import HorizonError, error_on_windows, measure_model_error, windows_of
 
 # Of the spread of the states: what is predicted still explains 1 - 0.25^2 = 94% of their variance.
@@ -104,6 +105,7 @@ def diagnose(
             if isinstance(agent, PlanningAgent)
             else _uncertainty(player, dynamics, real, horizon, seed),
             horizon_weights=_horizon_weights(agent, dynamics, real, generator),
+            gradient_norms=_gradient_norms(agent, dynamics, real),
         )
 
 
@@ -326,12 +328,12 @@ def _uncertainty(
     if len(dynamics.particle_members) < 2:
         return None
     player.start()
-    rows = torch.linspace(0, len(real) - 1, min(NUM_ROLLOUTS, len(real))).long().to(real.obs.device)
-    episodes = ImaginedEpisodes(dynamics, len(rows), start_obs=lambda count, _: real.obs[rows][:count], horizon=horizon)
+    starts = _spread_out(real.obs)
+    episodes = ImaginedEpisodes(dynamics, len(starts), start_obs=lambda count, _: starts[:count], horizon=horizon)
     episodes.set_trust(Trust(keep_rate=1.0, penalty=0.0))
     episodes.seed(seed)
     episodes.reset()
-    running = torch.ones(len(rows), dtype=torch.bool, device=real.obs.device)
+    running = torch.ones(len(starts), dtype=torch.bool, device=real.obs.device)
     found = []
     for step in range(1, horizon + 1):
         action = player.explore(dynamics.obs_codec.decode_numpy(episodes.obs))
@@ -354,6 +356,16 @@ def _horizon_weights(
     strategy = STEVE(strategy.horizon, strategy.covariance)
     strategy.bind(AgentView(agent, dynamics), dynamics, generator)
     return strategy.horizon_weights(real.next_obs[~real.terminated]).mean(1).tolist()
+
+
+def _gradient_norms(agent: BaseAlgorithm, dynamics: DynamicsModel, real: Transitions) -> list[HorizonError] | None:
+    found = gradient_norms(agent, dynamics, _spread_out(real.obs))
+    return None if found is None else [_finite(row) for row in found]
+
+
+def _spread_out(obs: Tensor) -> Tensor:
+    """Return at most ``NUM_ROLLOUTS`` of the rows, evenly."""
+    return obs[torch.linspace(0, len(obs) - 1, min(NUM_ROLLOUTS, len(obs))).long().to(obs.device)]
 
 
 def _finite(row: HorizonError) -> HorizonError:

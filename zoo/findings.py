@@ -105,6 +105,8 @@ class Diagnosis:
             the step is from the others (one-versus-rest, in nats); None for a model with fewer than two members, or an
             agent that plans.
         horizon_weights: mean weight of each horizon in STEVE's targets at real steps; None for other agents.
+        gradient_norms: how large the gradient of a first action's value is, by the steps that are imagined before the
+            critic's; None for agents other than MAAC and SVG.
         threshold: of the median error, in units of the states' spread, up to which the model is trusted.
         trusted_steps: the recommended rollout length, see :func:`trusted_steps`.
     """
@@ -120,6 +122,7 @@ class Diagnosis:
     trusted_steps: int
     uncertainty: list[HorizonError] | None = None
     horizon_weights: list[float] | None = None
+    gradient_norms: list[HorizonError] | None = None
 
     @property
     def is_trusted_throughout(self) -> bool:
@@ -165,6 +168,7 @@ class Diagnosis:
                     if content.get("horizon_weights") is None
                     else [_number(weight) for weight in content["horizon_weights"]]
                 ),
+                gradient_norms=None if content.get("gradient_norms") is None else _by_steps(content["gradient_norms"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, ZooError):

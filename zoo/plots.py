@@ -184,6 +184,18 @@ def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
 
 
+def gradient_norms(ax: Axes, rows: Sequence[HorizonError]) -> None:
+    """Draw how large the gradient of a first action is, by horizon: the median, and a band from 10% to 90%."""
+    with mpl.rc_context(STYLE):
+        _band_over_horizon(ax, rows, of="states")
+        if all(row.low > 0 for row in rows):
+            ax.set_yscale("log")
+        ax.set_title("Gradient of the first action")
+        ax.set_xlabel("imagined steps before the critic's value")
+        ax.set_ylabel("norm")
+        ax.legend(loc="best")
+
+
 def horizon_weights(ax: Axes, weights: Sequence[float]) -> None:
     """Draw what each horizon weighs in STEVE's targets."""
     with mpl.rc_context(STYLE):

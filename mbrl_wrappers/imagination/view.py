@@ -145,7 +145,7 @@ class AgentView:
             before_tanh = mean + log_std.exp() * _noise_like(mean, generator, copies)
             action = before_tanh.tanh()
             log_prob = actor.action_dist.proba_distribution(mean, log_std).log_prob(action, before_tanh)
-        return self.unscale(action), -self._alpha() * log_prob.reshape(-1)
+        return self.unscale(action), -self.alpha() * log_prob.reshape(-1)
 
     @torch.no_grad()
     def target_values(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -165,7 +165,8 @@ class AgentView:
         values = critic(self.policy_obs(obs, self.normalizer), self._buffer_action(action))
         return torch.cat(values, dim=1).T
 
-    def _alpha(self) -> Tensor:
+    def alpha(self) -> Tensor:
+        """Return the entropy coefficient of an agent that has one, such as SAC."""
         agent: Any = self._agent
         return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 

@@ -290,6 +290,16 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
                 f"{weights[0]:.0%} of a target is the critics' value at once, the rest looks into the model first.",
             )
         )
+    norms = d.gradient_norms
+    if norms is not None:
+        figures.append(
+            _figure(
+                lambda ax: plots.gradient_norms(ax, norms),
+                "Norm of the gradient of a first action's value against the imagined steps",
+                "What the actor would climb if it looked so many steps ahead. With exact model and critic the line is "
+                "level; where it rises the gradient explodes in the model, where it falls it is lost on the way.",
+            )
+        )
     return figures
 
 
