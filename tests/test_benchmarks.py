@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def trust(monkeypatch: pytest.MonkeyPatch) -> Any:
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import trust
+    import comparisons
 
-    return trust
+    return comparisons
 
 
 @pytest.fixture
@@ -35,37 +36,39 @@ def curve(*returns: float) -> list[Evaluation]:
     return [Evaluation(100 * i, value, 0.0, 0, 0.0, 0.0) for i, value in enumerate(returns, 1)]
 
 
-def test_a_table_counts_the_steps_to_the_target_and_what_share_of_each_base_s_they_are(trust: Any):
+def test_a_table_counts_the_steps_to_the_target_and_what_share_of_each_base_s_they_are(comparisons: Any):
     own = {0: curve(-5, 0, -5, 0), 1: curve(-5, -5, 0, 0)}
     bases = {"slow": {0: curve(-5, -5, -5, 0), 1: curve(0, 0, 0, 0)}, "fast": {0: curve(0, 0), 1: curve(0, 0)}}
-    assert trust.reaches(0.0, own, {}) == ["200, 300", "250", "-"]
-    assert trust.reaches(0.0, own, {"slow": bases["slow"]}) == ["200, 300", "250", "1.00"]
-    assert trust.reaches(0.0, own, bases)[2] == "1.00 (slow); 2.50 (fast)"
+    assert comparisons.reaches(0.0, own, {}) == ["200, 300", "250", "-"]
+    assert comparisons.reaches(0.0, own, {"slow": bases["slow"]}) == ["200, 300", "250", "1.00"]
+    assert comparisons.reaches(0.0, own, bases)[2] == "1.00 (slow); 2.50 (fast)"
 
 
-def test_a_seed_that_does_not_reach_the_target_bounds_the_mean(trust: Any):
+def test_a_seed_that_does_not_reach_the_target_bounds_the_mean(comparisons: Any):
     reached, missed = {0: curve(-5, 0)}, {0: curve(-5, -5, -5, -5)}
-    assert trust.reaches(0.0, missed, {"base": reached}) == [">400", ">400", ">2.00"]
-    assert trust.reaches(0.0, reached, {"base": missed}) == ["200", "200", "<0.50"]
-    assert trust.reaches(0.0, missed, {"base": missed})[2] == "unknown"
+    assert comparisons.reaches(0.0, missed, {"base": reached}) == [">400", ">400", ">2.00"]
+    assert comparisons.reaches(0.0, reached, {"base": missed}) == ["200", "200", "<0.50"]
+    assert comparisons.reaches(0.0, missed, {"base": missed})[2] == "unknown"
 
 
-def test_only_seeds_that_both_have_are_compared(trust: Any):
+def test_only_seeds_that_both_have_are_compared(comparisons: Any):
     own, base = {0: curve(0), 1: curve(-5, -5, 0)}, {1: curve(-5, -5, -5, -5, -5, 0), 2: curve(0)}
-    assert trust.reaches(0.0, own, {"base": base})[2] == "0.50"
-    assert trust.reaches(0.0, {0: curve(0)}, {"base": base})[2] == "-"
+    assert comparisons.reaches(0.0, own, {"base": base})[2] == "0.50"
+    assert comparisons.reaches(0.0, {0: curve(0)}, {"base": base})[2] == "-"
 
 
-def test_every_experiment_names_runs_that_can_be_made(trust: Any):
-    for name, experiment in trust.EXPERIMENTS.items():
-        files = [trust.file_of(name, label, 0) for label in experiment.columns]
+@pytest.mark.parametrize("page", ["gradients", "trust"])
+def test_every_experiment_names_runs_that_can_be_made(comparisons: Any, page: str):
+    page = importlib.import_module(page).PAGE
+    for name, experiment in page.experiments.items():
+        files = [comparisons.file_of(page, name, label, 0) for label in experiment.columns]
         assert len(set(files)) == len(files)
         for label in experiment.columns:
-            assert trust.spec_of(name, label, 3).seed == 3
+            assert comparisons.spec_of(page, name, label, 3).seed == 3
         named = itertools.chain(experiment.pairs, *experiment.pairs.values(), *experiment.panels.values())
         assert set(named) <= experiment.columns.keys()
         for label, other in experiment.borrowed.items():
-            assert trust.spec_of(name, label, 0) == trust.spec_of(other, label, 0)
+            assert comparisons.spec_of(page, name, label, 0) == comparisons.spec_of(page, other, label, 0)
 
 
 def test_noise_on_actions_has_its_spread_and_stays_inside_the_bounds(noisy_tasks: Any):

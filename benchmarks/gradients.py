@@ -1,0 +1,69 @@
+"""Evidence for MAAC, SAC-SVG, DHMBPO and SVG: beside SAC at equal updates per env step.
+
+python benchmarks/gradients.py run Pendulum-v1 --seeds 0 1 2 3 4
+python benchmarks/gradients.py table
+"""
+
+from __future__ import annotations
+
+from comparisons import Column, Experiment, Page, main
+
+EXPERIMENTS = {
+    "Pendulum-v1": Experiment(
+        title="Pendulum-v1",
+        env="Pendulum-v1",
+        steps=2_000,
+        eval_freq=100,
+        target=-180.0,
+        columns={
+            "DHMBPO": Column("dhmbpo", "MAAC"),
+            "SAC, 1 update": Column("dhmbpo", "MAAC", model=False, steps=4_500),
+            "MAAC": Column("maac", "MAAC", steps=3_000),
+            "SAC-SVG": Column("sac_svg", "MAAC", steps=3_000),
+            "SAC, 4 updates": Column("maac", "MAAC", model=False, steps=3_000),
+            "SVG(1)": Column("svg", "SVG", steps=10_000),
+            "SVG(inf)": Column(
+                "svg", "SVG", params={"agent.horizon": "inf", "agent.train_freq": [1, "episode"]}, steps=10_000
+            ),
+        },
+        pairs={
+            "DHMBPO": ("SAC, 1 update",),
+            "MAAC": ("SAC, 4 updates",),
+            "SAC-SVG": ("SAC, 4 updates",),
+            "SVG(1)": ("SAC, 1 update",),
+        },
+        panels={
+            "1 update": ["DHMBPO", "SAC, 1 update", "SVG(1)", "SVG(inf)"],
+            "4 updates": ["MAAC", "SAC-SVG", "SAC, 4 updates"],
+        },
+        text=["Networks of 2 x 64 units and a learning rate of 0.001 for all.", ""],
+    ),
+    "InvertedPendulum-v5": Experiment(
+        title="InvertedPendulum-v5",
+        env="InvertedPendulum-v5",
+        steps=2_500,
+        eval_freq=250,
+        target=1000.0,
+        columns={
+            "DHMBPO": Column("dhmbpo", "MAAC"),
+            "SAC, 1 update": Column("dhmbpo", "MAAC", model=False, steps=4_500),
+            "MAAC": Column("maac", "MAAC"),
+            "SAC, 4 updates": Column("maac", "MAAC", model=False, steps=4_500),
+        },
+        pairs={"DHMBPO": ("SAC, 1 update",), "MAAC": ("SAC, 4 updates",)},
+        panels={"": ["DHMBPO", "SAC, 1 update", "MAAC", "SAC, 4 updates"]},
+        text=["Networks of 2 x 64 units and a learning rate of 0.001 for all.", ""],
+    ),
+}
+
+PAGE = Page(
+    name="gradients",
+    title="Policies that climb the model's gradient",
+    text=[
+        "Agents whose actor learns through the model, beside SAC without one at equal gradient updates per env step;"
+    ],
+    experiments=EXPERIMENTS,
+)
+
+if __name__ == "__main__":
+    main(PAGE, __doc__)
