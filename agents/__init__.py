@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.m2ac import M2AC
-    from mbrl_wrappers.agents.maac import MAAC
+    from mbrl_wrappers.agents.maac import MAAC, SACSVG
     from mbrl_wrappers.agents.mve import MVE
     from mbrl_wrappers.agents.pets import PETS
     from mbrl_wrappers.agents.poplin import POPLIN
@@ -30,6 +30,7 @@ __all__ = [
     "PETS",
     "POPLIN",
     "RS",
+    "SACSVG",
     "STEVE",
     "SVG",
     "CompiledSAC",
@@ -53,6 +54,7 @@ __getattr__, __dir__ = lazy_names(
         "POPLIN": "mbrl_wrappers.agents.poplin",
         "RS": "mbrl_wrappers.agents.rs",
         "RealData": "mbrl_wrappers.agents.real_data",
+        "SACSVG": "mbrl_wrappers.agents.maac",
         "STEVE": "mbrl_wrappers.agents.steve",
         "SVG": "mbrl_wrappers.agents.svg",
     },

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.types import Outcome
 
@@ -16,8 +16,8 @@ from mbrl_wrappers.types import Outcome
 Act = Callable[[Tensor], tuple[Tensor, Tensor]]
 # ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
 Step = Callable[[Tensor, Tensor], Outcome]
-
-_MANY_STEPS = 20
+# ``(obs [B, D], action [B, A], real next_obs [B, D], real reward [B]) -> next_obs, reward``, with a gradient.
+Infer = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Rollout(NamedTuple):
@@ -67,10 +67,7 @@ def roll_out(
     rollout = Rollout([obs], [action], [log_prob], [], [], [everywhere], everywhere.clone())
     for index in range(horizon):
         next_obs, reward, terminated = step(obs, action)
-        if first[0].requires_grad and not next_obs.requires_grad:
-            raise ValueError(
-                "dynamics must be differentiable with respect to the action, got next_obs without a gradient"
-            )
+        check_differentiable(first[0], next_obs)
         is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
         rollout.is_finite.logical_and_(is_finite | ~rollout.is_reached[-1])
         rollout.reward.append(torch.where(is_finite, reward, 0.0))
@@ -143,7 +140,23 @@ def step_in_turn(
     return step
 
 
-def infer_in_turn(dynamics: DynamicsModel) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+def step_of_agent(view: AgentView, dynamics: DynamicsModel) -> Step:
+    """Return a step in an agent's own units: actions in [-1, 1], rewards as its critic has them.
+
+    Args:
+        view: of the agent.
+        dynamics: its model.
+    """
+    step_in_env, normalizer = step_in_turn(dynamics), view.normalizer
+
+    def step(obs: Tensor, action: Tensor) -> Outcome:
+        outcome = step_in_env(obs, view.unscale(action))
+        return outcome._replace(reward=view.normalize_reward(outcome.reward, normalizer))
+
+    return step
+
+
+def infer_in_turn(dynamics: DynamicsModel) -> Infer:
     """Return a function that takes real steps once more, as :func:`step_in_turn` takes new ones.
 
     Returns:
@@ -170,44 +183,3 @@ def _in_turn(function: Callable[..., Sequence[Tensor]], members: int, *columns: 
         return filled.unflatten(0, (-1, members)).transpose(0, 1)
 
     return [part.transpose(0, 1).flatten(0, 1)[:rows] for part in function(*map(deal, columns))]
-
-
-class GradientWatch:
-    """Sees the gradients of the actions of a rollout go by, and keeps to itself what of them is not finite.
-
-    Such gradients belong to rows that diverged and count for nothing, but 0 times infinity is not 0.
-    """
-
-    def __init__(self) -> None:
-        self._norms: list[Tensor] = []
-
-    def __call__(self, action: Tensor) -> Tensor:
-        """Return the action of the next step ``[B, A]``, watched: without the way through its own log-density."""
-        index, seen = len(self._norms), action.view_as(action)
-        self._norms.append(torch.zeros((), device=action.device))
-        if seen.requires_grad:
-            seen.register_hook(lambda gradient: self._see(index, gradient))
-        return seen
-
-    def _see(self, index: int, gradient: Tensor) -> Tensor:
-        gradient = torch.where(gradient.isfinite(), gradient, 0.0)
-        self._norms[index] = gradient.norm(dim=-1).sum()  # the objective has taken the mean over rows
-        return gradient
-
-    def report(self) -> dict[str, Tensor]:
-        """Return the mean norm of a row's gradient as ``grad_norm_h{t}``; of many steps, 0 and the powers of 2."""
-        steps = range(len(self._norms))
-        few = steps if len(steps) <= _MANY_STEPS else [step for step in steps if step & (step - 1) == 0]
-        return {f"grad_norm_h{step}": self._norms[step] for step in few}
-
-
-def masked_mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean of the values that count, 0 if none does."""
-    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
-
-
-def record_means(logger: Logger, entries: list[dict[str, Tensor]]) -> None:
-    """Log the mean of each number over some updates, under ``train/``."""
-    for name in entries[0] if entries else ():
-        values = torch.stack([entry[name].detach().float().mean() for entry in entries])
-        logger.record(f"train/{name}", float(values.mean()))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3 import SAC
@@ -12,21 +11,13 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 from torch.nn import functional as F
 
+from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, masked_mean, record_means
 from mbrl_wrappers.agents.dyna import Dyna
-from mbrl_wrappers.agents.expansion import (
-    GradientWatch,
-    Rollout,
-    Step,
-    expanded_values,
-    masked_mean,
-    record_means,
-    roll_out,
-    step_in_turn,
-)
+from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_of_agent
+from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
-from mbrl_wrappers.imagination.strategy import Samples
-from mbrl_wrappers.types import Outcome
+from mbrl_wrappers.imagination.strategy import Samples, Strategy
 
 
 class MAAC(WithModel, SAC):
@@ -42,29 +33,32 @@ class MAAC(WithModel, SAC):
     its callbacks hold no other. So this one class is several algorithms:
 
     - MAAC: the default;
-    - SAC-SVG(H) of Amos et al.: ``callback=ModelBased(RealData())``, states from the replay buffer alone;
-    - DHMBPO (Kubo et al. 2025): ``expand_critic=True`` and ``callback=ModelBased(Dyna(real_ratio=0,
-      rollout_length=20))``, whose long rollouts only bring states up to date, ``horizon=5`` and one update per step.
+    - SAC-SVG(H) of Amos et al.: :class:`SACSVG`, states from the replay buffer alone;
+    - DHMBPO (Kubo et al. 2025): ``horizon=5``, ``expand_critic=True`` and ``callback=ModelBased(Dyna(real_ratio=0,
+      rollout_length=20, rollouts_per_step=13))``, whose long rollouts only bring states up to date, at one update per
+      step.
 
     Each row follows one member of the ensemble, with its noise. Rows that a step of the model leads to something that
-    is not finite are left out of the update, and counted.
+    is not finite are left out where the model is used, and counted.
 
     Logged under ``train/``, beside what SAC logs: ``grad_norm_h{t}``, the mean over rows of the norm of the gradient
-    of a row's ``J`` with respect to its action (in [-1, 1]) at step ``t``. The actor's gradient is the sum over ``t``
-    of these times the actor's own Jacobian, so that exploding and vanishing gradients are seen; ``actor_grad_norm``,
-    the norm of that sum before it is clipped; ``rows_diverged``, per update.
+    of a row's ``J`` with respect to its action (in [-1, 1]) at step ``t``, but for the way through the action's own
+    density: these, times the actor's own Jacobian, add up to the gradient of the actor, so that exploding and vanishing
+    gradients are seen. ``actor_grad_norm``, the norm of that gradient before it is clipped; where it is not finite no
+    step is taken. ``rows_diverged`` and ``rows_without_gradient``, per update, those that were left out.
 
     Deviations: of Clavera et al., entropy counts at every step, as the soft values behind the last one have it, and the
     critic has no STEVE-like target (for that, take :class:`~mbrl_wrappers.agents.STEVE` as the strategy); of Amos et
     al., the model is the probabilistic ensemble; of Kubo et al., two critics and their minimum, SAC's learning rates,
-    and the data of ``Dyna``.
+    and the data of ``Dyna``. No gradient goes through the discrete and whole-number parts of an observation.
 
     Args:
         *args: SAC's.
         horizon: imagined steps ``H``, at least 0.
         expand_critic: whether the critic too learns from the actor's rollouts, in place of the transitions of the
             batch: its values of their first ``H`` states and actions are regressed on the rewards and the target
-            critic's value behind them (MVE's TD-k trick, as in Kubo et al.). Needs a horizon.
+            critic's value behind them (MVE's TD-k trick, as in Kubo et al.). Needs a horizon; of the
+            strategy's batches only the states are taken then.
         terminal_value: whether the critic's value stands behind the last step; without it ``J`` is the return of
             ``H`` steps.
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
@@ -73,13 +67,14 @@ class MAAC(WithModel, SAC):
         **kwargs: SAC's.
 
     Raises:
-        ValueError: for an argument out of its range; when training starts, if the callbacks hold several models.
+        ValueError: for an argument out of its range or a features extractor that is shared; when training starts, if
+            the callbacks hold several models.
 
     Example:
         >>> MAAC("MlpPolicy", "Pendulum-v1", horizon=3).learn(2_000)  # doctest: +SKIP
     """
 
-    default_strategy = Dyna
+    default_strategy: ClassVar[type[Strategy]] = Dyna
     model_free = "SAC"
 
     def __init__(
@@ -107,10 +102,20 @@ class MAAC(WithModel, SAC):
         self.terminal_value = terminal_value
         self.max_grad_norm = max_grad_norm
         self.backprop_steps = backprop_steps
-        try:
+        with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
-        except AssertionError as error:  # how SB3 refuses spaces
-            raise ValueError(f"action_space must be a Box, got {self.action_space}") from error
+        if expand_critic and self.n_steps > 1:
+            raise ValueError(
+                f"n_steps must be 1 with expand_critic, whose critic takes no real steps, got {self.n_steps}"
+            )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.horizon and self.policy.share_features_extractor:
+            raise ValueError(
+                "policy_kwargs must not share a features extractor, whose gradient SB3's critic does not pass back to "
+                f"the states that the actor looks ahead to, got {self.policy_kwargs}"
+            )
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; SB3 calls this after each rollout."""
@@ -119,7 +124,7 @@ class MAAC(WithModel, SAC):
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
-        step = self._make_step()
+        step = step_of_agent(self.model_based.view, self.model_based.dynamics)
         log: list[dict[str, Tensor]] = []
         for gradient_step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
@@ -135,34 +140,19 @@ class MAAC(WithModel, SAC):
             self.critic.optimizer.step()
 
             last_obs = self._policy_obs(rollout.obs[-1]) if self.horizon else batch.observations
-            actor_loss = -self._objective(rollout, last_obs, alpha)
-            self.actor.optimizer.zero_grad()
-            actor_loss.backward(inputs=list(self.actor.parameters()))
-            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-            actor_grad_norm = torch.nn.utils.clip_grad_norm_(self.actor.parameters(), limit)
-            self.actor.optimizer.step()
+            objective = self._objective(rollout, last_obs, alpha)
+            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm)
 
             if gradient_step % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-            losses = {"critic_loss": critic_loss, "actor_loss": actor_loss, "actor_grad_norm": actor_grad_norm}
+            losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
             log.append({**entropy_log, **losses, **watch.report(), "rows_diverged": (~rollout.is_finite).sum()})
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
 
     # -- the actor looks ahead ---------------------------------------------------------------------
-
-    def _make_step(self) -> Step:
-        """Return a step of the model in the agent's units: actions in [-1, 1], rewards as its critic has them."""
-        view, normalizer = self.model_based.view, self._vec_normalize_env
-        step_in_env = step_in_turn(self.model_based.dynamics)
-
-        def step(obs: Tensor, action: Tensor) -> Outcome:
-            outcome = step_in_env(obs, view.unscale(action))
-            return outcome._replace(reward=view.normalize_reward(outcome.reward, normalizer))
-
-        return step
 
     def _policy_obs(self, obs: Tensor) -> Any:
         return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
@@ -180,7 +170,7 @@ class MAAC(WithModel, SAC):
         """Return ``J`` of the class's docstring, averaged over rows."""
         last = torch.zeros_like(rollout.log_prob[-1])
         if self.terminal_value:
-            last = _least(self.critic(last_obs, rollout.action[-1])) - alpha * rollout.log_prob[-1]
+            last = least(self.critic(last_obs, rollout.action[-1])) - alpha * rollout.log_prob[-1]
         values, _ = expanded_values(rollout, last, alpha, self.gamma)
         return masked_mean(values[0], rollout.is_finite)
 
@@ -191,7 +181,7 @@ class MAAC(WithModel, SAC):
         with torch.no_grad():
             discounts = self.gamma if batch.discounts is None else batch.discounts
             next_action, next_log_prob = self.actor.action_log_prob(batch.next_observations)
-            next_value = _least(self.critic_target(batch.next_observations, next_action)) - alpha * next_log_prob
+            next_value = least(self.critic_target(batch.next_observations, next_action)) - alpha * next_log_prob
             target = batch.rewards + (1 - batch.dones) * discounts * next_value.reshape(-1, 1)
         losses = [F.mse_loss(value, target) for value in self.critic(batch.observations, batch.actions)]
         return 0.5 * torch.stack(losses).sum()
@@ -199,7 +189,7 @@ class MAAC(WithModel, SAC):
     def _expanded_loss(self, rollout: Rollout, alpha: Tensor) -> Tensor:
         """Return the loss of the first ``H`` states and actions of the rollouts against what lies behind them."""
         with torch.no_grad():
-            last = _least(self.critic_target(self._policy_obs(rollout.obs[-1]), rollout.action[-1]))
+            last = least(self.critic_target(self._policy_obs(rollout.obs[-1]), rollout.action[-1]))
             last = last - alpha * rollout.log_prob[-1]
             target = torch.cat(expanded_values(rollout, last, alpha, self.gamma)[1])
             obs, action = (torch.cat(parts[:-1]) for parts in (rollout.obs, rollout.action))
@@ -222,6 +212,13 @@ class MAAC(WithModel, SAC):
         return alpha, {"ent_coef": alpha, "ent_coef_loss": loss}
 
 
-def _least(values: Sequence[Tensor]) -> Tensor:
-    """Return the least of the critics' values ``[B, 1]``, as ``[B]``."""
-    return torch.cat(list(values), dim=1).min(dim=1).values
+class SACSVG(MAAC):
+    """SAC-SVG(H) (Amos et al. 2021): :class:`MAAC` on real states alone.
+
+    ``learn`` brings ``ModelBased(RealData())``, if its callbacks hold no other.
+
+    Example:
+        >>> SACSVG("MlpPolicy", "Pendulum-v1", horizon=2).learn(2_000)  # doctest: +SKIP
+    """
+
+    default_strategy = RealData

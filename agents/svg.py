@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,14 +18,13 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from mbrl_wrappers.agents.expansion import GradientWatch, check_differentiable, infer_in_turn, record_means
+from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, record_means
+from mbrl_wrappers.agents.expansion import Infer, check_differentiable, infer_in_turn
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
 from mbrl_wrappers.agents.with_model import WithModel, model_callbacks
 from mbrl_wrappers.arguments import check_number, check_whole_number
-from mbrl_wrappers.imagination.buffer import BufferDecorator
-
-Infer = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+from mbrl_wrappers.imagination.buffer import plain_buffer
 
 _LOG_TWO = math.log(2.0)
 _SQUASHED_LIMIT = 1 - 1e-6
@@ -70,6 +68,9 @@ class SVGPolicy(SACPolicy):
         self.of_states = of_states
         super().__init__(*args, **{"n_critics": 1, **kwargs})
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "of_states": self.of_states}
+
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """Build the critic; SB3's policy calls this for the critic and for its target."""
         if not self.of_states:
@@ -93,17 +94,19 @@ class SVG(WithModel, OffPolicyAlgorithm):
 
         w ( sum_{t<H} gamma^t r_t + gamma^H V(s_H) )
 
-    through policy and model (section 4, algorithm 1 for SVG(inf), 2 for SVG(1)), where nothing is predicted: errors of
-    the model are errors of its derivative alone. ``w`` is the importance weight of the actions, the density now over
-    that when they were taken, clipped, and 1 on policy. ``V`` is learned by fitted policy evaluation on replayed steps
-    with weights of their own (algorithm 4) and a target network. SVG(0) needs no model: ``w Q(s, pi(s, eta))``.
+    through policy and model (section 4; algorithm 1 is SVG(inf), without a value behind the end, algorithm 2 SVG(1)),
+    where nothing is predicted: errors of the model are errors of its derivative alone. ``w`` is the importance weight
+    of the actions, the density now over that when they were taken, clipped, and 1 on policy. ``V`` is learned by fitted
+    policy evaluation on replayed steps with weights of their own (algorithm 4) and a target network. SVG(0) needs no
+    model: ``w Q(s, pi(s, eta))``.
 
     ``learn`` brings ``ModelBased(RealData())``, which fits the model, if its callbacks hold no other. Logged under
-    ``train/``: ``grad_norm_h{t}`` as of :class:`~mbrl_wrappers.agents.MAAC`, ``importance_weight``, the mean of ``w``.
+    ``train/``: ``grad_norm_h{t}`` as of :class:`~mbrl_wrappers.agents.MAAC`, ``w`` included, with 0 for stretches that
+    have ended before; ``importance_weight``, the mean of ``w``.
 
-    Deviations: actions are squashed to their bounds, as SAC's are; a state-dependent standard deviation; the value
-    behind the last step also in SVG(inf), where an episode was cut off by its time limit; Adam and a Polyak-averaged
-    target; the members of an ensemble share the rows.
+    Deviations: actions are squashed to their bounds, as SAC's are; a state-dependent standard deviation; in SVG(inf)
+    too the value behind the last step, unless it ended the episode: a time limit is no end; Adam and a Polyak-averaged
+    target; the members of an ensemble share the rows. The model is fitted for SVG(0) too, which makes no use of it.
 
     Args:
         policy: ``"MlpPolicy"`` or, for Dict observations, ``"MultiInputPolicy"``.
@@ -111,12 +114,13 @@ class SVG(WithModel, OffPolicyAlgorithm):
         learning_rate: of actor and critic.
         horizon: ``H``: real steps that the gradient goes back through, or ``"inf"``: to the end of the episode.
         window: newest env steps that the actor's stretches are drawn from; default: all that the buffer has, but for
-            ``"inf"`` each env's newest episode.
+            ``"inf"`` each env's newest episode that has ended.
         max_importance_weight: to which weights are clipped, at least 0.
         ent_coef: weight of the entropy in the actor's objective.
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
-        buffer_size, learning_starts, batch_size, tau, gamma, train_freq, gradient_steps, stats_window_size,
-            tensorboard_log, policy_kwargs, verbose, seed, device: as in SB3's SAC.
+        train_freq: env steps between updates, or ``(1, "episode")``; default: 1, for ``"inf"`` an episode.
+        buffer_size, learning_starts, batch_size, tau, gamma, gradient_steps, stats_window_size, tensorboard_log,
+            policy_kwargs, verbose, seed, device: as in SB3's SAC.
 
     Raises:
         ValueError: for an argument out of its range, or actions that are not a Box.
@@ -131,6 +135,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
     }
     default_strategy = RealData
     model_free = "SAC"
+    not_shared = frozenset({"ent_coef"})  # SAC's is a part of its values
 
     policy: Any
     actor: Any
@@ -152,7 +157,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         batch_size: int = 256,
         tau: float = 0.005,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 1,
+        train_freq: int | tuple[int, str] | None = None,
         gradient_steps: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -170,7 +175,9 @@ class SVG(WithModel, OffPolicyAlgorithm):
         check_number("ent_coef", ent_coef, 0, math.inf)
         if max_grad_norm is not None:
             check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
-        try:
+        if train_freq is None:
+            train_freq = (1, "episode") if horizon == "inf" else 1
+        with self._naming_what_is_refused():
             super().__init__(
                 policy,
                 env,
@@ -192,8 +199,6 @@ class SVG(WithModel, OffPolicyAlgorithm):
                 sde_support=False,
                 supported_action_spaces=(spaces.Box,),
             )
-        except AssertionError as error:  # how SB3 refuses spaces
-            raise ValueError(f"action_space must be a bounded Box, got {self.action_space}") from error
         self.horizon = horizon
         self.window = window
         self.max_importance_weight = max_importance_weight
@@ -208,6 +213,13 @@ class SVG(WithModel, OffPolicyAlgorithm):
         if not isinstance(model_based.strategy, RealData):
             raise ValueError(f"strategy must be RealData() for SVG, got {type(model_based.strategy).__name__}")
         return callback
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        at = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        buffer: Any = plain_buffer(self)
+        buffer.cut_off_unless_at(at)
+        return result
 
     def _setup_model(self) -> None:
         is_dict = isinstance(self.observation_space, spaces.Dict)
@@ -227,7 +239,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         else:
             with torch.no_grad():
                 obs, _ = self.policy.obs_to_tensor(self._last_obs)
-                taken = torch.as_tensor(buffer_action, device=self.device)
+                taken = torch.as_tensor(buffer_action, device=self.device).reshape(n_envs, -1)
                 self._log_probs = self._act_again(obs, taken)[1].cpu().numpy()
         return action, buffer_action
 
@@ -256,7 +268,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         infer = infer_in_turn(self.model_based.dynamics) if self.horizon else None
-        buffer = self._trajectories()
+        buffer: Any = plain_buffer(self)
         log: list[dict[str, Tensor]] = []
         for _ in range(gradient_steps):
             critic_loss = self._critic_loss(buffer.sample_stretches(batch_size, 1))
@@ -266,11 +278,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
 
             watch = GradientWatch()
             objective, weight = self._objective(self._draw(buffer, batch_size), infer, watch)
-            self.actor.optimizer.zero_grad()
-            (-objective).backward(inputs=list(self.actor.parameters()))
-            limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-            actor_grad_norm = nn.utils.clip_grad_norm_(self.actor.parameters(), limit)
-            self.actor.optimizer.step()
+            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm)
 
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
             losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
@@ -278,10 +286,6 @@ class SVG(WithModel, OffPolicyAlgorithm):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
-
-    def _trajectories(self) -> TrajectoryBuffer:
-        buffer: Any = self.replay_buffer
-        return buffer.inner if isinstance(buffer, BufferDecorator) else buffer
 
     def _draw(self, buffer: TrajectoryBuffer, batch_size: int) -> Stretches:
         """Draw what the actor learns from."""
@@ -298,12 +302,12 @@ class SVG(WithModel, OffPolicyAlgorithm):
                 next_value = self.critic_target(next_obs)
                 weight = self._weight(self._act_again(obs, real.action[0])[1] - real.log_prob[0])
             else:
-                next_value = self.critic_target(next_obs, self.actor(next_obs))[0]
+                next_value = least(self.critic_target(next_obs, self.actor(next_obs)))[:, None]
                 weight = torch.ones_like(real.reward[0])
             reward = self._normalized(real.reward[0])
             target = reward + self.gamma * torch.where(real.terminated[0], 0.0, next_value[:, 0])
-        value = self.critic(obs) if self.horizon else self.critic(obs, real.action[0])[0]
-        return 0.5 * (weight * (value[:, 0] - target).square()).mean()
+        values = (self.critic(obs),) if self.horizon else self.critic(obs, real.action[0])
+        return 0.5 * torch.stack([(weight * (value[:, 0] - target).square()).mean() for value in values]).sum()
 
     def _objective(self, stretches: Stretches, infer: Infer | None, watch: GradientWatch) -> tuple[Tensor, Tensor]:
         """Return what the actor is to raise, and the importance weights ``[B]``."""
@@ -322,7 +326,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         """Return the critic's values of real actions, ``[B]``, and the logarithms of their ratios of densities."""
         obs = self._policy_obs(real.obs[0])
         action, log_prob = self._act_again(obs, real.action[0])
-        return self.critic(obs, watch(action))[0][:, 0], log_prob - real.log_prob[0]
+        return least(self.critic(obs, watch(action))), log_prob - real.log_prob[0]
 
     def _value_of_path(self, real: FlatStretches, infer: Infer, watch: GradientWatch) -> tuple[Tensor, Tensor]:
         """Return the values of where real stretches begin, ``[B]``, and the logarithms of their ratios of densities."""

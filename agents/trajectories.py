@@ -61,7 +61,7 @@ def _rows(part: np.ndarray) -> np.ndarray:
     return part.reshape(-1, *part.shape[2:])
 
 
-class _KeepsDensities(ReplayBuffer):
+class _WithDensities(ReplayBuffer):
     """Keeps with each action the log-density that it was taken with, ``info["log_prob"]``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,6 +72,9 @@ class _KeepsDensities(ReplayBuffer):
         self, obs: Any, next_obs: Any, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict]
     ) -> None:
         """Store a step; see SB3's buffer."""
+        missing = [info for info in infos if "log_prob" not in info]
+        if missing:
+            raise ValueError(f"infos must hold the log_prob of their actions, as SVG's own steps do, got {missing[0]}")
         self.log_probs[self.pos] = [info["log_prob"] for info in infos]
         super().add(obs, next_obs, action, reward, done, infos)
 
@@ -89,23 +92,37 @@ class _KeepsDensities(ReplayBuffer):
         return self._stretches(ages, envs, length)
 
     def sample_episodes(self, count: int, window: int | None = None) -> Stretches:
-        """Draw episodes, each from its first step on, at most ``count`` different ones.
+        """Draw episodes that have ended, each from its first step on, at most ``count`` different ones.
 
         Args:
             count: most episodes.
-            window: newest time steps of the buffer that they begin in; default, or where none does: each env's newest.
+            window: newest time steps of the buffer that they lie in; default, or where none does: each env's newest,
+                and where none has ended yet, what there is of it.
         """
         dones = self.dones[self._places(np.arange(self.size()))] > 0  # by age
-        begins = np.concatenate(
-            [dones[1:], np.ones_like(dones[:1])]
-        )  # behind another one's end, or the oldest there is
-        ages, envs = np.nonzero(begins[: window or 0])
-        if len(ages) == 0:
-            ages, envs = begins.argmax(0), np.arange(self.n_envs)
-        if len(ages) > count:
-            chosen = np.random.choice(len(ages), count, replace=False)  # noqa: NPY002 - as above
-            ages, envs = ages[chosen], envs[chosen]
-        return self._stretches(ages, envs, int(ages.max()) + 1)
+        ended = [_ended_episodes(dones[:, env], env) for env in range(self.n_envs)]
+        episodes = [(age, length, env) for of_env in ended for age, length, env in of_env if age < (window or 0)]
+        if not episodes:
+            episodes = [of_env[0] for of_env in ended if of_env]
+        if not episodes:
+            episodes = [(len(dones) - 1, len(dones), env) for env in range(self.n_envs)]
+        if len(episodes) > count:
+            chosen = np.random.choice(len(episodes), count, replace=False)  # noqa: NPY002 - as above
+            episodes = [episodes[index] for index in chosen]
+        ages, lengths, envs = np.array(episodes).T
+        return self._stretches(ages, envs, int(lengths.max()))
+
+    def cut_off_unless_at(self, obs: Any) -> None:
+        """Let the newest stretch of each env end if its env is elsewhere now: it was reset without an end."""
+        if self.size() == 0:
+            return
+        newest = (self.pos - 1) % self.buffer_size
+        stored: Any = self.next_observations
+        pairs = [(stored[key], obs[key]) for key in obs] if isinstance(obs, dict) else [(stored, obs)]
+        for env in range(self.n_envs):
+            is_there = all(np.array_equal(np.ravel(old[newest, env]), np.ravel(now[env])) for old, now in pairs)
+            if not is_there and not self.dones[newest, env]:
+                self.dones[newest, env] = self.timeouts[newest, env] = 1.0
 
     def _places(self, ages: np.ndarray) -> np.ndarray:
         """Return where the steps lie that were stored ``ages`` steps before the newest."""
@@ -138,9 +155,21 @@ class _KeepsDensities(ReplayBuffer):
         )
 
 
-class TrajectoryBuffer(_KeepsDensities):
+def _ended_episodes(dones: np.ndarray, env: int) -> list[tuple[int, int, int]]:
+    """Return the episodes of an env that have ended, the newest first: age of the first step, length, env.
+
+    Args:
+        dones: ``[N]`` by age.
+        env: to be returned.
+    """
+    ends = np.flatnonzero(dones)
+    begins = np.append(ends[1:] - 1, len(dones) - 1)  # behind the end of the one before, or the oldest step there is
+    return [(int(begin), int(begin - end + 1), env) for begin, end in zip(begins[: len(ends)], ends, strict=True)]
+
+
+class TrajectoryBuffer(_WithDensities):
     """A :class:`ReplayBuffer` that gives back stretches, with the log-densities of its actions."""
 
 
-class DictTrajectoryBuffer(_KeepsDensities, DictReplayBuffer):
+class DictTrajectoryBuffer(_WithDensities, DictReplayBuffer):
     """The same for Dict observations."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from mbrl_wrappers.imagination import ModelBased, Strategy
@@ -19,8 +21,10 @@ class WithModel(OffPolicyAlgorithm):
     """
 
     default_strategy: ClassVar[type[Strategy]]
-    # SB3's name of the agent to compare with, the same without a model: it takes those of the arguments that it knows.
+    # SB3's name of the agent to compare with, the same without a model: it takes those of the arguments that it has
+    # too, but for those that mean something else to it.
     model_free: ClassVar[str]
+    not_shared: ClassVar[frozenset[str]] = frozenset()
 
     model_based: Any  # a ModelBased, from the first learn on
 
@@ -30,9 +34,19 @@ class WithModel(OffPolicyAlgorithm):
             raise ValueError(f"callback must hold one ModelBased at most, got {len(found)}")
         if not found:
             own = getattr(self, "model_based", None) or ModelBased(type(self).default_strategy())
-            others = [] if callback is None else callback if isinstance(callback, list) else [callback]
-            callback = [own, *others]
+            others = callback if isinstance(callback, list) else [callback] if callback is not None else []
+            callback = [own, *(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in others)]
         return super()._init_callback(callback, progress_bar)
+
+    @contextmanager
+    def _naming_what_is_refused(self) -> Iterator[None]:
+        """Turn SB3's assertions about arguments into ValueErrors."""
+        try:
+            yield
+        except AssertionError as error:
+            space = getattr(self, "action_space", None)
+            is_box = isinstance(space, spaces.Box) and space.is_bounded("both")
+            raise ValueError(str(error) if is_box else f"action_space must be a bounded Box, got {space}") from error
 
 
 def model_callbacks(callback: Any) -> Iterator[ModelBased]:

@@ -8,7 +8,6 @@ runs/<page>/<experiment>/<column>_seed<n>. `table` makes docs/results/<page>.md 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import torch
 from experiments import RESULTS, ROOT, versions
 from learning_report import at_steps
 
+from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.progress import Evaluation
@@ -93,7 +93,7 @@ def spec_of(page: Page, name: str, label: str, seed: int) -> JobSpec:
         eval_freq=experiment.eval_freq,
         eval_episodes=EVAL_EPISODES,
     )
-    return dataclasses.replace(spec, model=column.model)
+    return spec if column.model else base_of(spec)
 
 
 def file_of(page: Page, name: str, label: str, seed: int) -> Path:
@@ -125,12 +125,10 @@ def write(page: Page) -> None:
         f"# {page.title}",
         "",
         *page.text,
-        "what else they share stands with each table, and none of them is compared at equal time. Returns are means",
-        f"over {EVAL_EPISODES} evaluation episodes of the deterministic policy, from the same start states at each",
-        "evaluation. Steps to a target are those of the first evaluation that reaches it, whether or not the next ones",
-        "do; where a seed does not, the steps of its run stand for it, marked `>`.",
-        "CPU seconds are those of training on one thread, compiling included; the clock shows more, since runs shared",
-        "two cores. SAC and TD3 are the compiled ones, with and without a model.",
+        f"Returns are means over {EVAL_EPISODES} evaluation episodes of the deterministic policy, from the same start",
+        "states at each evaluation. Steps to a target are those of the first evaluation that reaches it, whether or",
+        "not the next ones do; where a seed does not, the steps of its run stand for it, marked `>`. CPU seconds are",
+        "those of training on one thread, compiling included; the clock shows more, since runs shared two cores.",
         "",
         f"{versions()}.",
         f"Written by `python benchmarks/{page.name}.py table` from the curves in the folder `{page.name}`.",

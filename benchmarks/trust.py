@@ -158,6 +158,9 @@ PAGE = Page(
     title="Value expansion and masked rollouts",
     text=[
         "Agents that trust their model by degrees, beside agents without one at equal gradient updates per env step;",
+        "what else they share stands with each table, and none of them is compared at equal time. SAC and TD3 are the",
+        "compiled ones, with and without a model.",
+        "",
     ],
     experiments=EXPERIMENTS,
 )

@@ -15,12 +15,14 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents import MAAC, STEVE, Dyna, RealData
-from mbrl_wrappers.agents.expansion import GradientWatch
+from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData
+from mbrl_wrappers.agents.climbing import GradientWatch, climb, record_means
+from mbrl_wrappers.agents.expansion import step_of_agent
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 
@@ -47,7 +49,7 @@ class Line(gym.Env):
 def line(diverges_at: float = math.inf) -> KnownDynamics:
     def step(obs: Tensor, action: Tensor) -> Tensor:
         moved = obs + action
-        return moved if diverges_at == math.inf else torch.where(moved > diverges_at, moved * math.inf, moved)
+        return moved / (moved <= diverges_at).float()
 
     return KnownDynamics(
         OBS,
@@ -71,6 +73,10 @@ def with_line(agent: Any, dynamics: KnownDynamics | None = None) -> Any:
     callback = ModelBased(RealData(), dynamics or line())
     agent.learn(25, callback=callback)
     return agent
+
+
+def step_of(agent: Any) -> Any:
+    return step_of_agent(agent.model_based.view, agent.model_based.dynamics)
 
 
 def small_model(env: Any = None) -> EnsembleDynamics:
@@ -141,7 +147,7 @@ def test_the_objective_is_the_papers(norm_obs: bool) -> None:
     raw = torch.linspace(-2.5, 2.5, 9)[:, None]
     observations = torch.as_tensor(env.normalize_obs(raw.numpy()))
     torch.manual_seed(1)
-    rollout = agent._look_ahead(observations, agent._make_step(), _unwatched)
+    rollout = agent._look_ahead(observations, step_of(agent), _unwatched)
     said = agent._objective(rollout, agent._policy_obs(rollout.obs[-1]), torch.tensor(ALPHA))
 
     torch.manual_seed(1)
@@ -166,7 +172,7 @@ def test_the_objective_is_the_papers(norm_obs: bool) -> None:
 def test_without_a_terminal_value_it_is_the_return_of_some_steps() -> None:
     agent = with_line(make_agent(horizon=2, terminal_value=False, ent_coef=0.0))
     observations = torch.linspace(-0.5, 0.5, 5)[:, None]
-    rollout = agent._look_ahead(observations, agent._make_step(), _unwatched)
+    rollout = agent._look_ahead(observations, step_of(agent), _unwatched)
     assert not rollout.terminated[0].any()
 
     said = agent._objective(rollout, None, torch.tensor(0.0))
@@ -179,10 +185,10 @@ def test_without_a_terminal_value_it_is_the_return_of_some_steps() -> None:
 def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
     agent = with_line(make_agent(horizon=2, expand_critic=True, ent_coef=ALPHA))
     observations = torch.tensor([[-1.0], [0.5], [2.9]])
-    rollout = agent._look_ahead(observations, agent._make_step(), _unwatched)
+    rollout = agent._look_ahead(observations, step_of(agent), _unwatched)
     rollout.action[0].data[2] = 1.0  # the third row ends at once
     with torch.no_grad():
-        step = agent._make_step()
+        step = step_of(agent)
         rollout = rollout._replace(
             terminated=[step(rollout.obs[0], rollout.action[0]).terminated, rollout.terminated[1]]
         )
@@ -227,7 +233,7 @@ def test_gradient_norms_are_logged_by_step() -> None:
 def test_a_gradient_norm_is_that_of_a_row() -> None:
     agent = with_line(make_agent(horizon=1, terminal_value=False, ent_coef=0.0))
     watch, observations = GradientWatch(), torch.linspace(-0.5, 0.5, 5)[:, None]
-    rollout = agent._look_ahead(observations, agent._make_step(), watch)
+    rollout = agent._look_ahead(observations, step_of(agent), watch)
 
     agent._objective(rollout, None, torch.tensor(0.0)).backward()
 
@@ -254,8 +260,68 @@ def test_rows_that_diverge_are_counted_and_reach_no_weight() -> None:
     agent, logged = make_agent(horizon=3), Logged()
     agent.learn(60, callback=[ModelBased(RealData(), line(diverges_at=0.5)), logged])
 
-    assert logged.rows[-1]["train/rows_diverged"] > 0
+    assert 0 < logged.rows[-1]["train/rows_diverged"] <= logged.rows[-1]["train/rows_without_gradient"] < 16
+    assert logged.rows[-1]["train/grad_norm_h0"] > 0
     assert all(torch.isfinite(value).all() for value in weights(agent))
+
+
+def test_the_gradient_is_that_of_the_rows_that_do_not_diverge() -> None:
+    agent = with_line(make_agent(horizon=1, terminal_value=False, ent_coef=0.0))
+    observations = torch.cat([torch.linspace(-1, 1, 8), torch.full((8,), 50.0)])[:, None]
+    gradients = []
+    for diverges_at in (math.inf, 25.0):
+        agent.model_based.dynamics = line(diverges_at)
+        torch.manual_seed(0)
+        rollout = agent._look_ahead(observations, step_of(agent), GradientWatch())
+        if diverges_at == math.inf:
+            rollout = rollout._replace(is_finite=torch.arange(16) < 8)
+        assert rollout.is_finite.sum() == 8
+        objective = agent._objective(rollout, None, torch.tensor(0.0))
+        parts = torch.autograd.grad(objective, list(agent.actor.parameters()), allow_unused=True)
+        gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
+
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_an_exploding_gradient_is_told_and_ruins_no_weight() -> None:
+    agent = with_line(make_agent(horizon=2))
+    agent.model_based.dynamics = KnownDynamics(
+        OBS, ACTION, lambda obs, action: obs + 1e-3 * (1e30 * action).sin(), line().reward_fn
+    )
+    agent.train(1, 16)
+
+    assert agent.logger.name_to_value["train/rows_diverged"] == 0
+    assert agent.logger.name_to_value["train/rows_without_gradient"] > 0
+    assert all(torch.isfinite(value).all() for value in weights(agent))
+
+
+def test_a_step_that_is_not_finite_is_not_taken() -> None:
+    network = torch.nn.Linear(1, 1)
+    network.optimizer = torch.optim.SGD(network.parameters(), lr=1.0)  # type: ignore[assignment]
+    before = [value.detach().clone() for value in network.parameters()]
+
+    norm = climb((network(torch.ones(1, 1)) * 1e38).square().sum(), network, None)
+    assert not torch.isfinite(norm)
+    assert same(before, list(network.parameters()))
+
+    climb(network(torch.ones(1, 1)).sum(), network, max_grad_norm=0.5)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(0.5, abs=1e-4)
+    assert (moved > 0).all()  # upwards
+
+
+def test_what_is_logged_is_the_mean_over_those_updates_that_have_it() -> None:
+    logger = configure(None, [])
+    record_means(logger, [{"a": torch.tensor(1.0)}, {"a": torch.tensor(3.0), "b": torch.tensor([4.0, 6.0])}])
+    assert logger.name_to_value == {"train/a": 2.0, "train/b": 5.0}
+
+
+def test_norms_behind_many_steps_are_those_at_powers_of_2() -> None:
+    watch = GradientWatch()
+    for _ in range(70):
+        watch(torch.zeros(1, 1))
+    assert list(watch.report()) == [f"grad_norm_h{step}" for step in (*range(21), 32, 64)]
 
 
 def test_a_batch_of_nothing_but_diverged_rows_has_no_gradient() -> None:
@@ -287,6 +353,20 @@ def test_learn_takes_the_model_that_it_is_given_however_deep() -> None:
 
     with pytest.raises(ValueError, match="callback must hold one ModelBased at most, got 2"):
         agent.learn(5, callback=[mine, ModelBased(RealData())])
+
+
+def test_sac_svg_learns_from_real_states() -> None:
+    agent = SACSVG("MlpPolicy", Line(), horizon=1, learning_starts=20, batch_size=16, seed=0, device="cpu")
+    agent.learn(22)
+    assert isinstance(agent.model_based.strategy, RealData)
+
+
+def test_a_function_is_a_callback_too() -> None:
+    calls = []
+    agent = make_agent(horizon=1)
+    agent.learn(5, callback=lambda found, _: calls.append(found["self"]) is None)
+    assert len(calls) == 5
+    assert agent.model_based is not None
 
 
 @pytest.mark.parametrize("expand_critic", [False, True])
@@ -392,8 +472,26 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
         make_agent(**arguments)
 
 
+def test_what_sb3_refuses_is_told_in_its_words() -> None:
+    with pytest.raises(ValueError, match="initial value of ent_coef must be greater than 0"):
+        make_agent(ent_coef="auto_0")
+
+
+def test_n_step_returns_are_refused_where_the_critic_takes_no_real_steps() -> None:
+    with pytest.raises(ValueError, match=r"n_steps must be 1 with expand_critic, .* got 3"):
+        make_agent(expand_critic=True, n_steps=3)
+    make_agent(n_steps=3)
+
+
+def test_a_shared_features_extractor_is_refused() -> None:
+    shared = {"net_arch": [8], "share_features_extractor": True}
+    with pytest.raises(ValueError, match="policy_kwargs must not share a features extractor"):
+        make_agent(policy_kwargs=dict(shared))
+    make_agent(policy_kwargs=dict(shared), horizon=0)
+
+
 def test_discrete_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match="action_space must be a Box, got Discrete"):
+    with pytest.raises(ValueError, match="action_space must be a bounded Box, got Discrete"):
         MAAC("MlpPolicy", "CartPole-v1")
 
 

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.agents import SVG, Dyna, RealData
-from mbrl_wrappers.agents.expansion import GradientWatch, infer_in_turn
+from mbrl_wrappers.agents.climbing import GradientWatch
+from mbrl_wrappers.agents.expansion import infer_in_turn
 from mbrl_wrappers.agents.trajectories import TrajectoryBuffer
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
@@ -54,8 +55,8 @@ def line() -> KnownDynamics:
     )
 
 
-def small_model() -> EnsembleDynamics:
-    return EnsembleDynamics.for_env(Line(), num_members=3, num_elites=2, hidden=(16,), max_steps=30)
+def small_model(env: Any = None) -> EnsembleDynamics:
+    return EnsembleDynamics.for_env(env or Line(), num_members=3, num_elites=2, hidden=(16,), max_steps=30)
 
 
 def make_agent(env: Any = None, **kwargs: Any) -> Any:
@@ -151,7 +152,7 @@ def test_actions_are_taken_again_and_their_densities_are_the_policys() -> None:
 def test_weights_are_1_on_policy_and_clipped_off_it() -> None:
     agent = make_agent(learning_starts=0, gradient_steps=0)
     agent.learn(50, callback=ModelBased(RealData(), line()))
-    stretches = agent._trajectories().sample_stretches(20, 3)
+    stretches = agent.replay_buffer.sample_stretches(20, 3)
 
     torch.testing.assert_close(
         agent._objective(stretches, infer_in_turn(line()), GradientWatch())[1], torch.ones(20), atol=1e-3, rtol=0
@@ -203,21 +204,42 @@ def test_a_window_holds_the_newest_steps() -> None:
     assert set(stretches.reward.flatten()) == {45, 46, 47, 48, 49}
 
 
-def test_episodes_begin_with_their_first_step() -> None:
-    buffer = filled(100, 30, envs=2)  # the newest begin at 28 and 25, others before at 24 and 20
+def test_episodes_are_those_that_have_ended_from_their_first_step() -> None:
+    buffer = filled(100, 30, envs=2)  # in env 0 the last one from 24 to 27, in env 1 from 20 to 24 and from 25 to 29
 
-    newest, more = buffer.sample_episodes(10), buffer.sample_episodes(10, window=8)
+    newest, more = buffer.sample_episodes(10), buffer.sample_episodes(10, window=10)
 
-    assert sorted(newest.reward[0]) == [25, 28]
-    assert sorted(newest.is_real.sum(0)) == [2, 5]
-    assert sorted(more.reward[0]) == [24, 25, 28]
-    assert sorted(more.is_real.sum(0)) == [2, 4, 5]
+    assert sorted(newest.reward[0]) == [24, 25]
+    assert sorted(newest.is_real.sum(0)) == [4, 5]
+    assert sorted(more.reward[0]) == [20, 20, 24, 25]
+    assert sorted(more.is_real.sum(0)) == [4, 4, 5, 5]
+    assert newest.reward.shape == (5, 2)
     assert len(buffer.sample_episodes(2, window=30).reward[0]) == 2
+    assert sorted(buffer.sample_episodes(10, window=2).reward[0]) == [24, 25]  # where none is as new, the newest
+
+
+def test_what_there_is_of_an_episode_stands_for_it_where_none_has_ended() -> None:
+    episodes = filled(100, 3).sample_episodes(10)
+    assert episodes.reward[:, 0].tolist() == [0, 1, 2]
 
 
 def test_the_oldest_step_of_a_full_buffer_begins_what_is_left_of_an_episode() -> None:
-    episodes = filled(6, 50).sample_episodes(10, window=6)
-    assert sorted(episodes.reward[0]) == [44, 48]
+    episodes = filled(6, 50).sample_episodes(10, window=6)  # of the one from 44 to 47; the next has not ended
+    assert episodes.reward[:, 0].tolist() == [44, 45, 46, 47]
+
+
+def test_no_stretch_goes_on_behind_a_reset() -> None:
+    agent = make_agent(horizon=3)
+    for _ in range(2):  # 25 steps are two episodes and a half at most
+        agent.learn(25, callback=ModelBased(RealData(), line()))
+    agent.learn(7, callback=agent.model_based, reset_num_timesteps=False)  # goes on where it was
+
+    np.random.seed(0)  # noqa: NPY002
+    stretches = agent.replay_buffer.sample_stretches(2000, 3)
+    follows = stretches.is_real[1:]
+    assert (stretches.obs[1:][follows] == stretches.next_obs[:-1][follows]).all()
+    assert agent.replay_buffer.timeouts[24] == 1
+    assert agent.replay_buffer.dones[49] == 0
 
 
 # -- the objective ---------------------------------------------------------------------------------
@@ -225,8 +247,11 @@ def test_the_oldest_step_of_a_full_buffer_begins_what_is_left_of_an_episode() ->
 
 @pytest.mark.parametrize("horizon", [1, 3, "inf"])
 def test_the_gradient_is_that_of_the_real_path_written_out(horizon: Any) -> None:
-    agent = trained(horizon=horizon)
-    stretches = agent._draw(agent._trajectories(), 16)
+    env = VecNormalize(DummyVecEnv([Line]), norm_obs=False, gamma=GAMMA)
+    agent = trained(env=env, horizon=horizon)
+    scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
+    assert abs(scale - 1) > 0.1
+    stretches = agent._draw(agent.replay_buffer, 16)
     objective, weight = agent._objective(stretches, infer_in_turn(line()), GradientWatch())
     parameters = list(agent.actor.parameters())
     ours = torch.autograd.grad(objective, parameters, allow_unused=True)
@@ -242,7 +267,7 @@ def test_the_gradient_is_that_of_the_real_path_written_out(horizon: Any) -> None
             noise = ((torch.atanh(taken) - mean) / log_std.exp()).detach()
             moved = SLOPE * at + 2 * torch.tanh(mean + log_std.exp() * noise)
             at = moved + (torch.as_tensor(stretches.next_obs[t, column])[None] - moved).detach()
-            value = value - factor * at.square().sum()
+            value = value - factor * at.square().sum() / scale
             factor *= GAMMA
             ended = bool(stretches.terminated[t, column])
         if not ended:
@@ -255,9 +280,36 @@ def test_the_gradient_is_that_of_the_real_path_written_out(horizon: Any) -> None
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-3)
 
 
+def test_the_entropy_of_the_states_that_were_met_is_added() -> None:
+    agent = trained(horizon=2)
+    stretches = agent._draw(agent.replay_buffer, 16)
+    met = torch.as_tensor(stretches.obs[stretches.is_real])
+    found = []
+    for ent_coef in (0.0, 0.5):
+        agent.ent_coef = ent_coef
+        torch.manual_seed(0)
+        found.append(agent._objective(stretches, infer_in_turn(line()), GradientWatch())[0])
+    torch.manual_seed(0)
+    entropy = -agent.actor.action_log_prob(met)[1].mean()
+
+    torch.testing.assert_close(found[1] - found[0], 0.5 * entropy, atol=1e-5, rtol=1e-5)
+
+
+def test_actions_are_kept_with_the_densities_that_they_were_taken_with() -> None:
+    agent = make_agent(gradient_steps=0)
+    agent.learn(40, callback=ModelBased(RealData(), line()))
+
+    random, acted = agent.replay_buffer.log_probs[:20, 0], agent.replay_buffer.log_probs[20:40, 0]
+    assert random == pytest.approx(np.log(0.5))  # uniform in [-1, 1]
+    obs, actions = (
+        torch.as_tensor(part[20:40, 0]) for part in (agent.replay_buffer.observations, agent.replay_buffer.actions)
+    )
+    assert acted == pytest.approx(agent._act_again(obs, actions)[1].detach().numpy(), abs=1e-4)
+
+
 def test_svg_0_climbs_the_critics_gradient() -> None:
     agent = trained(horizon=0)
-    stretches = agent._draw(agent._trajectories(), 16)
+    stretches = agent._draw(agent.replay_buffer, 16)
     objective, weight = agent._objective(stretches, None, GradientWatch())
 
     obs, action = torch.as_tensor(stretches.obs[0]), torch.as_tensor(stretches.action[0])
@@ -267,7 +319,7 @@ def test_svg_0_climbs_the_critics_gradient() -> None:
 
 def test_values_are_regressed_on_a_real_step() -> None:
     agent = trained()
-    steps = agent._trajectories().sample_stretches(16, 1)
+    steps = agent.replay_buffer.sample_stretches(16, 1)
     loss = agent._critic_loss(steps)
 
     obs, next_obs = torch.as_tensor(steps.obs[0]), torch.as_tensor(steps.next_obs[0])
@@ -303,6 +355,39 @@ def test_it_learns_to_stand_at_the_best_place() -> None:
     mean, _ = evaluate_policy(agent, Monitor(Line()), n_eval_episodes=20)
     assert mean > -1.5  # the best there is loses 0.1
     assert start < -3
+
+
+@pytest.mark.parametrize("horizon", [3, "inf"])
+def test_updates_differ_in_how_long_their_stretches_are(horizon: Any) -> None:
+    agent = make_agent(horizon=horizon, batch_size=2, gradient_steps=8, window=60)
+    agent.learn(60, callback=ModelBased(RealData(), line()))
+    assert all(torch.isfinite(value).all() for value in weights(agent))
+
+
+def test_actions_may_be_matrices() -> None:
+    class Matrix(gym.ActionWrapper):
+        action_space = spaces.Box(-2.0, 2.0, (2, 1), np.float32)
+
+        def action(self, action: np.ndarray) -> np.ndarray:
+            return action.sum(0)
+
+    agent = make_agent(Matrix(Line()))
+    agent.learn(40, callback=ModelBased(RealData(), small_model(Matrix(Line())), fit_every=20))
+    assert agent.predict(np.zeros(1, np.float32))[0].shape == (2, 1)
+
+
+@pytest.mark.parametrize("horizon", [0, 1])
+def test_a_policy_is_saved_alone(horizon: int, tmp_path: Path) -> None:
+    policy = make_agent(horizon=horizon).policy
+    policy.save(tmp_path / "policy")
+    loaded = type(policy).load(tmp_path / "policy")
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in policy.state_dict().items())
+
+
+def test_steps_that_svg_did_not_make_are_refused() -> None:
+    agent = make_agent()
+    with pytest.raises(ValueError, match="infos must hold the log_prob of their actions"):
+        agent.replay_buffer.add(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
 
 
 def test_episodes_of_several_envs_with_dict_observations() -> None:

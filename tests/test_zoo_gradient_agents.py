@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics, ModelBased, zoo
-from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, Dyna, RealData
-from mbrl_wrappers.zoo.building import build_agent, training_env
+from mbrl_wrappers.agents import MAAC, SACSVG, SVG, CompiledSAC, Dyna, RealData
+from mbrl_wrappers.zoo.building import base_of, build_agent, training_env
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.job import JobSpec, make_job
@@ -26,7 +25,7 @@ from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import open_folder
 from mbrl_wrappers.zoo.training import Stopped, run
 
-KINDS: dict[str, type] = {"dhmbpo": MAAC, "maac": MAAC, "sac_svg": MAAC, "svg": SVG}
+KINDS: dict[str, type] = {"dhmbpo": MAAC, "maac": MAAC, "sac_svg": SACSVG, "svg": SVG}
 
 
 class Slide(gym.Env):
@@ -55,7 +54,7 @@ MODEL = {"hidden": [8], "num_members": 3, "num_elites": 2, "max_steps": 20}
 
 def params(name: str, **more: Any) -> dict[str, Any]:
     sections: dict[str, dict] = {"agent": AGENT, "dynamics": MODEL, "model_based": {"fit_every": 20}}
-    if name != "svg":
+    if name in ("dhmbpo", "maac"):
         sections["strategy"] = {"rollouts_per_step": 2}
     return {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()} | more
 
@@ -71,7 +70,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
     for name in ("dhmbpo", "svg"):
         run(job(name), root / name)
-    run(dataclasses.replace(job("svg"), model=False), root / "base")
+    run(base_of(job("svg")), root / "base")
     return {name: root / name for name in ("dhmbpo", "svg", "base")}
 
 
@@ -82,7 +81,7 @@ def test_a_recipe_makes_the_agent_and_its_model(name):
         with make_env(env) as real:
             agent, callback = build_agent(spec, training_env(spec.recipe, real))
         assert type(agent) is KINDS[name]
-        assert type(callback.strategy) is strategy_of(name) is (RealData if name == "svg" else Dyna)
+        assert type(callback.strategy) is strategy_of(name) is (RealData if "svg" in name else Dyna)
         for argument, value in spec.recipe.agent.items():
             if argument in ("horizon", "expand_critic", "max_grad_norm", "window", "gamma", "batch_size"):
                 assert getattr(agent, argument) == value
@@ -91,12 +90,16 @@ def test_a_recipe_makes_the_agent_and_its_model(name):
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_it_is_compared_with_sac_at_equal_updates(name):
-    spec = dataclasses.replace(make_job(name, "Pendulum-v1"), model=False)
+    spec = make_job(name, "Pendulum-v1")
+    base = base_of(spec)
     with make_env("Pendulum-v1") as real:
-        agent, callback = build_agent(spec, training_env(spec.recipe, real))
-    assert type(agent) is CompiledSAC and callback is None and spec.label() == "SAC"
+        agent, callback = build_agent(base, training_env(base.recipe, real))
+    assert type(agent) is CompiledSAC and callback is None and base.label() == "SAC"
+    assert not {"horizon", "expand_critic", "window"} & base.recipe.agent.keys()
     assert agent.gradient_steps == spec.recipe.agent.get("gradient_steps", 1)
     assert agent.learning_starts == spec.recipe.agent["learning_starts"]
+    assert agent.ent_coef == ("auto" if name == "svg" else "auto_0.01")  # SVG's is the weight of another thing
+    assert JobSpec.from_json(base.to_json()) == base
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,16 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
     return COMPILED.get(algo, valid[algo])
 
 
+def base_of(spec: JobSpec) -> JobSpec:
+    """Return what a job is compared with: the same agent without its model, at equal updates per env step."""
+    kind, recipe = AGENTS[spec.agent], spec.recipe
+    if issubclass(kind, WithModel):
+        shared = set(argument_names(ALGORITHMS[kind.model_free])) - kind.not_shared | _NOISE_ARGUMENTS
+        arguments = {name: value for name, value in recipe.agent.items() if name in shared}
+        recipe = dataclasses.replace(recipe, agent=arguments)
+    return dataclasses.replace(spec, recipe=recipe, model=False)
+
+
 def check_arguments(agent: str, recipe: Recipe) -> None:
     """Refuse arguments that the constructors do not have, and those of constructors that are not called.
 
@@ -123,8 +134,6 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
         if "dynamics" in argument_names(algorithm):
             arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
         return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
-    if not spec.model:  # of an agent that has arguments for its model
-        arguments = {name: value for name, value in arguments.items() if name in argument_names(algorithm)}
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
     if not spec.model:
         return agent, None

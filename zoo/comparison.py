@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -12,6 +11,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.display import TrainingProgress
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -150,7 +150,7 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
     own = folder / spec.agent
     variants = {label: (spec, own)}
     if baseline and strategy_of(spec.agent) is not None:
-        base = dataclasses.replace(spec, model=False)
+        base = base_of(spec)
         variants[base.label()] = (base, folder / BASE)
     for variant, variant_folder in variants.values():
         check_folder(variant, variant_folder)

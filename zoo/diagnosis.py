@@ -30,7 +30,7 @@ from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.gradients import gradient_norms
-from mbrl_wrappers.zoo.model_error import HorizonError, error_on_windows, measure_model_error, windows_of
+from mbrl_wrappers.zoo.model_error import BAND, HorizonError, error_on_windows, measure_model_error, windows_of
 
 # Of the spread of the states: what is predicted still explains 1 - 0.25^2 = 94% of their variance.
 TRUSTED_ERROR = 0.25
@@ -40,7 +40,6 @@ LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 NUM_STARTS = 20
 GAP_STEPS = 100
 NUM_ROLLOUTS = 256
-BAND = (0.1, 0.5, 0.9)
 # Where each step is a search: few starts, and the model is measured on the real steps from them.
 NUM_PLANNED_STARTS = 5
 PLANNED_STEPS = 30

@@ -15,6 +15,8 @@ from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.evaluation import open_loop_error
 from mbrl_wrappers.types import Transitions
 
+BAND = (0.1, 0.5, 0.9)
+
 
 @dataclass(frozen=True)
 class HorizonError:
@@ -59,7 +61,7 @@ def measure_model_error(
 def error_on_windows(dynamics: DynamicsModel, obs: Tensor, action: Tensor) -> list[HorizonError]:
     """Return the error's quantiles over windows ``obs [E, T + 1, D]`` and ``action [E, T, A]``, a row per step."""
     error = open_loop_error(dynamics, obs, action, action.shape[1])
-    quantiles = torch.quantile(error, torch.tensor([0.1, 0.5, 0.9]).to(error), dim=0)
+    quantiles = torch.quantile(error, torch.tensor(BAND).to(error), dim=0)
     return [HorizonError(step, *column) for step, column in enumerate(quantiles.T.tolist(), start=1)]
 
 

@@ -26,6 +26,7 @@ from mbrl_wrappers.agents import (
     PETS,
     POPLIN,
     RS,
+    SACSVG,
     STEVE,
     SVG,
     CompiledSAC,
@@ -34,7 +35,6 @@ from mbrl_wrappers.agents import (
     Dyna,
     RealData,
 )
-from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, TrajectoryBuffer
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
@@ -50,7 +50,7 @@ AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {
     "pets": PETS,
     "poplin": POPLIN,
     "rs": RS,
-    "sac_svg": MAAC,
+    "sac_svg": SACSVG,
     "steve": STEVE,
     "svg": SVG,
 }
@@ -78,6 +78,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         PETS,
         POPLIN,
         RS,
+        SACSVG,
         SVG,
     )
 }
@@ -104,11 +105,9 @@ OBJECTS: dict[str, Any] = {
             buffers.NStepReplayBuffer,
             buffers.ReplayBuffer,
             buffers.RolloutBuffer,
-            DictTrajectoryBuffer,
             HerReplayBuffer,
             MaskableDictRolloutBuffer,
             MaskableRolloutBuffer,
-            TrajectoryBuffer,
             torch_layers.CombinedExtractor,
             torch_layers.FlattenExtractor,
             torch_layers.NatureCNN,

@@ -64,3 +64,9 @@ class BufferDecorator(ReplayBuffer):
     def size(self) -> int:
         """Return the inner buffer's number of time steps (each holds ``n_envs`` transitions)."""
         return self.inner.size()
+
+
+def plain_buffer(agent: Any) -> ReplayBuffer:
+    """Return an agent's own replay buffer, which may be decorated."""
+    buffer = agent.replay_buffer
+    return buffer.inner if isinstance(buffer, BufferDecorator) else buffer

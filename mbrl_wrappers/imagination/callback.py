@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
-from mbrl_wrappers.imagination.buffer import BufferDecorator
+from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.view import AgentView
@@ -134,10 +134,9 @@ class ModelBased(BaseCallback):
 
     @staticmethod
     def _plain_buffer(agent: Any) -> ReplayBuffer:
-        buffer = agent.replay_buffer
-        if buffer is None:
+        if agent.replay_buffer is None:
             raise ValueError("the agent's replay_buffer must be set up, got None")
-        return buffer.inner if isinstance(buffer, BufferDecorator) else buffer
+        return plain_buffer(agent)
 
     def _warn_of_lost_terminations(self, buffer: ReplayBuffer) -> None:
         learned = isinstance(self.dynamics, EnsembleDynamics) and self.dynamics.termination_fn is None

@@ -216,8 +216,8 @@ class EnsembleDynamics(DynamicsModel):
             if self.reward_fn is None:
                 real = torch.cat([real, reward.reshape(-1, 1).to(real)], dim=-1)
             noise = ((self.target_normalizer.normalize(real) - mean) / std).detach()
-            outcome = self._outcome(obs, flat_obs, flat_action, mean + std * noise, logits)
-            return outcome.next_obs, outcome.reward
+            again, paid, _ = self._outcome(obs, flat_obs, flat_action, mean + std * noise, logits)
+            return again, paid + (reward - paid).detach()  # a given function knows nothing of noise in rewards
 
         return step
 

@@ -201,7 +201,8 @@ def _settings(spec: JobSpec) -> dict[str, Any]:
     fields = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _BOOKKEEPING}
     recipe = fields.pop("recipe")
     recipe.pop("steps")  # the job has its own
-    if not spec.model:
+    if not spec.model:  # whose base it is makes no difference
+        del fields["agent"]
         recipe = {name: recipe[name] for name in ("algo", "agent")}
     flat: dict[str, Any] = dict(fields)
     for name, value in recipe.items():

@@ -146,7 +146,7 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
     policy = data.get("policy_class")
     module = policy.get("__module__") if isinstance(policy, dict) else None
     if module == "stable_baselines3.sac.policies" and "expand_critic" in data:
-        return "MAAC"
+        return "MAAC"  # or its heir, which differs in the data that it learns from
     if module in _ALGORITHM_OF_POLICY:
         return _ALGORITHM_OF_POLICY[module]
     if module == "stable_baselines3.td3.policies":

@@ -14,6 +14,7 @@ import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.processes import TrainingFailed
 from mbrl_wrappers.zoo.progress import Evaluation
@@ -82,7 +83,7 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
                 spec = dataclasses.replace(first, seed=seed)
                 variants = [spec]
                 if content.get("baseline", True) and strategy_of(agent) is not None:
-                    variants.append(dataclasses.replace(spec, model=False))
+                    variants.append(base_of(spec))
                 jobs.update((variant.digest(), variant) for variant in variants)
     return list(jobs.values())
 
