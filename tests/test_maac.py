@@ -336,7 +336,7 @@ def test_a_batch_of_nothing_but_diverged_rows_has_no_gradient() -> None:
 
 def test_learn_brings_a_model() -> None:
     agent = make_agent(horizon=1)
-    agent.learn(25)
+    agent.learn(5)
 
     assert isinstance(agent.model_based.strategy, Dyna)
     assert isinstance(agent.model_based.dynamics, EnsembleDynamics)
@@ -357,7 +357,7 @@ def test_learn_takes_the_model_that_it_is_given_however_deep() -> None:
 
 def test_sac_svg_learns_from_real_states() -> None:
     agent = SACSVG("MlpPolicy", Line(), horizon=1, learning_starts=20, batch_size=16, seed=0, device="cpu")
-    agent.learn(22)
+    agent.learn(5)
     assert isinstance(agent.model_based.strategy, RealData)
 
 

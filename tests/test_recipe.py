@@ -102,7 +102,7 @@ def test_a_wrong_entry_is_named(own, message):
 
 @pytest.mark.parametrize("agent", ["mpbo", "../recipes/mbpo", ""])
 def test_an_unknown_agent_is_named(agent):
-    with pytest.raises(ValueError, match=rf"agent must be one of \['m2ac', 'mbpo'.*\], got '{agent}'"):
+    with pytest.raises(ValueError, match=rf"agent must be one of \['dhmbpo', 'm2ac', .*\], got '{agent}'"):
         load_recipe(agent, "Pendulum-v1")
 
 
