@@ -23,8 +23,8 @@ from mbrl_wrappers.imagination.strategy import Samples, Strategy
 class MAAC(WithModel, SAC):
     """SAC whose actor looks ``H`` steps ahead in a model, and learns by the gradient of what it finds there.
 
-    From the states of each batch the policy is followed through the model by reparameterisation (Clavera et al. 2020,
-    equation 3; with entropy at every step, as in SAC-SVG, Amos et al. 2021, section 4)::
+    From the states of each batch the policy is followed through the model by reparameterisation (Clavera et al. 2020;
+    with entropy at every step, as in SAC-SVG, Amos et al. 2021)::
 
         J = E[ sum_{t<H} gamma^t (r_t + h_t) + gamma^H (min Q(s_H, a_H) + h_H) ]        h_t = -alpha log pi(a_t | s_t)
 

@@ -94,11 +94,11 @@ class SVG(WithModel, OffPolicyAlgorithm):
 
         w ( sum_{t<H} gamma^t r_t + gamma^H V(s_H) )
 
-    through policy and model (section 4; algorithm 1 is SVG(inf), without a value behind the end, algorithm 2 SVG(1)),
-    where nothing is predicted: errors of the model are errors of its derivative alone. ``w`` is the importance weight
-    of the actions, the density now over that when they were taken, clipped, and 1 on policy. ``V`` is learned by fitted
-    policy evaluation on replayed steps with weights of their own (algorithm 4) and a target network. SVG(0) needs no
-    model: ``w Q(s, pi(s, eta))``.
+    through policy and model (the paper's SVG(inf), there without a value behind the end, and SVG(1) with experience
+    replay), where nothing is predicted: errors of the model are errors of its derivative alone. ``w`` is the importance
+    weight of the actions, the density now over that when they were taken, clipped, and 1 on policy. ``V`` is learned by
+    fitted policy evaluation on replayed steps with weights of their own and a target network. SVG(0) needs no model:
+    ``w Q(s, pi(s, eta))``.
 
     ``learn`` brings ``ModelBased(RealData())``, which fits the model, if its callbacks hold no other. Logged under
     ``train/``: ``grad_norm_h{t}`` as of :class:`~mbrl_wrappers.agents.MAAC`, ``w`` included, with 0 for stretches that
@@ -118,7 +118,8 @@ class SVG(WithModel, OffPolicyAlgorithm):
         max_importance_weight: to which weights are clipped, at least 0.
         ent_coef: weight of the entropy in the actor's objective.
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
-        train_freq: env steps between updates, or ``(1, "episode")``; default: 1, for ``"inf"`` an episode.
+        train_freq: env steps between updates, or ``(1, "episode")``; default: 1, for ``"inf"`` an
+            episode, which SB3 has for one env only: with several, give it steps.
         buffer_size, learning_starts, batch_size, tau, gamma, gradient_steps, stats_window_size, tensorboard_log,
             policy_kwargs, verbose, seed, device: as in SB3's SAC.
 
@@ -250,7 +251,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _act_again(self, policy_obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Take actions ``[B, A]`` that were taken, with their noise inferred (section 4.1).
+        """Take actions ``[B, A]`` that were taken, with their noise inferred.
 
         Returns:
             The actions, with a gradient, and their log-densities now, ``[B]``.
@@ -294,18 +295,18 @@ class SVG(WithModel, OffPolicyAlgorithm):
         return buffer.sample_stretches(batch_size, max(self.horizon, 1), self.window)
 
     def _critic_loss(self, steps: Stretches) -> Tensor:
-        """Return the loss of fitted policy evaluation (algorithm 4); a Q-function needs no weights."""
+        """Return the loss of fitted policy evaluation; a Q-function needs no weights."""
         real = self._flat(steps)
         obs, next_obs = (self._policy_obs(part) for part in real.obs)
         with torch.no_grad():
             if self.horizon:
-                next_value = self.critic_target(next_obs)
+                next_value = self.critic_target(next_obs)[:, 0]
                 weight = self._weight(self._act_again(obs, real.action[0])[1] - real.log_prob[0])
             else:
-                next_value = least(self.critic_target(next_obs, self.actor(next_obs)))[:, None]
+                next_value = least(self.critic_target(next_obs, self.actor(next_obs)))
                 weight = torch.ones_like(real.reward[0])
             reward = self._normalized(real.reward[0])
-            target = reward + self.gamma * torch.where(real.terminated[0], 0.0, next_value[:, 0])
+            target = reward + self.gamma * torch.where(real.terminated[0], 0.0, next_value)
         values = (self.critic(obs),) if self.horizon else self.critic(obs, real.action[0])
         return 0.5 * torch.stack([(weight * (value[:, 0] - target).square()).mean() for value in values]).sum()
 

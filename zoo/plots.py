@@ -166,17 +166,17 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
 def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:
     """Draw the ensemble's uncertainty along imagined rollouts: the median, and a band from 10% to 90%."""
     with mpl.rc_context(STYLE):
-        _band_over_horizon(ax, rows, of="rollouts")
-        if all(row.low > 0 for row in rows):
-            ax.set_yscale("log")
+        _band_over_horizon(ax, rows, of="rollouts", log=True)
         ax.set_title("Uncertainty along imagined rollouts")
         ax.set_xlabel("imagined step")
         ax.set_ylabel("one-versus-rest divergence (nats)")
         ax.legend(loc="best")
 
 
-def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str) -> None:
-    """Draw the median over the steps ahead, and a band from 10% to 90%."""
+def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str, *, log: bool = False) -> None:
+    """Draw the median over the steps ahead, and a band from 10% to 90%, on a logarithmic axis where one can be had."""
+    if log and all(row.low > 0 for row in rows):
+        ax.set_yscale("log")
     ahead, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
     ax.fill_between(ahead, low, high, color=COLORS[0], alpha=0.2, linewidth=0, label=f"10% to 90% of {of}")
     ax.plot(ahead, median, color=COLORS[0], label="median")
@@ -187,9 +187,7 @@ def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str) -> None:
 def gradient_norms(ax: Axes, rows: Sequence[HorizonError]) -> None:
     """Draw how large the gradient of a first action is, by horizon: the median, and a band from 10% to 90%."""
     with mpl.rc_context(STYLE):
-        _band_over_horizon(ax, rows, of="states")
-        if all(row.low > 0 for row in rows):
-            ax.set_yscale("log")
+        _band_over_horizon(ax, rows, of="states", log=True)
         ax.set_title("Gradient of the first action")
         ax.set_xlabel("imagined steps before the critic's value")
         ax.set_ylabel("norm")

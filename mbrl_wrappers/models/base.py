@@ -126,8 +126,8 @@ class DynamicsModel(nn.Module, ABC):
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
         """Return a function that takes real steps once more as some members, so that they can be differentiated.
 
-        The noise with which a member makes the real step is inferred and taken for a constant (Heess et al. 2015,
-        section 4.1), so that the step leads where it really led, with the gradient of the member.
+        The noise with which a member makes the real step is inferred and taken for a constant (Heess et al. 2015),
+        so that the step leads where it really led, with the gradient of the member.
 
         Args:
             members: ``M`` of ``particle_members``.

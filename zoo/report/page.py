@@ -297,7 +297,7 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
                 lambda ax: plots.gradient_norms(ax, norms),
                 "Norm of the gradient of a first action's value against the imagined steps",
                 "What the actor would climb if it looked so many steps ahead. With exact model and critic the line is "
-                "level; where it rises the gradient explodes in the model, where it falls it is lost on the way.",
+                "level but for noise. Where it rises the gradient explodes in the model, where it falls it is lost.",
             )
         )
     return figures
