@@ -18,8 +18,8 @@ EXPERIMENTS = {
         columns={
             "DHMBPO": Column("dhmbpo", "MAAC"),
             "SAC, 1 update": Column("dhmbpo", "MAAC", model=False, steps=4_500),
-            "MAAC": Column("maac", "MAAC", steps=3_000),
-            "SAC-SVG": Column("sac_svg", "SACSVG", steps=3_000),
+            "MAAC": Column("maac", "MAAC"),
+            "SAC-SVG": Column("sac_svg", "SACSVG"),
             "SAC, 4 updates": Column("maac", "MAAC", model=False, steps=3_000),
             "SVG(1)": Column("svg", "SVG", steps=10_000),
             "SVG(inf)": Column("svg", "SVG", params={"agent.horizon": "inf", "agent.gradient_steps": 10}, steps=10_000),
@@ -51,6 +51,17 @@ EXPERIMENTS = {
         pairs={"DHMBPO": ("SAC, 1 update",), "MAAC": ("SAC, 4 updates",)},
         panels={"": ["DHMBPO", "SAC, 1 update", "MAAC", "SAC, 4 updates"]},
         text=["Networks of 2 x 64 units and a learning rate of 0.001 for all.", ""],
+    ),
+    "Hopper-v5": Experiment(
+        title="Hopper-v5",
+        env="Hopper-v5",
+        steps=50_000,
+        eval_freq=2_500,
+        target=None,
+        columns={"DHMBPO": Column("dhmbpo", "MAAC"), "SAC, 1 update": Column("dhmbpo", "MAAC", model=False)},
+        pairs={"DHMBPO": ("SAC, 1 update",)},
+        panels={"": ["DHMBPO", "SAC, 1 update"]},
+        text=[],
     ),
 }
 

@@ -71,6 +71,13 @@ def test_every_experiment_names_runs_that_can_be_made(comparisons: Any, page: st
             assert comparisons.spec_of(page, name, label, 0) == comparisons.spec_of(page, other, label, 0)
 
 
+@pytest.mark.parametrize("agent", ["SAC", "MAAC", "DHMBPO", "SVG"])
+def test_an_update_through_a_model_computes_what_it_must_and_no_more(comparisons: Any, agent: str):
+    updates = importlib.import_module("updates")
+    made = updates.make("Pendulum-v1", agent)
+    assert 1.0 <= updates.counted_flops(made) / updates.floors("Pendulum-v1")[agent] < 1.02
+
+
 def test_noise_on_actions_has_its_spread_and_stays_inside_the_bounds(noisy_tasks: Any):
     env = noisy_tasks.noisy("Pendulum-v1", 0.1)  # actions from -2 to 2
     env.reset(seed=0)
