@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 _ALL_STEPS = 20
+_LOST = "rows_without_gradient"
 
 
 class GradientWatch:
@@ -20,23 +21,16 @@ class GradientWatch:
     """
 
     def __init__(self) -> None:
-        self._norms: list[Tensor] = []
-        self._lost: list[Tensor] = []
+        self.probes: list[Tensor] = []
+
+    def probe(self, rows: Tensor) -> Tensor:
+        """Return what :func:`watched` takes for the next step, for as many rows as ``rows [B, ...]`` has."""
+        self.probes.append(torch.zeros(len(rows), device=rows.device, requires_grad=True))
+        return self.probes[-1]
 
     def __call__(self, action: Tensor) -> Tensor:
-        """Return the action of the next step ``[B, A]``, watched: without the way through its own log-density."""
-        index, seen = len(self._norms), action.view_as(action)
-        self._norms.append(torch.zeros((), device=action.device))
-        if seen.requires_grad:
-            seen.register_hook(lambda gradient: self._see(index, gradient))
-        return seen
-
-    def _see(self, index: int, gradient: Tensor) -> Tensor:
-        is_finite = gradient.isfinite().all(-1)
-        gradient = torch.where(is_finite[:, None], gradient, 0.0)
-        self._norms[index] = gradient.norm(dim=-1).sum()  # the objective has taken the mean over rows
-        self._lost.append(~is_finite)
-        return gradient
+        """Return the action of the next step ``[B, A]``, watched."""
+        return watched(action, self.probe(action))
 
     def report(self) -> dict[str, Tensor]:
         """Return what is to be logged.
@@ -44,27 +38,49 @@ class GradientWatch:
         ``grad_norm_h{t}``: the mean norm of a row's gradient at step ``t``, of 20 steps, and at powers of 2 behind;
         ``rows_without_gradient``: how many rows had to be taken out at some step.
         """
-        steps = [step for step in range(len(self._norms)) if step <= _ALL_STEPS or step & (step - 1) == 0]
-        norms = {f"grad_norm_h{step}": self._norms[step] for step in steps}
-        if not self._lost:
-            return norms
-        return {**norms, "rows_without_gradient": torch.stack(self._lost).any(0).sum()}
+        seen = torch.stack([torch.zeros_like(probe) if probe.grad is None else probe.grad for probe in self.probes])
+        steps = [step for step in range(len(seen)) if step <= _ALL_STEPS or step & (step - 1) == 0]
+        norms = seen[steps].nansum(1)  # the objective has taken the mean over rows
+        lost = seen.isnan().any(0).sum()
+        return {**{f"grad_norm_h{step}": norm for step, norm in zip(steps, norms, strict=True)}, _LOST: lost}
 
 
-def climb(objective: Tensor, network: Any, max_grad_norm: float | None) -> Tensor:
+def watched(action: Tensor, probe: Tensor) -> Tensor:
+    """Return an action ``[B, A]`` the norms of whose gradient a probe ``[B]`` gets for its own, nan where not finite.
+
+    The gradient is that without the way through the action's own log-density. Rows where it is not finite lose it.
+    """
+    return _Watched.apply(action, probe) if action.requires_grad else action
+
+
+class _Watched(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, action: Tensor, probe: Tensor) -> Tensor:
+        return action.view_as(action)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        is_finite = gradient.isfinite().all(-1)
+        norm = torch.where(is_finite, gradient.norm(dim=-1), torch.nan)
+        return torch.where(is_finite[:, None], gradient, 0.0), norm
+
+
+def climb(objective: Tensor, network: Any, max_grad_norm: float | None, probes: Sequence[Tensor] = ()) -> Tensor:
     """Take a step of a network's optimizer up an objective, none where the gradient is not finite.
 
     Args:
         objective: has no dimensions.
         network: has an optimizer; the gradients of other networks stay as they are.
         max_grad_norm: to which the gradient's norm is clipped.
+        probes: what else is to have a gradient; see :func:`watched`.
 
     Returns:
         The norm before that.
     """
     parameters = list(network.parameters())
     network.optimizer.zero_grad()
-    (-objective).backward(inputs=parameters)
+    (-objective).backward(inputs=[*parameters, *probes])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if norm.isfinite():

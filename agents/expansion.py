@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_wrappers.imagination import AgentView
+from mbrl_wrappers.imagination.view import reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.types import Outcome
 
@@ -147,11 +148,11 @@ def step_of_agent(view: AgentView, dynamics: DynamicsModel) -> Step:
         view: of the agent.
         dynamics: its model.
     """
-    step_in_env, normalizer = step_in_turn(dynamics), view.normalizer
+    step_in_env, normalized = step_in_turn(dynamics), reward_normalizer(view.normalizer, view.device)
 
     def step(obs: Tensor, action: Tensor) -> Outcome:
         outcome = step_in_env(obs, view.unscale(action))
-        return outcome._replace(reward=view.normalize_reward(outcome.reward, normalizer))
+        return outcome._replace(reward=normalized(outcome.reward))
 
     return step
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from stable_baselines3 import SAC
@@ -11,13 +13,22 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 from torch.nn import functional as F
 
-from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, masked_mean, record_means
+from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, masked_mean, record_means, watched
+from mbrl_wrappers.agents.compiled.functional import compiled
 from mbrl_wrappers.agents.dyna import Dyna
 from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_of_agent
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+
+
+class _Parts(NamedTuple):
+    """What an update of MAAC consists of."""
+
+    roll_out: Callable[..., Any]
+    critic_loss: Callable[..., Any]
+    objective: Callable[..., Any]
 
 
 class MAAC(WithModel, SAC):
@@ -64,6 +75,9 @@ class MAAC(WithModel, SAC):
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
+        compile: whether rollout, losses and their gradients run as compiled functions, with the same random numbers
+            and the same results up to rounding. Compiling takes a minute or two, when the first update comes; see
+            ``docs/results/updates.md`` for what it gains.
         **kwargs: SAC's.
 
     Raises:
@@ -85,6 +99,7 @@ class MAAC(WithModel, SAC):
         terminal_value: bool = True,
         max_grad_norm: float | None = None,
         backprop_steps: int | None = None,
+        compile: bool = False,
         **kwargs: Any,
     ) -> None:
         check_whole_number("horizon", horizon, 0)
@@ -97,11 +112,15 @@ class MAAC(WithModel, SAC):
             check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
         if backprop_steps is not None:
             check_whole_number("backprop_steps", backprop_steps)
+        if compile not in (True, False):
+            raise ValueError(f"compile must be True or False, got {compile!r}")
         self.horizon = horizon
         self.expand_critic = expand_critic
         self.terminal_value = terminal_value
         self.max_grad_norm = max_grad_norm
         self.backprop_steps = backprop_steps
+        self.compile = compile
+        self._compiled: _Parts | None = None
         with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
         if expand_critic and self.n_steps > 1:
@@ -124,6 +143,7 @@ class MAAC(WithModel, SAC):
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
+        parts = self._parts()
         step = step_of_agent(self.model_based.view, self.model_based.dynamics)
         log: list[dict[str, Tensor]] = []
         for gradient_step in range(gradient_steps):
@@ -134,14 +154,14 @@ class MAAC(WithModel, SAC):
             rollout = self._look_ahead(batch.observations, step, watch)
             alpha, entropy_log = self._update_alpha(rollout.log_prob[0])
 
-            critic_loss = self._expanded_loss(rollout, alpha) if self.expand_critic else self._td_loss(batch, alpha)
+            critic_loss = parts.critic_loss(rollout if self.expand_critic else batch, alpha)
             self.critic.optimizer.zero_grad()
             critic_loss.backward()
             self.critic.optimizer.step()
 
             last_obs = self._policy_obs(rollout.obs[-1]) if self.horizon else batch.observations
-            objective = self._objective(rollout, last_obs, alpha)
-            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm)
+            objective = parts.objective(rollout, last_obs, alpha)
+            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes)
 
             if gradient_step % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -152,17 +172,35 @@ class MAAC(WithModel, SAC):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
 
+    def _parts(self) -> _Parts:
+        """Return what an update consists of, compiled if it is to be."""
+        critic_loss = MAAC._expanded_loss if self.expand_critic else MAAC._td_loss
+        parts = _Parts(MAAC._roll_out, critic_loss, MAAC._objective)
+        if self.compile:
+            self._compiled = parts = self._compiled or _Parts(*map(compiled, parts))
+        return _Parts(*(partial(part, self) for part in parts))
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled"]
+
     # -- the actor looks ahead ---------------------------------------------------------------------
+
+    def _look_ahead(self, observations: Any, step: Step, watch: GradientWatch) -> Rollout:
+        obs = self.model_based.view.flat_obs(observations, self._vec_normalize_env)
+        probes = [watch.probe(obs) for _ in range(self.horizon + 1)]
+        return self._parts().roll_out(observations, obs, step, probes)
 
     def _policy_obs(self, obs: Tensor) -> Any:
         return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
 
-    def _look_ahead(self, observations: Any, step: Step, watch: GradientWatch) -> Rollout:
+    def _roll_out(self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor]) -> Rollout:
+        """Look ahead from what the policy sees, which is ``obs [B, D]`` to the model."""
+        probe_of_next = iter(probes)
+
         def act(policy_obs: Any) -> tuple[Tensor, Tensor]:
             action, log_prob = self.actor.action_log_prob(policy_obs)
-            return watch(action), log_prob
+            return watched(action, next(probe_of_next)), log_prob
 
-        obs = self.model_based.view.flat_obs(observations, self._vec_normalize_env)
         first = act(observations)
         return roll_out(step, lambda at: act(self._policy_obs(at)), obs, first, self.horizon, self.backprop_steps)
 

@@ -279,7 +279,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
 
             watch = GradientWatch()
             objective, weight = self._objective(self._draw(buffer, batch_size), infer, watch)
-            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm)
+            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes)
 
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
             losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}

@@ -102,8 +102,8 @@ def floors(env_id: str) -> dict[str, int]:
     }
 
 
-def make(env_id: str, name: str) -> Any:
-    """Return an agent that has met some random steps, with a fitted model."""
+def make(env_id: str, name: str, compile: bool = False) -> Any:
+    """Return an agent that has met some random steps, with a fitted model; SVG can't be compiled."""
     hidden, net_arch = ENVS[env_id]
     env = gym.make(env_id)
     dynamics = EnsembleDynamics.for_env(
@@ -116,7 +116,7 @@ def make(env_id: str, name: str) -> Any:
         agent: Any = SVG("MlpPolicy", env, horizon=HORIZON, ent_coef=0.01, **kwargs)
     else:
         horizon = 0 if name == "SAC" else HORIZON
-        agent = MAAC("MlpPolicy", env, horizon=horizon, expand_critic=name == "DHMBPO", **kwargs)
+        agent = MAAC("MlpPolicy", env, horizon=horizon, expand_critic=name == "DHMBPO", compile=compile, **kwargs)
     return agent.learn(RANDOM_STEPS, callback=ModelBased(strategy, dynamics, fit_every=RANDOM_STEPS))
 
 
@@ -143,21 +143,22 @@ def main() -> None:
         "",
         f"One gradient update of {BATCH} rows, horizon {HORIZON}, {MEMBERS} members, {CRITICS} critics (SVG: one, of",
         "states), one thread; the model is fitted between updates and not counted. The floor is what must be computed:",
-        "rows times network sizes, forward, and back to where a gradient is needed. Its time is that at the rate of",
-        f"a product of large matrices ({speed / 1e6:.0f} GFLOP a second), which small ones do not reach. SAC is MAAC with",
-        "a horizon of 0, not compiled. Written by `python benchmarks/updates.py`.",
+        "rows times network sizes, forward, and back to where a gradient is needed. Its time is that at the rate of a",
+        f"product of large matrices, {speed / 1e6:.0f} GFLOP a second, which small ones do not reach. SAC is MAAC with",
+        "a horizon of 0. Written by `python benchmarks/updates.py`.",
         "",
-        "| env | agent | MFLOP | floor | ratio | ms (median of 30) | ms of the floor |",
-        "|---|---|---|---|---|---|---|",
+        "| env | agent | MFLOP | floor | ratio | ms (median of 30) | compiled | ms of the floor |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for env_id in ENVS:
         for name, least in floors(env_id).items():
             agent = make(env_id, name)
             counted = counted_flops(agent)
-            spent = milliseconds(partial(agent.train, 1, BATCH))
+            agents = [agent] if name == "SVG" else [agent, make(env_id, name, compile=True)]
+            spent = [f"{milliseconds(partial(one.train, 1, BATCH)):.1f}" for one in agents]
             lines.append(
                 f"| {env_id} | {name} | {counted / 1e6:.1f} | {least / 1e6:.1f} | {counted / least:.2f} | "
-                f"{spent:.1f} | {least / speed:.1f} |"
+                f"{spent[0]} | {spent[1] if len(spent) > 1 else '-'} | {least / speed:.1f} |"
             )
             print(lines[-1], flush=True)
     RESULTS.write_text("\n".join(lines) + "\n")

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def compiled(function: Any) -> Callable[..., Any]:
+    """Compile a function as one graph, for the shapes that it is called with.
+
+    Random numbers are those of torch's generators, as without compiling.
+    """
+    # Code of its own: the compiler allows each piece of code a few variants, which all agents would share.
+    own = types.FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
+    return torch.compile(own, fullgraph=True, dynamic=False, options={"fallback_random": True})
 
 
 def polyak(params: Sequence[Tensor], target_params: Sequence[Tensor], tau: Tensor) -> None:

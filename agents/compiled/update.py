@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSam
 from torch import Tensor, nn
 
 from mbrl_wrappers.agents.compiled.adam import AdamStep
+from mbrl_wrappers.agents.compiled.functional import compiled
 from mbrl_wrappers.imagination.buffer import BufferDecorator
 
 # Compiling takes half a minute on a CPU; an update of small networks or of SB3's default ones gains some 5 ms.
@@ -156,11 +156,7 @@ class CompiledAgent(OffPolicyAlgorithm):
         """Return the compiled function, a new one where the constants that are built into it have changed."""
         built_with = {name: AdamStep.constants(optimizer) for name, optimizer in self._trained().items()}
         if self._update is None or self._built_with != built_with:
-            update = self._make_update()
-            # Code of its own: the compiler allows each piece of code a few variants, which all agents would share.
-            code = update.__code__.replace()
-            own = types.FunctionType(code, update.__globals__, update.__name__, None, update.__closure__)
-            self._update = torch.compile(own, fullgraph=True, dynamic=False)
+            self._update = compiled(self._make_update())
             self._built_with = built_with
         return self._update
 

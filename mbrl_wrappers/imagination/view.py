@@ -317,10 +317,16 @@ class AgentView:
     @staticmethod
     def normalize_reward(reward: Tensor, env: VecNormalize | None) -> Tensor:
         """Apply VecNormalize's current scale to raw rewards of any shape."""
-        if env is None or not env.norm_reward:
-            return reward
-        scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
-        return (reward / scale).clamp(-env.clip_reward, env.clip_reward)
+        return reward_normalizer(env, reward.device)(reward)
+
+
+def reward_normalizer(env: VecNormalize | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a function that applies VecNormalize's scale, as it is now, to raw rewards of any shape."""
+    if env is None or not env.norm_reward:
+        return lambda reward: reward
+    scale = torch.tensor(np.sqrt(env.ret_rms.var + env.epsilon), dtype=torch.float32, device=device)
+    limit = env.clip_reward
+    return lambda reward: (reward / scale).clamp(-limit, limit)
 
 
 def _each_standardized(obs: Any, env: VecNormalize | None, change: Callable[..., Tensor]) -> Any:

@@ -46,6 +46,7 @@ class DynamicsModel(nn.Module, ABC):
     """
 
     start_obs: Tensor
+    _like: Tensor
     reward_fn: GivenFunction | None
     termination_fn: GivenFunction | None
 
@@ -58,11 +59,13 @@ class DynamicsModel(nn.Module, ABC):
         self.reward_fn, self.termination_fn = None, None
         self._contradicted: set[str] = set()
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
+        # Whose dtype and device are the model's: a compiler takes another number of starts for another function.
+        self.register_buffer("_like", torch.zeros(()), persistent=False)
 
     @property
     def device(self) -> torch.device:
         """Where the model's tensors lie."""
-        return self.start_obs.device
+        return self._like.device
 
     @abstractmethod
     def predict(
@@ -111,7 +114,8 @@ class DynamicsModel(nn.Module, ABC):
 
         Returns:
             ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
-            otherwise as :meth:`predict`.
+            otherwise as :meth:`predict`. Gradients go back to states and actions; the model need not pass any on to
+            its own parameters.
 
         Raises:
             ValueError: for a member that there is not.

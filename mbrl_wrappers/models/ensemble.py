@@ -225,7 +225,8 @@ class EnsembleDynamics(DynamicsModel):
         wrong = [member for member in members if not 0 <= member < self.network.num_members]
         if wrong or not members:
             raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
-        return self.network.choose(members)
+        with torch.no_grad():  # a compiled step would work out the gradients of weights that nobody asks for
+            return self.network.choose(members)
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""
@@ -287,7 +288,7 @@ class EnsembleDynamics(DynamicsModel):
 
     def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return observations and actions as rows in the model's dtype, and the network's input made of them."""
-        dtype = self.start_obs.dtype
+        dtype = self._like.dtype
         flat_obs, flat_action = self._flatten(obs, "obs").to(dtype), self._flatten(action, "action").to(dtype)
         return flat_obs, flat_action, self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
 
@@ -359,7 +360,7 @@ class EnsembleDynamics(DynamicsModel):
             self.target_normalizer.fit(self._targets(train))
 
     def _fit_data(self, transitions: Transitions) -> FitData:
-        dtype = self.start_obs.dtype
+        dtype = self._like.dtype
         return FitData(
             self.input_normalizer.normalize(torch.cat([transitions.obs, transitions.action], dim=-1).to(dtype)),
             self.target_normalizer.normalize(self._targets(transitions).to(dtype)),
