@@ -10,7 +10,6 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 _ALL_STEPS = 20
-_LOST = "rows_without_gradient"
 
 
 class GradientWatch:
@@ -41,8 +40,8 @@ class GradientWatch:
         seen = torch.stack([torch.zeros_like(probe) if probe.grad is None else probe.grad for probe in self.probes])
         steps = [step for step in range(len(seen)) if step <= _ALL_STEPS or step & (step - 1) == 0]
         norms = seen[steps].nansum(1)  # the objective has taken the mean over rows
-        lost = seen.isnan().any(0).sum()
-        return {**{f"grad_norm_h{step}": norm for step, norm in zip(steps, norms, strict=True)}, _LOST: lost}
+        named = {f"grad_norm_h{step}": norm for step, norm in zip(steps, norms, strict=True)}
+        return {**named, "rows_without_gradient": seen.isnan().any(0).sum()}
 
 
 def watched(action: Tensor, probe: Tensor) -> Tensor:

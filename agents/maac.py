@@ -11,6 +11,7 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, masked_mean, record_means, watched
@@ -21,12 +22,13 @@ from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.spaces import FlatSpace
 
 
 class _Parts(NamedTuple):
     """What an update of MAAC consists of."""
 
-    roll_out: Callable[..., Any]
+    look_ahead: Callable[..., Any]
     critic_loss: Callable[..., Any]
     objective: Callable[..., Any]
 
@@ -76,12 +78,14 @@ class MAAC(WithModel, SAC):
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
         compile: whether rollout, losses and their gradients run as compiled functions, with the same random numbers
-            and the same results up to rounding. Compiling takes a minute or two, when the first update comes; see
-            ``docs/results/updates.md`` for what it gains.
+            and the same results up to rounding. Compiling takes a minute or two when the first update comes, and for
+            each other batch size; see ``docs/results/updates.md`` for what it gains. What is wrong with a model is
+            told in the compiler's words then.
         **kwargs: SAC's.
 
     Raises:
-        ValueError: for an argument out of its range or a features extractor that is shared; when training starts, if
+        ValueError: for an argument out of its range, a features extractor that is shared or, with ``compile``,
+            observations with discrete parts; when training starts, if
             the callbacks hold several models.
 
     Example:
@@ -120,7 +124,7 @@ class MAAC(WithModel, SAC):
         self.max_grad_norm = max_grad_norm
         self.backprop_steps = backprop_steps
         self.compile = compile
-        self._compiled: _Parts | None = None
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
         with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
         if expand_critic and self.n_steps > 1:
@@ -134,6 +138,14 @@ class MAAC(WithModel, SAC):
             raise ValueError(
                 "policy_kwargs must not share a features extractor, whose gradient SB3's critic does not pass back to "
                 f"the states that the actor looks ahead to, got {self.policy_kwargs}"
+            )
+
+        if self.compile and any(
+            leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves
+        ):
+            raise ValueError(
+                "compile must be False for observations with discrete parts, which SB3 turns into one-hot vectors in "
+                f"a way that can't be compiled, got {self.compile} for {self.observation_space}"
             )
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -174,11 +186,17 @@ class MAAC(WithModel, SAC):
 
     def _parts(self) -> _Parts:
         """Return what an update consists of, compiled if it is to be."""
-        critic_loss = MAAC._expanded_loss if self.expand_critic else MAAC._td_loss
-        parts = _Parts(MAAC._roll_out, critic_loss, MAAC._objective)
-        if self.compile:
-            self._compiled = parts = self._compiled or _Parts(*map(compiled, parts))
+        kind = type(self)
+        critic_loss = kind._expanded_loss if self.expand_critic else kind._td_loss
+        parts = (
+            self._compiled_once(part) if self.compile else part for part in (kind._ahead, critic_loss, kind._objective)
+        )
         return _Parts(*(partial(part, self) for part in parts))
+
+    def _compiled_once(self, part: Callable[..., Any]) -> Callable[..., Any]:
+        if part not in self._compiled:
+            self._compiled[part] = compiled(part)
+        return self._compiled[part]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_compiled"]
@@ -188,12 +206,12 @@ class MAAC(WithModel, SAC):
     def _look_ahead(self, observations: Any, step: Step, watch: GradientWatch) -> Rollout:
         obs = self.model_based.view.flat_obs(observations, self._vec_normalize_env)
         probes = [watch.probe(obs) for _ in range(self.horizon + 1)]
-        return self._parts().roll_out(observations, obs, step, probes)
+        return self._parts().look_ahead(observations, obs, step, probes)
 
     def _policy_obs(self, obs: Tensor) -> Any:
         return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
 
-    def _roll_out(self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor]) -> Rollout:
+    def _ahead(self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor]) -> Rollout:
         """Look ahead from what the policy sees, which is ``obs [B, D]`` to the model."""
         probe_of_next = iter(probes)
 
@@ -208,7 +226,9 @@ class MAAC(WithModel, SAC):
         """Return ``J`` of the class's docstring, averaged over rows."""
         last = torch.zeros_like(rollout.log_prob[-1])
         if self.terminal_value:
-            last = least(self.critic(last_obs, rollout.action[-1])) - alpha * rollout.log_prob[-1]
+            fixed = {name: value.detach() for name, value in self.critic.named_parameters()}
+            last = least(functional_call(self.critic, fixed, (last_obs, rollout.action[-1])))
+            last = last - alpha * rollout.log_prob[-1]
         values, _ = expanded_values(rollout, last, alpha, self.gamma)
         return masked_mean(values[0], rollout.is_finite)
 

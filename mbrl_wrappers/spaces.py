@@ -21,17 +21,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One elementary space and the columns ``start:stop`` that hold it."""
+    """One elementary space and the columns ``start:stop`` that hold it; each category of a component has one."""
 
     space: spaces.Space
     start: int
     stop: int
+    categories: list[int]
 
     def blocks(self) -> list[tuple[int, int]]:
         """Return the ``(start, stop)`` columns of each one-hot block; empty for a Box or MultiBinary."""
-        sizes = _categories(self.space)
-        edges = self.start + np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+        return list(itertools.pairwise(itertools.accumulate(self.categories, initial=self.start)))
 
 
 def _categories(space: spaces.Space) -> list[int]:
@@ -91,7 +90,7 @@ class FlatSpace:
                 self._collect(part, f"{name}[{index}]")
         else:
             start = self.leaves[-1].stop if self.leaves else 0
-            self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name)))
+            self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name), _categories(space)))
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -139,15 +138,14 @@ class FlatSpace:
         if array.dim() == 0 or array.numel() != rows * expected:
             raise ValueError(f"a batch of {leaf.space!r} must have shape [B, {expected}], got {tuple(array.shape)}")
         flat = array.reshape(rows, expected)
-        categories = _categories(leaf.space)
-        if not categories:
+        if not leaf.categories:
             return flat.float()
         first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
         index = flat.long() - torch.as_tensor(first, device=flat.device)
-        wrong = ((index < 0) | (index >= torch.as_tensor(categories, device=flat.device))).any(-1)
+        wrong = ((index < 0) | (index >= torch.as_tensor(leaf.categories, device=flat.device))).any(-1)
         if wrong.any():
             raise ValueError(f"values of {leaf.space!r} must lie in it, got {flat[wrong][0].tolist()}")
-        return torch.cat([F.one_hot(index[:, i], n).float() for i, n in enumerate(categories)], dim=-1)
+        return torch.cat([F.one_hot(index[:, i], n).float() for i, n in enumerate(leaf.categories)], dim=-1)
 
     def decode(self, flat: Tensor) -> Any:
         """Turn flat rows back into the space's structure, as tensors.
@@ -166,10 +164,9 @@ class FlatSpace:
     def _decode_leaf(leaf: _Leaf, columns: Tensor) -> Tensor:
         batch = columns.shape[:-1]
         shape = leaf.space.shape or ()
-        categories = _categories(leaf.space)
-        if categories:
+        if leaf.categories:
             first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
-            index = torch.stack([part.argmax(-1) for part in columns.split(categories, dim=-1)], dim=-1)
+            index = torch.stack([part.argmax(-1) for part in columns.split(leaf.categories, dim=-1)], dim=-1)
             return (index + torch.as_tensor(first, device=index.device)).reshape((*batch, *shape))
         if isinstance(leaf.space, spaces.MultiBinary):
             return (columns > 0.5).long().reshape((*batch, *shape))
@@ -209,7 +206,7 @@ class FlatSpace:
         """Return the nearest element of the space: blocks snapped, whole numbers rounded, boxes clipped."""
         flat = self.snap(flat)
         for leaf in self.leaves:
-            if not np.issubdtype(leaf.space.dtype, np.floating) and not _categories(leaf.space):
+            if not np.issubdtype(leaf.space.dtype, np.floating) and not leaf.categories:
                 columns = flat[..., leaf.start : leaf.stop].round()
                 flat = torch.cat([flat[..., : leaf.start], columns, flat[..., leaf.stop :]], dim=-1)
         if not self._bounded:

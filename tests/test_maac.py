@@ -60,12 +60,12 @@ def line(diverges_at: float = math.inf) -> KnownDynamics:
     )
 
 
-def make_agent(env: Any = None, kind: type = MAAC, **kwargs: Any) -> Any:
+def make_agent(env: Any = None, kind: type = MAAC, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
     arguments = {
         "policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 2_000,
         "gamma": GAMMA, "seed": 0, "device": "cpu", **kwargs,
     }  # fmt: skip
-    return kind("MlpPolicy", Line() if env is None else env, **arguments)
+    return kind(policy, Line() if env is None else env, **arguments)
 
 
 def with_line(agent: Any, dynamics: KnownDynamics | None = None) -> Any:
@@ -239,14 +239,27 @@ def test_a_gradient_norm_is_that_of_a_row() -> None:
     assert watch.report()["grad_norm_h1"] == 0
 
 
+class Parts(gym.ObservationWrapper):
+    """Says a point's place and its square."""
+
+    observation_space = spaces.Dict({"at": OBS, "square": OBS})
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        return {"at": observation, "square": observation**2}
+
+
 @pytest.mark.filterwarnings("default")  # the compiler's own
-@pytest.mark.parametrize("expand_critic", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool) -> None:
+@pytest.mark.parametrize(
+    ("expand_critic", "wrap"),
+    [(True, lambda env: env), pytest.param(False, Parts, marks=pytest.mark.slow)],
+)
+def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool, wrap: Any) -> None:
     found = []
     for compile in (False, True):
-        scaled = VecNormalize(DummyVecEnv([Line]), norm_obs=False)
-        agent = make_agent(scaled, horizon=1, expand_critic=expand_critic, compile=compile)
-        model_based = ModelBased(RealData(), small_model(), fit_every=4)
+        scaled = VecNormalize(DummyVecEnv([lambda: wrap(Line())]), norm_obs=False)
+        policy = "MlpPolicy" if wrap is not Parts else "MultiInputPolicy"
+        agent = make_agent(scaled, policy=policy, horizon=1, expand_critic=expand_critic, compile=compile)
+        model_based = ModelBased(RealData(), small_model(wrap(Line())), fit_every=4)
         agent.learn(21, callback=model_based)  # an update
         with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
             agent.learn(12, callback=model_based, reset_num_timesteps=False)
@@ -254,6 +267,13 @@ def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool) -> N
 
     for plain, compiled in zip(*found, strict=True):
         torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-4)
+
+
+def test_what_can_t_be_compiled_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile must be True or False, got 'auto'"):
+        make_agent(compile="auto")
+    with pytest.raises(ValueError, match="compile must be False for observations with discrete parts"):
+        make_agent(gym.wrappers.TransformObservation(Line(), np.sign, spaces.Discrete(2)), compile=True)
 
 
 def test_the_actors_gradient_is_clipped() -> None:

@@ -114,8 +114,7 @@ class DynamicsModel(nn.Module, ABC):
 
         Returns:
             ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
-            otherwise as :meth:`predict`. Gradients go back to states and actions; the model need not pass any on to
-            its own parameters.
+            otherwise as :meth:`predict`.
 
         Raises:
             ValueError: for a member that there is not.
@@ -189,7 +188,9 @@ class DynamicsModel(nn.Module, ABC):
             if starts.shape[1:] != (self.obs_codec.dim,):
                 raise RuntimeError(f"start_obs must have shape [S, {self.obs_codec.dim}], got {tuple(starts.shape)}")
             self.start_obs = self.start_obs.new_empty(starts.shape)
-        return super().load_state_dict(state_dict, strict, assign)
+        report = super().load_state_dict(state_dict, strict, assign)
+        self._like = self.start_obs.new_zeros(())
+        return report
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Refuse to serve an environment of other spaces.

@@ -192,7 +192,10 @@ class EnsembleDynamics(DynamicsModel):
         return list(self._elite_list)
 
     def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
-        """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`."""
+        """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`.
+
+        The members' parameters are constants to it, without a gradient.
+        """
         chosen = self._chosen(members)
 
         def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Outcome:
@@ -205,7 +208,10 @@ class EnsembleDynamics(DynamicsModel):
         return step
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a function that takes real steps once more; see :meth:`DynamicsModel.inferred_step`."""
+        """Return a function that takes real steps once more; see :meth:`DynamicsModel.inferred_step`.
+
+        The members' parameters are constants to it, without a gradient.
+        """
         chosen = self._chosen(members)
 
         def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
