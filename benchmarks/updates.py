@@ -145,7 +145,7 @@ def main() -> None:
         "states), one thread; the model is fitted between updates and not counted. The floor is what must be computed:",
         "rows times network sizes, forward, and back to where a gradient is needed. Its time is that at the rate of a",
         f"product of large matrices, {speed / 1e6:.0f} GFLOP a second, which small ones do not reach. SAC is MAAC with",
-        "a horizon of 0. Written by `python benchmarks/updates.py`.",
+        "a horizon of 0. Times are CPU time, with other work on the second core. Written by `python benchmarks/updates.py`.",
         "",
         "| env | agent | MFLOP | floor | ratio | ms (median of 30) | compiled | ms of the floor |",
         "|---|---|---|---|---|---|---|---|",
