@@ -85,8 +85,7 @@ class MAAC(WithModel, SAC):
 
     Raises:
         ValueError: for an argument out of its range, a features extractor that is shared or, with ``compile``,
-            observations with discrete parts; when training starts, if
-            the callbacks hold several models.
+            observations with discrete parts; when training starts, if the callbacks hold several models.
 
     Example:
         >>> MAAC("MlpPolicy", "Pendulum-v1", horizon=3).learn(2_000)  # doctest: +SKIP
@@ -116,7 +115,7 @@ class MAAC(WithModel, SAC):
             check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
         if backprop_steps is not None:
             check_whole_number("backprop_steps", backprop_steps)
-        if compile not in (True, False):
+        if not isinstance(compile, bool):
             raise ValueError(f"compile must be True or False, got {compile!r}")
         self.horizon = horizon
         self.expand_critic = expand_critic

@@ -103,7 +103,7 @@ PAGE = Page(
     text=[
         "Agents whose actor learns through the model, beside SAC without one at equal gradient updates per env step;",
         "what else they share stands with each table, and none of them is compared at equal time. SAC alone is",
-        "compiled, the others are not.",
+        "compiled where a run has 10,000 updates (at four per step), the others are not.",
         "",
     ],
     experiments=EXPERIMENTS,

@@ -1,10 +1,10 @@
-"""What stops some TD3 agents of docs/results/trust.md: an actor that is saturated where its critic knows better.
+"""What probably stops some TD3 agents of docs/results/trust.md: saturated actors where the critics know better.
 
     python benchmarks/saturation.py
 
-Prints, for each run of `trust.py run Pendulum-v1` with TD3 that lies in runs/, over a grid of angles and speeds: the
-mean size of what goes into the actor's tanh, and how much better the best of five actions is than the actor's, as a
-share of the spread of the five.
+Prints, for each run of `trust.py run Pendulum-v1` with TD3 that lies in runs/, over a grid of angles and speeds: how
+much better the best of five actions is than the actor's, as a share of the spread of the five; and, of the states where
+that is more than half of the spread, the share in which the actor's tanh is beyond 0.99.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ def main() -> None:
             return torch.cat(critic(obs, action), dim=1).mean(1)
 
         with torch.no_grad():
-            before_tanh = agent.actor.mu[:-1](obs)
+            action = agent.actor(obs)
             values = torch.stack([value(torch.full((len(obs), 1), a)) for a in (-1.0, -0.5, 0.0, 0.5, 1.0)])
-            missed = (values.amax(0) - value(before_tanh.tanh())).mean() / (values.amax(0) - values.amin(0)).mean()
-        print(f"{folder.name}: input of tanh {before_tanh.abs().mean():.1f}, missed {missed:.2f}")
+            spread, missed = values.amax(0) - values.amin(0), values.amax(0) - value(action)
+        saturated = (action.abs() > 0.99)[missed > 0.5 * spread].float().mean()
+        print(f"{folder.name}: missed {missed.mean() / spread.mean():.2f}, there saturated {saturated:.2f}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Writes docs/results/updates.md. Counted are the multiplications and additions of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from batches import flops, milliseconds
+from batches import ENVS, flops, milliseconds
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -25,10 +24,6 @@ from mbrl_wrappers.agents import MAAC, SVG, RealData
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "updates.md"
 BATCH, MEMBERS, CRITICS, HORIZON, RANDOM_STEPS = 256, 5, 2, 5, 1_000
-ENVS: dict[str, tuple[Sequence[int], Sequence[int]]] = {
-    "Pendulum-v1": ([64, 64], [64, 64]),
-    "HalfCheetah-v5": ([200] * 4, [256, 256]),
-}
 
 
 class FlopCounter(TorchDispatchMode):
