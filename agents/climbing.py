@@ -89,9 +89,10 @@ def climb(objective: Tensor, network: Any, max_grad_norm: float | None, probes: 
     return norm
 
 
-def least(values: Sequence[Tensor]) -> Tensor:
-    """Return the least of some critics' values ``[B, 1]``, as ``[B]``."""
-    return torch.cat(list(values), dim=1).min(dim=1).values
+def least(values: Sequence[Tensor], members: Tensor | None = None) -> Tensor:
+    """Return the least of critics' values ``[B, 1]`` as ``[B]``: of all, or of those with the numbers ``[M]``."""
+    together = torch.cat(list(values), dim=1)
+    return (together if members is None else together[:, members]).min(dim=1).values
 
 
 def masked_mean(values: Tensor, counts: Tensor) -> Tensor:

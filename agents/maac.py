@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from stable_baselines3 import SAC
@@ -62,8 +62,9 @@ class MAAC(WithModel, SAC):
 
     Deviations: of Clavera et al., entropy counts at every step, as the soft values behind the last one have it, and the
     critic has no STEVE-like target (for that, take :class:`~mbrl_wrappers.agents.STEVE` as the strategy); of Amos et
-    al., the model is the probabilistic ensemble; of Kubo et al., two critics and their minimum, SAC's learning rates,
-    and the data of ``Dyna``. No gradient goes through the discrete and whole-number parts of an observation.
+    al., the model is the probabilistic ensemble; of Kubo et al., two critics and their minimum where ``n_critics``,
+    ``actor_value`` and ``target_critics`` are not given, rewards that ``VecNormalize`` scales in place of critics that
+    are, and the data of ``Dyna``. No gradient goes through the discrete and whole-number parts of an observation.
 
     Args:
         *args: SAC's.
@@ -75,6 +76,11 @@ class MAAC(WithModel, SAC):
         terminal_value: whether the critic's value stands behind the last step; without it ``J`` is the return of
             ``H`` steps.
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
+        actor_value: what of the critics' values stands behind the last step for the actor, their ``"min"`` or, as in
+            Kubo et al.'s code, their ``"mean"``.
+        target_critics: of how many critics the critic's targets take the least value, drawn anew for each update, at
+            least 1 and at most as many as ``policy_kwargs["n_critics"]`` says (REDQ, Chen et al. 2021, algorithm 1);
+            default: of all.
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
         compile: whether rollout, losses and their gradients run as compiled functions, with the same random numbers
@@ -100,6 +106,8 @@ class MAAC(WithModel, SAC):
         horizon: int = 3,
         expand_critic: bool = False,
         terminal_value: bool = True,
+        actor_value: Literal["min", "mean"] = "min",
+        target_critics: int | None = None,
         max_grad_norm: float | None = None,
         backprop_steps: int | None = None,
         compile: bool = False,
@@ -111,6 +119,10 @@ class MAAC(WithModel, SAC):
                 "horizon must be at least 1 with expand_critic or without terminal_value, "
                 f"got {horizon}, expand_critic={expand_critic} and terminal_value={terminal_value}"
             )
+        if actor_value not in ("min", "mean"):
+            raise ValueError(f"actor_value must be 'min' or 'mean', got {actor_value!r}")
+        if target_critics is not None:
+            check_whole_number("target_critics", target_critics)
         if max_grad_norm is not None:
             check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
         if backprop_steps is not None:
@@ -120,6 +132,8 @@ class MAAC(WithModel, SAC):
         self.horizon = horizon
         self.expand_critic = expand_critic
         self.terminal_value = terminal_value
+        self.actor_value = actor_value
+        self.target_critics = target_critics
         self.max_grad_norm = max_grad_norm
         self.backprop_steps = backprop_steps
         self.compile = compile
@@ -138,7 +152,11 @@ class MAAC(WithModel, SAC):
                 "policy_kwargs must not share a features extractor, whose gradient SB3's critic does not pass back to "
                 f"the states that the actor looks ahead to, got {self.policy_kwargs}"
             )
-
+        if self.target_critics is not None and self.target_critics > len(self.critic.q_networks):
+            raise ValueError(
+                f"target_critics must be at most the number of critics, {len(self.critic.q_networks)}, "
+                f"got {self.target_critics}"
+            )
         if self.compile and any(
             leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves
         ):
@@ -165,7 +183,7 @@ class MAAC(WithModel, SAC):
             rollout = self._look_ahead(batch.observations, step, watch)
             alpha, entropy_log = self._update_alpha(rollout.log_prob[0])
 
-            critic_loss = parts.critic_loss(rollout if self.expand_critic else batch, alpha)
+            critic_loss = parts.critic_loss(rollout if self.expand_critic else batch, alpha, self._target_members())
             self.critic.optimizer.zero_grad()
             critic_loss.backward()
             self.critic.optimizer.step()
@@ -226,27 +244,35 @@ class MAAC(WithModel, SAC):
         last = torch.zeros_like(rollout.log_prob[-1])
         if self.terminal_value:
             fixed = {name: value.detach() for name, value in self.critic.named_parameters()}
-            last = least(functional_call(self.critic, fixed, (last_obs, rollout.action[-1])))
+            behind = functional_call(self.critic, fixed, (last_obs, rollout.action[-1]))
+            last = least(behind) if self.actor_value == "min" else torch.cat(behind, dim=1).mean(1)
             last = last - alpha * rollout.log_prob[-1]
         values, _ = expanded_values(rollout, last, alpha, self.gamma)
         return masked_mean(values[0], rollout.is_finite)
 
     # -- the critic --------------------------------------------------------------------------------
 
-    def _td_loss(self, batch: Samples, alpha: Tensor) -> Tensor:
+    def _target_members(self) -> Tensor | None:
+        """Draw which critics the targets take the least of; None where it is of all."""
+        if self.target_critics is None:
+            return None
+        return torch.randperm(len(self.critic.q_networks), device=self.device)[: self.target_critics]
+
+    def _td_loss(self, batch: Samples, alpha: Tensor, members: Tensor | None = None) -> Tensor:
         """Return SAC's loss (Haarnoja et al. 2018b, equations 5 and 6)."""
         with torch.no_grad():
             discounts = self.gamma if batch.discounts is None else batch.discounts
             next_action, next_log_prob = self.actor.action_log_prob(batch.next_observations)
-            next_value = least(self.critic_target(batch.next_observations, next_action)) - alpha * next_log_prob
+            next_value = least(self.critic_target(batch.next_observations, next_action), members)
+            next_value = next_value - alpha * next_log_prob
             target = batch.rewards + (1 - batch.dones) * discounts * next_value.reshape(-1, 1)
         losses = [F.mse_loss(value, target) for value in self.critic(batch.observations, batch.actions)]
         return 0.5 * torch.stack(losses).sum()
 
-    def _expanded_loss(self, rollout: Rollout, alpha: Tensor) -> Tensor:
+    def _expanded_loss(self, rollout: Rollout, alpha: Tensor, members: Tensor | None = None) -> Tensor:
         """Return the loss of the first ``H`` states and actions of the rollouts against what lies behind them."""
         with torch.no_grad():
-            last = least(self.critic_target(self._policy_obs(rollout.obs[-1]), rollout.action[-1]))
+            last = least(self.critic_target(self._policy_obs(rollout.obs[-1]), rollout.action[-1]), members)
             last = last - alpha * rollout.log_prob[-1]
             target = torch.cat(expanded_values(rollout, last, alpha, self.gamma)[1])
             obs, action = (torch.cat(parts[:-1]) for parts in (rollout.obs, rollout.action))

@@ -214,6 +214,52 @@ def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
     torch.testing.assert_close(loss.detach(), 0.5 * torch.cat(errors).sum() / 5)
 
 
+def test_the_mean_of_the_critics_can_stand_behind_the_last_step() -> None:
+    values = {}
+    for actor_value in ("min", "mean"):
+        agent = with_line(make_agent(horizon=1, ent_coef=0.0, actor_value=actor_value))
+        torch.manual_seed(1)
+        rollout = agent._look_ahead(torch.linspace(-0.5, 0.5, 5)[:, None], step_of(agent), GradientWatch())
+        values[actor_value] = agent._objective(rollout, rollout.obs[-1], torch.tensor(0.0))
+        behind = torch.cat(agent.critic(rollout.obs[-1], rollout.action[-1]), 1)
+        expected = behind.mean(1) if actor_value == "mean" else behind.min(1).values
+        torch.testing.assert_close(values[actor_value], (rollout.reward[0] + GAMMA * expected).mean())
+    assert values["mean"] > values["min"]
+
+
+@pytest.mark.parametrize("expand_critic", [False, True])
+def test_targets_take_the_least_of_so_many_critics(expand_critic: bool) -> None:
+    agent = with_line(
+        make_agent(
+            horizon=1, expand_critic=expand_critic, ent_coef=0.0, target_critics=2,
+            policy_kwargs={"net_arch": [16], "n_critics": 4},
+        )
+    )  # fmt: skip
+    drawn = {tuple(agent._target_members().tolist()) for _ in range(200)}
+    assert len(drawn) == 12  # each pair, in both orders
+    with torch.no_grad():
+        for number, critic in enumerate(agent.critic_target.q_networks):
+            for parameter in critic.parameters():
+                parameter.zero_()
+            critic[-1].bias.fill_(float(number + 1))
+    rollout = agent._look_ahead(torch.linspace(-0.5, 0.5, 5)[:, None], step_of(agent), GradientWatch())
+    batch = rollout if expand_critic else agent.replay_buffer.sample(16)
+
+    found = {}
+    with torch.no_grad():
+        for pair in ((0, 1), (3, 2)):
+            loss = agent._parts().critic_loss(batch, torch.tensor(0.0), torch.tensor(pair))
+            if expand_critic:
+                target = rollout.reward[0] + GAMMA * (min(pair) + 1.0)
+                values = agent.critic(rollout.obs[0], rollout.action[0])
+            else:
+                target = batch.rewards[:, 0] + GAMMA * (1 - batch.dones[:, 0]) * (min(pair) + 1.0)
+                values = agent.critic(batch.observations, batch.actions)
+            found[pair] = 0.5 * sum((value[:, 0] - target).square().mean() for value in values)
+            torch.testing.assert_close(loss, found[pair])
+    assert found[0, 1] != found[3, 2]
+
+
 # -- hygiene of gradients --------------------------------------------------------------------------
 
 
@@ -258,7 +304,10 @@ def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool, wrap
     for compile in (False, True):
         scaled = VecNormalize(DummyVecEnv([lambda: wrap(Line())]), norm_obs=False)
         policy = "MlpPolicy" if wrap is not Parts else "MultiInputPolicy"
-        agent = make_agent(scaled, policy=policy, horizon=1, expand_critic=expand_critic, compile=compile)
+        agent = make_agent(
+            scaled, policy=policy, horizon=1, expand_critic=expand_critic, compile=compile, actor_value="mean",
+            target_critics=1,
+        )  # fmt: skip
         model_based = ModelBased(RealData(), small_model(wrap(Line())), fit_every=4)
         agent.learn(21, callback=model_based)  # an update
         with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
@@ -497,6 +546,9 @@ def test_it_learns_to_stand_at_the_best_place(expand_critic: bool) -> None:
         ({"horizon": 1.5}, "horizon must be a whole number of at least 0, got 1.5"),
         ({"horizon": 0, "expand_critic": True}, "horizon must be at least 1 with expand_critic"),
         ({"horizon": 0, "terminal_value": False}, "horizon must be at least 1 with expand_critic or without terminal"),
+        ({"actor_value": "median"}, "actor_value must be 'min' or 'mean', got 'median'"),
+        ({"target_critics": 0}, "target_critics must be a whole number of at least 1, got 0"),
+        ({"target_critics": 3}, "target_critics must be at most the number of critics, 2, got 3"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm must be in \(0, inf\], got 0.0"),
         ({"backprop_steps": 0}, "backprop_steps must be a whole number of at least 1, got 0"),
     ],
