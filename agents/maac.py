@@ -49,7 +49,8 @@ class MAAC(WithModel, SAC):
     - SAC-SVG(H) of Amos et al.: :class:`SACSVG`, states from the replay buffer alone;
     - DHMBPO (Kubo et al. 2025): ``horizon=5``, ``expand_critic=True`` and ``callback=ModelBased(Dyna(real_ratio=0,
       rollout_length=20, rollouts_per_step=13))``, whose long rollouts only bring states up to date, at one update per
-      step.
+      step; the authors' code has ``actor_value="mean"``, ``target_critics=2`` of five, and scaled inputs and critics,
+      for which ``VecNormalize`` around the env stands in.
 
     Each row follows one member of the ensemble, with its noise. Rows that a step of the model leads to something that
     is not finite are left out where the model is used, and counted.
@@ -62,9 +63,8 @@ class MAAC(WithModel, SAC):
 
     Deviations: of Clavera et al., entropy counts at every step, as the soft values behind the last one have it, and the
     critic has no STEVE-like target (for that, take :class:`~mbrl_wrappers.agents.STEVE` as the strategy); of Amos et
-    al., the model is the probabilistic ensemble; of Kubo et al., two critics and their minimum where ``n_critics``,
-    ``actor_value`` and ``target_critics`` are not given, rewards that ``VecNormalize`` scales in place of critics that
-    are, and the data of ``Dyna``. No gradient goes through the discrete and whole-number parts of an observation.
+    al., the model is the probabilistic ensemble; of Kubo et al., the data of ``Dyna``, and that rewards are scaled in
+    place of critics. No gradient goes through the discrete and whole-number parts of an observation.
 
     Args:
         *args: SAC's.
@@ -75,12 +75,12 @@ class MAAC(WithModel, SAC):
             strategy's batches only the states are taken then.
         terminal_value: whether the critic's value stands behind the last step; without it ``J`` is the return of
             ``H`` steps.
-        max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
         actor_value: what of the critics' values stands behind the last step for the actor, their ``"min"`` or, as in
             Kubo et al.'s code, their ``"mean"``.
         target_critics: of how many critics the critic's targets take the least value, drawn anew for each update, at
             least 1 and at most as many as ``policy_kwargs["n_critics"]`` says (REDQ, Chen et al. 2021, algorithm 1);
             default: of all.
+        max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
         compile: whether rollout, losses and their gradients run as compiled functions, with the same random numbers

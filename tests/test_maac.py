@@ -302,7 +302,7 @@ class Parts(gym.ObservationWrapper):
 def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool, wrap: Any) -> None:
     found = []
     for compile in (False, True):
-        scaled = VecNormalize(DummyVecEnv([lambda: wrap(Line())]), norm_obs=False)
+        scaled = VecNormalize(DummyVecEnv([lambda: wrap(Line())]))
         policy = "MlpPolicy" if wrap is not Parts else "MultiInputPolicy"
         agent = make_agent(
             scaled, policy=policy, horizon=1, expand_critic=expand_critic, compile=compile, actor_value="mean",
