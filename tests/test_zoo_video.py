@@ -140,6 +140,41 @@ def test_real_and_imagined_stand_side_by_side(tmp_path):
     assert (captions[1] != captions[9]).any()  # the step counts
 
 
+class FarAway(gym.Wrapper):
+    """Puts a robot 50 metres from where it starts."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        obs, info = super().reset(seed=seed, options=options)
+        simulated = self.unwrapped
+        simulated.set_state(simulated.data.qpos + 50 * np.eye(simulated.model.nq)[0], simulated.data.qvel)
+        return obs, info
+
+
+def orange(file: Path) -> int:
+    """Return how many pixels of the first frame have the colour of a hopper."""
+    frame = read(file)[1][0].astype(int)
+    return int((frame[..., 0] - frame[..., 2] > 50).sum())
+
+
+def test_a_robot_that_runs_away_stays_in_the_picture(tmp_path):
+    counts = []
+    for wrap in (lambda env: env, FarAway):
+        record_video(
+            Still(), lambda wrap=wrap: wrap(gym.make("Hopper-v5", render_mode="rgb_array")), tmp_path / "a.mp4",
+            max_frames=1,
+        )  # fmt: skip
+        counts.append(orange(tmp_path / "a.mp4"))
+    assert counts[0] > 1_000
+    assert counts[1] == pytest.approx(counts[0], rel=0.2)
+
+    own = {"default_camera_config": {"lookat": np.zeros(3)}}  # a camera that the user set up is left alone
+    record_video(
+        Still(), lambda: FarAway(gym.make("Hopper-v5", render_mode="rgb_array", **own)), tmp_path / "a.mp4",
+        max_frames=1,
+    )  # fmt: skip
+    assert orange(tmp_path / "a.mp4") == 0
+
+
 def frozen() -> KnownDynamics:
     return KnownDynamics(
         PENDULUM.observation_space,

@@ -74,6 +74,7 @@ def record_video(
     render_without_display()
     with closing(env_factory()) as env:
         _check_renders(env)
+        _follow(env)
         frames = (
             _at_width(frame, min(frame.shape[1], MAX_WIDTH))
             for number in range(episodes)
@@ -114,6 +115,8 @@ def side_by_side_video(
     render_without_display()
     with closing(env_factory()) as env, closing(env_factory()) as imagined_env:
         _check_renders(env)
+        _follow(env)
+        _follow(imagined_env)
         try:
             check_renderable(imagined_env)
         except ValueError as error:
@@ -244,6 +247,20 @@ def _frame(env: gym.Env) -> np.ndarray:
 def _check_renders(env: gym.Env) -> None:
     if env.render_mode != "rgb_array":
         raise ZooError(f"env must be made with render_mode='rgb_array', got {env.render_mode!r}")
+
+
+def _follow(env: gym.Env) -> None:
+    """Film a robot of MuJoCo through its model's own camera that follows it, unless the user has set one up.
+
+    Where none is asked for, Gymnasium 1.4 films through one that stands still, and robots run out of the picture.
+    """
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    chosen = {"camera_id", "camera_name", "default_camera_config"} & set(env.spec.kwargs if env.spec else ())
+    if renderer is None or chosen:
+        return
+    names = [renderer.model.camera(number).name for number in range(renderer.model.ncam)]
+    if "track" in names:
+        renderer.camera_id = names.index("track")
 
 
 def _fps(env: gym.Env) -> float:
