@@ -16,7 +16,7 @@ from mbrl_wrappers.zoo.storage.agent_file import model_of
 
 # Mean returns over the first evaluation episodes that a broken policy is far from.
 LEAST = {
-    "dhmbpo/Hopper-v5": 1500.0,
+    "dhmbpo/Hopper-v5": 2900.0,
     "maac/Pendulum-v1": -300.0,
     "m2ac/InvertedPendulum-v5": 950.0,
     "mbpo/CartPole-v1": 475.0,
@@ -31,7 +31,7 @@ LEAST = {
     "steve/Pendulum-v1": -300.0,
     "svg/Pendulum-v1": -600.0,
 }
-OF_ONE_SEED = {"dhmbpo/Hopper-v5"}
+OF_FEWER_SEEDS = {"dhmbpo/Hopper-v5": [0, 1, 2]}
 MAX_BYTES = 25_000_000
 
 
@@ -58,7 +58,7 @@ def test_each_is_the_median_of_its_seeds(name):
     evaluation = open_agent(name).evaluation
     assert evaluation is not None
     returns = {trained.seed: trained.return_mean for trained in evaluation.trained_seeds}
-    assert sorted(returns) == ([0] if name in OF_ONE_SEED else [0, 1, 2, 3, 4])
+    assert sorted(returns) == OF_FEWER_SEEDS.get(name, [0, 1, 2, 3, 4])
     own = json.loads(open_agent(name).file("job.json") or b"{}")["seed"]
     assert returns[own] == sorted(returns.values())[len(returns) // 2]
     assert returns[own] == pytest.approx(mean_and_std(evaluation.episodes)[0])
