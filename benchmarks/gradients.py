@@ -17,6 +17,11 @@ WHOLE_EPISODES = {
     "agent.max_grad_norm": 1.0,
 }
 
+LOCOMOTION = {
+    "DHMBPO": Column("dhmbpo", "MAAC", params={"agent.compile": True}),
+    "SAC, 1 update": Column("dhmbpo", "MAAC", model=False),
+}
+
 EXPERIMENTS = {
     "Pendulum-v1": Experiment(
         title="Pendulum-v1",
@@ -87,12 +92,9 @@ EXPERIMENTS = {
         steps=50_000,
         eval_freq=2_500,
         target=None,
-        columns={
-            "DHMBPO": Column("dhmbpo", "MAAC", params={"agent.compile": True}),
-            "SAC, 1 update": Column("dhmbpo", "MAAC", model=False),
-        },
+        columns=LOCOMOTION,
         pairs={"DHMBPO": ("SAC, 1 update",)},
-        panels={"": ["DHMBPO", "SAC, 1 update"]},
+        panels={"": list(LOCOMOTION)},
         text=[
             "A CPU's budget: two critics of 2 x 256 units in place of the authors' five of 2 x 512, an actor and",
             "a model of 128 units, one compiled update per env step; inputs and rewards are scaled by",
@@ -116,12 +118,9 @@ EXPERIMENTS = {
         steps=20_000,
         eval_freq=2_000,
         target=None,
-        columns={
-            "DHMBPO": Column("dhmbpo", "MAAC", params={"agent.compile": True}),
-            "SAC, 1 update": Column("dhmbpo", "MAAC", model=False),
-        },
+        columns=LOCOMOTION,
         pairs={"DHMBPO": ("SAC, 1 update",)},
-        panels={"": ["DHMBPO", "SAC, 1 update"]},
+        panels={"": list(LOCOMOTION)},
         text=[
             "Hopper's networks and settings, none of which was chosen here, and a CPU's budget of 20,000 steps.",
             "Published there: DHMBPO 5381 ± 2460 (8 seeds) and MBPO 4183 ± 629 (5); at 50,000 DHMBPO 7356 ± 3107,",
