@@ -2,14 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
+
 _ALL_STEPS = 20
+
+
+class Stepper:
+    """Takes the steps of an optimizer.
+
+    Args:
+        optimizer: any.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def descend(self, loss: Tensor) -> None:
+        """Take a step down a loss."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        self.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad()
+
+    def step(self, norm: Tensor | None = None) -> None:
+        """Take a step by the gradients, none if their norm is given and not finite."""
+        if norm is None or norm.isfinite():
+            self._optimizer.step()
+
+
+class FusedStepper(Stepper):
+    """Takes the same steps without ever waiting for the GPU, as a recording must.
+
+    Between :meth:`begin` and :meth:`end` the optimizer itself does not know of them.
+
+    Args:
+        optimizer: see :meth:`AdamStep.objection <mbrl_wrappers.agents.compiled.adam.AdamStep.objection>`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer)
+        self._clock = FusedAdamStep.scales(optimizer, 1)[0].clone()
+        self._known: Any = None  # what the optimizer said when the clock was right
+        self.begin()
+
+    def begin(self) -> None:
+        """Take over from the optimizer."""
+        self._take = FusedAdamStep(self._optimizer)
+        self._state = AdamStep.state(self._optimizer)
+        if self._says() != self._known:
+            self._clock.copy_(FusedAdamStep.scales(self._optimizer, 1)[0])
+            self._known = self._says()
+
+    def _says(self) -> tuple[float, float]:
+        """Return the optimizer's learning rate and the steps that it has taken."""
+        group = self._optimizer.param_groups[0]
+        return group["lr"], float(self._optimizer.state[group["params"][0]]["step"])
+
+    @property
+    def works_on(self) -> list[Tensor]:
+        """What steps change."""
+        return [*self._state.params, *self._state.exp_avg, *self._state.exp_avg_sq, self._clock]
+
+    def step(self, norm: Tensor | None = None) -> None:
+        """Take a step by the gradients, none if their norm is given and not finite."""
+        grads = [p.grad for p in self._optimizer.param_groups[0]["params"]]
+        is_skipped = None if norm is None else (~norm.isfinite()).float()
+        self._take(self._state, self._clock, grads, is_skipped)
+        self._clock[1] += 1.0 if is_skipped is None else 1.0 - is_skipped
+
+    def end(self) -> None:
+        """Tell the optimizer how many steps were taken; this waits for the GPU."""
+        AdamStep.count(self._optimizer, int(self._clock[1].item()) - 1 - int(self._says()[1]))
+        self._known = self._says()
 
 
 class GradientWatch:
@@ -39,7 +113,7 @@ class GradientWatch:
         """
         seen = torch.stack([torch.zeros_like(probe) if probe.grad is None else probe.grad for probe in self.probes])
         steps = [step for step in range(len(seen)) if step <= _ALL_STEPS or step & (step - 1) == 0]
-        norms = seen[steps].nansum(1)  # the objective has taken the mean over rows
+        norms = torch.stack([seen[step] for step in steps]).nansum(1)  # the objective has taken the mean over rows
         named = {f"grad_norm_h{step}": norm for step, norm in zip(steps, norms, strict=True)}
         return {**named, "rows_without_gradient": seen.isnan().any(0).sum()}
 
@@ -65,7 +139,13 @@ class _Watched(torch.autograd.Function):
         return torch.where(is_finite[:, None], gradient, 0.0), norm
 
 
-def climb(objective: Tensor, network: Any, max_grad_norm: float | None, probes: Sequence[Tensor] = ()) -> Tensor:
+def climb(
+    objective: Tensor,
+    network: Any,
+    max_grad_norm: float | None,
+    probes: Sequence[Tensor] = (),
+    stepper: Stepper | None = None,
+) -> Tensor:
     """Take a step of a network's optimizer up an objective, none where the gradient is not finite.
 
     Args:
@@ -73,19 +153,20 @@ def climb(objective: Tensor, network: Any, max_grad_norm: float | None, probes: 
         network: has an optimizer; the gradients of other networks stay as they are.
         max_grad_norm: to which the gradient's norm is clipped.
         probes: what else is to have a gradient; see :func:`watched`.
+        stepper: takes the step; default: the network's optimizer does.
 
     Returns:
         The norm before that.
     """
+    stepper = Stepper(network.optimizer) if stepper is None else stepper
     parameters = list(network.parameters())
-    network.optimizer.zero_grad()
+    stepper.zero_grad()
     (-objective).backward(inputs=[*parameters, *probes])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if norm.isfinite():
-        if max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
-        network.optimizer.step()
+    if max_grad_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+    stepper.step(norm)
     return norm
 
 
@@ -100,12 +181,23 @@ def masked_mean(values: Tensor, counts: Tensor) -> Tensor:
     return torch.where(counts, values, 0.0).sum() / counts.sum().clamp(min=1)
 
 
-def record_means(logger: Logger, entries: list[dict[str, Tensor]]) -> None:
-    """Log the mean of each number over those updates that have it, under ``train/``."""
-    values: dict[str, list[Tensor]] = {}
-    for entry in entries:
-        for name, value in entry.items():
-            values.setdefault(name, []).append(value.detach().float().mean())
-    means = torch.stack([torch.stack(found).mean() for found in values.values()]).tolist() if values else []
-    for name, mean in zip(values, means, strict=True):
+class Logged(NamedTuple):
+    """Numbers of an update, side by side."""
+
+    names: tuple[str, ...]
+    values: Tensor
+
+
+def logged(entries: Mapping[str, Tensor]) -> Logged:
+    """Put the means of tensors side by side, without their gradients."""
+    means = [value.detach().float().reshape(-1) for value in entries.values()]
+    return Logged(tuple(entries), torch.cat([mean if len(mean) == 1 else mean.mean()[None] for mean in means]))
+
+
+def record_means(logger: Logger, updates: list[Logged]) -> None:
+    """Log the mean of each number over updates, all of which have the same, under ``train/``."""
+    if not updates:
+        return
+    means = torch.stack([update.values for update in updates]).mean(0).tolist()
+    for name, mean in zip(updates[0].names, means, strict=True):
         logger.record(f"train/{name}", mean)

@@ -13,13 +13,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.imagination.buffer import BATCHES_AT_ONCE, draws_alike_at_once
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import split_samples
 from mbrl_wrappers.types import Prediction, Transitions
 
 Schedule = tuple[int, int, int, int]
-
-_BATCHES_AT_ONCE = 32  # bounds the memory of a block
 
 
 class Dyna(Strategy):
@@ -143,18 +143,30 @@ class Dyna(Strategy):
         """Draw batches as :meth:`sample` does, but the imagined rows of many at once."""
         num_real = round(self.real_ratio * batch_size) if len(self._buffer) else batch_size
         num_imagined = batch_size - num_real
-        for first in range(0, count, _BATCHES_AT_ONCE):
-            batches = min(_BATCHES_AT_ONCE, count - first)
+        for first in range(0, count, BATCHES_AT_ONCE):
+            batches = min(BATCHES_AT_ONCE, count - first)
             rows = self._buffer.sample(num_imagined * batches, self._generator) if num_imagined else None
-            for batch in range(batches):
-                # Real rows are drawn when their batch is due: a buffer may mix several kinds in each.
-                real = real_buffer.sample(num_real, env=env) if num_real else None
-                if rows is None:
-                    assert real is not None
-                    yield real
-                else:
-                    imagined = rows[batch * num_imagined : (batch + 1) * num_imagined]
-                    yield self._view.samples(imagined, env, like=real)
+            if draws_alike_at_once(real_buffer) or not num_real:
+                yield from split_samples(self._put_together(real_buffer, num_real, rows, env, batches), batches)
+                continue
+            for batch in range(batches):  # whose real rows are drawn when it is due
+                own = None if rows is None else rows[batch * num_imagined : (batch + 1) * num_imagined]
+                yield self._put_together(real_buffer, num_real, own, env)
+
+    def _put_together(
+        self,
+        real_buffer: ReplayBuffer,
+        num_real: int,
+        rows: ImaginedRows | None,
+        env: VecNormalize | None,
+        batches: int = 1,
+    ) -> Samples:
+        """Draw ``num_real`` real rows for each batch and put its share of the imagined ones behind them."""
+        real = real_buffer.sample(num_real * batches, env=env) if num_real else None
+        if rows is None:
+            assert real is not None
+            return real
+        return self._view.samples(rows, env, like=real, batches=batches)
 
     def has_imagined(self) -> bool:
         """Tell whether the buffer holds rows."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_wrappers.imagination import AgentView
-from mbrl_wrappers.imagination.view import reward_normalizer
+from mbrl_wrappers.imagination.view import Scales, reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.types import Outcome
 
@@ -118,7 +118,7 @@ def expanded_values(
 
 def step_in_turn(
     dynamics: DynamicsModel, generator: torch.Generator | None = None, *, deterministic: bool = False
-) -> Callable[[Tensor, Tensor], Outcome]:
+) -> Step:
     """Return a step that deals its rows out to the members in turn, the same ones to the same from call to call.
 
     In turn, since a buffer may have sorted them by kind.
@@ -141,14 +141,15 @@ def step_in_turn(
     return step
 
 
-def step_of_agent(view: AgentView, dynamics: DynamicsModel) -> Step:
+def step_of_agent(view: AgentView, step_in_env: Step, scales: Scales | None) -> Step:
     """Return a step in an agent's own units: actions in [-1, 1], rewards as its critic has them.
 
     Args:
         view: of the agent.
-        dynamics: its model.
+        step_in_env: of its model, such as :func:`step_in_turn`.
+        scales: of the agent's VecNormalize.
     """
-    step_in_env, normalized = step_in_turn(dynamics), reward_normalizer(view.normalizer, view.device)
+    normalized = reward_normalizer(scales, view.device)
 
     def step(obs: Tensor, action: Tensor) -> Outcome:
         outcome = step_in_env(obs, view.unscale(action))

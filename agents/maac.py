@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,14 +15,27 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, masked_mean, record_means, watched
+from mbrl_wrappers.agents.climbing import (
+    GradientWatch,
+    Logged,
+    Stepper,
+    climb,
+    least,
+    logged,
+    masked_mean,
+    record_means,
+    watched,
+)
 from mbrl_wrappers.agents.compiled.functional import compiled
 from mbrl_wrappers.agents.dyna import Dyna
-from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_of_agent
+from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.real_data import RealData
+from mbrl_wrappers.agents.recorded import RecordedUpdates, check_recordable
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.imagination.buffer import draw_batches
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import Scales
 from mbrl_wrappers.spaces import FlatSpace
 
 
@@ -86,12 +100,14 @@ class MAAC(WithModel, SAC):
         compile: whether rollout, losses and their gradients run as compiled functions, with the same random numbers
             and the same results up to rounding. Compiling takes a minute or two when the first update comes, and for
             each other batch size; see ``docs/results/updates.md`` for what it gains. What is wrong with a model is
-            told in the compiler's words then.
+            told in the compiler's words then. On a GPU nothing is compiled, and each update is one CUDA graph, recorded
+            anew after each fit of the model; see ``docs/results/gpu.md``.
         **kwargs: SAC's.
 
     Raises:
         ValueError: for an argument out of its range, a features extractor that is shared or, with ``compile``,
-            observations with discrete parts; when training starts, if the callbacks hold several models.
+            observations with discrete parts and, on a GPU, gSDE or another optimizer than Adam; when training starts,
+            if the callbacks hold several models.
 
     Example:
         >>> MAAC("MlpPolicy", "Pendulum-v1", horizon=3).learn(2_000)  # doctest: +SKIP
@@ -138,6 +154,7 @@ class MAAC(WithModel, SAC):
         self.backprop_steps = backprop_steps
         self.compile = compile
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._recorded: RecordedUpdates | None = None
         with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
         if expand_critic and self.n_steps > 1:
@@ -157,6 +174,8 @@ class MAAC(WithModel, SAC):
                 f"target_critics must be at most the number of critics, {len(self.critic.q_networks)}, "
                 f"got {self.target_critics}"
             )
+        if self._is_recorded:
+            check_recordable(self._optimizers(), self.use_sde)
         if self.compile and any(
             leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves
         ):
@@ -168,45 +187,99 @@ class MAAC(WithModel, SAC):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; SB3 calls this after each rollout."""
         self.policy.set_training_mode(True)
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
-        parts = self._parts()
-        step = step_of_agent(self.model_based.view, self.model_based.dynamics)
-        log: list[dict[str, Tensor]] = []
-        for gradient_step in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            if self.use_sde:
-                self.actor.reset_noise()
-            watch = GradientWatch()
-            rollout = self._look_ahead(batch.observations, step, watch)
-            alpha, entropy_log = self._update_alpha(rollout.log_prob[0])
-
-            critic_loss = parts.critic_loss(rollout if self.expand_critic else batch, alpha, self._target_members())
-            self.critic.optimizer.zero_grad()
-            critic_loss.backward()
-            self.critic.optimizer.step()
-
-            last_obs = self._policy_obs(rollout.obs[-1]) if self.horizon else batch.observations
-            objective = parts.objective(rollout, last_obs, alpha)
-            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes)
-
-            if gradient_step % self.target_update_interval == 0:
-                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-            losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
-            log.append({**entropy_log, **losses, **watch.report(), "rows_diverged": (~rollout.is_finite).sum()})
+        self._update_learning_rate(list(self._optimizers().values()))
+        view = self.model_based.view
+        scales = view.scales()
+        log: list[Logged] = []
+        with self._updating() as update:
+            batches = draw_batches(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
+            for gradient_step, batch in enumerate(batches):
+                if self.use_sde:
+                    self.actor.reset_noise()
+                obs = view.flat_obs(batch.observations, scales)
+                moves_target = gradient_step % self.target_update_interval == 0
+                log.append(update(batch, obs, scales, self._target_members(), moves_target))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
+
+    @property
+    def _is_recorded(self) -> bool:
+        return self.compile and self.device.type == "cuda"
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        if self.ent_coef_optimizer is not None:
+            optimizers["alpha"] = self.ent_coef_optimizer
+        return optimizers
+
+    @contextmanager
+    def _updating(self) -> Iterator[Callable[..., Logged]]:
+        """Give what makes an update, with the model as it is now."""
+        dynamics = self.model_based.dynamics
+        if not self._is_recorded:
+            steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}
+            yield partial(self._update, steppers, step_in_turn(dynamics))
+            return
+        if self._recorded is None:
+            self._recorded = RecordedUpdates(self.device)
+        options = (self.horizon, self.expand_critic, self.terminal_value, self.actor_value, self.target_critics)
+        numbers = (self.max_grad_norm, self.backprop_steps, self.gamma, self.tau, self.target_entropy)
+        fixed_alpha = None if self.ent_coef_optimizer is not None else self.ent_coef_tensor.data_ptr()
+        made_of = [self.model_based.view, *options, *numbers, fixed_alpha]
+        with self._recorded.updating(self._update, self.policy, self._optimizers(), dynamics, made_of) as update:
+            yield update
+
+    def _update(
+        self,
+        steppers: Mapping[str, Stepper],
+        step_in_env: Step,
+        batch: Samples,
+        obs: Tensor,
+        scales: Scales | None,
+        members: Tensor | None,
+        moves_target: bool,
+    ) -> Logged:
+        """Update all networks once.
+
+        Args:
+            steppers: of the optimizers.
+            step_in_env: of the model.
+            batch: as the networks take it.
+            obs: its observations as the model takes them, ``[B, D]``.
+            scales: of VecNormalize.
+            members: which critics the targets take the least of, ``[C]``, None for all.
+            moves_target: whether the target critic is due.
+
+        Returns:
+            What is logged.
+        """
+        parts = self._parts()
+        step = step_of_agent(self.model_based.view, step_in_env, scales)
+        watch = GradientWatch()
+        rollout = self._look_ahead(batch.observations, obs, step, watch, scales)
+        alpha, entropy_log = self._update_alpha(rollout.log_prob[0], steppers.get("alpha"))
+
+        critic_loss = parts.critic_loss(rollout if self.expand_critic else batch, alpha, members, scales)
+        steppers["critic"].descend(critic_loss)
+
+        last_obs = self._policy_obs(rollout.obs[-1], scales) if self.horizon else batch.observations
+        objective = parts.objective(rollout, last_obs, alpha)
+        actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
+
+        if moves_target:
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
+        return logged({**entropy_log, **losses, **watch.report(), "rows_diverged": (~rollout.is_finite).sum()})
 
     def _parts(self) -> _Parts:
         """Return what an update consists of, compiled if it is to be."""
         kind = type(self)
         critic_loss = kind._expanded_loss if self.expand_critic else kind._td_loss
         parts = (
-            self._compiled_once(part) if self.compile else part for part in (kind._ahead, critic_loss, kind._objective)
+            self._compiled_once(part) if self.compile and not self._is_recorded else part
+            for part in (kind._ahead, critic_loss, kind._objective)
         )
         return _Parts(*(partial(part, self) for part in parts))
 
@@ -216,19 +289,22 @@ class MAAC(WithModel, SAC):
         return self._compiled[part]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled"]
+        return [*super()._excluded_save_params(), "_compiled", "_recorded"]
 
     # -- the actor looks ahead ---------------------------------------------------------------------
 
-    def _look_ahead(self, observations: Any, step: Step, watch: GradientWatch) -> Rollout:
-        obs = self.model_based.view.flat_obs(observations, self._vec_normalize_env)
+    def _look_ahead(
+        self, observations: Any, obs: Tensor, step: Step, watch: GradientWatch, scales: Scales | None = None
+    ) -> Rollout:
         probes = [watch.probe(obs) for _ in range(self.horizon + 1)]
-        return self._parts().look_ahead(observations, obs, step, probes)
+        return self._parts().look_ahead(observations, obs, step, probes, scales)
 
-    def _policy_obs(self, obs: Tensor) -> Any:
-        return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
+    def _policy_obs(self, obs: Tensor, scales: Scales | None) -> Any:
+        return self.model_based.view.policy_obs(obs, scales)
 
-    def _ahead(self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor]) -> Rollout:
+    def _ahead(
+        self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor], scales: Scales | None = None
+    ) -> Rollout:
         """Look ahead from what the policy sees, which is ``obs [B, D]`` to the model."""
         probe_of_next = iter(probes)
 
@@ -237,7 +313,11 @@ class MAAC(WithModel, SAC):
             return watched(action, next(probe_of_next)), log_prob
 
         first = act(observations)
-        return roll_out(step, lambda at: act(self._policy_obs(at)), obs, first, self.horizon, self.backprop_steps)
+
+        def act_at(obs: Tensor) -> tuple[Tensor, Tensor]:
+            return act(self._policy_obs(obs, scales))
+
+        return roll_out(step, act_at, obs, first, self.horizon, self.backprop_steps)
 
     def _objective(self, rollout: Rollout, last_obs: Any, alpha: Tensor) -> Tensor:
         """Return ``J`` of the class's docstring, averaged over rows."""
@@ -258,7 +338,9 @@ class MAAC(WithModel, SAC):
             return None
         return torch.randperm(len(self.critic.q_networks), device=self.device)[: self.target_critics]
 
-    def _td_loss(self, batch: Samples, alpha: Tensor, members: Tensor | None = None) -> Tensor:
+    def _td_loss(
+        self, batch: Samples, alpha: Tensor, members: Tensor | None = None, scales: Scales | None = None
+    ) -> Tensor:
         """Return SAC's loss (Haarnoja et al. 2018b, equations 5 and 6)."""
         with torch.no_grad():
             discounts = self.gamma if batch.discounts is None else batch.discounts
@@ -269,29 +351,30 @@ class MAAC(WithModel, SAC):
         losses = [F.mse_loss(value, target) for value in self.critic(batch.observations, batch.actions)]
         return 0.5 * torch.stack(losses).sum()
 
-    def _expanded_loss(self, rollout: Rollout, alpha: Tensor, members: Tensor | None = None) -> Tensor:
+    def _expanded_loss(
+        self, rollout: Rollout, alpha: Tensor, members: Tensor | None = None, scales: Scales | None = None
+    ) -> Tensor:
         """Return the loss of the first ``H`` states and actions of the rollouts against what lies behind them."""
         with torch.no_grad():
-            last = least(self.critic_target(self._policy_obs(rollout.obs[-1]), rollout.action[-1]), members)
+            last_obs = self._policy_obs(rollout.obs[-1], scales)
+            last = least(self.critic_target(last_obs, rollout.action[-1]), members)
             last = last - alpha * rollout.log_prob[-1]
             target = torch.cat(expanded_values(rollout, last, alpha, self.gamma)[1])
             obs, action = (torch.cat(parts[:-1]) for parts in (rollout.obs, rollout.action))
             counts = torch.cat([is_reached & rollout.is_finite for is_reached in rollout.is_reached[:-1]])
-        values = self.critic(self._policy_obs(obs), action)
+        values = self.critic(self._policy_obs(obs, scales), action)
         return 0.5 * torch.stack([masked_mean((value[:, 0] - target).square(), counts) for value in values]).sum()
 
     # -- the entropy -------------------------------------------------------------------------------
 
-    def _update_alpha(self, log_prob: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update_alpha(self, log_prob: Tensor, stepper: Stepper | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Move the entropy coefficient, if it is learned; returns it as it was, and what is logged."""
-        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+        if stepper is None or self.log_ent_coef is None:
             return self.ent_coef_tensor, {"ent_coef": self.ent_coef_tensor}
         assert isinstance(self.target_entropy, float)
         alpha = torch.exp(self.log_ent_coef.detach())
         loss = -(self.log_ent_coef * (log_prob.reshape(-1, 1) + self.target_entropy).detach()).mean()
-        self.ent_coef_optimizer.zero_grad()
-        loss.backward()
-        self.ent_coef_optimizer.step()
+        stepper.descend(loss)
         return alpha, {"ent_coef": alpha, "ent_coef_loss": loss}
 
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from mbrl_wrappers.agents.climbing import GradientWatch, climb, least, record_means
+from mbrl_wrappers.agents.climbing import GradientWatch, Logged, climb, least, logged, record_means
 from mbrl_wrappers.agents.expansion import Infer, check_differentiable, infer_in_turn
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
@@ -270,7 +270,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         infer = infer_in_turn(self.model_based.dynamics) if self.horizon else None
         buffer: Any = plain_buffer(self)
-        log: list[dict[str, Tensor]] = []
+        log: list[Logged] = []
         for _ in range(gradient_steps):
             critic_loss = self._critic_loss(buffer.sample_stretches(batch_size, 1))
             self.critic.optimizer.zero_grad()
@@ -283,7 +283,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
 
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
             losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
-            log.append({**losses, "importance_weight": weight.mean(), **watch.report()})
+            log.append(logged({**losses, "importance_weight": weight.mean(), **watch.report()}))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)

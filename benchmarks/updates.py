@@ -97,15 +97,15 @@ def floors(env_id: str) -> dict[str, int]:
     }
 
 
-def make(env_id: str, name: str, compile: bool = False) -> Any:
+def make(env_id: str, name: str, compile: bool = False, device: str = "cpu") -> Any:
     """Return an agent that has met some random steps, with a fitted model; SVG can't be compiled."""
     hidden, net_arch = ENVS[env_id]
     env = gym.make(env_id)
     dynamics = EnsembleDynamics.for_env(
-        env, hidden=hidden, num_members=MEMBERS, num_elites=MEMBERS, max_steps=100, seed=0
+        env, hidden=hidden, num_members=MEMBERS, num_elites=MEMBERS, max_steps=100, seed=0, device=device
     )
     kwargs: dict[str, Any] = {"policy_kwargs": {"net_arch": net_arch}, "seed": 0, "batch_size": BATCH}
-    kwargs["learning_starts"] = RANDOM_STEPS - 1
+    kwargs |= {"learning_starts": RANDOM_STEPS - 1, "device": device}
     strategy: Any = Dyna(real_ratio=0.0) if name == "DHMBPO" else RealData()
     if name == "SVG":
         agent: Any = SVG("MlpPolicy", env, horizon=HORIZON, ent_coef=0.01, **kwargs)

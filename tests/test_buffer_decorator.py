@@ -10,13 +10,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch.utils._pytree import tree_leaves
 
 from mbrl_wrappers.imagination import BufferDecorator, Strategy
+from mbrl_wrappers.imagination.buffer import BATCHES_AT_ONCE, draw_batches
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 DICT = spaces.Dict({"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX})
@@ -52,13 +55,21 @@ KINDS = {
     "dict": lambda: DictReplayBuffer(20, DICT, ACTION, "cpu"),
     "hindsight": lambda: HerReplayBuffer(20, DICT, ACTION, DummyVecEnv([Goals]), "cpu"),
 }
+ALIKE_OR_NOT = KINDS | {
+    "in place": lambda: ReplayBuffer(
+        20, BOX, ACTION, "cpu", optimize_memory_usage=True, handle_timeout_termination=False
+    ),
+    "two envs": lambda: ReplayBuffer(40, BOX, ACTION, "cpu", n_envs=2),
+}
 
 
 def add(buffer: Any, count: int, start: int = 0) -> None:
     for i in range(start, start + count):
-        value: Any = np.full((1, 3), i, np.float32)
+        value: Any = np.full((buffer.n_envs, 3), i, np.float32)
         obs = value if buffer.observation_space == BOX else dict.fromkeys(DICT.spaces, value)
-        buffer.add(obs, obs, np.full((1, 2), i), np.array([float(i)]), np.array([i % 5 == 4]), [{}])
+        envs = buffer.n_envs
+        rewards, dones = np.full(envs, float(i)), np.full(envs, i % 5 == 4)
+        buffer.add(obs, obs, np.full((envs, 2), i), rewards, dones, [{}] * envs)
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
@@ -87,6 +98,22 @@ def test_what_is_added_or_set_goes_to_the_inner_buffer(pair):
     assert inner.device == "meta" and set(vars(decorated)) == {"inner", "strategy"}
     decorated.reset()
     assert inner.size() == decorated.size() == 0 and not inner.full
+
+
+@pytest.mark.parametrize("rows", [10, 30])  # a ring that is full, too
+@pytest.mark.parametrize("kind", [*KINDS, "in place", "two envs"])
+def test_batches_drawn_at_once_are_those_drawn_one_by_one(kind, rows):
+    inner = ALIKE_OR_NOT[kind]()
+    add(inner, rows)
+    count = BATCHES_AT_ONCE + 3
+    np.random.seed(0)  # noqa: NPY002 - the generator that buffers draw from
+    together = list(draw_batches(inner, 4, count))
+    np.random.seed(0)  # noqa: NPY002
+    one_by_one = [inner.sample(4) for _ in range(count)]
+    assert len(together) == count
+    for one, other in zip(together, one_by_one, strict=True):
+        for part, expected in zip(tree_leaves(one), tree_leaves(other), strict=True):
+            assert part is expected is None or torch.equal(part, expected)
 
 
 def test_extend_adds_a_batch():

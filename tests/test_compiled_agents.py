@@ -274,12 +274,13 @@ def test_many_agents_of_one_process_are_compiled(monkeypatch):
 
 def test_an_interrupt_leaves_weights_and_their_optimizer_in_step(uncompiled, monkeypatch):
     agent = learn(make(CompiledSAC, compile=True), 50)
-    draw = agent._draw
+    draw, drawn = agent._draw, []
 
-    def interrupted(batch: Any, index: int) -> Any:
-        if index == 3:
+    def interrupted(batch: Any) -> Any:
+        if len(drawn) == 3:
             raise KeyboardInterrupt
-        return draw(batch, index)
+        drawn.append(batch)
+        return draw(batch)
 
     agent._draw = interrupted
     with pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 
@@ -115,8 +116,14 @@ def test_the_real_rows_of_a_block_are_drawn_batch_by_batch():
     # A buffer with hindsight relabels a share of what is drawn together: cut up afterwards, batches would differ.
     strategy, agent = bound(Dyna(0.3, rollouts_per_step=5))
     strategy.refresh(real_rows(torch.randn(20, 2)), 100, 10)
-    sample, sizes = agent.replay_buffer.sample, []
-    agent.replay_buffer.sample = lambda size, env=None: sizes.append(size) or sample(size, env=env)
+    sizes = []
+
+    class Hindsight(ReplayBuffer):
+        def sample(self, size, env=None):
+            sizes.append(size)
+            return super().sample(size, env=env)
+
+    agent.replay_buffer.__class__ = Hindsight
     block = iter(strategy.sample_block(agent.replay_buffer, 10, 5, None))
     next(block)
     assert sizes == [3]

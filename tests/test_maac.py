@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData
-from mbrl_wrappers.agents.climbing import GradientWatch, climb, record_means
-from mbrl_wrappers.agents.expansion import step_of_agent
+from mbrl_wrappers.agents.climbing import GradientWatch, climb, logged, record_means
+from mbrl_wrappers.agents.expansion import step_in_turn, step_of_agent
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 
@@ -76,7 +76,14 @@ def with_line(agent: Any, dynamics: KnownDynamics | None = None) -> Any:
 
 
 def step_of(agent: Any) -> Any:
-    return step_of_agent(agent.model_based.view, agent.model_based.dynamics)
+    view = agent.model_based.view
+    return step_of_agent(view, step_in_turn(agent.model_based.dynamics), view.scales())
+
+
+def look_ahead(agent: Any, observations: torch.Tensor, watch: GradientWatch | None = None) -> Any:
+    view = agent.model_based.view
+    scales, watch = view.scales(), GradientWatch() if watch is None else watch
+    return agent._look_ahead(observations, view.flat_obs(observations, scales), step_of(agent), watch, scales)
 
 
 def small_model(env: Any = None) -> EnsembleDynamics:
@@ -147,8 +154,10 @@ def test_the_objective_is_the_papers(norm_obs: bool) -> None:
     raw = torch.linspace(-2.5, 2.5, 9)[:, None]
     observations = torch.as_tensor(env.normalize_obs(raw.numpy()))
     torch.manual_seed(1)
-    rollout = agent._look_ahead(observations, step_of(agent), GradientWatch())
-    said = agent._objective(rollout, agent._policy_obs(rollout.obs[-1]), torch.tensor(ALPHA))
+    rollout = look_ahead(agent, observations)
+    said = agent._objective(
+        rollout, agent._policy_obs(rollout.obs[-1], agent.model_based.view.scales()), torch.tensor(ALPHA)
+    )
 
     torch.manual_seed(1)
     scale = math.sqrt(env.ret_rms.var + env.epsilon)
@@ -172,7 +181,7 @@ def test_the_objective_is_the_papers(norm_obs: bool) -> None:
 def test_without_a_terminal_value_it_is_the_return_of_some_steps() -> None:
     agent = with_line(make_agent(horizon=2, terminal_value=False, ent_coef=0.0))
     observations = torch.linspace(-0.5, 0.5, 5)[:, None]
-    rollout = agent._look_ahead(observations, step_of(agent), GradientWatch())
+    rollout = look_ahead(agent, observations)
     assert not rollout.terminated[0].any()
 
     said = agent._objective(rollout, None, torch.tensor(0.0))
@@ -185,7 +194,7 @@ def test_without_a_terminal_value_it_is_the_return_of_some_steps() -> None:
 def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
     agent = with_line(make_agent(horizon=2, expand_critic=True, ent_coef=ALPHA))
     observations = torch.tensor([[-1.0], [0.5], [2.9]])
-    rollout = agent._look_ahead(observations, step_of(agent), GradientWatch())
+    rollout = look_ahead(agent, observations)
     rollout.action[0].data[2] = 1.0  # the third row ends at once
     with torch.no_grad():
         step = step_of(agent)
@@ -219,7 +228,7 @@ def test_the_mean_of_the_critics_can_stand_behind_the_last_step() -> None:
     for actor_value in ("min", "mean"):
         agent = with_line(make_agent(horizon=1, ent_coef=0.0, actor_value=actor_value))
         torch.manual_seed(1)
-        rollout = agent._look_ahead(torch.linspace(-0.5, 0.5, 5)[:, None], step_of(agent), GradientWatch())
+        rollout = look_ahead(agent, torch.linspace(-0.5, 0.5, 5)[:, None])
         values[actor_value] = agent._objective(rollout, rollout.obs[-1], torch.tensor(0.0))
         behind = torch.cat(agent.critic(rollout.obs[-1], rollout.action[-1]), 1)
         expected = behind.mean(1) if actor_value == "mean" else behind.min(1).values
@@ -242,7 +251,7 @@ def test_targets_take_the_least_of_so_many_critics(expand_critic: bool) -> None:
             for parameter in critic.parameters():
                 parameter.zero_()
             critic[-1].bias.fill_(float(number + 1))
-    rollout = agent._look_ahead(torch.linspace(-0.5, 0.5, 5)[:, None], step_of(agent), GradientWatch())
+    rollout = look_ahead(agent, torch.linspace(-0.5, 0.5, 5)[:, None])
     batch = rollout if expand_critic else agent.replay_buffer.sample(16)
 
     found = {}
@@ -275,7 +284,7 @@ def test_gradient_norms_are_logged_by_step() -> None:
 def test_a_gradient_norm_is_that_of_a_row() -> None:
     agent = with_line(make_agent(horizon=1, terminal_value=False, ent_coef=0.0))
     watch, observations = GradientWatch(), torch.linspace(-0.5, 0.5, 5)[:, None]
-    rollout = agent._look_ahead(observations, step_of(agent), watch)
+    rollout = look_ahead(agent, observations, watch)
 
     agent._objective(rollout, None, torch.tensor(0.0)).backward()
 
@@ -354,7 +363,7 @@ def test_the_gradient_is_that_of_the_rows_that_do_not_diverge() -> None:
     for diverges_at in (math.inf, 25.0):
         agent.model_based.dynamics = line(diverges_at)
         torch.manual_seed(0)
-        rollout = agent._look_ahead(observations, step_of(agent), GradientWatch())
+        rollout = look_ahead(agent, observations)
         if diverges_at == math.inf:
             rollout = rollout._replace(is_finite=torch.arange(16) < 8)
         assert rollout.is_finite.sum() == 8
@@ -393,9 +402,9 @@ def test_a_step_that_is_not_finite_is_not_taken() -> None:
     assert (moved > 0).all()  # upwards
 
 
-def test_what_is_logged_is_the_mean_over_those_updates_that_have_it() -> None:
+def test_what_is_logged_is_the_mean_over_updates() -> None:
     logger = configure(None, [])
-    record_means(logger, [{"a": torch.tensor(1.0)}, {"a": torch.tensor(3.0), "b": torch.tensor([4.0, 6.0])}])
+    record_means(logger, [logged({"a": torch.tensor(a), "b": torch.tensor([4.0, 6.0])}) for a in (1.0, 3.0)])
     assert logger.name_to_value == {"train/a": 2.0, "train/b": 5.0}
 
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from mbrl_wrappers.agents.climbing import least
-from mbrl_wrappers.agents.expansion import expanded_values, roll_out, step_of_agent
+from mbrl_wrappers.agents.expansion import expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.maac import MAAC
 from mbrl_wrappers.agents.svg import SVG
 from mbrl_wrappers.imagination import AgentView
@@ -53,15 +53,15 @@ def _first_gradient(agent: Any, view: AgentView, dynamics: DynamicsModel, obs: T
 
     It is NaN where a rollout diverged.
     """
-    normalizer = view.normalizer
+    scales = view.scales()
 
     def act(at: Tensor) -> tuple[Tensor, Tensor]:
-        return agent.actor.action_log_prob(view.policy_obs(at, normalizer))
+        return agent.actor.action_log_prob(view.policy_obs(at, scales))
 
     action, log_prob = (part.detach() for part in act(obs))
     action.requires_grad_()
-    rollout = roll_out(step_of_agent(view, dynamics), act, obs, (action, log_prob), horizon)
-    last_obs = view.policy_obs(rollout.obs[-1], normalizer)
+    rollout = roll_out(step_of_agent(view, step_in_turn(dynamics), scales), act, obs, (action, log_prob), horizon)
+    last_obs = view.policy_obs(rollout.obs[-1], scales)
     alpha = view.alpha() if isinstance(agent, MAAC) else torch.zeros(())
     if isinstance(agent, SVG) and agent.policy.of_states:
         value = agent.critic(last_obs)[:, 0]

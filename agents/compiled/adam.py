@@ -1,4 +1,4 @@
-"""Adam on the state of a torch optimizer, written so that a compiler can see through it."""
+"""Adam on the state of a torch optimizer, for updates that are compiled or recorded."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class AdamState(NamedTuple):
 
 class AdamStep:
     """One step of a torch Adam optimizer with one parameter group, on the optimizer's own state.
+
+    Written so that a compiler can see through it.
 
     Args:
         optimizer: decides betas, epsilon and weight decay; see :meth:`objection` for which are served.
@@ -108,3 +110,47 @@ class AdamStep:
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
             p.sub_(step_size * m / (v.sqrt() / root + self._eps))
+
+
+class FusedAdamStep(AdamStep):
+    """The same step in one launch, with all that changes from step to step in tensors: for a recording on a GPU."""
+
+    @staticmethod
+    def scales(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
+        """Return the learning rate and the number of each of the next steps, counted from 1, ``[count, 2]``."""
+        group: dict[str, Any] = optimizer.param_groups[0]
+        done = float(optimizer.state[group["params"][0]].get("step", 0.0))
+        steps = done + torch.arange(1, count + 1, dtype=torch.float32)
+        return torch.stack([torch.full_like(steps, group["lr"]), steps], dim=1).to(
+            group["params"][0].device, non_blocking=True
+        )
+
+    def __call__(
+        self, state: AdamState, scales: Tensor, grads: Sequence[Tensor], is_skipped: Tensor | None = None
+    ) -> None:
+        """Take one step in place.
+
+        Args:
+            state: from :meth:`state`.
+            scales: ``[2]``, the step's row of :meth:`scales`.
+            grads: shaped as the parameters.
+            is_skipped: 1 where nothing is to change, else 0; a float32 without dimensions.
+        """
+        learning_rate, step = scales
+        grads = [grad.contiguous() for grad in grads]  # gradients of linear layers come transposed
+        torch._fused_adam_(
+            state.params,
+            grads,
+            state.exp_avg,
+            state.exp_avg_sq,
+            [],
+            [step] * len(state.params),
+            lr=learning_rate,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            weight_decay=self._weight_decay,
+            eps=self._eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=is_skipped,
+        )

@@ -93,14 +93,17 @@ class _CompiledSoftActorCritic(CompiledAgent):
         alpha = self.ent_coef_tensor if self.ent_coef_optimizer is None else 0.0
         return SoftSettings(*map(self._number, (self.gamma, self.tau, self.target_entropy, alpha)))
 
-    def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Tensor, Tensor, bool]:
+    def _draw(self, batch: ReplayBufferSamples) -> tuple[Tensor, Tensor]:
         like = next(self.actor.parameters())
         shape = (len(batch.actions), self.actor.action_dist.action_dim)
-        zeros, ones = like.new_zeros(shape), like.new_ones(shape)  # as torch.distributions.Normal draws
-        return torch.normal(zeros, ones), torch.normal(zeros, ones), index % self.target_update_interval == 0
+        noise, next_noise = (like.new_empty(shape).normal_() for _ in range(2))  # as torch.distributions.Normal draws
+        return noise, next_noise
+
+    def _is_due(self, index: int) -> bool:
+        return index % self.target_update_interval == 0
 
     def _make_update(self) -> Callable[..., Tensor]:
-        steps = {name: AdamStep(optimizer) for name, optimizer in self._trained().items()}
+        steps = self._adam_steps()
         distribution = Functional(self.actor, "get_action_dist_params")
         critic, critic_target = Functional(self.critic), Functional(self.critic_target)
         epsilon = self.actor.action_dist.epsilon
@@ -118,10 +121,10 @@ class _CompiledSoftActorCritic(CompiledAgent):
             scales: dict[str, Tensor],
             settings: SoftSettings,
             batch: ReplayBufferSamples,
-            noise: Tensor,
-            next_noise: Tensor,
+            noises: tuple[Tensor, Tensor],
             moves_target: bool,
         ) -> Tensor:
+            noise, next_noise = noises
             alpha = settings.alpha if state.alpha is None else state.alpha.params[0].exp()
 
             # Critic (Haarnoja et al. 2018b, equations 5 and 6; for TQC Kuznetsov et al. 2020, equations 10 to 13).
@@ -152,7 +155,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
                 log_alpha = state.alpha.params[0]
                 surplus = (log_prob + settings.target_entropy).mean()
                 logged.append(-(log_alpha * surplus).mean())
-                grad = (-surplus).to(log_alpha.dtype).expand_as(log_alpha)
+                grad = torch.ones_like(log_alpha) * -surplus
                 steps["alpha"](state.alpha, scales["alpha"], [grad])
             steps["actor"](state.actor, scales["actor"], grads)
             if moves_target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3 import TD3
@@ -66,15 +66,17 @@ class CompiledTD3(CompiledAgent, TD3):
             return count
         return (self._n_updates + count) // self.policy_delay - self._n_updates // self.policy_delay
 
-    def _moves_actor(self, index: int) -> bool:
+    def _is_due(self, index: int) -> bool:
         return self._steps_of("actor", index + 1) > self._steps_of("actor", index)
 
-    def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Tensor, bool]:
-        noise = torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
-        return noise, self._moves_actor(index)
+    def _draw(self, batch: ReplayBufferSamples) -> Tensor:
+        return torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
+
+    def _constants(self) -> dict[str, Any]:
+        return {**super()._constants(), "noise": self.target_policy_noise}
 
     def _make_update(self) -> Callable[..., Tensor]:
-        steps = {name: AdamStep(optimizer) for name, optimizer in self._trained().items()}
+        steps = self._adam_steps()
         actor, critic = Functional(self.actor), Functional(self.critic)
         first_critic = Functional(self.critic, "q1_forward")
         target_actor, target_critic = Functional(self.actor_target), Functional(self.critic_target)
@@ -118,7 +120,7 @@ class CompiledTD3(CompiledAgent, TD3):
         return update
 
     def _record(self, logged: Tensor) -> None:
-        with_actor = [index for index in range(len(logged)) if self._moves_actor(index)]
+        with_actor = [index for index in range(len(logged)) if self._is_due(index)]
         self._n_updates += len(logged)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if with_actor:

@@ -12,17 +12,21 @@ import torch
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples, TrainFrequencyUnit
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from mbrl_wrappers.agents.compiled.adam import AdamStep
+from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
 from mbrl_wrappers.agents.compiled.functional import compiled
-from mbrl_wrappers.imagination.buffer import BufferDecorator
+from mbrl_wrappers.imagination.buffer import draw_batches
+from mbrl_wrappers.recording import Recorder
 
 # Compiling takes half a minute on a CPU; an update of small networks or of SB3's default ones gains some 5 ms.
 MIN_UPDATES = 10_000
+# Recording takes some tenths of a second, and each update gains a hundredth.
+MIN_RECORDED_UPDATES = 100
 
 
 class CompiledAgent(OffPolicyAlgorithm):
-    """Runs each gradient update of an SB3 agent as one compiled function.
+    """Runs each gradient update of an SB3 agent as one compiled function, or one CUDA graph.
 
     To be put in front of the agent's class. The numbers are those of the agent's own ``train`` up to rounding: the
     same batches, the same noise from torch's global generator, the same order of updates. Weights and optimizers
@@ -33,8 +37,10 @@ class CompiledAgent(OffPolicyAlgorithm):
         *args: the agent's arguments.
         compile: True or False, or ``"auto"``: where the agent can be compiled and ``learn`` is asked for
             enough updates to win back the half minute that compiling takes; a run that goes on
-            (``reset_num_timesteps=False``) stays as it was. Where compiling fails, ``"auto"`` warns and trains as
-            SB3 does, with the random numbers that come after those drawn for the attempt.
+            (``reset_num_timesteps=False``) stays as it was. On a GPU nothing is compiled: an update is recorded as one
+            CUDA graph, in some tenths of a second, so that ``"auto"`` does it in all but the shortest runs. Where
+            either fails, ``"auto"`` warns and trains as SB3 does, with the random numbers that come after those
+            drawn for the attempt.
         **kwargs: the agent's arguments.
 
     Raises:
@@ -61,6 +67,7 @@ class CompiledAgent(OffPolicyAlgorithm):
         self._is_compiled: bool | None = None
         self._update: Callable[..., Tensor] | None = None
         self._built_with: Any = None
+        self._recorder: Recorder | None = None
         self._has_updated = False
 
     # -- what an agent says of itself -------------------------------------------------------------
@@ -75,7 +82,7 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     @abstractmethod
     def _make_update(self) -> Callable[..., Tensor]:
-        """Return a function of ``(state, scales, settings, batch, *draws)`` that updates in place.
+        """Return a function of ``(state, scales, settings, batch, noise, is_due)`` that updates in place.
 
         ``scales`` holds for each optimizer its row of :meth:`AdamStep.scales`. Returns what is logged.
         """
@@ -93,8 +100,16 @@ class CompiledAgent(OffPolicyAlgorithm):
         return count
 
     @abstractmethod
-    def _draw(self, batch: ReplayBufferSamples, index: int) -> tuple[Any, ...]:
-        """Draw the noise of the ``index``-th update of a block, in the order in which SB3 draws it."""
+    def _draw(self, batch: ReplayBufferSamples) -> Any:
+        """Draw the noise of an update, in the order in which SB3 draws it."""
+
+    @abstractmethod
+    def _is_due(self, index: int) -> bool:
+        """Tell whether the ``index``-th update of a block does what not every one does."""
+
+    def _constants(self) -> dict[str, Any]:
+        """Return what is built into the function of an update, by name."""
+        return {name: AdamStep.constants(optimizer) for name, optimizer in self._trained().items()}
 
     @abstractmethod
     def _record(self, logged: Tensor) -> None:
@@ -122,7 +137,8 @@ class CompiledAgent(OffPolicyAlgorithm):
     def _is_to_be_compiled(self, total_timesteps: int, steps_done: int) -> bool:
         if self.compile == "auto":
             planned = self._planned_updates(total_timesteps, steps_done)
-            return planned >= MIN_UPDATES and self._objection() is None
+            least = MIN_RECORDED_UPDATES if self._on_gpu else MIN_UPDATES
+            return planned >= least and self._objection() is None
         if self.compile and (objection := self._objection()):
             raise ValueError(f"compile must be False or 'auto' for this agent, got True: {objection}")
         return bool(self.compile)
@@ -153,12 +169,29 @@ class CompiledAgent(OffPolicyAlgorithm):
         self._record(logged)
 
     def _built_update(self) -> Callable[..., Tensor]:
-        """Return the compiled function, a new one where the constants that are built into it have changed."""
-        built_with = {name: AdamStep.constants(optimizer) for name, optimizer in self._trained().items()}
+        """Return the function of an update, a new one where the constants that are built into it have changed.
+
+        On a CPU it is compiled, on a GPU it is to be recorded.
+        """
+        built_with = self._constants()
         if self._update is None or self._built_with != built_with:
-            self._update = compiled(self._make_update())
+            update = self._make_update()
+            self._recorder = Recorder(self.device) if self._on_gpu else None
+            self._update = update if self._on_gpu else compiled(update)
             self._built_with = built_with
         return self._update
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def _adam(self) -> type[AdamStep]:
+        return FusedAdamStep if self._on_gpu else AdamStep
+
+    def _adam_steps(self) -> dict[str, AdamStep]:
+        """Return a step of each optimizer."""
+        return {name: self._adam(optimizer) for name, optimizer in self._trained().items()}
 
     def _run(self, update: Callable[..., Tensor], gradient_steps: int, batch_size: int) -> Tensor:
         optimizers = self._trained()
@@ -166,33 +199,34 @@ class CompiledAgent(OffPolicyAlgorithm):
         self._update_learning_rate(list(optimizers.values()))
         state, settings = self._state(), self._settings()
         # One row more than there are steps: an update that leaves a network alone is handed the next row, unread.
-        scales = {name: AdamStep.scales(o, self._steps_of(name, gradient_steps) + 1) for name, o in optimizers.items()}
+        rows = {name: self._adam.scales(o, self._steps_of(name, gradient_steps) + 1) for name, o in optimizers.items()}
+
+        def drawn(scales: dict[str, Tensor], settings: Any, batch: Any, is_due: bool) -> Tensor:
+            return update(state, scales, settings, batch, self._draw(batch), is_due)
+
+        take = drawn
+        if self._recorder is not None:
+            take = self._recorder.recorded(drawn, [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)])
         logged: list[Tensor] = []
         try:
             with torch.no_grad():
-                for index, batch in enumerate(self._batches(gradient_steps, batch_size)):
-                    own = {name: rows[self._steps_of(name, index)] for name, rows in scales.items()}
-                    logged.append(update(state, own, settings, batch, *self._draw(batch, index)))
+                batches = draw_batches(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
+                for index, batch in enumerate(batches):
+                    scales = {name: of_steps[self._steps_of(name, index)] for name, of_steps in rows.items()}
+                    logged.append(take(scales, settings, batch, self._is_due(index)))
                     self._has_updated = True
         finally:  # an interrupt must not leave weights that are ahead of their optimizer
             for name, optimizer in optimizers.items():
                 AdamStep.count(optimizer, self._steps_of(name, len(logged)))
         return torch.stack(logged)
 
-    def _batches(self, count: int, batch_size: int) -> Iterable[Any]:
-        buffer, env = self.replay_buffer, self._vec_normalize_env
-        assert buffer is not None
-        if isinstance(buffer, BufferDecorator):
-            return buffer.sample_block(batch_size, count, env)
-        return (buffer.sample(batch_size, env=env) for _ in range(count))
-
     def _number(self, value: Any) -> Tensor:
         """Return a number as the networks' kind of tensor."""
         like = next(self.policy.parameters())
-        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        return torch.as_tensor(value, dtype=like.dtype).to(like.device, non_blocking=True)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_update", "_built_with", "_has_updated"]
+        return [*super()._excluded_save_params(), "_update", "_built_with", "_recorder", "_has_updated"]
 
 
 def _check_compile(value: Any) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import split_samples
 
+BATCHES_AT_ONCE = 32  # bounds the memory of a block
 _OWN = ("inner", "strategy")
 
 
@@ -70,3 +72,31 @@ def plain_buffer(agent: Any) -> ReplayBuffer:
     """Return an agent's own replay buffer, which may be decorated."""
     buffer = agent.replay_buffer
     return buffer.inner if isinstance(buffer, BufferDecorator) else buffer
+
+
+def draws_alike_at_once(buffer: ReplayBuffer) -> bool:
+    """Tell whether a buffer draws many rows as it draws them batch by batch, from the same random numbers.
+
+    With hindsight, a share of what is drawn together is relabelled; with several envs, which one of them is drawn
+    behind all rows.
+    """
+    return type(buffer) in (ReplayBuffer, DictReplayBuffer) and buffer.n_envs == 1
+
+
+def draw_batches(
+    buffer: ReplayBuffer | None, batch_size: int, count: int, env: VecNormalize | None = None
+) -> Iterable[Samples]:
+    """Draw ``count`` batches of ``batch_size`` rows, the ones that ``buffer.sample`` would draw, many at once."""
+    assert buffer is not None
+    if isinstance(buffer, BufferDecorator):
+        return buffer.sample_block(batch_size, count, env)
+    return _drawn(buffer, batch_size, count, env)
+
+
+def _drawn(buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None) -> Iterator[Samples]:
+    if not draws_alike_at_once(buffer):
+        yield from (buffer.sample(batch_size, env=env) for _ in range(count))
+        return
+    for first in range(0, count, BATCHES_AT_ONCE):
+        batches = min(BATCHES_AT_ONCE, count - first)
+        yield from split_samples(buffer.sample(batches * batch_size, env=env), batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,26 @@ from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
+_WHOLE = ""  # the key of an observation that has no keys
+
+
+class Scales(NamedTuple):
+    """What VecNormalize scales by at one moment, as tensors on the agent's device; nothing of what it leaves alone.
+
+    Attributes:
+        obs: mean and spread of each part of an observation that is standardised, by its key.
+        reward: no dimensions, None where rewards are not scaled.
+        clip_obs, clip_reward: the largest size of either after that.
+    """
+
+    obs: dict[str, tuple[Tensor, Tensor]]
+    reward: Tensor | None
+    clip_obs: float
+    clip_reward: float
+
+
+# How to normalise: by an env's current statistics, by those of one moment, not at all.
+Normalizer = VecNormalize | Scales | None
 
 
 class AgentView:
@@ -54,6 +74,10 @@ class AgentView:
     def normalizer(self) -> VecNormalize | None:
         """The agent's VecNormalize, None without."""
         return self._agent._vec_normalize_env
+
+    def scales(self) -> Scales | None:
+        """Return what the agent's VecNormalize scales by now, None without one."""
+        return _scales_of(self.normalizer, self.device)
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -232,7 +256,7 @@ class AgentView:
 
     # -- batches --------------------------------------------------------------------------------
 
-    def samples(self, rows: ImaginedRows, env: VecNormalize | None, like: Samples | None) -> Samples:
+    def samples(self, rows: ImaginedRows, env: VecNormalize | None, like: Samples | None, batches: int = 1) -> Samples:
         """Turn imagined rows into what SB3's ``train`` takes.
 
         Args:
@@ -240,10 +264,12 @@ class AgentView:
             env: normalises, or None.
             like: real samples, whose dtypes are taken and which are put in front; None for imagined
                 rows alone. Where the real ones carry n-step discounts, imagined rows get one step's.
+            batches: how many equal batches rows and real samples are; the real ones are put in front in each.
         """
-        rewards = self.normalize_reward(rows.reward[:, None], env)
+        scales = _scales_of(env, self.device)
+        rewards = self.normalize_reward(rows.reward[:, None], scales)
         discounts = None if like is None or like.discounts is None else torch.full_like(rewards, self.gamma)
-        return self._assemble(rows, rewards, discounts, env, like)
+        return self._assemble(rows, rewards, discounts, scales, like, batches)
 
     def target_samples(self, rows: TargetRows, env: VecNormalize | None, like: Samples) -> Samples:
         """Turn rows that bootstrap several steps ahead into what SB3's ``train`` takes, behind real ones.
@@ -253,27 +279,29 @@ class AgentView:
             env: normalises observations, or None; rewards are normalised already.
             like: real samples with discounts.
         """
-        return self._assemble(rows, rows.reward[:, None], rows.discount[:, None], env, like)
+        scales = _scales_of(env, self.device)
+        return self._assemble(rows, rows.reward[:, None], rows.discount[:, None], scales, like)
 
     def _assemble(
         self,
         rows: ImaginedRows | TargetRows,
         rewards: Tensor,
         discounts: Tensor | None,
-        env: VecNormalize | None,
+        scales: Scales | None,
         like: Samples | None,
+        batches: int = 1,
     ) -> Samples:
         fields: dict[str, Any] = {
-            "observations": self.policy_obs(rows.obs, env),
+            "observations": self.policy_obs(rows.obs, scales),
             "actions": self._buffer_action(rows.action),
-            "next_observations": self.policy_obs(rows.next_obs, env),
+            "next_observations": self.policy_obs(rows.next_obs, scales),
             "dones": rows.terminated.float()[:, None],
             "rewards": rewards,
             "discounts": discounts,
         }
         kind = DictReplayBufferSamples if isinstance(fields["observations"], dict) else ReplayBufferSamples
         samples = kind(**fields)
-        return samples if like is None else join_samples(like, samples)
+        return samples if like is None else join_samples(like, samples, batches)
 
     def draw_real(self, buffer: ReplayBuffer, count: int, env: VecNormalize | None) -> tuple[Samples, Tensor, Tensor]:
         """Draw a real batch for the agent.
@@ -292,7 +320,7 @@ class AgentView:
         discounts = torch.full_like(samples.rewards, self.gamma) if samples.discounts is None else samples.discounts
         return samples, self._obs_codec.encode(raw.next_observations, self.device), discounts.reshape(-1)
 
-    def policy_obs(self, flat: Tensor, env: VecNormalize | None) -> Any:
+    def policy_obs(self, flat: Tensor, env: Normalizer) -> Any:
         """Turn raw flat observations ``[B, D]`` into those that the agent's networks take."""
         obs = self._obs_codec.decode(flat)
         shape = get_obs_shape(self._agent.observation_space)
@@ -303,46 +331,57 @@ class AgentView:
             obs = obs.reshape(len(flat), *shape)
         return self._normalize_obs(obs, env)
 
-    def flat_obs(self, obs: Any, env: VecNormalize | None) -> Tensor:
+    def flat_obs(self, obs: Any, env: Normalizer) -> Tensor:
         """Turn observations that the agent's networks take into raw flat ones ``[B, D]``.
 
         What VecNormalize has cut off stays cut off.
         """
-        return self._obs_codec.encode(_each_standardized(obs, env, _unstandardize), self.device)
+        return self._obs_codec.encode(_each_standardized(obs, env, self.device, _unstandardize), self.device)
 
-    def _normalize_obs(self, obs: Any, env: VecNormalize | None) -> Any:
+    def _normalize_obs(self, obs: Any, env: Normalizer) -> Any:
         """Apply VecNormalize's current statistics to tensors; the same numbers as its ``normalize_obs``."""
-        return _each_standardized(obs, env, _standardize)
+        return _each_standardized(obs, env, self.device, _standardize)
 
     @staticmethod
-    def normalize_reward(reward: Tensor, env: VecNormalize | None) -> Tensor:
+    def normalize_reward(reward: Tensor, env: Normalizer) -> Tensor:
         """Apply VecNormalize's current scale to raw rewards of any shape."""
         return reward_normalizer(env, reward.device)(reward)
 
 
-def reward_normalizer(env: VecNormalize | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+def reward_normalizer(env: Normalizer, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return a function that applies VecNormalize's scale, as it is now, to raw rewards of any shape."""
-    if env is None or not env.norm_reward:
+    scales = _scales_of(env, device)
+    if scales is None or scales.reward is None:
         return lambda reward: reward
-    scale = torch.tensor(np.sqrt(env.ret_rms.var + env.epsilon), dtype=torch.float32, device=device)
-    limit = env.clip_reward
+    scale, limit = scales.reward, scales.clip_reward
     return lambda reward: (reward / scale).clamp(-limit, limit)
 
 
-def _each_standardized(obs: Any, env: VecNormalize | None, change: Callable[..., Tensor]) -> Any:
+def _scales_of(env: Normalizer, device: torch.device) -> Scales | None:
+    if env is None or isinstance(env, Scales):
+        return env
+    obs, reward = {}, None
+    if env.norm_obs:
+        found = env.obs_rms if isinstance(env.obs_rms, dict) else {_WHOLE: env.obs_rms}
+        for key, rms in found.items():
+            spread = np.sqrt(rms.var + env.epsilon)
+            obs[key] = (torch.as_tensor(rms.mean, device=device), torch.as_tensor(spread, device=device))
+    if env.norm_reward:
+        reward = torch.tensor(np.sqrt(env.ret_rms.var + env.epsilon), dtype=torch.float32, device=device)
+    return Scales(obs, reward, env.clip_obs, env.clip_reward)
+
+
+def _each_standardized(obs: Any, env: Normalizer, device: torch.device, change: Callable[..., Tensor]) -> Any:
     """Change what VecNormalize standardises, by its current mean and spread; leave the rest as it is."""
-    if env is None or not env.norm_obs:
+    scales = _scales_of(env, device)
+    if scales is None or not scales.obs:
         return obs
-
-    def changed(part: Tensor, rms: Any) -> Tensor:
-        mean = torch.as_tensor(rms.mean, device=part.device)
-        spread = torch.as_tensor(np.sqrt(rms.var + env.epsilon), device=part.device)
-        return change(part, mean, spread, env.clip_obs)
-
-    if not isinstance(obs, dict):
-        return changed(obs, env.obs_rms)
-    keys = env.norm_obs_keys or []
-    return {key: changed(part, env.obs_rms[key]) if key in keys else part for key, part in obs.items()}
+    parts = obs if isinstance(obs, dict) else {_WHOLE: obs}
+    changed = {
+        key: change(part, *scales.obs[key], scales.clip_obs) if key in scales.obs else part
+        for key, part in parts.items()
+    }
+    return changed if isinstance(obs, dict) else changed[_WHOLE]
 
 
 def _standardize(obs: Tensor, mean: Tensor, spread: Tensor, limit: float) -> Tensor:
@@ -353,29 +392,37 @@ def _unstandardize(obs: Tensor, mean: Tensor, spread: Tensor, limit: float) -> T
     return (obs * spread + mean).float()
 
 
-def join_samples(first: Samples, second: Samples) -> Samples:
-    """Put one batch behind another, in the first one's dtypes."""
-    return type(first)(*(_join(a, b) for a, b in zip(first, second, strict=True)))
+def join_samples(first: Samples, second: Samples, batches: int = 1) -> Samples:
+    """Put each of some equal batches behind its counterpart, in the first one's dtypes."""
+    return type(first)(*(_join(a, b, batches) for a, b in zip(first, second, strict=True)))
 
 
-def pick_samples(samples: Samples, rows: Tensor) -> Samples:
+def split_samples(samples: Samples, batches: int) -> Iterator[Samples]:
+    """Yield a number of equal batches of the rows, in order."""
+    size = len(samples.rewards) // batches
+    for start in range(0, size * batches, size):
+        yield samples if batches == 1 else pick_samples(samples, slice(start, start + size))
+
+
+def pick_samples(samples: Samples, rows: Tensor | slice) -> Samples:
     """Return the rows of a batch with the given indices."""
     return type(samples)(*(_pick(part, rows) for part in samples))
 
 
-def _pick(part: Any, rows: Tensor) -> Any:
+def _pick(part: Any, rows: Tensor | slice) -> Any:
     if isinstance(part, dict):
         return {key: value[rows] for key, value in part.items()}
     return None if part is None else part[rows]
 
 
-def _join(real: Any, imagined: Any) -> Any:
-    """Put imagined rows behind real ones, in the real ones' dtype."""
+def _join(real: Any, imagined: Any, batches: int) -> Any:
+    """Put imagined rows behind real ones in each batch, in the real ones' dtype."""
     if real is None:
         return imagined
     if isinstance(real, dict):
-        return {key: _join(real[key], imagined[key]) for key in real}
-    return torch.cat([real, imagined.to(real.dtype)])
+        return {key: _join(real[key], imagined[key], batches) for key in real}
+    parts = [part.unflatten(0, (batches, -1)) for part in (real, imagined.to(real.dtype))]
+    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.models.network import EnsembleMLP
+from mbrl_wrappers.recording import Recorder
 
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
@@ -160,11 +162,9 @@ def fit_ensemble(
     # Noiseless data would be fitted for ever: 1% of a vanishing error can always be gained.
     least_gain = 1e-8 * HOLDOUT_METRICS[settings.holdout_metric](holdout.y).mean()
     steps, stale_epochs, loss = 0, 0, torch.zeros(())
-    for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator):
-        optimizer.zero_grad(set_to_none=True)
-        loss = ensemble_loss(network, train[index.to(train.x.device)], settings.beta_nll)
-        loss.backward()
-        optimizer.step()
+    descend = _descent(network, optimizer, train, settings.beta_nll)
+    for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator, train.x.device):
+        loss = descend(index)
         steps += 1
         out_of_steps = settings.max_steps is not None and steps >= settings.max_steps
         if steps % epoch_steps and not out_of_steps:
@@ -180,7 +180,34 @@ def fit_ensemble(
     with torch.no_grad():
         for kept, parameter in zip(best, parameters, strict=True):
             parameter.copy_(kept)
-    return FitReport(best_score, steps, float(loss.detach()))
+    return FitReport(best_score, steps, float(loss))
+
+
+def _descent(
+    network: EnsembleMLP, optimizer: torch.optim.Optimizer, train: FitData, beta_nll: float
+) -> Callable[[Tensor], Tensor]:
+    """Return a gradient step on the rows ``[E, B]`` that gives its loss; on a GPU it is recorded."""
+
+    def descend(index: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = ensemble_loss(network, train[index], beta_nll)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    if train.x.device.type != "cuda":
+        return descend
+    recorder = Recorder(train.x.device)
+
+    def descend_on_gpu(index: Tensor) -> Tensor:
+        if not optimizer.state:  # the first step makes it
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch says that it is not recorded
+                return descend(index)
+        moments = [value for state in optimizer.state.values() for value in state.values()]
+        return recorder.recorded(descend, [*network.parameters(), *moments])(index)
+
+    return descend_on_gpu
 
 
 def _optimizer(network: EnsembleMLP, settings: FitSettings) -> torch.optim.Optimizer:
@@ -189,15 +216,17 @@ def _optimizer(network: EnsembleMLP, settings: FitSettings) -> torch.optim.Optim
         for weight, decay in zip(network.weights, settings.weight_decay, strict=True)
     ]
     others = [*network.biases, network.max_logvar, network.min_logvar]
-    return torch.optim.Adam([*decayed, {"params": others}], lr=settings.learning_rate, fused=True)
+    on_gpu = others[0].is_cuda  # where steps are recorded
+    return torch.optim.Adam([*decayed, {"params": others}], lr=settings.learning_rate, fused=True, capturable=on_gpu)
 
 
 def _bootstrap_batches(
-    rows: int, num_members: int, batch_size: int, generator: torch.Generator | None
+    rows: int, num_members: int, batch_size: int, generator: torch.Generator | None, device: torch.device
 ) -> Iterator[Tensor]:
     """Yield indices ``[E, B]`` for ever: each member passes over its own resample with replacement."""
     bootstrap = torch.randint(rows, (num_members, rows), generator=generator)
     while True:
+        there = bootstrap.to(device)
         for start in range(0, rows, batch_size):
-            yield bootstrap[:, start : start + batch_size]
+            yield there[:, start : start + batch_size]
         bootstrap = bootstrap[:, torch.randperm(rows, generator=generator)]

@@ -28,8 +28,8 @@ class Normalizer(nn.Module):
         """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64."""
         std, mean = torch.std_mean(data.double(), dim=0, unbiased=False)
         constant = std <= 1e-7 * mean.abs().clamp(min=1e-5)
-        self.mean = mean.to(self.mean)
-        self.std = torch.where(constant, torch.ones_like(std), std).to(self.std)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
 
     def normalize(self, data: Tensor) -> Tensor:
         """Map raw ``[..., dim]`` to zero mean and unit spread."""

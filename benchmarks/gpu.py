@@ -1,0 +1,175 @@
+"""What recording gains on a GPU: time, launches and waits of updates, recorded and not.
+
+    python benchmarks/gpu.py
+
+Needs a GPU. Writes docs/results/gpu.md. What is not recorded is SB3's own update, or the same function called piece by
+piece.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import gymnasium as gym
+import torch
+from batches import ENVS
+from stable_baselines3 import SAC, TD3
+from torch.profiler import ProfilerActivity, profile
+from updates import BATCH, HORIZON, MEMBERS, make
+
+from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
+from mbrl_wrappers.agents import CompiledSAC, CompiledTD3
+from mbrl_wrappers.imagination import AgentView, BufferDecorator
+from mbrl_wrappers.imagination.real_data import real_transitions
+from mbrl_wrappers.recording import Recorder
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "gpu.md"
+ENV = "HalfCheetah-v5"
+BLOCK, REPEATS, RANDOM_STEPS = 50, 5, 1_000
+FIT_STEPS = 500
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+
+Work = Callable[[int], Any]  # does so many updates
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return the median time of a piece of work, the GPU's included."""
+    found = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return sorted(found)[REPEATS // 2]
+
+
+def calls(work: Callable[[], Any]) -> tuple[int, int, int]:
+    """Return how often a piece of work asks the GPU for something, waits for it, and what the GPU runs."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        work()
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    kernels = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
+    return sum(counts.get(name, 0) for name in LAUNCHES), sum(counts.get(name, 0) for name in WAITS), kernels
+
+
+def row(name: str, plain: Work, recorded: Work) -> str:
+    """Measure updates one way and the other."""
+    cells, spent = [name], {}
+    for kind, work in (("plain", plain), ("recorded", recorded)):
+        work(BLOCK)
+        for count in (BLOCK, 1):
+            spent[kind, count] = 1e3 * seconds(partial(work, count)) / count
+        launches, waits, kernels = calls(partial(work, BLOCK))
+        cells += [f"{spent[kind, BLOCK]:.2f}", f"{launches / BLOCK:.0f}", f"{1000 * waits / BLOCK:.0f}"]
+    cells += [f"{kernels / BLOCK:.0f}", f"{spent['plain', BLOCK] / spent['recorded', BLOCK]:.1f}"]
+    cells += [f"{spent['plain', 1]:.2f}", f"{spent['recorded', 1]:.2f}"]
+    line = "| " + " | ".join(cells) + " |"
+    print(line, flush=True)
+    return line
+
+
+def model_free(kind: type, **kwargs: Any) -> Work:
+    agent = kind("MlpPolicy", gym.make(ENV), device="cuda", learning_starts=RANDOM_STEPS - 1, seed=0, **kwargs)
+    agent.learn(RANDOM_STEPS)
+    return lambda count: agent.train(count, BATCH)
+
+
+def mbpo(kind: type, **kwargs: Any) -> Work:
+    env = gym.make(ENV)
+    dynamics = EnsembleDynamics.for_env(env, max_steps=100, seed=0, device="cuda")
+    agent = kind("MlpPolicy", env, device="cuda", learning_starts=RANDOM_STEPS - 1, seed=0, **kwargs)
+    agent.learn(RANDOM_STEPS, callback=ModelBased(Dyna(), dynamics, fit_every=RANDOM_STEPS))
+    return with_imagination(agent)
+
+
+def with_imagination(agent: Any) -> Work:
+    """Let an agent draw as it does while it learns."""
+    agent.replay_buffer = BufferDecorator(agent.replay_buffer, agent.model_based.strategy)
+    return lambda count: agent.train(count, BATCH)
+
+
+def through_a_model(name: str, compile: bool) -> Work:
+    return with_imagination(make(ENV, name, compile=compile, device="cuda"))
+
+
+def fit(recorded: bool) -> tuple[float, int]:
+    """Return the seconds and steps of a fit of the paper's ensemble of 7, recording included."""
+    env = gym.make(ENV)
+    agent = SAC("MlpPolicy", env, device="cuda", learning_starts=RANDOM_STEPS + 1).learn(RANDOM_STEPS)
+    dynamics = EnsembleDynamics.for_env(env, hidden=ENVS[ENV][0], seed=0, device="cuda", max_steps=FIT_STEPS)
+    transitions = real_transitions(agent.replay_buffer, AgentView(agent, dynamics), dynamics)
+    steps = []
+
+    def work() -> None:
+        steps.append(dynamics.fit(transitions, torch.Generator().manual_seed(0))["grad_steps"])
+
+    as_it_is = patch.object(Recorder, "recorded", lambda self, function, works_on: function)
+    with nullcontext() if recorded else as_it_is:
+        work()
+        return seconds(work), round(sum(steps[1:]) / REPEATS)
+
+
+def hopper() -> str:
+    """Train MBPO as published for some steps, to see what a whole run would take."""
+    env = gym.make("Hopper-v5")
+    dynamics = EnsembleDynamics.for_env(env, seed=0, device="cuda")
+    agent = CompiledSAC("MlpPolicy", env, device="cuda", gradient_steps=20, learning_starts=RANDOM_STEPS, seed=0)
+    model_based = ModelBased(Dyna(), dynamics)
+    agent.learn(RANDOM_STEPS + 250, callback=model_based)
+    started = time.perf_counter()
+    agent.learn(RANDOM_STEPS, callback=model_based, reset_num_timesteps=False)
+    spent = time.perf_counter() - started
+    return (
+        f"MBPO on Hopper-v5, 20 updates per step: {spent:.1f} s for {RANDOM_STEPS:,} env steps from step "
+        f"{RANDOM_STEPS + 250:,} on, fits included; 125,000 steps at that pace are {125 * spent / 60:.0f} minutes."
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    lines = [
+        "# What recording gains on a GPU",
+        "",
+        f"One gradient update of {BATCH} rows, {ENV}: SAC and TD3 with SB3's networks, MBPO with 95 % imagined",
+        f"rows, DHMBPO, which looks {HORIZON} steps ahead in an ensemble of {MEMBERS} and has two critics.",
+        "Times are medians, drawing of batches included: ms per update in a block of",
+        f"{BLOCK}, as with many updates per env step, and last in a block of one. Launches are those that the CPU asks",
+        "for per update, waits those of the CPU for the GPU per 1,000 updates of a block, kernels and copies what the",
+        "GPU runs per update.",
+        "",
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}. Written by `python benchmarks/gpu.py`.",
+        "",
+        "| | ms | launches | waits per 1,000 | recorded: ms | launches | waits per 1,000 | kernels and copies | times "
+        "as fast | one update: ms | recorded |",
+        "|" + "---|" * 11,
+    ]
+    for measured in (
+        lambda: [row("SAC", model_free(SAC), model_free(CompiledSAC, compile=True))],
+        lambda: [row("TD3", model_free(TD3), model_free(CompiledTD3, compile=True))],
+        lambda: [row("MBPO", mbpo(SAC), mbpo(CompiledSAC, compile=True))],
+        lambda: [row("DHMBPO", through_a_model("DHMBPO", False), through_a_model("DHMBPO", True))],
+        lambda: ["", fits()],
+        lambda: ["", hopper()],
+    ):
+        lines += measured()
+        RESULTS.write_text("\n".join(lines) + "\n")  # what was measured outlives what comes after it
+
+
+def fits() -> str:
+    (plain, steps), (recorded, recorded_steps) = fit(False), fit(True)
+    return (
+        f"A fit of an ensemble of 7 to {RANDOM_STEPS} rows: {plain:.2f} s for {steps} steps, recorded {recorded:.2f} s "
+        f"for {recorded_steps} steps, recording included."
+    )
+
+
+if __name__ == "__main__":
+    main()

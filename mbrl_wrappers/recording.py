@@ -1,0 +1,155 @@
+"""Work on a GPU in one launch: functions that are recorded once, as CUDA graphs, and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_map_only
+
+_WARM_UPS = 2  # the first one makes handles and chooses kernels
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A recorded call: what it reads its inputs from, and what it leaves its outputs in."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    outputs: Any
+
+    def replay(self, inputs: list[Tensor]) -> Any:
+        if inputs:
+            torch._foreach_copy_(self.inputs, inputs)
+        self.graph.replay()
+        return tree_map_only(Tensor, Tensor.clone, self.outputs)
+
+
+class Recorder:
+    """Calls functions whose tensors are all on one GPU, by what was recorded at the first such call.
+
+    A GPU runs what an update of small networks needs faster than the CPU can ask for it, piece by piece; a recording
+    asks once. The results are those of the call, up to the choice of kernels, random numbers of torch's global
+    generators included.
+
+    Args:
+        device: the GPU.
+
+    Example:
+        >>> update = Recorder(torch.device("cuda")).recorded(train_on, [weights])  # doctest: +SKIP
+        >>> update(batch)  # doctest: +SKIP
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._recordings: dict[Hashable, _Recording] = {}
+        self._tried: set[Hashable] = set()
+        self._place: Hashable = None
+
+    def recorded(self, function: Callable[..., Any], works_on: Sequence[Tensor]) -> Callable[..., Any]:
+        """Return what does the same as a function, faster from the second call on.
+
+        The function's arguments are tensors, and what else is part of a recording, in nested tuples, lists and dicts;
+        arguments of other shapes or with other parts have a recording of their own.
+
+        Args:
+            function: may change ``works_on`` in place, and else nothing that outlasts the call but gradients. It must
+                never wait for the GPU. The same from call to call, until :meth:`forget`; other tensors that it reads
+                must stay where they are.
+            works_on: where these lie is part of a recording: if they lie elsewhere, all is recorded anew.
+        """
+        place = tuple(tensor.data_ptr() for tensor in works_on)
+        if place != self._place:
+            self.forget()
+            self._place = place
+        return partial(self._call, function, works_on)
+
+    def forget(self) -> None:
+        """Record anew from the next call on: what the function is, or what it reads beside its inputs, has changed."""
+        self._recordings.clear()
+
+    def _call(self, function: Callable[..., Any], works_on: Sequence[Tensor], *inputs: Any) -> Any:
+        tensors: list[Tensor] = []
+        key = _take_apart(inputs, tensors)
+        if key not in self._recordings:
+            held = tree_map_only(Tensor, Tensor.clone, inputs)
+            if key not in self._tried:
+                self._try(function, works_on, held)
+                self._tried.add(key)
+            self._recordings[key] = self._record(function, held)
+        return self._recordings[key].replay(tensors)
+
+    def _try(self, function: Callable[..., Any], works_on: Sequence[Tensor], held: tuple[Any, ...]) -> None:
+        """Call a function, without effect, so that nothing is left to be made when it is recorded."""
+        stream = torch.cuda.Stream(self._device)
+        with _without_checks(), _restored(works_on, self._device):
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    function(*held)
+            torch.cuda.current_stream(self._device).wait_stream(stream)
+
+    def _record(self, function: Callable[..., Any], held: tuple[Any, ...]) -> _Recording:
+        graph = torch.cuda.CUDAGraph()
+        with _without_checks(), _generator_kept(self._device), torch.cuda.graph(graph):
+            outputs = tree_map_only(Tensor, Tensor.detach, function(*held))
+        tensors: list[Tensor] = []
+        _take_apart(held, tensors)
+        return _Recording(graph, tensors, outputs)
+
+
+def _take_apart(value: Any, tensors: list[Tensor]) -> Hashable:
+    """Collect the tensors of a nested value, in order; returns all else that there is to it."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return tuple((key, _take_apart(part, tensors)) for key, part in value.items())
+    if isinstance(value, tuple | list):
+        return type(value), tuple(_take_apart(part, tensors) for part in value)
+    return value
+
+
+@contextmanager
+def _restored(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Put tensors and the GPU's random numbers back behind what was only tried."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    random_state = torch.cuda.get_rng_state(device)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+        torch.cuda.set_rng_state(random_state, device)
+
+
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    """Have distributions not look at their parameters, for which the CPU would wait."""
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checks)
+
+
+@contextmanager
+def _generator_kept(device: torch.device) -> Iterator[None]:
+    """Leave the GPU's generator usable when a recording fails: it would take itself for one that is recorded."""
+    random_state = torch.cuda.get_rng_state(device)
+    try:
+        yield
+    except BaseException:
+        fresh = torch.Generator(device)
+        fresh.set_state(random_state)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
+        raise

@@ -1,0 +1,266 @@
+"""On a GPU agents and models learn what they learn on a CPU, by recordings in place of single launches.
+
+Without a GPU these tests don't run; the functions that are recorded are tested on a CPU in `test_compiled_agents.py`,
+`test_maac.py`, `test_fit.py` and `test_adam.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from sb3_contrib import TQC
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from mbrl_wrappers.agents import MAAC, CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
+from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
+from mbrl_wrappers.models.network import EnsembleMLP
+from mbrl_wrappers.recording import Recorder
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:The AccumulateGrad node"),  # trying a function runs on a stream of its own
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
+
+CUDA = torch.device("cuda")
+PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
+
+
+def arguments() -> dict[str, Any]:
+    return {
+        "policy_kwargs": {"net_arch": [32, 32]},
+        "learning_starts": 60,
+        "buffer_size": 2_000,
+        "seed": 0,
+        "device": "cuda",
+    }
+
+
+def weights(agent: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().cpu() for p in agent.policy.parameters()])
+
+
+def small_model(**kwargs: Any) -> EnsembleDynamics:
+    env = gym.make("Pendulum-v1")
+    return EnsembleDynamics.for_env(
+        env, hidden=(16,), max_steps=40, num_members=3, num_elites=2, seed=0, device="cuda", **kwargs
+    )
+
+
+# -- recordings ------------------------------------------------------------------------------------
+
+
+def noisy_walk(state: torch.Tensor, push: torch.Tensor) -> torch.Tensor:
+    state += push + torch.randn_like(state)
+    return state.sum()
+
+
+def test_a_recording_does_what_its_function_does_random_numbers_included() -> None:
+    found = []
+    for is_recorded in (False, True):
+        torch.manual_seed(3)
+        state, recorder = torch.zeros(5, device=CUDA), Recorder(CUDA)
+
+        def walk(push: torch.Tensor, state: torch.Tensor = state) -> torch.Tensor:
+            return noisy_walk(state, push)
+
+        outputs = []
+        for step in range(4):
+            push = torch.full((5,), float(step), device=CUDA)
+            outputs.append(recorder.recorded(walk, [state])(push) if is_recorded else walk(push))
+            outputs.append(torch.rand((), device=CUDA))  # what is drawn between goes on from there
+        found.append([*outputs, state])
+    for plain, recorded in zip(*found, strict=True):
+        torch.testing.assert_close(plain, recorded)
+
+
+def test_what_a_recording_works_on_may_move() -> None:
+    recorder, one, other = Recorder(CUDA), torch.zeros(3, device=CUDA), torch.zeros(3, device=CUDA)
+    push = torch.ones(3, device=CUDA)
+    held = [one]
+
+    def add(push: torch.Tensor) -> torch.Tensor:
+        held[0] += push
+        return held[0].clone()
+
+    assert recorder.recorded(add, held)(push).tolist() == [1, 1, 1]
+    held[0] = other
+    assert recorder.recorded(add, held)(push).tolist() == [1, 1, 1]
+    assert (one.tolist(), other.tolist()) == ([1, 1, 1], [1, 1, 1])
+
+
+def test_other_shapes_and_constants_have_recordings_of_their_own() -> None:
+    recorder, total = Recorder(CUDA), torch.zeros((), device=CUDA)
+
+    def add(values: torch.Tensor, twice: bool) -> torch.Tensor:
+        total.add_(values.sum() * (2 if twice else 1))
+        return total.clone()
+
+    asked = [
+        (torch.ones(2, device=CUDA), False),
+        (torch.ones(3, device=CUDA), False),
+        (torch.ones(2, device=CUDA), True),
+    ]
+    assert [float(recorder.recorded(add, [total])(*one)) for one in (*asked, *asked)] == [2, 5, 9, 11, 14, 18]
+
+
+def test_an_error_while_recording_leaves_what_it_worked_on() -> None:
+    recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
+
+    def fail(push: torch.Tensor) -> None:
+        state.add_(push)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        recorder.recorded(fail, [state])(torch.ones(3, device=CUDA))
+    assert state.tolist() == [0, 0, 0]
+
+
+def test_what_waits_for_the_gpu_can_t_be_recorded_and_leaves_the_generator_usable() -> None:
+    recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
+
+    def wait(push: torch.Tensor) -> float:
+        return torch.rand_like(push).sum().item()
+
+    torch.manual_seed(5)
+    with pytest.raises(RuntimeError):
+        recorder.recorded(wait, [state])(torch.ones(3, device=CUDA))
+    drawn = torch.rand(3, device=CUDA)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3, device=CUDA))
+    push = torch.zeros(3, device=CUDA)
+    torch.manual_seed(5)
+    assert torch.equal(recorder.recorded(torch.rand_like, [state])(push), drawn)
+
+
+# -- agents ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_recorded_agent_learns_what_sb3s_learns(name: str) -> None:
+    plain, kind = PAIRS[name]
+    found = []
+    for make, kwargs in ((plain, {}), (kind, {"compile": True})):
+        agent = make("MlpPolicy", "Pendulum-v1", train_freq=5, gradient_steps=5, **arguments(), **kwargs)
+        agent.learn(150)
+        found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
+    assert float(found[0][1]) == float(found[1][1])
+
+
+@pytest.mark.parametrize("expand_critic", [False, True])
+def test_a_recorded_maac_learns_what_it_learns_otherwise(expand_critic: bool) -> None:
+    found = []
+    for compile in (False, True):
+        env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=0))
+        options: dict[str, Any] = {"expand_critic": expand_critic, "target_critics": 1, "max_grad_norm": 1.0}
+        agent = MAAC("MlpPolicy", env, horizon=3, compile=compile, **options, **arguments())
+        agent.learn(130, callback=ModelBased(Dyna(0.5, rollouts_per_step=10), small_model(), fit_every=40, seed=0))
+        found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
+    assert float(found[0][1]) == float(found[1][1])
+
+
+def test_updates_of_a_recorded_agent_do_not_wait_for_the_gpu() -> None:
+    agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=3, compile=True, **arguments())
+    agent.learn(70, callback=ModelBased(Dyna(0.0, rollouts_per_step=10), small_model()))
+    with agent._updating() as update:
+        batch = agent.replay_buffer.sample(256)
+        inputs = (batch, agent.model_based.view.flat_obs(batch.observations, None), None, None, True)
+        update(*inputs)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(20):
+                update(*inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_settings_that_are_changed_count_from_then_on() -> None:
+    found = []
+    for compile in (False, True):
+        agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=2, compile=compile, **arguments())
+        callback = ModelBased(Dyna(0.5, rollouts_per_step=10), small_model(), fit_every=40, seed=0)
+        agent.learn(80, callback=callback)
+        agent.gamma, agent.horizon, agent.learning_rate = 0.5, 1, 1e-3
+        agent._setup_lr_schedule()
+        agent.learn(20, callback=callback, reset_num_timesteps=False)
+        found.append(weights(agent))
+    torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
+
+
+def test_gsde_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile must be False for this agent on a GPU, got True: use_sde"):
+        MAAC("MlpPolicy", "Pendulum-v1", compile=True, use_sde=True, **arguments())
+
+
+class Line(gym.Env):
+    """A point on a line, pushed by the action from 0 for ten steps."""
+
+    observation_space = gym.spaces.Box(-20.0, 20.0, (1,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.x, self.count = np.zeros(1, np.float32), 0
+        return self.x, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.x, self.count = self.x + action, self.count + 1
+        return self.x, -float((self.x[0] - 3) ** 2), False, self.count >= 10, {}
+
+
+@pytest.mark.parametrize("kind", [CompiledSAC, MAAC])
+def test_a_run_that_resumes_is_the_run_that_never_stopped(kind: Any, tmp_path: Path) -> None:
+    model = EnsembleDynamics.for_env(Line(), hidden=(16,), max_steps=40, num_members=3, num_elites=2, seed=0)
+    callback = ModelBased(Dyna(0.5, rollouts_per_step=10), model, fit_every=40, seed=0)
+    whole = kind("MlpPolicy", Line(), compile=True, **arguments()).learn(100, callback=callback)
+    save_checkpoint(whole, tmp_path / "checkpoint")
+    whole.learn(60, callback=callback, reset_num_timesteps=False)
+
+    resumed = load_checkpoint(kind, tmp_path / "checkpoint", Line(), "cuda")
+    resumed.learn(60, callback=resumed.model_based, reset_num_timesteps=False)
+    torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-4, rtol=1e-3)
+
+
+def test_what_was_trained_on_a_gpu_plays_on_a_cpu(tmp_path: Path) -> None:
+    agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=2, compile=True, **arguments())
+    agent.learn(80, callback=ModelBased(Dyna(0.5, rollouts_per_step=10), small_model()))
+    agent.save(tmp_path / "agent.zip")
+    loaded = MAAC.load(tmp_path / "agent.zip", env=make_vec_env("Pendulum-v1", 1), device="cpu")
+    obs = np.zeros(3, np.float32)
+    np.testing.assert_allclose(
+        loaded.predict(obs, deterministic=True)[0], agent.predict(obs, deterministic=True)[0], atol=1e-4
+    )
+    assert loaded.model_based.dynamics.device.type == "cpu"
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+def test_a_model_fitted_on_a_gpu_is_the_one_fitted_on_a_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(300, 4, generator=generator), torch.randn(300, 2, generator=generator)
+    data = FitData(x, y, torch.zeros(300, 0))
+    settings = FitSettings(1e-3, [1e-4] * 3, 128, 50, 3, 30, 0.0, "mse")
+    network = EnsembleMLP(3, 4, 2, 0, (16, 16), seed=0)
+    found = []
+    for device in ("cpu", "cuda"):
+        own = copy.deepcopy(network).to(device)
+        there = FitData(*(part.to(device) for part in (data.x, data.y, data.label)))
+        report = fit_ensemble(own, there, there[torch.arange(50, device=device)], settings, generator.manual_seed(1))
+        assert report.steps == 30
+        found.append(torch.cat([p.detach().flatten().cpu() for p in own.parameters()]))
+    assert not torch.equal(found[0], torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
