@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
+from mbrl_wrappers.agents.compiled.adam import AdamState, AdamStep, FusedAdamStep
 
 _ALL_STEPS = 20
 
@@ -51,16 +51,16 @@ class FusedStepper(Stepper):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
-        self._clock = FusedAdamStep.scales(optimizer, 1)[0].clone()
+        self._clock = FusedAdamStep.schedule(optimizer, 1)[0].clone()
         self._known: Any = None  # what the optimizer said when the clock was right
+        self._take = FusedAdamStep(optimizer)
         self.begin()
 
     def begin(self) -> None:
         """Take over from the optimizer."""
-        self._take = FusedAdamStep(self._optimizer)
         self._state = AdamStep.state(self._optimizer)
         if self._says() != self._known:
-            self._clock.copy_(FusedAdamStep.scales(self._optimizer, 1)[0])
+            self._clock.copy_(FusedAdamStep.schedule(self._optimizer, 1)[0])
             self._known = self._says()
 
     def _says(self) -> tuple[float, float]:
@@ -76,8 +76,10 @@ class FusedStepper(Stepper):
     def step(self, norm: Tensor | None = None) -> None:
         """Take a step by the gradients, none if their norm is given and not finite."""
         grads = [p.grad for p in self._optimizer.param_groups[0]["params"]]
+        with_grad = [index for index, grad in enumerate(grads) if grad is not None]
+        state = AdamState(*([part[index] for index in with_grad] for part in self._state))
         is_skipped = None if norm is None else (~norm.isfinite()).float()
-        self._take(self._state, self._clock, grads, is_skipped)
+        self._take(state, self._clock, [grads[index] for index in with_grad], is_skipped)
         self._clock[1] += 1.0 if is_skipped is None else 1.0 - is_skipped
 
     def end(self) -> None:
@@ -198,6 +200,7 @@ def record_means(logger: Logger, updates: list[Logged]) -> None:
     """Log the mean of each number over updates, all of which have the same, under ``train/``."""
     if not updates:
         return
-    means = torch.stack([update.values for update in updates]).mean(0).tolist()
+    assert all(update.names == updates[0].names for update in updates)
+    means = torch.stack([update.values for update in updates], dim=1).mean(1).tolist()
     for name, mean in zip(updates[0].names, means, strict=True):
         logger.record(f"train/{name}", mean)

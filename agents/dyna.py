@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
-from mbrl_wrappers.imagination.buffer import BATCHES_AT_ONCE, draws_alike_at_once
+from mbrl_wrappers.imagination.buffer import batches_at_once, draws_alike_at_once
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import split_samples
@@ -140,11 +140,12 @@ class Dyna(Strategy):
     def sample_block(
         self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
     ) -> Iterator[Samples]:
-        """Draw batches as :meth:`sample` does, but the imagined rows of many at once."""
+        """Draw batches as :meth:`sample` does, but the rows of several at once, real ones where that is the same."""
         num_real = round(self.real_ratio * batch_size) if len(self._buffer) else batch_size
         num_imagined = batch_size - num_real
-        for first in range(0, count, BATCHES_AT_ONCE):
-            batches = min(BATCHES_AT_ONCE, count - first)
+        at_once = batches_at_once(real_buffer, batch_size)
+        for first in range(0, count, at_once):
+            batches = min(at_once, count - first)
             rows = self._buffer.sample(num_imagined * batches, self._generator) if num_imagined else None
             if draws_alike_at_once(real_buffer) or not num_real:
                 yield from split_samples(self._put_together(real_buffer, num_real, rows, env, batches), batches)

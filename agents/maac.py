@@ -175,7 +175,7 @@ class MAAC(WithModel, SAC):
                 f"got {self.target_critics}"
             )
         if self._is_recorded:
-            check_recordable(self._optimizers(), self.use_sde)
+            check_recordable(self.device, self._optimizers(), self.use_sde)
         if self.compile and any(
             leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves
         ):
@@ -198,7 +198,8 @@ class MAAC(WithModel, SAC):
                     self.actor.reset_noise()
                 obs = view.flat_obs(batch.observations, scales)
                 moves_target = gradient_step % self.target_update_interval == 0
-                log.append(update(batch, obs, scales, self._target_members(), moves_target))
+                members = self._target_members() if self.device.type == "cuda" else None  # no part of a recording
+                log.append(update(batch, obs, scales, members, moves_target))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
@@ -227,7 +228,8 @@ class MAAC(WithModel, SAC):
         numbers = (self.max_grad_norm, self.backprop_steps, self.gamma, self.tau, self.target_entropy)
         fixed_alpha = None if self.ent_coef_optimizer is not None else self.ent_coef_tensor.data_ptr()
         made_of = [self.model_based.view, *options, *numbers, fixed_alpha]
-        with self._recorded.updating(self._update, self.policy, self._optimizers(), dynamics, made_of) as update:
+        given = (self._update, self.policy, self._optimizers(), dynamics, made_of, self.use_sde)
+        with self._recorded.updating(*given) as update:
             yield update
 
     def _update(
@@ -248,7 +250,7 @@ class MAAC(WithModel, SAC):
             batch: as the networks take it.
             obs: its observations as the model takes them, ``[B, D]``.
             scales: of VecNormalize.
-            members: which critics the targets take the least of, ``[C]``, None for all.
+            members: which critics the targets take the least of, ``[C]``, if that is drawn already.
             moves_target: whether the target critic is due.
 
         Returns:
@@ -260,7 +262,11 @@ class MAAC(WithModel, SAC):
         rollout = self._look_ahead(batch.observations, obs, step, watch, scales)
         alpha, entropy_log = self._update_alpha(rollout.log_prob[0], steppers.get("alpha"))
 
-        critic_loss = parts.critic_loss(rollout if self.expand_critic else batch, alpha, members, scales)
+        members = self._target_members() if members is None else members
+        if self.expand_critic:
+            critic_loss = parts.critic_loss(rollout, alpha, members, scales)
+        else:
+            critic_loss = parts.critic_loss(batch, alpha, members)
         steppers["critic"].descend(critic_loss)
 
         last_obs = self._policy_obs(rollout.obs[-1], scales) if self.horizon else batch.observations
@@ -294,7 +300,7 @@ class MAAC(WithModel, SAC):
     # -- the actor looks ahead ---------------------------------------------------------------------
 
     def _look_ahead(
-        self, observations: Any, obs: Tensor, step: Step, watch: GradientWatch, scales: Scales | None = None
+        self, observations: Any, obs: Tensor, step: Step, watch: GradientWatch, scales: Scales | None
     ) -> Rollout:
         probes = [watch.probe(obs) for _ in range(self.horizon + 1)]
         return self._parts().look_ahead(observations, obs, step, probes, scales)
@@ -303,7 +309,7 @@ class MAAC(WithModel, SAC):
         return self.model_based.view.policy_obs(obs, scales)
 
     def _ahead(
-        self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor], scales: Scales | None = None
+        self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor], scales: Scales | None
     ) -> Rollout:
         """Look ahead from what the policy sees, which is ``obs [B, D]`` to the model."""
         probe_of_next = iter(probes)
@@ -338,9 +344,7 @@ class MAAC(WithModel, SAC):
             return None
         return torch.randperm(len(self.critic.q_networks), device=self.device)[: self.target_critics]
 
-    def _td_loss(
-        self, batch: Samples, alpha: Tensor, members: Tensor | None = None, scales: Scales | None = None
-    ) -> Tensor:
+    def _td_loss(self, batch: Samples, alpha: Tensor, members: Tensor | None) -> Tensor:
         """Return SAC's loss (Haarnoja et al. 2018b, equations 5 and 6)."""
         with torch.no_grad():
             discounts = self.gamma if batch.discounts is None else batch.discounts
@@ -351,9 +355,7 @@ class MAAC(WithModel, SAC):
         losses = [F.mse_loss(value, target) for value in self.critic(batch.observations, batch.actions)]
         return 0.5 * torch.stack(losses).sum()
 
-    def _expanded_loss(
-        self, rollout: Rollout, alpha: Tensor, members: Tensor | None = None, scales: Scales | None = None
-    ) -> Tensor:
+    def _expanded_loss(self, rollout: Rollout, alpha: Tensor, members: Tensor | None, scales: Scales | None) -> Tensor:
         """Return the loss of the first ``H`` states and actions of the rollouts against what lies behind them."""
         with torch.no_grad():
             last_obs = self._policy_obs(rollout.obs[-1], scales)

@@ -14,19 +14,19 @@ from mbrl_wrappers.agents.climbing import FusedStepper
 from mbrl_wrappers.agents.compiled.adam import AdamStep
 from mbrl_wrappers.agents.expansion import step_in_turn
 from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.recording import Recorder
+from mbrl_wrappers.recording import Recorder, objection_to
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
-def check_recordable(optimizers: Optimizers, use_sde: bool) -> None:
+def check_recordable(device: torch.device, optimizers: Optimizers, use_sde: bool) -> None:
     """Refuse what no recording can hold.
 
     Raises:
-        ValueError: for gSDE, whose noise lies elsewhere for each update, and optimizers that
-            :class:`~mbrl_wrappers.agents.compiled.adam.AdamStep` does not know.
+        ValueError: for a GPU that is not the current one, gSDE, whose noise lies elsewhere for each update, and
+            optimizers that :class:`~mbrl_wrappers.agents.compiled.adam.AdamStep` does not know.
     """
-    objections = [AdamStep.objection(optimizer) for optimizer in optimizers.values()]
+    objections = [objection_to(device), *map(AdamStep.objection, optimizers.values())]
     if use_sde:
         objections.append("use_sde draws its noise anew for each update")
     if found := next(filter(None, objections), None):
@@ -42,13 +42,16 @@ class RecordedUpdates:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._recorder = Recorder(device)
+        self._recorder: Any = None
         self._steppers: dict[str, FusedStepper] = {}
         self._made_of: list[Any] = []
         self._networks: list[Tensor] = []
-        self._tensors_of_model: list[Tensor] = []
         self._model: list[Any] = []
         self._step: Any = None
+
+    def __reduce__(self) -> Any:
+        """Copies and what is unpickled record anew."""
+        return type(self), (self._device,)
 
     @contextmanager
     def updating(
@@ -58,6 +61,7 @@ class RecordedUpdates:
         optimizers: Optimizers,
         dynamics: DynamicsModel,
         made_of: Sequence[Any],
+        use_sde: bool,
     ) -> Iterator[Callable[..., Any]]:
         """Give what makes an update, and tell the optimizers behind it.
 
@@ -67,17 +71,27 @@ class RecordedUpdates:
             optimizers: of the networks, by name.
             dynamics: the model.
             made_of: what else counts for the update and is not given with each; anything that can be compared.
+            use_sde: whether the policy explores by gSDE.
+
+        Raises:
+            ValueError: see :func:`check_recordable`.
         """
-        made_of = [*made_of, policy, dynamics, *optimizers.values()]
+        functions = [getattr(dynamics, name, None) for name in ("reward_fn", "termination_fn")]
+        constants = [AdamStep.constants(optimizer) for optimizer in optimizers.values()]
+        made_of = [*made_of, policy, dynamics, *functions, *optimizers.values(), *constants]
         if made_of != self._made_of:
-            self._recorder, self._made_of = Recorder(self._device), made_of
+            check_recordable(self._device, optimizers, use_sde)
+            self._made_of, self._model = [], []
+            self._recorder = Recorder(self._device)
             self._steppers = {name: FusedStepper(optimizer) for name, optimizer in optimizers.items()}
             self._networks = [*policy.parameters(), *policy.buffers()]
-            self._tensors_of_model = [*dynamics.parameters(), *dynamics.buffers()]
-        model = [*dynamics.particle_members, *((t.data_ptr(), t._version) for t in self._tensors_of_model)]
+            self._made_of = made_of
+        tensors = [*dynamics.parameters(), *dynamics.buffers()]
+        model = [*dynamics.particle_members, *((t.data_ptr(), t._version) for t in tensors)]
         if model != self._model:
             self._recorder.forget()
-            self._step, self._model = step_in_turn(dynamics), model
+            self._step = step_in_turn(dynamics)
+            self._model = model
         works_on = list(self._networks)
         for stepper in self._steppers.values():
             stepper.begin()

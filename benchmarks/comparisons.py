@@ -62,8 +62,6 @@ class Experiment:
     panels: dict[str, list[str]]
     borrowed: dict[str, str] = field(default_factory=dict)
     text: list[str] = field(default_factory=list)
-    eval_episodes: int = EVAL_EPISODES
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -93,8 +91,7 @@ def spec_of(page: Page, name: str, label: str, seed: int) -> JobSpec:
         params=column.params,
         env_kwargs=column.env_kwargs,
         eval_freq=experiment.eval_freq,
-        eval_episodes=experiment.eval_episodes,
-        device=experiment.device,
+        eval_episodes=EVAL_EPISODES,
     )
     return spec if column.model else base_of(spec)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py
 
-Needs a GPU. Writes docs/results/gpu.md. What is not recorded is SB3's own update, or the same function called piece by
-piece.
+Needs a GPU. Prints what docs/results/gpu.md holds of one. What is not recorded is SB3's own update, or the function
+that is recorded called as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +20,7 @@ import torch
 from batches import ENVS
 from stable_baselines3 import SAC, TD3
 from torch.profiler import ProfilerActivity, profile
-from updates import BATCH, HORIZON, MEMBERS, make
+from updates import BATCH, make
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
 from mbrl_wrappers.agents import CompiledSAC, CompiledTD3
@@ -29,10 +28,9 @@ from mbrl_wrappers.imagination import AgentView, BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.recording import Recorder
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "gpu.md"
 ENV = "HalfCheetah-v5"
 BLOCK, REPEATS, RANDOM_STEPS = 50, 5, 1_000
-FIT_STEPS = 500
+FIT_STEPS = 1_000
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
@@ -71,9 +69,7 @@ def row(name: str, plain: Work, recorded: Work) -> str:
         cells += [f"{spent[kind, BLOCK]:.2f}", f"{launches / BLOCK:.0f}", f"{1000 * waits / BLOCK:.0f}"]
     cells += [f"{kernels / BLOCK:.0f}", f"{spent['plain', BLOCK] / spent['recorded', BLOCK]:.1f}"]
     cells += [f"{spent['plain', 1]:.2f}", f"{spent['recorded', 1]:.2f}"]
-    line = "| " + " | ".join(cells) + " |"
-    print(line, flush=True)
-    return line
+    return "| " + " | ".join(cells) + " |"
 
 
 def model_free(kind: type, **kwargs: Any) -> Work:
@@ -133,42 +129,27 @@ def hopper() -> str:
     )
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    lines = [
-        "# What recording gains on a GPU",
-        "",
-        f"One gradient update of {BATCH} rows, {ENV}: SAC and TD3 with SB3's networks, MBPO with 95 % imagined",
-        f"rows, DHMBPO, which looks {HORIZON} steps ahead in an ensemble of {MEMBERS} and has two critics.",
-        "Times are medians, drawing of batches included: ms per update in a block of",
-        f"{BLOCK}, as with many updates per env step, and last in a block of one. Launches are those that the CPU asks",
-        "for per update, waits those of the CPU for the GPU per 1,000 updates of a block, kernels and copies what the",
-        "GPU runs per update.",
-        "",
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}. Written by `python benchmarks/gpu.py`.",
-        "",
-        "| | ms | launches | waits per 1,000 | recorded: ms | launches | waits per 1,000 | kernels and copies | times "
-        "as fast | one update: ms | recorded |",
-        "|" + "---|" * 11,
-    ]
-    for measured in (
-        lambda: [row("SAC", model_free(SAC), model_free(CompiledSAC, compile=True))],
-        lambda: [row("TD3", model_free(TD3), model_free(CompiledTD3, compile=True))],
-        lambda: [row("MBPO", mbpo(SAC), mbpo(CompiledSAC, compile=True))],
-        lambda: [row("DHMBPO", through_a_model("DHMBPO", False), through_a_model("DHMBPO", True))],
-        lambda: ["", fits()],
-        lambda: ["", hopper()],
-    ):
-        lines += measured()
-        RESULTS.write_text("\n".join(lines) + "\n")  # what was measured outlives what comes after it
-
-
 def fits() -> str:
     (plain, steps), (recorded, recorded_steps) = fit(False), fit(True)
     return (
         f"A fit of an ensemble of 7 to {RANDOM_STEPS} rows: {plain:.2f} s for {steps} steps, recorded {recorded:.2f} s "
         f"for {recorded_steps} steps, recording included."
     )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
+    print(
+        "| | ms | launches | waits per 1,000 | recorded: ms | launches | waits per 1,000 | kernels and copies | times "
+        "as fast | one update: ms | recorded |"
+    )
+    print("|" + "---|" * 11)
+    print(row("SAC", model_free(SAC), model_free(CompiledSAC, compile=True)), flush=True)
+    print(row("TD3", model_free(TD3), model_free(CompiledTD3, compile=True)), flush=True)
+    print(row("MBPO", mbpo(SAC), mbpo(CompiledSAC, compile=True)), flush=True)
+    print(row("DHMBPO", through_a_model("DHMBPO", False), through_a_model("DHMBPO", True)), flush=True)
+    print(f"\n{fits()}\n\n{hopper()}")
 
 
 if __name__ == "__main__":

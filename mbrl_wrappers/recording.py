@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,16 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map_only
 
 _WARM_UPS = 2  # the first one makes handles and chooses kernels
+_failures = 0  # to record; see _generator_kept
+
+
+def objection_to(device: torch.device) -> str | None:
+    """Say why nothing can be recorded on a device, None if it can."""
+    if device.type != "cuda":
+        return f"the device is {device}, not a GPU"
+    if device.index not in (None, torch.cuda.current_device()):
+        return f"the GPU is {device}, not the current one, {torch.cuda.current_device()}; see torch.cuda.set_device"
+    return None
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,14 @@ class Recorder:
     asks once. The results are those of the call, up to the choice of kernels, random numbers of torch's global
     generators included.
 
+    While a function is recorded, distributions don't check their parameters, and no replay does: what is not a number
+    stays unnoticed.
+
     Args:
-        device: the GPU.
+        device: the GPU, the current one.
+
+    Raises:
+        ValueError: for another device.
 
     Example:
         >>> update = Recorder(torch.device("cuda")).recorded(train_on, [weights])  # doctest: +SKIP
@@ -47,10 +64,16 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device) -> None:
+        if objection := objection_to(device):
+            raise ValueError(f"device must be the current GPU, got {device}: {objection}")
         self._device = device
         self._recordings: dict[Hashable, _Recording] = {}
         self._tried: set[Hashable] = set()
         self._place: Hashable = None
+
+    def __reduce__(self) -> Any:
+        """Copies and what is unpickled record anew."""
+        return type(self), (self._device,)
 
     def recorded(self, function: Callable[..., Any], works_on: Sequence[Tensor]) -> Callable[..., Any]:
         """Return what does the same as a function, faster from the second call on.
@@ -64,7 +87,7 @@ class Recorder:
                 must stay where they are.
             works_on: where these lie is part of a recording: if they lie elsewhere, all is recorded anew.
         """
-        place = tuple(tensor.data_ptr() for tensor in works_on)
+        place = (_failures, *(tensor.data_ptr() for tensor in works_on))
         if place != self._place:
             self.forget()
             self._place = place
@@ -90,10 +113,12 @@ class Recorder:
         stream = torch.cuda.Stream(self._device)
         with _without_checks(), _restored(works_on, self._device):
             stream.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
-                    function(*held)
-            torch.cuda.current_stream(self._device).wait_stream(stream)
+            try:
+                with torch.cuda.stream(stream):
+                    for _ in range(_WARM_UPS):
+                        function(*held)
+            finally:
+                torch.cuda.current_stream(self._device).wait_stream(stream)
 
     def _record(self, function: Callable[..., Any], held: tuple[Any, ...]) -> _Recording:
         graph = torch.cuda.CUDAGraph()
@@ -132,22 +157,29 @@ def _restored(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]
 
 @contextmanager
 def _without_checks() -> Iterator[None]:
-    """Have distributions not look at their parameters, for which the CPU would wait."""
+    """Have distributions not look at their parameters, for which the CPU would wait; nor torch warn of the streams."""
     checks = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # trying has a stream of its own
+            yield
     finally:
         Distribution.set_default_validate_args(checks)
 
 
 @contextmanager
 def _generator_kept(device: torch.device) -> Iterator[None]:
-    """Leave the GPU's generator usable when a recording fails: it would take itself for one that is recorded."""
+    """Leave the GPU's generator usable when a recording fails: it would take itself for one that is recorded.
+
+    What was recorded before is then none of its business any more, and has to be recorded anew.
+    """
+    global _failures
     random_state = torch.cuda.get_rng_state(device)
     try:
         yield
     except BaseException:
+        _failures += 1
         fresh = torch.Generator(device)
         fresh.set_state(random_state)
         index = torch.cuda.current_device() if device.index is None else device.index

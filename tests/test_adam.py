@@ -46,8 +46,8 @@ def test_a_fused_step_is_torchs(weight_decay: float) -> None:
             network.linear(data(step)).square().sum().backward()
         theirs.optimizer.step()
         grads = [p.grad.t().contiguous().t() for p in ours.parameters()]  # transposed, as a compiler may leave them
-        take, scales = FusedAdamStep(ours.optimizer), FusedAdamStep.scales(ours.optimizer, 1)
-        take(AdamStep.state(ours.optimizer), scales[0], grads)
+        take, schedule = FusedAdamStep(ours.optimizer), FusedAdamStep.schedule(ours.optimizer, 1)
+        take(AdamStep.state(ours.optimizer), schedule[0], grads)
         AdamStep.count(ours.optimizer, 1)
         torch.testing.assert_close(theirs.weights(), ours.weights(), atol=1e-7, rtol=1e-6)
 

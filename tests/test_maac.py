@@ -204,7 +204,7 @@ def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
         rollout.reward[0] = step(rollout.obs[0], rollout.action[0]).reward
         rollout.is_reached[1] = ~rollout.terminated[0]
 
-    loss = agent._expanded_loss(rollout, torch.tensor(ALPHA))
+    loss = agent._expanded_loss(rollout, torch.tensor(ALPHA), None, None)
 
     assert rollout.terminated[0].tolist() == [False, False, True]
     with torch.no_grad():
@@ -257,7 +257,8 @@ def test_targets_take_the_least_of_so_many_critics(expand_critic: bool) -> None:
     found = {}
     with torch.no_grad():
         for pair in ((0, 1), (3, 2)):
-            loss = agent._parts().critic_loss(batch, torch.tensor(0.0), torch.tensor(pair))
+            scales = [None] if expand_critic else []
+            loss = agent._parts().critic_loss(batch, torch.tensor(0.0), torch.tensor(pair), *scales)
             if expand_critic:
                 target = rollout.reward[0] + GAMMA * (min(pair) + 1.0)
                 values = agent.critic(rollout.obs[0], rollout.action[0])

@@ -78,7 +78,7 @@ class AdamStep:
         return AdamState(params, [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states])
 
     @staticmethod
-    def scales(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
+    def schedule(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
         """Return the step size ``lr / (1 - beta1^t)`` and the root of ``1 - beta2^t``, ``[count, 2]``.
 
         Made before the steps: a compiler would work the powers out again for each entry of each parameter.
@@ -95,16 +95,16 @@ class AdamStep:
         for state in optimizer.state.values():
             state["step"] += steps
 
-    def __call__(self, state: AdamState, scales: Tensor, grads: Sequence[Tensor]) -> None:
+    def __call__(self, state: AdamState, schedule: Tensor, grads: Sequence[Tensor]) -> None:
         """Take one step in place (Kingma & Ba 2015, algorithm 1; weight decay as an L2 penalty).
 
         Args:
             state: from :meth:`state`.
-            scales: ``[2]``, the step's row of :meth:`scales`.
+            schedule: ``[2]``, the step's row of :meth:`schedule`.
             grads: shaped as the parameters.
         """
         beta1, beta2 = self._betas
-        step_size, root = scales
+        step_size, root = schedule
         for p, grad, m, v in zip(state.params, grads, state.exp_avg, state.exp_avg_sq, strict=True):
             g = grad + self._weight_decay * p if self._weight_decay else grad
             m.lerp_(g, 1 - beta1)
@@ -116,7 +116,7 @@ class FusedAdamStep(AdamStep):
     """The same step in one launch, with all that changes from step to step in tensors: for a recording on a GPU."""
 
     @staticmethod
-    def scales(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
+    def schedule(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
         """Return the learning rate and the number of each of the next steps, counted from 1, ``[count, 2]``."""
         group: dict[str, Any] = optimizer.param_groups[0]
         done = float(optimizer.state[group["params"][0]].get("step", 0.0))
@@ -126,17 +126,17 @@ class FusedAdamStep(AdamStep):
         )
 
     def __call__(
-        self, state: AdamState, scales: Tensor, grads: Sequence[Tensor], is_skipped: Tensor | None = None
+        self, state: AdamState, schedule: Tensor, grads: Sequence[Tensor], is_skipped: Tensor | None = None
     ) -> None:
         """Take one step in place.
 
         Args:
             state: from :meth:`state`.
-            scales: ``[2]``, the step's row of :meth:`scales`.
+            schedule: ``[2]``, the step's row of :meth:`schedule`.
             grads: shaped as the parameters.
             is_skipped: 1 where nothing is to change, else 0; a float32 without dimensions.
         """
-        learning_rate, step = scales
+        learning_rate, step = schedule
         grads = [grad.contiguous() for grad in grads]  # gradients of linear layers come transposed
         torch._fused_adam_(
             state.params,

@@ -118,7 +118,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
 
         def update(
             state: SoftState,
-            scales: dict[str, Tensor],
+            schedule: dict[str, Tensor],
             settings: SoftSettings,
             batch: ReplayBufferSamples,
             noises: tuple[Tensor, Tensor],
@@ -137,7 +137,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
                 return critic_loss_of(critic.at(params, batch.observations, batch.actions), target)
 
             grads, critic_loss_value = torch.func.grad_and_value(critic_loss)(state.critic.params)
-            steps["critic"](state.critic, scales["critic"], grads)
+            steps["critic"](state.critic, schedule["critic"], grads)
 
             # Actor (equation 7).
             def actor_loss(params: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -156,8 +156,8 @@ class _CompiledSoftActorCritic(CompiledAgent):
                 surplus = (log_prob + settings.target_entropy).mean()
                 logged.append(-(log_alpha * surplus).mean())
                 grad = torch.ones_like(log_alpha) * -surplus
-                steps["alpha"](state.alpha, scales["alpha"], [grad])
-            steps["actor"](state.actor, scales["actor"], grads)
+                steps["alpha"](state.alpha, schedule["alpha"], [grad])
+            steps["actor"](state.actor, schedule["actor"], grads)
             if moves_target:
                 polyak(state.critic.params, state.target, settings.tau)
             return logged_values(logged)
@@ -193,6 +193,9 @@ class CompiledTQC(_CompiledSoftActorCritic, TQC):
 
     See :class:`~mbrl_wrappers.agents.compiled.update.CompiledAgent` for ``compile``, and ``TQC`` for the rest.
     """
+
+    def _baked_in(self) -> dict[str, Any]:
+        return {"top_quantiles_to_drop_per_net": self.top_quantiles_to_drop_per_net}
 
     def _next_values(self, outputs: Any) -> Tensor:
         kept = self.critic.quantiles_total - self.top_quantiles_to_drop_per_net * self.critic.n_critics

@@ -72,8 +72,8 @@ class CompiledTD3(CompiledAgent, TD3):
     def _draw(self, batch: ReplayBufferSamples) -> Tensor:
         return torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
 
-    def _constants(self) -> dict[str, Any]:
-        return {**super()._constants(), "noise": self.target_policy_noise}
+    def _baked_in(self) -> dict[str, Any]:
+        return {"target_policy_noise": self.target_policy_noise}
 
     def _make_update(self) -> Callable[..., Tensor]:
         steps = self._adam_steps()
@@ -83,7 +83,7 @@ class CompiledTD3(CompiledAgent, TD3):
 
         def update(
             state: TD3State,
-            scales: dict[str, Tensor],
+            schedule: dict[str, Tensor],
             settings: TD3Settings,
             batch: ReplayBufferSamples,
             noise: Tensor,
@@ -102,7 +102,7 @@ class CompiledTD3(CompiledAgent, TD3):
                 return torch.stack([F.mse_loss(value, target) for value in outputs]).sum()
 
             grads, critic_loss_value = torch.func.grad_and_value(critic_loss)(state.critic.params)
-            steps["critic"](state.critic, scales["critic"], grads)
+            steps["critic"](state.critic, schedule["critic"], grads)
             if not moves_actor:
                 return logged_values([critic_loss_value, torch.full_like(critic_loss_value, torch.nan)])
 
@@ -112,7 +112,7 @@ class CompiledTD3(CompiledAgent, TD3):
                 return -first_critic.at(state.critic.params, batch.observations, action).mean()
 
             grads, actor_loss_value = torch.func.grad_and_value(actor_loss)(state.actor.params)
-            steps["actor"](state.actor, scales["actor"], grads)
+            steps["actor"](state.actor, schedule["actor"], grads)
             polyak(state.critic.params, state.target_critic, settings.tau)
             polyak(state.actor.params, state.target_actor, settings.tau)
             return logged_values([critic_loss_value, actor_loss_value])

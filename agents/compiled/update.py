@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
 from mbrl_wrappers.agents.compiled.functional import compiled
 from mbrl_wrappers.imagination.buffer import draw_batches
-from mbrl_wrappers.recording import Recorder
+from mbrl_wrappers.recording import Recorder, objection_to
 
 # Compiling takes half a minute on a CPU; an update of small networks or of SB3's default ones gains some 5 ms.
 MIN_UPDATES = 10_000
@@ -82,9 +82,9 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     @abstractmethod
     def _make_update(self) -> Callable[..., Tensor]:
-        """Return a function of ``(state, scales, settings, batch, noise, is_due)`` that updates in place.
+        """Return a function of ``(state, schedule, settings, batch, noise, is_due)`` that updates in place.
 
-        ``scales`` holds for each optimizer its row of :meth:`AdamStep.scales`. Returns what is logged.
+        ``schedule`` holds for each optimizer its row of :meth:`AdamStep.schedule`. Returns what is logged.
         """
 
     @abstractmethod
@@ -107,9 +107,9 @@ class CompiledAgent(OffPolicyAlgorithm):
     def _is_due(self, index: int) -> bool:
         """Tell whether the ``index``-th update of a block does what not every one does."""
 
-    def _constants(self) -> dict[str, Any]:
-        """Return what is built into the function of an update, by name."""
-        return {name: AdamStep.constants(optimizer) for name, optimizer in self._trained().items()}
+    def _baked_in(self) -> dict[str, Any]:
+        """Return what a recording takes for constant, by name, beside the optimizers' constants."""
+        return {}
 
     @abstractmethod
     def _record(self, logged: Tensor) -> None:
@@ -128,7 +128,7 @@ class CompiledAgent(OffPolicyAlgorithm):
         _check_compile(self.compile)  # loading sets whatever it is given
         # A run that goes on, though for few steps, stays what it was: numbers would differ in their last digits.
         if self.compile == "auto" and not reset_num_timesteps and self._is_compiled is not None:
-            self._is_compiled = self._is_compiled and self._objection() is None
+            self._is_compiled = self._is_compiled and self._objected() is None
         else:
             steps_done = 0 if reset_num_timesteps else self.num_timesteps
             self._is_compiled = self._is_to_be_compiled(total_timesteps, steps_done)
@@ -138,10 +138,13 @@ class CompiledAgent(OffPolicyAlgorithm):
         if self.compile == "auto":
             planned = self._planned_updates(total_timesteps, steps_done)
             least = MIN_RECORDED_UPDATES if self._on_gpu else MIN_UPDATES
-            return planned >= least and self._objection() is None
-        if self.compile and (objection := self._objection()):
+            return planned >= least and self._objected() is None
+        if self.compile and (objection := self._objected()):
             raise ValueError(f"compile must be False or 'auto' for this agent, got True: {objection}")
         return bool(self.compile)
+
+    def _objected(self) -> str | None:
+        return (objection_to(self.device) if self._on_gpu else None) or self._objection()
 
     def _planned_updates(self, total_timesteps: int, steps_done: int) -> float:
         steps = max(0, total_timesteps - max(0, self.learning_starts - steps_done))
@@ -162,7 +165,8 @@ class CompiledAgent(OffPolicyAlgorithm):
             # Failures to compile have no class in common; an error of another kind comes again below.
             if self.compile != "auto" or self._has_updated:
                 raise
-            warnings.warn(f"the update cannot be compiled here and runs as it is: {error}", stacklevel=2)
+            what = "recorded" if self._on_gpu else "compiled"
+            warnings.warn(f"the update cannot be {what} here and runs as it is: {error}", stacklevel=2)
             self._is_compiled = False
             super().train(gradient_steps, batch_size)
             return
@@ -173,7 +177,9 @@ class CompiledAgent(OffPolicyAlgorithm):
 
         On a CPU it is compiled, on a GPU it is to be recorded.
         """
-        built_with = self._constants()
+        built_with: dict[str, Any] = {name: AdamStep.constants(o) for name, o in self._trained().items()}
+        if self._on_gpu:
+            built_with |= self._baked_in()
         if self._update is None or self._built_with != built_with:
             update = self._make_update()
             self._recorder = Recorder(self.device) if self._on_gpu else None
@@ -199,10 +205,12 @@ class CompiledAgent(OffPolicyAlgorithm):
         self._update_learning_rate(list(optimizers.values()))
         state, settings = self._state(), self._settings()
         # One row more than there are steps: an update that leaves a network alone is handed the next row, unread.
-        rows = {name: self._adam.scales(o, self._steps_of(name, gradient_steps) + 1) for name, o in optimizers.items()}
+        rows = {
+            name: self._adam.schedule(o, self._steps_of(name, gradient_steps) + 1) for name, o in optimizers.items()
+        }
 
-        def drawn(scales: dict[str, Tensor], settings: Any, batch: Any, is_due: bool) -> Tensor:
-            return update(state, scales, settings, batch, self._draw(batch), is_due)
+        def drawn(schedule: dict[str, Tensor], settings: Any, batch: Any, is_due: bool) -> Tensor:
+            return update(state, schedule, settings, batch, self._draw(batch), is_due)
 
         take = drawn
         if self._recorder is not None:
@@ -212,8 +220,8 @@ class CompiledAgent(OffPolicyAlgorithm):
             with torch.no_grad():
                 batches = draw_batches(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
                 for index, batch in enumerate(batches):
-                    scales = {name: of_steps[self._steps_of(name, index)] for name, of_steps in rows.items()}
-                    logged.append(take(scales, settings, batch, self._is_due(index)))
+                    schedule = {name: of_steps[self._steps_of(name, index)] for name, of_steps in rows.items()}
+                    logged.append(take(schedule, settings, batch, self._is_due(index)))
                     self._has_updated = True
         finally:  # an interrupt must not leave weights that are ahead of their optimizer
             for name, optimizer in optimizers.items():

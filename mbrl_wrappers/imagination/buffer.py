@@ -11,7 +11,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import split_samples
 
-BATCHES_AT_ONCE = 32  # bounds the memory of a block
+BATCHES_AT_ONCE = 32
+_BYTES_AT_ONCE = 2**26
 _OWN = ("inner", "strategy")
 
 
@@ -83,10 +84,17 @@ def draws_alike_at_once(buffer: ReplayBuffer) -> bool:
     return type(buffer) in (ReplayBuffer, DictReplayBuffer) and buffer.n_envs == 1
 
 
+def batches_at_once(buffer: ReplayBuffer, rows: int) -> int:
+    """Return how many batches of so many real rows are drawn as one block, by the memory of their observations."""
+    parts = buffer.observations.values() if isinstance(buffer.observations, dict) else [buffer.observations]
+    of_batch = 2 * rows * sum(part[0, 0].nbytes for part in parts)
+    return max(1, min(BATCHES_AT_ONCE, _BYTES_AT_ONCE // max(of_batch, 1)))
+
+
 def draw_batches(
     buffer: ReplayBuffer | None, batch_size: int, count: int, env: VecNormalize | None = None
 ) -> Iterable[Samples]:
-    """Draw ``count`` batches of ``batch_size`` rows, the ones that ``buffer.sample`` would draw, many at once."""
+    """Draw ``count`` batches of ``batch_size`` rows, the ones that ``buffer.sample`` would draw, several at once."""
     assert buffer is not None
     if isinstance(buffer, BufferDecorator):
         return buffer.sample_block(batch_size, count, env)
@@ -97,6 +105,7 @@ def _drawn(buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize 
     if not draws_alike_at_once(buffer):
         yield from (buffer.sample(batch_size, env=env) for _ in range(count))
         return
-    for first in range(0, count, BATCHES_AT_ONCE):
-        batches = min(BATCHES_AT_ONCE, count - first)
+    at_once = batches_at_once(buffer, batch_size)
+    for first in range(0, count, at_once):
+        batches = min(at_once, count - first)
         yield from split_samples(buffer.sample(batches * batch_size, env=env), batches)

@@ -59,8 +59,8 @@ class Strategy(ABC):
     ) -> Iterable[Samples]:
         """Draw ``count`` batches, each as :meth:`sample` draws it; to be overridden where one draw can serve several.
 
-        Agents that know how many batches they need ask here, others ask :meth:`sample`. A batch is drawn from the
-        real buffer when it is its turn, so that the agent's own random numbers keep their order.
+        Agents that know how many batches they need ask here, others ask :meth:`sample`. What is drawn
+        from the real buffer is what would be drawn batch by batch, so that runs are the same either way.
         """
         return (self.sample(real_buffer, batch_size, env) for _ in range(count))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.models.network import EnsembleMLP
-from mbrl_wrappers.recording import Recorder
+from mbrl_wrappers.recording import Recorder, objection_to
 
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
@@ -195,14 +195,14 @@ def _descent(
         optimizer.step()
         return loss.detach()
 
-    if train.x.device.type != "cuda":
+    if objection_to(train.x.device):
         return descend
     recorder = Recorder(train.x.device)
 
     def descend_on_gpu(index: Tensor) -> Tensor:
         if not optimizer.state:  # the first step makes it
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torch says that it is not recorded
+                warnings.filterwarnings("ignore", ".*capturable=True")  # but not recorded
                 return descend(index)
         moments = [value for state in optimizer.state.values() for value in state.values()]
         return recorder.recorded(descend, [*network.parameters(), *moments])(index)
