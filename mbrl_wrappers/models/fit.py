@@ -216,8 +216,10 @@ def _optimizer(network: EnsembleMLP, settings: FitSettings) -> torch.optim.Optim
         for weight, decay in zip(network.weights, settings.weight_decay, strict=True)
     ]
     others = [*network.biases, network.max_logvar, network.min_logvar]
-    on_gpu = others[0].is_cuda  # where steps are recorded
-    return torch.optim.Adam([*decayed, {"params": others}], lr=settings.learning_rate, fused=True, capturable=on_gpu)
+    is_recorded = objection_to(others[0].device) is None
+    return torch.optim.Adam(
+        [*decayed, {"params": others}], lr=settings.learning_rate, fused=True, capturable=is_recorded
+    )
 
 
 def _bootstrap_batches(
