@@ -197,10 +197,11 @@ def logged(entries: Mapping[str, Tensor]) -> Logged:
 
 
 def record_means(logger: Logger, updates: list[Logged]) -> None:
-    """Log the mean of each number over updates, all of which have the same, under ``train/``."""
-    if not updates:
-        return
-    assert all(update.names == updates[0].names for update in updates)
-    means = torch.stack([update.values for update in updates], dim=1).mean(1).tolist()
-    for name, mean in zip(updates[0].names, means, strict=True):
-        logger.record(f"train/{name}", mean)
+    """Log the mean of each number over those updates that have it, under ``train/``."""
+    found: dict[str, list[Tensor]] = {}
+    if updates:
+        numbers = torch.cat([update.values for update in updates]).cpu()
+        for name, number in zip([name for update in updates for name in update.names], numbers, strict=True):
+            found.setdefault(name, []).append(number)
+    for name, own in found.items():
+        logger.record(f"train/{name}", torch.stack(own).mean().item())

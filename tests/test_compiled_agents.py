@@ -215,8 +215,10 @@ def test_the_update_is_sb3s_on_dict_observations_and_in_single_precision(uncompi
     assert_equal(ours, plain, 1e-4)
 
 
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize(("options", "tolerance"), [({}, 1e-10), ({"double": False, "n_steps": 3}, 1e-4)])
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [*((name, {}, 1e-10) for name in PAIRS), ("SAC", {"double": False, "n_steps": 3}, 1e-4)],
+)
 @pytest.mark.filterwarnings("default")  # the compiler's own
 def test_the_compiled_update_is_sb3s(name, options, tolerance):
     plain, ours = (make(kind, **options) for kind in PAIRS[name])

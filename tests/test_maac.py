@@ -403,9 +403,10 @@ def test_a_step_that_is_not_finite_is_not_taken() -> None:
     assert (moved > 0).all()  # upwards
 
 
-def test_what_is_logged_is_the_mean_over_updates() -> None:
+def test_what_is_logged_is_the_mean_over_those_updates_that_have_it() -> None:
     logger = configure(None, [])
-    record_means(logger, [logged({"a": torch.tensor(a), "b": torch.tensor([4.0, 6.0])}) for a in (1.0, 3.0)])
+    updates = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(3.0), "b": torch.tensor([4.0, 6.0])}]
+    record_means(logger, [logged(update) for update in updates])
     assert logger.name_to_value == {"train/a": 2.0, "train/b": 5.0}
 
 
