@@ -217,7 +217,12 @@ def test_the_update_is_sb3s_on_dict_observations_and_in_single_precision(uncompi
 
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
-    [*((name, {}, 1e-10) for name in PAIRS), ("SAC", {"double": False, "n_steps": 3}, 1e-4)],
+    [
+        ("SAC", {}, 1e-10),
+        ("SAC", {"double": False, "n_steps": 3}, 1e-4),
+        pytest.param("TD3", {}, 1e-10, marks=pytest.mark.slow),  # a minute of compiling each
+        pytest.param("TQC", {}, 1e-10, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("default")  # the compiler's own
 def test_the_compiled_update_is_sb3s(name, options, tolerance):
