@@ -106,8 +106,8 @@ class MAAC(WithModel, SAC):
 
     Raises:
         ValueError: for an argument out of its range, a features extractor that is shared or, with ``compile``,
-            observations with discrete parts and, on a GPU, gSDE or another optimizer than Adam; when training starts,
-            if the callbacks hold several models.
+            observations with discrete parts and, on a GPU, gSDE, another optimizer than Adam or another GPU than the
+            current one; when training starts, if the callbacks hold several models.
 
     Example:
         >>> MAAC("MlpPolicy", "Pendulum-v1", horizon=3).learn(2_000)  # doctest: +SKIP

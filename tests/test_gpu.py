@@ -1,7 +1,6 @@
 """On a GPU agents and models learn what they learn on a CPU, by recordings in place of single launches.
 
-Without a GPU these tests don't run; the functions that are recorded are tested on a CPU in `test_compiled_agents.py`,
-`test_maac.py`, `test_fit.py` and `test_adam.py`.
+Without a GPU these tests don't run. `test_recorded.py` and `test_adam.py` take the steps of a recording on a CPU.
 """
 
 from __future__ import annotations
