@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from stable_baselines3 import SAC
@@ -26,28 +24,18 @@ from mbrl_wrappers.agents.climbing import (
     record_means,
     watched,
 )
-from mbrl_wrappers.agents.compiled.functional import compiled
 from mbrl_wrappers.agents.dyna import Dyna
 from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.real_data import RealData
-from mbrl_wrappers.agents.recorded import RecordedUpdates, check_recordable
-from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.agents.through_model import ThroughModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import draw_batches
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import Scales
-from mbrl_wrappers.spaces import FlatSpace
+from mbrl_wrappers.models.base import DynamicsModel
 
 
-class _Parts(NamedTuple):
-    """What an update of MAAC consists of."""
-
-    look_ahead: Callable[..., Any]
-    critic_loss: Callable[..., Any]
-    objective: Callable[..., Any]
-
-
-class MAAC(WithModel, SAC):
+class MAAC(ThroughModel, SAC):
     """SAC whose actor looks ``H`` steps ahead in a model, and learns by the gradient of what it finds there.
 
     From the states of each batch the policy is followed through the model by reparameterisation (Clavera et al. 2020;
@@ -97,11 +85,12 @@ class MAAC(WithModel, SAC):
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
-        compile: whether rollout, losses and their gradients run as compiled functions, with the same random numbers
-            and the same results up to rounding. Compiling takes a minute or two when the first update comes, and for
-            each other batch size; see ``docs/results/updates.md`` for what it gains. What is wrong with a model is
-            told in the compiler's words then. On a GPU nothing is compiled, and each update is one CUDA graph, recorded
-            anew after each fit of the model; see ``docs/results/gpu.md``.
+        compile: True, False or ``"auto"``: whether rollout, losses and their gradients run as compiled functions, with
+            the same random numbers and the same results up to rounding. Compiling takes a minute or two when the first
+            update comes, and for each other batch size; see ``docs/results/updates.md`` for what it gains. What is
+            wrong with a model is told in the compiler's words then. On a GPU nothing is compiled, and each update is
+            one CUDA graph, recorded anew after each fit of the model; see ``docs/results/gpu.md``. ``"auto"`` is True
+            where ``learn`` is asked for enough updates to win that back, and the agent allows it.
         **kwargs: SAC's.
 
     Raises:
@@ -126,7 +115,7 @@ class MAAC(WithModel, SAC):
         target_critics: int | None = None,
         max_grad_norm: float | None = None,
         backprop_steps: int | None = None,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         **kwargs: Any,
     ) -> None:
         check_whole_number("horizon", horizon, 0)
@@ -143,8 +132,6 @@ class MAAC(WithModel, SAC):
             check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
         if backprop_steps is not None:
             check_whole_number("backprop_steps", backprop_steps)
-        if not isinstance(compile, bool):
-            raise ValueError(f"compile must be True or False, got {compile!r}")
         self.horizon = horizon
         self.expand_critic = expand_critic
         self.terminal_value = terminal_value
@@ -152,11 +139,7 @@ class MAAC(WithModel, SAC):
         self.target_critics = target_critics
         self.max_grad_norm = max_grad_norm
         self.backprop_steps = backprop_steps
-        self.compile = compile
-        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self._recorded: RecordedUpdates | None = None
-        with self._naming_what_is_refused():
-            super().__init__(*args, **kwargs)
+        super().__init__(*args, compile=compile, **kwargs)
         if expand_critic and self.n_steps > 1:
             raise ValueError(
                 f"n_steps must be 1 with expand_critic, whose critic takes no real steps, got {self.n_steps}"
@@ -173,15 +156,6 @@ class MAAC(WithModel, SAC):
             raise ValueError(
                 f"target_critics must be at most the number of critics, {len(self.critic.q_networks)}, "
                 f"got {self.target_critics}"
-            )
-        if self._is_recorded:
-            check_recordable(self.device, self._optimizers(), self.use_sde)
-        if self.compile and any(
-            leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves
-        ):
-            raise ValueError(
-                "compile must be False for observations with discrete parts, which SB3 turns into one-hot vectors in "
-                f"a way that can't be compiled, got {self.compile} for {self.observation_space}"
             )
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -204,33 +178,20 @@ class MAAC(WithModel, SAC):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
 
-    @property
-    def _is_recorded(self) -> bool:
-        return self.compile and self.device.type == "cuda"
-
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
         if self.ent_coef_optimizer is not None:
             optimizers["alpha"] = self.ent_coef_optimizer
         return optimizers
 
-    @contextmanager
-    def _updating(self) -> Iterator[Callable[..., Logged]]:
-        """Give what makes an update, with the model as it is now."""
-        dynamics = self.model_based.dynamics
-        if not self._is_recorded:
-            steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}
-            yield partial(self._update, steppers, step_in_turn(dynamics))
-            return
-        if self._recorded is None:
-            self._recorded = RecordedUpdates(self.device)
+    def _steps_through(self, dynamics: DynamicsModel) -> Step:
+        return step_in_turn(dynamics)
+
+    def _constants(self) -> list[Any]:
         options = (self.horizon, self.expand_critic, self.terminal_value, self.actor_value, self.target_critics)
         numbers = (self.max_grad_norm, self.backprop_steps, self.gamma, self.tau, self.target_entropy)
         fixed_alpha = None if self.ent_coef_optimizer is not None else self.ent_coef_tensor.data_ptr()
-        made_of = [self.model_based.view, *options, *numbers, fixed_alpha]
-        given = (self._update, self.policy, self._optimizers(), dynamics, made_of, self.use_sde)
-        with self._recorded.updating(*given) as update:
-            yield update
+        return [*options, *numbers, fixed_alpha]
 
     def _update(
         self,
@@ -256,7 +217,7 @@ class MAAC(WithModel, SAC):
         Returns:
             What is logged.
         """
-        parts = self._parts()
+        kind = type(self)
         step = step_of_agent(self.model_based.view, step_in_env, scales)
         watch = GradientWatch()
         rollout = self._look_ahead(batch.observations, obs, step, watch, scales)
@@ -264,13 +225,13 @@ class MAAC(WithModel, SAC):
 
         members = self._target_members() if members is None else members
         if self.expand_critic:
-            critic_loss = parts.critic_loss(rollout, alpha, members, scales)
+            critic_loss = self._part(kind._expanded_loss)(rollout, alpha, members, scales)
         else:
-            critic_loss = parts.critic_loss(batch, alpha, members)
+            critic_loss = self._part(kind._td_loss)(batch, alpha, members)
         steppers["critic"].descend(critic_loss)
 
         last_obs = self._policy_obs(rollout.obs[-1], scales) if self.horizon else batch.observations
-        objective = parts.objective(rollout, last_obs, alpha)
+        objective = self._part(kind._objective)(rollout, last_obs, alpha)
         actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
 
         if moves_target:
@@ -279,31 +240,13 @@ class MAAC(WithModel, SAC):
         losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
         return logged({**entropy_log, **losses, **watch.report(), "rows_diverged": (~rollout.is_finite).sum()})
 
-    def _parts(self) -> _Parts:
-        """Return what an update consists of, compiled if it is to be."""
-        kind = type(self)
-        critic_loss = kind._expanded_loss if self.expand_critic else kind._td_loss
-        parts = (
-            self._compiled_once(part) if self.compile and not self._is_recorded else part
-            for part in (kind._ahead, critic_loss, kind._objective)
-        )
-        return _Parts(*(partial(part, self) for part in parts))
-
-    def _compiled_once(self, part: Callable[..., Any]) -> Callable[..., Any]:
-        if part not in self._compiled:
-            self._compiled[part] = compiled(part)
-        return self._compiled[part]
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled", "_recorded"]
-
     # -- the actor looks ahead ---------------------------------------------------------------------
 
     def _look_ahead(
         self, observations: Any, obs: Tensor, step: Step, watch: GradientWatch, scales: Scales | None
     ) -> Rollout:
         probes = [watch.probe(obs) for _ in range(self.horizon + 1)]
-        return self._parts().look_ahead(observations, obs, step, probes, scales)
+        return self._part(type(self)._ahead)(observations, obs, step, probes, scales)
 
     def _policy_obs(self, obs: Tensor, scales: Scales | None) -> Any:
         return self.model_based.view.policy_obs(obs, scales)

@@ -12,25 +12,16 @@ from torch import Tensor, nn
 
 from mbrl_wrappers.agents.climbing import FusedStepper
 from mbrl_wrappers.agents.compiled.adam import AdamStep
-from mbrl_wrappers.agents.expansion import step_in_turn
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.recording import Recorder, objection_to
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
-def check_recordable(device: torch.device, optimizers: Optimizers, use_sde: bool) -> None:
-    """Refuse what no recording can hold.
-
-    Raises:
-        ValueError: for a GPU that is not the current one, gSDE, whose noise lies elsewhere for each update, and
-            optimizers that :class:`~mbrl_wrappers.agents.compiled.adam.AdamStep` does not know.
-    """
+def objection_to_recording(device: torch.device, optimizers: Optimizers) -> str | None:
+    """Say why updates can't be recorded, None if they can: the GPU is another one, or an optimizer's."""
     objections = [objection_to(device), *map(AdamStep.objection, optimizers.values())]
-    if use_sde:
-        objections.append("use_sde draws its noise anew for each update")
-    if found := next(filter(None, objections), None):
-        raise ValueError(f"compile must be False for this agent on a GPU, got True: {found}")
+    return next(filter(None, objections), None)
 
 
 class RecordedUpdates:
@@ -60,27 +51,28 @@ class RecordedUpdates:
         policy: nn.Module,
         optimizers: Optimizers,
         dynamics: DynamicsModel,
+        steps_through: Callable[[DynamicsModel], Any],
         made_of: Sequence[Any],
-        use_sde: bool,
     ) -> Iterator[Callable[..., Any]]:
         """Give what makes an update, and tell the optimizers behind it.
 
         Args:
-            update: takes the optimizers' steppers by name, a step of the model, and what the update is of.
+            update: takes the optimizers' steppers by name, what takes steps of the model, and what the update is of.
             policy: all networks that it changes.
             optimizers: of the networks, by name.
             dynamics: the model.
+            steps_through: makes of the model what takes its steps.
             made_of: what else counts for the update and is not given with each; anything that can be compared.
-            use_sde: whether the policy explores by gSDE.
 
         Raises:
-            ValueError: see :func:`check_recordable`.
+            ValueError: if it can't be recorded, as :func:`objection_to_recording` says.
         """
         functions = [getattr(dynamics, name, None) for name in ("reward_fn", "termination_fn")]
         constants = [AdamStep.constants(optimizer) for optimizer in optimizers.values()]
         made_of = [*made_of, policy, dynamics, *functions, *optimizers.values(), *constants]
         if made_of != self._made_of:
-            check_recordable(self._device, optimizers, use_sde)
+            if objection := objection_to_recording(self._device, optimizers):
+                raise ValueError(f"compile must be False for this agent on a GPU now, got True: {objection}")
             self._made_of, self._model = [], []
             self._recorder = Recorder(self._device)
             self._steppers = {name: FusedStepper(optimizer) for name, optimizer in optimizers.items()}
@@ -90,7 +82,7 @@ class RecordedUpdates:
         model = [*dynamics.particle_members, *((t.data_ptr(), t._version) for t in tensors)]
         if model != self._model:
             self._recorder.forget()
-            self._step = step_in_turn(dynamics)
+            self._step = steps_through(dynamics)
             self._model = model
         works_on = list(self._networks)
         for stepper in self._steppers.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,13 +19,27 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from mbrl_wrappers.agents.climbing import GradientWatch, Logged, climb, least, logged, record_means
+from mbrl_wrappers.agents.climbing import (
+    GradientWatch,
+    Logged,
+    Stepper,
+    climb,
+    least,
+    logged,
+    masked_mean,
+    record_means,
+    watched,
+)
+from mbrl_wrappers.agents.compiled.way import Way
 from mbrl_wrappers.agents.expansion import Infer, check_differentiable, infer_in_turn
 from mbrl_wrappers.agents.real_data import RealData
+from mbrl_wrappers.agents.through_model import ThroughModel
 from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
-from mbrl_wrappers.agents.with_model import WithModel, model_callbacks
+from mbrl_wrappers.agents.with_model import model_callbacks
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import plain_buffer
+from mbrl_wrappers.imagination.view import Scales
+from mbrl_wrappers.models.base import DynamicsModel
 
 _LOG_TWO = math.log(2.0)
 _SQUASHED_LIMIT = 1 - 1e-6
@@ -86,7 +101,7 @@ class MultiInputSVGPolicy(SVGPolicy):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
-class SVG(WithModel, OffPolicyAlgorithm):
+class SVG(ThroughModel, OffPolicyAlgorithm):
     """Stochastic value gradients of real trajectories (Heess et al. 2015): SVG(0), SVG(1), SVG(H) and SVG(inf).
 
     The noise with which policy and model make what really happened is inferred, so that ``a_t = pi(s_t, eta_t)`` and
@@ -122,9 +137,11 @@ class SVG(WithModel, OffPolicyAlgorithm):
             episode, which SB3 has for one env only: with several, give it steps.
         buffer_size, learning_starts, batch_size, tau, gamma, gradient_steps, stats_window_size, tensorboard_log,
             policy_kwargs, verbose, seed, device: as in SB3's SAC.
+        compile: as in :class:`~mbrl_wrappers.agents.MAAC`; not with ``"inf"``.
 
     Raises:
-        ValueError: for an argument out of its range, or actions that are not a Box.
+        ValueError: for an argument out of its range, actions that are not a Box or, with ``compile``, what
+            :class:`~mbrl_wrappers.agents.MAAC` refuses too, and ``"inf"``.
 
     Example:
         >>> SVG("MlpPolicy", "Pendulum-v1", horizon=1).learn(10_000)  # doctest: +SKIP
@@ -166,6 +183,7 @@ class SVG(WithModel, OffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
+        compile: bool | Literal["auto"] = False,
         _init_setup_model: bool = True,
     ) -> None:
         if horizon != "inf" and (not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 0):
@@ -178,33 +196,33 @@ class SVG(WithModel, OffPolicyAlgorithm):
             check_number("max_grad_norm", max_grad_norm, 0, math.inf, low_is_valid=False)
         if train_freq is None:
             train_freq = (1, "episode") if horizon == "inf" else 1
-        with self._naming_what_is_refused():
-            super().__init__(
-                policy,
-                env,
-                learning_rate,
-                buffer_size=buffer_size,
-                learning_starts=learning_starts,
-                batch_size=batch_size,
-                tau=tau,
-                gamma=gamma,
-                train_freq=train_freq,
-                gradient_steps=gradient_steps,
-                stats_window_size=stats_window_size,
-                tensorboard_log=tensorboard_log,
-                policy_kwargs={"of_states": horizon != 0, **(policy_kwargs or {})},
-                verbose=verbose,
-                device=device,
-                support_multi_env=True,
-                seed=seed,
-                sde_support=False,
-                supported_action_spaces=(spaces.Box,),
-            )
         self.horizon = horizon
         self.window = window
         self.max_importance_weight = max_importance_weight
         self.ent_coef = ent_coef
         self.max_grad_norm = max_grad_norm
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs={"of_states": horizon != 0, **(policy_kwargs or {})},
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            compile=compile,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+        )
         if _init_setup_model:
             self._setup_model()
 
@@ -267,26 +285,65 @@ class SVG(WithModel, OffPolicyAlgorithm):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; SB3 calls this after each rollout."""
         self.policy.set_training_mode(True)
-        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        infer = infer_in_turn(self.model_based.dynamics) if self.horizon else None
+        self._update_learning_rate(list(self._optimizers().values()))
         buffer: Any = plain_buffer(self)
+        scales = self.model_based.view.scales()
         log: list[Logged] = []
-        for _ in range(gradient_steps):
-            critic_loss = self._critic_loss(buffer.sample_stretches(batch_size, 1))
-            self.critic.optimizer.zero_grad()
-            critic_loss.backward()
-            self.critic.optimizer.step()
-
-            watch = GradientWatch()
-            objective, weight = self._objective(self._draw(buffer, batch_size), infer, watch)
-            actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes)
-
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
-            log.append(logged({**losses, "importance_weight": weight.mean(), **watch.report()}))
+        with self._updating() as update:
+            for _ in range(gradient_steps):
+                steps = self._flat(buffer.sample_stretches(batch_size, 1))
+                log.append(update(steps, self._flat(self._draw(buffer, batch_size)), scales))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"actor": self.policy.actor.optimizer, "critic": self.policy.critic.optimizer}
+
+    def _steps_through(self, dynamics: DynamicsModel) -> Infer | None:
+        return infer_in_turn(dynamics) if self.horizon else None
+
+    def _constants(self) -> list[Any]:
+        weights = (self.max_importance_weight, self.ent_coef, self.max_grad_norm)
+        return [self.horizon, *weights, self.gamma, self.tau]
+
+    def _objection_to(self, way: Way) -> str | None:
+        if self.horizon == "inf":
+            return "horizon is 'inf', where an update may be of any number of steps"
+        return super()._objection_to(way)
+
+    def _update(
+        self,
+        steppers: Mapping[str, Stepper],
+        infer: Infer | None,
+        steps: FlatStretches,
+        real: FlatStretches,
+        scales: Scales | None,
+    ) -> Logged:
+        """Update all networks once.
+
+        Args:
+            steppers: of the optimizers.
+            infer: takes real steps once more; None where none are taken.
+            steps: single ones, for the critic.
+            real: the actor's stretches.
+            scales: of VecNormalize.
+
+        Returns:
+            What is logged.
+        """
+        kind = type(self)
+        critic_loss = self._part(kind._critic_loss)(steps, scales)
+        steppers["critic"].descend(critic_loss)
+
+        watch = GradientWatch()
+        probes = [watch.probe(reward) for reward in real.reward]
+        objective, weight = self._part(kind._objective)(real, infer, probes, scales)
+        actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
+
+        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}
+        return logged({**losses, "importance_weight": weight.mean(), **watch.report()})
 
     def _draw(self, buffer: TrajectoryBuffer, batch_size: int) -> Stretches:
         """Draw what the actor learns from."""
@@ -294,10 +351,9 @@ class SVG(WithModel, OffPolicyAlgorithm):
             return buffer.sample_episodes(batch_size, self.window)
         return buffer.sample_stretches(batch_size, max(self.horizon, 1), self.window)
 
-    def _critic_loss(self, steps: Stretches) -> Tensor:
-        """Return the loss of fitted policy evaluation; a Q-function needs no weights."""
-        real = self._flat(steps)
-        obs, next_obs = (self._policy_obs(part) for part in real.obs)
+    def _critic_loss(self, real: FlatStretches, scales: Scales | None) -> Tensor:
+        """Return the loss of fitted policy evaluation of single steps; a Q-function needs no weights."""
+        obs, next_obs = (self._policy_obs(part, scales) for part in real.obs)
         with torch.no_grad():
             if self.horizon:
                 next_value = self.critic_target(next_obs)[:, 0]
@@ -305,41 +361,46 @@ class SVG(WithModel, OffPolicyAlgorithm):
             else:
                 next_value = least(self.critic_target(next_obs, self.actor(next_obs)))
                 weight = torch.ones_like(real.reward[0])
-            reward = self._normalized(real.reward[0])
+            reward = self._normalized(real.reward[0], scales)
             target = reward + self.gamma * torch.where(real.terminated[0], 0.0, next_value)
         values = (self.critic(obs),) if self.horizon else self.critic(obs, real.action[0])
         return 0.5 * torch.stack([(weight * (value[:, 0] - target).square()).mean() for value in values]).sum()
 
-    def _objective(self, stretches: Stretches, infer: Infer | None, watch: GradientWatch) -> tuple[Tensor, Tensor]:
+    def _objective(
+        self, real: FlatStretches, infer: Infer | None, probes: Sequence[Tensor], scales: Scales | None
+    ) -> tuple[Tensor, Tensor]:
         """Return what the actor is to raise, and the importance weights ``[B]``."""
-        real = self._flat(stretches)
-        value, log_ratio = (
-            self._value_of_action(real, watch) if infer is None else self._value_of_path(real, infer, watch)
-        )
+        if infer is None:
+            value, log_ratio = self._value_of_action(real, probes[0], scales)
+        else:
+            value, log_ratio = self._value_of_path(real, infer, probes, scales)
         weight = self._weight(log_ratio)
         objective = (weight * value).mean()
         if self.ent_coef:
-            met = self._policy_obs(real.obs[:-1][real.is_real])
-            objective = objective - self.ent_coef * self.actor.action_log_prob(met)[1].mean()
+            log_prob = self.actor.action_log_prob(self._policy_obs(real.obs[:-1].flatten(0, 1), scales))[1]
+            objective = objective - self.ent_coef * masked_mean(log_prob, real.is_real.flatten())
         return objective, weight
 
-    def _value_of_action(self, real: FlatStretches, watch: GradientWatch) -> tuple[Tensor, Tensor]:
+    def _value_of_action(self, real: FlatStretches, probe: Tensor, scales: Scales | None) -> tuple[Tensor, Tensor]:
         """Return the critic's values of real actions, ``[B]``, and the logarithms of their ratios of densities."""
-        obs = self._policy_obs(real.obs[0])
+        obs = self._policy_obs(real.obs[0], scales)
         action, log_prob = self._act_again(obs, real.action[0])
-        return least(self.critic(obs, watch(action))), log_prob - real.log_prob[0]
+        return least(self.critic(obs, watched(action, probe))), log_prob - real.log_prob[0]
 
-    def _value_of_path(self, real: FlatStretches, infer: Infer, watch: GradientWatch) -> tuple[Tensor, Tensor]:
+    def _value_of_path(
+        self, real: FlatStretches, infer: Infer, probes: Sequence[Tensor], scales: Scales | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the values of where real stretches begin, ``[B]``, and the logarithms of their ratios of densities."""
         obs, rewards, log_ratio = real.obs[0], [], torch.zeros_like(real.reward[0])
         for t, is_real in enumerate(real.is_real):
-            action, log_prob = self._act_again(self._policy_obs(obs), real.action[t])
-            next_obs, reward = infer(obs, self.model_based.view.unscale(watch(action)), real.obs[t + 1], real.reward[t])
+            action, log_prob = self._act_again(self._policy_obs(obs, scales), real.action[t])
+            taken = self.model_based.view.unscale(watched(action, probes[t]))
+            next_obs, reward = infer(obs, taken, real.obs[t + 1], real.reward[t])
             check_differentiable(action, next_obs)
-            rewards.append(self._normalized(reward))
+            rewards.append(self._normalized(reward, scales))
             log_ratio = log_ratio + torch.where(is_real, log_prob - real.log_prob[t], 0.0).detach()
             obs = torch.where(is_real[:, None], next_obs, obs)
-        value = self.critic(self._policy_obs(obs))[:, 0]
+        value = self.critic(self._policy_obs(obs, scales))[:, 0]
         for t in reversed(range(len(rewards))):
             longer = rewards[t] + self.gamma * torch.where(real.terminated[t], 0.0, value)
             value = torch.where(real.is_real[t], longer, value)
@@ -348,14 +409,14 @@ class SVG(WithModel, OffPolicyAlgorithm):
     def _flat(self, stretches: Stretches) -> FlatStretches:
         return stretches.flat(self.model_based.dynamics.obs_codec, self.device)
 
-    def _normalized(self, reward: Tensor) -> Tensor:
-        return self.model_based.view.normalize_reward(reward, self._vec_normalize_env)
+    def _normalized(self, reward: Tensor, scales: Scales | None) -> Tensor:
+        return self.model_based.view.normalize_reward(reward, scales)
 
     def _weight(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.detach().exp().clamp(max=self.max_importance_weight)
 
-    def _policy_obs(self, obs: Tensor) -> Any:
-        return self.model_based.view.policy_obs(obs, self._vec_normalize_env)
+    def _policy_obs(self, obs: Tensor, scales: Scales | None) -> Any:
+        return self.model_based.view.policy_obs(obs, scales)
 
     # -- saving --------------------------------------------------------------------------------------
 

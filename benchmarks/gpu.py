@@ -9,21 +9,23 @@ that is recorded called as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 from unittest.mock import patch
 
 import gymnasium as gym
 import torch
 from batches import ENVS
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import SAC
 from torch.profiler import ProfilerActivity, profile
 from updates import BATCH, make
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
-from mbrl_wrappers.agents import CompiledSAC, CompiledTD3
+from mbrl_wrappers.agents import SVG, CompiledSAC, CompiledTD3
+from mbrl_wrappers.agents.compiled import way as deciding
 from mbrl_wrappers.imagination import AgentView, BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.recording import Recorder
@@ -58,42 +60,48 @@ def calls(work: Callable[[], Any]) -> tuple[int, int, int]:
     return sum(counts.get(name, 0) for name in LAUNCHES), sum(counts.get(name, 0) for name in WAITS), kernels
 
 
-def row(name: str, plain: Work, recorded: Work) -> str:
-    """Measure updates one way and the other."""
-    cells, spent = [name], {}
-    for kind, work in (("plain", plain), ("recorded", recorded)):
+RECORDED, COMPILED = {"as it is": False, "recorded": "auto"}, {"compiled too": True}
+
+
+def rows(name: str, make_work: Callable[[Any], Work], ways: dict[str, Any]) -> Iterator[str]:
+    """Measure updates in each way; ``make_work`` takes ``compile``."""
+    base = 0.0
+    for way, compile in ways.items():
+        work = make_work(compile)
         work(BLOCK)
-        for count in (BLOCK, 1):
-            spent[kind, count] = 1e3 * seconds(partial(work, count)) / count
+        block, alone = (1e3 * seconds(partial(work, count)) / count for count in (BLOCK, 1))
         launches, waits, kernels = calls(partial(work, BLOCK))
-        cells += [f"{spent[kind, BLOCK]:.2f}", f"{launches / BLOCK:.0f}", f"{1000 * waits / BLOCK:.0f}"]
-    cells += [f"{kernels / BLOCK:.0f}", f"{spent['plain', BLOCK] / spent['recorded', BLOCK]:.1f}"]
-    cells += [f"{spent['plain', 1]:.2f}", f"{spent['recorded', 1]:.2f}"]
-    return "| " + " | ".join(cells) + " |"
+        base = base or block
+        cells = [f"{block:.2f}", f"{base / block:.1f}", f"{alone:.2f}", f"{launches / BLOCK:.0f}"]
+        cells += [f"{1000 * waits / BLOCK:.0f}", f"{kernels / BLOCK:.0f}"]
+        yield "| " + " | ".join([name, way, *cells]) + " |"
 
 
-def model_free(kind: type, **kwargs: Any) -> Work:
-    agent = kind("MlpPolicy", gym.make(ENV), device="cuda", learning_starts=RANDOM_STEPS - 1, seed=0, **kwargs)
+def model_free(kind: type, compile: Any) -> Work:
+    agent = kind("MlpPolicy", gym.make(ENV), device="cuda", learning_starts=RANDOM_STEPS + 1, compile=compile, seed=0)
     agent.learn(RANDOM_STEPS)
     return lambda count: agent.train(count, BATCH)
 
 
-def mbpo(kind: type, **kwargs: Any) -> Work:
+def mbpo(compile: Any) -> Work:
     env = gym.make(ENV)
     dynamics = EnsembleDynamics.for_env(env, max_steps=100, seed=0, device="cuda")
-    agent = kind("MlpPolicy", env, device="cuda", learning_starts=RANDOM_STEPS - 1, seed=0, **kwargs)
+    agent = CompiledSAC(
+        "MlpPolicy", env, device="cuda", learning_starts=RANDOM_STEPS - 1, gradient_steps=0, compile=compile, seed=0
+    )
     agent.learn(RANDOM_STEPS, callback=ModelBased(Dyna(), dynamics, fit_every=RANDOM_STEPS))
     return with_imagination(agent)
 
 
 def with_imagination(agent: Any) -> Work:
     """Let an agent draw as it does while it learns."""
-    agent.replay_buffer = BufferDecorator(agent.replay_buffer, agent.model_based.strategy)
+    if not isinstance(agent, SVG):
+        agent.replay_buffer = BufferDecorator(agent.replay_buffer, agent.model_based.strategy)
     return lambda count: agent.train(count, BATCH)
 
 
-def through_a_model(name: str, compile: bool) -> Work:
-    return with_imagination(make(ENV, name, compile=compile, device="cuda"))
+def through_a_model(name: str, compile: Any) -> Work:
+    return with_imagination(make(ENV, name, compile=compile, device="cuda", gradient_steps=0))
 
 
 def fit(recorded: bool) -> tuple[float, int]:
@@ -113,20 +121,19 @@ def fit(recorded: bool) -> tuple[float, int]:
         return seconds(work), round(sum(steps[1:]) / REPEATS)
 
 
-def hopper() -> str:
-    """Train MBPO as published for some steps, to see what a whole run would take."""
+def hopper(random_steps: int) -> float:
+    """Return the seconds that MBPO, as published, takes for 500 env steps behind so many random ones."""
     env = gym.make("Hopper-v5")
     dynamics = EnsembleDynamics.for_env(env, seed=0, device="cuda")
-    agent = CompiledSAC("MlpPolicy", env, device="cuda", gradient_steps=20, learning_starts=RANDOM_STEPS, seed=0)
-    model_based = ModelBased(Dyna(), dynamics)
-    agent.learn(RANDOM_STEPS + 250, callback=model_based)
-    started = time.perf_counter()
-    agent.learn(RANDOM_STEPS, callback=model_based, reset_num_timesteps=False)
-    spent = time.perf_counter() - started
-    return (
-        f"MBPO on Hopper-v5, 20 updates per step: {spent:.1f} s for {RANDOM_STEPS:,} env steps from step "
-        f"{RANDOM_STEPS + 250:,} on, fits included; 125,000 steps at that pace are {125 * spent / 60:.0f} minutes."
+    agent = CompiledSAC(
+        "MlpPolicy", env, device="cuda", gradient_steps=20, learning_starts=random_steps, compile=True, seed=0
     )
+    model_based = ModelBased(Dyna(rollout_length=(20_000, 100_000, 1, 15)), dynamics)
+    agent.learn(random_steps + 250, callback=model_based)
+    started = time.perf_counter()
+    agent.learn(500, callback=model_based, reset_num_timesteps=False)
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def fits() -> str:
@@ -139,17 +146,26 @@ def fits() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
+    deciding.MIN_RECORDED_UPDATES = 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
-    print(
-        "| | ms | launches | waits per 1,000 | recorded: ms | launches | waits per 1,000 | kernels and copies | times "
-        "as fast | one update: ms | recorded |"
-    )
-    print("|" + "---|" * 11)
-    print(row("SAC", model_free(SAC), model_free(CompiledSAC, compile=True)), flush=True)
-    print(row("TD3", model_free(TD3), model_free(CompiledTD3, compile=True)), flush=True)
-    print(row("MBPO", mbpo(SAC), mbpo(CompiledSAC, compile=True)), flush=True)
-    print(row("DHMBPO", through_a_model("DHMBPO", False), through_a_model("DHMBPO", True)), flush=True)
-    print(f"\n{fits()}\n\n{hopper()}")
+    print("| | | ms | times as fast | alone: ms | launches | waits per 1,000 | kernels and copies |")
+    print("|" + "---|" * 8)
+    found = [
+        rows("SAC", partial(model_free, CompiledSAC), RECORDED | COMPILED),
+        rows("TD3", partial(model_free, CompiledTD3), RECORDED | COMPILED),
+        rows("MBPO", mbpo, RECORDED | COMPILED),
+        *(rows(name, partial(through_a_model, name), RECORDED) for name in ("MAAC", "DHMBPO", "SVG")),
+    ]
+    for row in chain(*found):
+        print(row, flush=True)
+    print(f"\n{fits()}\n", flush=True)
+    for random_steps in (1_000, 100_000):
+        spent = hopper(random_steps)
+        print(
+            f"MBPO on Hopper-v5, 20 updates per step: {spent:.1f} s for 500 env steps behind {random_steps:,} random "
+            f"ones, fits and rollouts included; 125,000 at that pace: {250 * spent / 60:.0f} minutes.",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

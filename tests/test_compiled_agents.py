@@ -21,13 +21,13 @@ from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
-from mbrl_wrappers.agents.compiled.update import MIN_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import Recipe
 from mbrl_wrappers.zoo.training import run
 
+MIN_UPDATES = CompiledSAC.min_updates[0]
 PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 20}
 

@@ -18,7 +18,8 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mbrl_wrappers.agents import MAAC, CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData
+from mbrl_wrappers.agents.compiled import way
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
@@ -33,6 +34,12 @@ pytestmark = [
 
 CUDA = torch.device("cuda")
 PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
+
+
+@pytest.fixture(autouse=True)
+def record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``compile="auto"`` record what is too short to pay."""
+    monkeypatch.setattr(way, "MIN_RECORDED_UPDATES", 0)
 
 
 def arguments() -> dict[str, Any]:
@@ -128,8 +135,9 @@ def test_an_error_while_recording_leaves_what_it_worked_on() -> None:
 def test_what_waits_for_the_gpu_can_t_be_recorded_and_leaves_the_generator_usable() -> None:
     recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
 
-    def wait(push: torch.Tensor) -> float:
-        return torch.rand_like(push).sum().item()
+    def wait(push: torch.Tensor) -> torch.Tensor:
+        drawn = torch.rand_like(push)
+        return drawn if drawn.sum().item() > -1 else push
 
     torch.manual_seed(5)
     with pytest.raises(RuntimeError):
@@ -142,14 +150,50 @@ def test_what_waits_for_the_gpu_can_t_be_recorded_and_leaves_the_generator_usabl
     assert torch.equal(recorder.recorded(torch.rand_like, [state])(push), drawn)
 
 
+def test_an_interrupt_while_recording_leaves_all_as_it_was() -> None:
+    recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
+    is_interrupted = True
+
+    def walk(push: torch.Tensor) -> torch.Tensor:
+        result = noisy_walk(state, push)
+        if is_interrupted and torch.cuda.is_current_stream_capturing():
+            raise KeyboardInterrupt
+        return result
+
+    torch.manual_seed(5)
+    push = torch.ones(3, device=CUDA)
+    with pytest.raises(KeyboardInterrupt):
+        recorder.recorded(walk, [state])(push)
+    assert state.tolist() == [0, 0, 0]
+    is_interrupted = False
+    recorder.recorded(walk, [state])(push)
+    recorded = state.clone()
+    torch.manual_seed(5)
+    state.zero_()
+    walk(push)
+    torch.testing.assert_close(state, recorded)
+
+
+def test_auto_goes_on_without_recording_where_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Recorder, function: Any, works_on: Any) -> Any:
+        raise RuntimeError("no graph")
+
+    agent = CompiledSAC("MlpPolicy", "Pendulum-v1", **arguments())
+    monkeypatch.setattr(Recorder, "recorded", fail)
+    with pytest.warns(UserWarning, match="cannot be recorded here and runs as it is: no graph"):
+        agent.learn(80)
+    assert agent._n_updates == 20
+
+
 # -- agents ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("compile", ["auto", True])  # recorded, and compiled too
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_recorded_agent_learns_what_sb3s_learns(name: str) -> None:
+def test_a_recorded_agent_learns_what_sb3s_learns(name: str, compile: Any) -> None:
     plain, kind = PAIRS[name]
     found = []
-    for make, kwargs in ((plain, {}), (kind, {"compile": True})):
+    for make, kwargs in ((plain, {}), (kind, {"compile": compile})):
         agent = make("MlpPolicy", "Pendulum-v1", train_freq=5, gradient_steps=5, **arguments(), **kwargs)
         agent.learn(150)
         found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
@@ -166,12 +210,26 @@ def test_a_recorded_maac_learns_what_it_learns_otherwise(expand_critic: bool) ->
         agent = MAAC("MlpPolicy", env, horizon=3, compile=compile, **options, **arguments())
         agent.learn(130, callback=ModelBased(Dyna(0.5, rollouts_per_step=10), small_model(), fit_every=40, seed=0))
         found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
+        assert agent._is_recorded == compile
     torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
     assert float(found[0][1]) == float(found[1][1])
 
 
+@pytest.mark.parametrize("horizon", [0, 1, 4])
+def test_a_recorded_svg_learns_what_it_learns_otherwise(horizon: int) -> None:
+    found = []
+    for compile in (False, True):
+        env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=0))
+        options: dict[str, Any] = {"horizon": horizon, "ent_coef": 0.1, "max_grad_norm": 1.0}
+        agent = SVG("MlpPolicy", env, compile=compile, **options, **arguments())
+        agent.learn(130, callback=ModelBased(RealData(), small_model(), fit_every=40, seed=0))
+        found.append(weights(agent))
+        assert agent._is_recorded == compile
+    torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
+
+
 def test_updates_of_a_recorded_agent_do_not_wait_for_the_gpu() -> None:
-    agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=3, compile=True, **arguments())
+    agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=3, compile="auto", **arguments())
     agent.learn(70, callback=ModelBased(Dyna(0.0, rollouts_per_step=10), small_model()))
     with agent._updating() as update:
         batch = agent.replay_buffer.sample(256)
@@ -188,7 +246,7 @@ def test_updates_of_a_recorded_agent_do_not_wait_for_the_gpu() -> None:
 
 def test_settings_that_are_changed_count_from_then_on() -> None:
     found = []
-    for compile in (False, True):
+    for compile in (False, "auto"):
         agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=2, compile=compile, **arguments())
         callback = ModelBased(Dyna(0.5, rollouts_per_step=10), small_model(), fit_every=40, seed=0)
         agent.learn(80, callback=callback)
@@ -200,7 +258,7 @@ def test_settings_that_are_changed_count_from_then_on() -> None:
 
 
 def test_gsde_is_refused() -> None:
-    with pytest.raises(ValueError, match="compile must be False for this agent on a GPU, got True: use_sde"):
+    with pytest.raises(ValueError, match="compile must be False or 'auto' for this agent, got True: use_sde"):
         MAAC("MlpPolicy", "Pendulum-v1", compile=True, use_sde=True, **arguments())
 
 
@@ -224,7 +282,7 @@ class Line(gym.Env):
 def test_a_run_that_resumes_is_the_run_that_never_stopped(kind: Any, tmp_path: Path) -> None:
     model = EnsembleDynamics.for_env(Line(), hidden=(16,), max_steps=40, num_members=3, num_elites=2, seed=0)
     callback = ModelBased(Dyna(0.5, rollouts_per_step=10), model, fit_every=40, seed=0)
-    whole = kind("MlpPolicy", Line(), compile=True, **arguments()).learn(100, callback=callback)
+    whole = kind("MlpPolicy", Line(), compile="auto", **arguments()).learn(100, callback=callback)
     save_checkpoint(whole, tmp_path / "checkpoint")
     whole.learn(60, callback=callback, reset_num_timesteps=False)
 
@@ -234,7 +292,7 @@ def test_a_run_that_resumes_is_the_run_that_never_stopped(kind: Any, tmp_path: P
 
 
 def test_what_was_trained_on_a_gpu_plays_on_a_cpu(tmp_path: Path) -> None:
-    agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=2, compile=True, **arguments())
+    agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=2, compile="auto", **arguments())
     agent.learn(80, callback=ModelBased(Dyna(0.5, rollouts_per_step=10), small_model()))
     agent.save(tmp_path / "agent.zip")
     loaded = MAAC.load(tmp_path / "agent.zip", env=make_vec_env("Pendulum-v1", 1), device="cpu")

@@ -258,7 +258,8 @@ def test_targets_take_the_least_of_so_many_critics(expand_critic: bool) -> None:
     with torch.no_grad():
         for pair in ((0, 1), (3, 2)):
             scales = [None] if expand_critic else []
-            loss = agent._parts().critic_loss(batch, torch.tensor(0.0), torch.tensor(pair), *scales)
+            critic_loss = agent._expanded_loss if expand_critic else agent._td_loss
+            loss = critic_loss(batch, torch.tensor(0.0), torch.tensor(pair), *scales)
             if expand_critic:
                 target = rollout.reward[0] + GAMMA * (min(pair) + 1.0)
                 values = agent.critic(rollout.obs[0], rollout.action[0])
@@ -329,10 +330,21 @@ def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool, wrap
 
 
 def test_what_can_t_be_compiled_is_refused() -> None:
-    with pytest.raises(ValueError, match="compile must be True or False, got 'auto'"):
-        make_agent(compile="auto")
-    with pytest.raises(ValueError, match="compile must be False for observations with discrete parts"):
-        make_agent(gym.wrappers.TransformObservation(Line(), np.sign, spaces.Discrete(2)), compile=True)
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
+        make_agent(compile="yes")
+    in_words = gym.wrappers.TransformObservation(Line(), np.sign, spaces.Discrete(2))
+    with pytest.raises(
+        ValueError, match="compile must be False or 'auto' for this agent, got True: SB3 turns discrete"
+    ):
+        make_agent(in_words, compile=True)
+    agent = make_agent(in_words, compile="auto")
+    assert agent._way_for(10**9, 0) == "as it is"
+
+
+def test_what_pays_is_compiled() -> None:
+    agent = make_agent(compile="auto")
+    first, least = agent.learning_starts, MAAC.min_updates[0]
+    assert [agent._way_for(first + least + more, 0) for more in (-1, 0)] == ["as it is", "compiled"]
 
 
 def test_the_actors_gradient_is_clipped() -> None:

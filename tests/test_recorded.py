@@ -11,7 +11,8 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mbrl_wrappers.agents import MAAC, Dyna, recorded
+from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData, recorded
+from mbrl_wrappers.agents.through_model import ThroughModel
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.recording import Recorder, objection_to
@@ -34,10 +35,11 @@ class Direct:
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Direct]:
-    """Have MAAC take a CPU for a GPU."""
+    """Have agents take a CPU for a GPU."""
     monkeypatch.setattr(recorded, "Recorder", Direct)
     monkeypatch.setattr(recorded, "objection_to", lambda device: None)
-    monkeypatch.setattr(MAAC, "_is_recorded", property(lambda agent: agent.compile))
+    monkeypatch.setattr(ThroughModel, "_is_recorded", property(lambda agent: agent.compile))
+    monkeypatch.setattr(ThroughModel, "_is_compiled", False)
     Direct.made = Direct.forgot = 0
     return Direct
 
@@ -51,10 +53,10 @@ def make(compile: bool, **kwargs: Any) -> Any:
     )  # fmt: skip
 
 
-def model_based() -> ModelBased:
+def model_based(strategy: Any = None) -> ModelBased:
     env = gym.make("Pendulum-v1")
     model = EnsembleDynamics.for_env(env, hidden=(8,), max_steps=10, num_members=3, num_elites=2, seed=0)
-    return ModelBased(Dyna(0.5, rollouts_per_step=5), model, fit_every=20, seed=0)
+    return ModelBased(strategy or Dyna(0.5, rollouts_per_step=5), model, fit_every=20, seed=0)
 
 
 def weights(agent: Any) -> torch.Tensor:
@@ -75,6 +77,22 @@ def test_the_steps_of_a_recording_are_those_of_a_plain_update(on_gpu: type[Direc
     for compile in (False, True):
         agent = make(compile, **kwargs).learn(60, callback=model_based())
         found.append((weights(agent), float(agent.critic.optimizer.state_dict()["state"][0]["step"])))
+    assert on_gpu.made == 1
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-4)
+    assert found[0][1] == found[1][1] > 0
+
+
+@pytest.mark.parametrize("horizon", [0, 3])
+def test_svgs_are_too(on_gpu: type[Direct], horizon: int) -> None:
+    found = []
+    for compile in (False, True):
+        agent = SVG(
+            "MlpPolicy", VecNormalize(make_vec_env("Pendulum-v1", 1, seed=0)), horizon=horizon, ent_coef=0.1,
+            compile=compile, policy_kwargs={"net_arch": [16]}, learning_starts=30, batch_size=32, seed=0,
+            max_grad_norm=0.1, buffer_size=500, device="cpu",
+        )  # fmt: skip
+        agent.learn(60, callback=model_based(RealData()))
+        found.append((weights(agent), float(agent.actor.optimizer.state_dict()["state"][0]["step"])))
     assert on_gpu.made == 1
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-4)
     assert found[0][1] == found[1][1] > 0

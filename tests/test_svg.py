@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.agents import SVG, Dyna, RealData
-from mbrl_wrappers.agents.climbing import GradientWatch
 from mbrl_wrappers.agents.expansion import infer_in_turn
 from mbrl_wrappers.agents.trajectories import TrajectoryBuffer
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
@@ -75,6 +74,14 @@ def trained(dynamics: Any = None, steps: int = 60, **kwargs: Any) -> Any:
 
 def weights(agent: Any) -> list[Tensor]:
     return [value.detach().clone() for value in agent.policy.parameters()]
+
+
+def objective_of(agent: Any, stretches: Any) -> tuple[Tensor, Tensor]:
+    """The actor's objective on stretches and their weights, with the line as the model."""
+    real = agent._flat(stretches)
+    probes = [torch.zeros_like(reward, requires_grad=True) for reward in real.reward]
+    infer = infer_in_turn(line()) if agent.horizon else None
+    return agent._objective(real, infer, probes, agent.model_based.view.scales())
 
 
 def same(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -154,14 +161,12 @@ def test_weights_are_1_on_policy_and_clipped_off_it() -> None:
     agent.learn(50, callback=ModelBased(RealData(), line()))
     stretches = agent.replay_buffer.sample_stretches(20, 3)
 
-    torch.testing.assert_close(
-        agent._objective(stretches, infer_in_turn(line()), GradientWatch())[1], torch.ones(20), atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(objective_of(agent, stretches)[1], torch.ones(20), atol=1e-3, rtol=0)
 
     unlikely = stretches._replace(log_prob=stretches.log_prob - 10)
-    assert (agent._objective(unlikely, infer_in_turn(line()), GradientWatch())[1] == 5.0).all()
+    assert (objective_of(agent, unlikely)[1] == 5.0).all()
     agent.max_importance_weight = 0.0
-    assert agent._objective(unlikely, infer_in_turn(line()), GradientWatch())[0] == 0
+    assert objective_of(agent, unlikely)[0] == 0
 
 
 # -- stretches -------------------------------------------------------------------------------------
@@ -252,7 +257,7 @@ def test_the_gradient_is_that_of_the_real_path_written_out(horizon: Any) -> None
     scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
     assert abs(scale - 1) > 0.1
     stretches = agent._draw(agent.replay_buffer, 16)
-    objective, weight = agent._objective(stretches, infer_in_turn(line()), GradientWatch())
+    objective, weight = objective_of(agent, stretches)
     parameters = list(agent.actor.parameters())
     ours = torch.autograd.grad(objective, parameters, allow_unused=True)
 
@@ -283,14 +288,15 @@ def test_the_gradient_is_that_of_the_real_path_written_out(horizon: Any) -> None
 def test_the_entropy_of_the_states_that_were_met_is_added() -> None:
     agent = trained(horizon=2)
     stretches = agent._draw(agent.replay_buffer, 16)
-    met = torch.as_tensor(stretches.obs[stretches.is_real])
+    assert not stretches.is_real.all()
     found = []
     for ent_coef in (0.0, 0.5):
         agent.ent_coef = ent_coef
         torch.manual_seed(0)
-        found.append(agent._objective(stretches, infer_in_turn(line()), GradientWatch())[0])
+        found.append(objective_of(agent, stretches)[0])
     torch.manual_seed(0)
-    entropy = -agent.actor.action_log_prob(met)[1].mean()
+    log_prob = agent.actor.action_log_prob(agent._flat(stretches).obs[:-1].flatten(0, 1))[1]
+    entropy = -log_prob[torch.as_tensor(stretches.is_real.ravel())].mean()
 
     torch.testing.assert_close(found[1] - found[0], 0.5 * entropy, atol=1e-5, rtol=1e-5)
 
@@ -310,7 +316,7 @@ def test_actions_are_kept_with_the_densities_that_they_were_taken_with() -> None
 def test_svg_0_climbs_the_critics_gradient() -> None:
     agent = trained(horizon=0)
     stretches = agent._draw(agent.replay_buffer, 16)
-    objective, weight = agent._objective(stretches, None, GradientWatch())
+    objective, weight = objective_of(agent, stretches)
 
     obs, action = torch.as_tensor(stretches.obs[0]), torch.as_tensor(stretches.action[0])
     torch.testing.assert_close(objective, (weight * agent.critic(obs, action)[0][:, 0]).mean(), atol=1e-5, rtol=1e-5)
@@ -320,7 +326,7 @@ def test_svg_0_climbs_the_critics_gradient() -> None:
 def test_values_are_regressed_on_a_real_step() -> None:
     agent = trained()
     steps = agent.replay_buffer.sample_stretches(16, 1)
-    loss = agent._critic_loss(steps)
+    loss = agent._critic_loss(agent._flat(steps), None)
 
     obs, next_obs = torch.as_tensor(steps.obs[0]), torch.as_tensor(steps.next_obs[0])
     with torch.no_grad():
@@ -328,6 +334,34 @@ def test_values_are_regressed_on_a_real_step() -> None:
         behind = torch.where(torch.as_tensor(steps.terminated[0]), 0.0, agent.critic_target(next_obs)[:, 0])
         error = agent.critic(obs)[:, 0] - torch.as_tensor(steps.reward[0]) - GAMMA * behind
     torch.testing.assert_close(loss.detach(), 0.5 * (ratio.exp().clamp(max=5.0) * error.square()).mean())
+
+
+# -- compiled --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.parametrize("horizon", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 3))])
+def test_compiled_it_learns_the_same_and_compiles_once(horizon: int) -> None:
+    found = []
+    for compile in (False, True):
+        agent = make_agent(
+            VecNormalize(DummyVecEnv([Line])), horizon=horizon, ent_coef=0.1, max_grad_norm=1.0, compile=compile
+        )
+        model_based = ModelBased(RealData(), small_model(), fit_every=4)
+        agent.learn(21, callback=model_based)  # an update
+        with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
+            agent.learn(12, callback=model_based, reset_num_timesteps=False)
+        assert agent._is_compiled == compile
+        found.append(weights(agent))
+
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-4)
+
+
+def test_whole_episodes_are_not_compiled() -> None:
+    with pytest.raises(ValueError, match="compile must be False or 'auto' for this agent, got True: horizon is 'inf'"):
+        make_agent(horizon="inf", compile=True)
+    assert make_agent(horizon="inf", compile="auto", train_freq=1)._way_for(10**9, 0) == "as it is"
 
 
 # -- as an SB3 agent -------------------------------------------------------------------------------

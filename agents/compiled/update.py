@@ -1,4 +1,4 @@
-"""What the compiled agents share: when to compile, and the loop over a block of updates."""
+"""What the compiled agents share: the loop over a block of updates, each of which is one function."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, ReplayBufferSamples, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
 from mbrl_wrappers.agents.compiled.functional import compiled
+from mbrl_wrappers.agents.compiled.way import Compilable, Way, check_compile
 from mbrl_wrappers.imagination.buffer import draw_batches
 from mbrl_wrappers.recording import Recorder, objection_to
 
-# Compiling takes half a minute on a CPU; an update of small networks or of SB3's default ones gains some 5 ms.
-MIN_UPDATES = 10_000
-# Recording takes some tenths of a second, and each update gains a hundredth.
-MIN_RECORDED_UPDATES = 100
 
-
-class CompiledAgent(OffPolicyAlgorithm):
+class CompiledAgent(Compilable):
     """Runs each gradient update of an SB3 agent as one compiled function, or one CUDA graph.
 
     To be put in front of the agent's class. The numbers are those of the agent's own ``train`` up to rounding: the
@@ -37,10 +32,10 @@ class CompiledAgent(OffPolicyAlgorithm):
         *args: the agent's arguments.
         compile: True or False, or ``"auto"``: where the agent can be compiled and ``learn`` is asked for
             enough updates to win back the half minute that compiling takes; a run that goes on
-            (``reset_num_timesteps=False``) stays as it was. On a GPU nothing is compiled: an update is recorded as one
-            CUDA graph, in some tenths of a second, so that ``"auto"`` does it in all but the shortest runs. Where
-            either fails, ``"auto"`` warns and trains as SB3 does, with the random numbers that come after those
-            drawn for the attempt.
+            (``reset_num_timesteps=False``) stays as it was. On a GPU a compiled update is recorded too, as one CUDA
+            graph, and ``"auto"`` records updates that it does not compile in all but the shortest runs: that takes some
+            tenths of a second. Where this fails, ``"auto"`` warns and trains as SB3 does, with the random numbers that
+            come after those drawn for the attempt.
         **kwargs: the agent's arguments.
 
     Raises:
@@ -49,6 +44,9 @@ class CompiledAgent(OffPolicyAlgorithm):
             critic of one's own, or a features extractor that actor and critic share.
     """
 
+    # An update of small networks or of SB3's default ones gains some 5 ms on a CPU, on a GPU 0.4 beside a recorded one.
+    min_updates = (10_000, 100_000)
+
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -56,15 +54,14 @@ class CompiledAgent(OffPolicyAlgorithm):
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             return
-        plain = next(base for base in cls.__mro__ if not issubclass(base, CompiledAgent))
+        plain = next(base for base in cls.__mro__ if not issubclass(base, Compilable))
         compile = inspect.Parameter("compile", inspect.Parameter.KEYWORD_ONLY, default="auto")
         cls.__signature__ = inspect.Signature([*inspect.signature(plain).parameters.values(), compile])
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
-        _check_compile(compile)
+        check_compile(compile)
         super().__init__(*args, **kwargs)
         self.compile = compile
-        self._is_compiled: bool | None = None
         self._update: Callable[..., Tensor] | None = None
         self._built_with: Any = None
         self._recorder: Recorder | None = None
@@ -117,46 +114,12 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     # -- training ---------------------------------------------------------------------------------
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        _check_compile(self.compile)  # loading sets whatever it is given
-        # A run that goes on, though for few steps, stays what it was: numbers would differ in their last digits.
-        if self.compile == "auto" and not reset_num_timesteps and self._is_compiled is not None:
-            self._is_compiled = self._is_compiled and self._objected() is None
-        else:
-            steps_done = 0 if reset_num_timesteps else self.num_timesteps
-            self._is_compiled = self._is_to_be_compiled(total_timesteps, steps_done)
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-
-    def _is_to_be_compiled(self, total_timesteps: int, steps_done: int) -> bool:
-        if self.compile == "auto":
-            planned = self._planned_updates(total_timesteps, steps_done)
-            least = MIN_RECORDED_UPDATES if self._on_gpu else MIN_UPDATES
-            return planned >= least and self._objected() is None
-        if self.compile and (objection := self._objected()):
-            raise ValueError(f"compile must be False or 'auto' for this agent, got True: {objection}")
-        return bool(self.compile)
-
-    def _objected(self) -> str | None:
+    def _objection_to(self, way: Way) -> str | None:
         return (objection_to(self.device) if self._on_gpu else None) or self._objection()
-
-    def _planned_updates(self, total_timesteps: int, steps_done: int) -> float:
-        steps = max(0, total_timesteps - max(0, self.learning_starts - steps_done))
-        if self.gradient_steps < 0:  # as many as env steps
-            return steps
-        if self.train_freq.unit == TrainFrequencyUnit.EPISODE:  # type: ignore[union-attr]
-            return 0.0  # how long episodes will be is not known
-        return steps / (self.train_freq.frequency * self.n_envs) * self.gradient_steps  # type: ignore[union-attr]
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; see the agent's own ``train``."""
-        if not self._is_compiled or gradient_steps == 0:
+        if not (self._is_compiled or self._is_recorded) or gradient_steps == 0:
             super().train(gradient_steps, batch_size)
             return
         try:
@@ -165,35 +128,28 @@ class CompiledAgent(OffPolicyAlgorithm):
             # Failures to compile have no class in common; an error of another kind comes again below.
             if self.compile != "auto" or self._has_updated:
                 raise
-            what = "recorded" if self._on_gpu else "compiled"
-            warnings.warn(f"the update cannot be {what} here and runs as it is: {error}", stacklevel=2)
-            self._is_compiled = False
+            warnings.warn(f"the update cannot be {self._way} here and runs as it is: {error}", stacklevel=2)
+            self._stay_as_it_is()
             super().train(gradient_steps, batch_size)
             return
         self._record(logged)
 
     def _built_update(self) -> Callable[..., Tensor]:
-        """Return the function of an update, a new one where the constants that are built into it have changed.
-
-        On a CPU it is compiled, on a GPU it is to be recorded.
-        """
+        """Return the function of an update, a new one where the constants that are built into it have changed."""
         built_with: dict[str, Any] = {name: AdamStep.constants(o) for name, o in self._trained().items()}
-        if self._on_gpu:
+        built_with["way"] = self._way
+        if self._is_recorded:
             built_with |= self._baked_in()
         if self._update is None or self._built_with != built_with:
             update = self._make_update()
-            self._recorder = Recorder(self.device) if self._on_gpu else None
-            self._update = update if self._on_gpu else compiled(update)
+            self._recorder = Recorder(self.device) if self._is_recorded else None
+            self._update = compiled(update) if self._is_compiled else update
             self._built_with = built_with
         return self._update
 
     @property
-    def _on_gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
     def _adam(self) -> type[AdamStep]:
-        return FusedAdamStep if self._on_gpu else AdamStep
+        return AdamStep if self._is_compiled else FusedAdamStep
 
     def _adam_steps(self) -> dict[str, AdamStep]:
         """Return a step of each optimizer."""
@@ -235,11 +191,6 @@ class CompiledAgent(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_update", "_built_with", "_recorder", "_has_updated"]
-
-
-def _check_compile(value: Any) -> None:
-    if value not in (True, False, "auto"):
-        raise ValueError(f"compile must be True, False or 'auto', got {value!r}")
 
 
 def logged_values(values: Iterable[Tensor]) -> Tensor:

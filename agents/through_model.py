@@ -1,0 +1,117 @@
+"""SB3 agents whose actors climb a gradient that went through a model, and how their updates run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from mbrl_wrappers.agents.climbing import Logged, Stepper
+from mbrl_wrappers.agents.compiled.functional import compiled
+from mbrl_wrappers.agents.compiled.way import MIN_RECORDED_UPDATES, Compilable, Way, check_compile
+from mbrl_wrappers.agents.recorded import RecordedUpdates, objection_to_recording
+from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.spaces import FlatSpace
+
+
+class ThroughModel(Compilable, WithModel):
+    """To be put in front of an SB3 agent's class: updates run as they are, in compiled parts, or on a GPU recorded.
+
+    Args:
+        *args: the agent's arguments.
+        compile: see :class:`~mbrl_wrappers.agents.MAAC`.
+        **kwargs: the agent's arguments.
+    """
+
+    # Compiling takes a minute or two, an update gains 15 ms; on a GPU nothing is compiled.
+    min_updates = (10_000, MIN_RECORDED_UPDATES)
+
+    def __init__(self, *args: Any, compile: bool | Literal["auto"] = False, **kwargs: Any) -> None:
+        check_compile(compile)
+        self.compile = compile
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._recorded: RecordedUpdates | None = None
+        with self._naming_what_is_refused():
+            super().__init__(*args, **kwargs)
+
+    # -- what an agent says of itself -------------------------------------------------------------
+
+    @abstractmethod
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimizers by name."""
+
+    @abstractmethod
+    def _steps_through(self, dynamics: DynamicsModel) -> Any:
+        """Return what takes the steps that gradients go through."""
+
+    @abstractmethod
+    def _update(self, steppers: dict[str, Stepper], step: Any, *of: Any) -> Logged:
+        """Update all networks once; returns what is logged.
+
+        Args:
+            steppers: of the optimizers.
+            step: from :meth:`_steps_through`.
+            *of: what the update is of: tensors, and what else is part of a recording.
+        """
+
+    @abstractmethod
+    def _constants(self) -> list[Any]:
+        """Return what else updates are made of, to be compared: where it has changed, they are recorded anew."""
+
+    # -- how updates run --------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._check_compile()
+
+    def _objection_to(self, way: Way) -> str | None:
+        if any(leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves):
+            return (
+                "SB3 turns discrete parts of observations into one-hot vectors in a way that can't be compiled, and "
+                f"observation_space is {self.observation_space}"
+            )
+        if not self._on_gpu:
+            return None
+        if self.use_sde:
+            return "use_sde draws its noise anew for each update"
+        return objection_to_recording(self.device, self._optimizers())
+
+    @property
+    def _is_compiled(self) -> bool:
+        # A rollout that is compiled for a GPU draws its noise in another order; see docs/results/gpu.md.
+        return super()._is_compiled and not self._on_gpu
+
+    @contextmanager
+    def _updating(self) -> Iterator[Callable[..., Logged]]:
+        """Give what makes an update, with the model as it is now."""
+        dynamics = self.model_based.dynamics
+        if not self._is_recorded:
+            steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}
+            yield partial(self._update, steppers, self._steps_through(dynamics))
+            return
+        if self._recorded is None:
+            self._recorded = RecordedUpdates(self.device)
+        made_of = [self.model_based.view, *self._constants()]
+        given = (self._update, self.policy, self._optimizers(), dynamics, self._steps_through, made_of)
+        with self._recorded.updating(*given) as update:
+            yield update
+
+    def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method that is part of updates, without anything that changes in place, bound and perhaps compiled.
+
+        Args:
+            function: the method of the class.
+        """
+        if not self._is_compiled:
+            return partial(function, self)
+        if function not in self._compiled:
+            self._compiled[function] = compiled(function)
+        return partial(self._compiled[function], self)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled", "_recorded"]
