@@ -103,10 +103,6 @@ class GradientWatch:
         self.probes.append(torch.zeros(len(rows), device=rows.device, requires_grad=True))
         return self.probes[-1]
 
-    def __call__(self, action: Tensor) -> Tensor:
-        """Return the action of the next step ``[B, A]``, watched."""
-        return watched(action, self.probe(action))
-
     def report(self) -> dict[str, Tensor]:
         """Return what is to be logged.
 
@@ -145,22 +141,21 @@ def climb(
     objective: Tensor,
     network: Any,
     max_grad_norm: float | None,
-    probes: Sequence[Tensor] = (),
-    stepper: Stepper | None = None,
+    probes: Sequence[Tensor],
+    stepper: Stepper,
 ) -> Tensor:
     """Take a step of a network's optimizer up an objective, none where the gradient is not finite.
 
     Args:
         objective: has no dimensions.
-        network: has an optimizer; the gradients of other networks stay as they are.
+        network: the gradients of other networks stay as they are.
         max_grad_norm: to which the gradient's norm is clipped.
         probes: what else is to have a gradient; see :func:`watched`.
-        stepper: takes the step; default: the network's optimizer does.
+        stepper: takes the step.
 
     Returns:
         The norm before that.
     """
-    stepper = Stepper(network.optimizer) if stepper is None else stepper
     parameters = list(network.parameters())
     stepper.zero_grad()
     (-objective).backward(inputs=[*parameters, *probes])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +21,6 @@ from mbrl_wrappers.agents.climbing import (
     least,
     logged,
     masked_mean,
-    record_means,
     watched,
 )
 from mbrl_wrappers.agents.dyna import Dyna
@@ -89,12 +88,13 @@ class MAAC(ThroughModel, SAC):
             the same random numbers and the same results up to rounding. Compiling takes a minute or two when the first
             update comes, and for each other batch size; see ``docs/results/updates.md`` for what it gains. What is
             wrong with a model is told in the compiler's words then. On a GPU nothing is compiled, and each update is
-            one CUDA graph, recorded anew after each fit of the model; see ``docs/results/gpu.md``. ``"auto"`` is True
-            where ``learn`` is asked for enough updates to win that back, and the agent allows it.
+            one CUDA graph, recorded anew after each fit of the model; see ``docs/results/gpu.md``. ``"auto"`` does it
+            where ``learn`` is asked for enough updates to win that back and the agent allows it; where it fails, it
+            warns and goes on without.
         **kwargs: SAC's.
 
     Raises:
-        ValueError: for an argument out of its range, a features extractor that is shared or, with ``compile``,
+        ValueError: for an argument out of its range, a features extractor that is shared or, with ``compile=True``,
             observations with discrete parts and, on a GPU, gSDE, another optimizer than Adam or another GPU than the
             current one; when training starts, if the callbacks hold several models.
 
@@ -158,25 +158,20 @@ class MAAC(ThroughModel, SAC):
                 f"got {self.target_critics}"
             )
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update the networks; SB3 calls this after each rollout."""
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(list(self._optimizers().values()))
+    def _drawn(self, gradient_steps: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
         view = self.model_based.view
         scales = view.scales()
-        log: list[Logged] = []
-        with self._updating() as update:
-            batches = draw_batches(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
-            for gradient_step, batch in enumerate(batches):
-                if self.use_sde:
-                    self.actor.reset_noise()
-                obs = view.flat_obs(batch.observations, scales)
-                moves_target = gradient_step % self.target_update_interval == 0
-                members = self._target_members() if self.device.type == "cuda" else None  # no part of a recording
-                log.append(update(batch, obs, scales, members, moves_target))
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        record_means(self.logger, log)
+        batches = draw_batches(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
+        for gradient_step, batch in enumerate(batches):
+            if self.use_sde:
+                self.actor.reset_noise()
+            obs = view.flat_obs(batch.observations, scales)
+            moves_target = gradient_step % self.target_update_interval == 0
+            members = self._target_members() if self._on_gpu else None  # no part of a recording
+            yield batch, obs, scales, members, moves_target
+
+    def _pays_from(self) -> float:
+        return super()._pays_from() if self.horizon else math.inf
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizers = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}

@@ -19,7 +19,11 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def objection_to_recording(device: torch.device, optimizers: Optimizers) -> str | None:
-    """Say why updates can't be recorded, None if they can: the GPU is another one, or an optimizer's."""
+    """Say why updates can't be recorded, None if they can.
+
+    It may be the GPU, if it is not the current one, or an optimizer that
+    :class:`~mbrl_wrappers.agents.compiled.adam.AdamStep` does not serve.
+    """
     objections = [objection_to(device), *map(AdamStep.objection, optimizers.values())]
     return next(filter(None, objections), None)
 
@@ -72,7 +76,7 @@ class RecordedUpdates:
         made_of = [*made_of, policy, dynamics, *functions, *optimizers.values(), *constants]
         if made_of != self._made_of:
             if objection := objection_to_recording(self._device, optimizers):
-                raise ValueError(f"compile must be False for this agent on a GPU now, got True: {objection}")
+                raise ValueError(f"compile must be False for this agent from now on: {objection}")
             self._made_of, self._model = [], []
             self._recorder = Recorder(self._device)
             self._steppers = {name: FusedStepper(optimizer) for name, optimizer in optimizers.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -27,10 +27,8 @@ from mbrl_wrappers.agents.climbing import (
     least,
     logged,
     masked_mean,
-    record_means,
     watched,
 )
-from mbrl_wrappers.agents.compiled.way import Way
 from mbrl_wrappers.agents.expansion import Infer, check_differentiable, infer_in_turn
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.through_model import ThroughModel
@@ -137,11 +135,12 @@ class SVG(ThroughModel, OffPolicyAlgorithm):
             episode, which SB3 has for one env only: with several, give it steps.
         buffer_size, learning_starts, batch_size, tau, gamma, gradient_steps, stats_window_size, tensorboard_log,
             policy_kwargs, verbose, seed, device: as in SB3's SAC.
-        compile: as in :class:`~mbrl_wrappers.agents.MAAC`; not with ``"inf"``.
+        compile: as in :class:`~mbrl_wrappers.agents.MAAC`; with ``"inf"`` nothing is.
 
     Raises:
-        ValueError: for an argument out of its range, actions that are not a Box or, with ``compile``, what
-            :class:`~mbrl_wrappers.agents.MAAC` refuses too, and ``"inf"``.
+        ValueError: for an argument out of its range, actions that are not a Box or, with ``compile=True``, ``"inf"``,
+            observations with discrete parts and, on a GPU, another optimizer than Adam or another GPU than the current
+            one.
 
     Example:
         >>> SVG("MlpPolicy", "Pendulum-v1", horizon=1).learn(10_000)  # doctest: +SKIP
@@ -282,20 +281,12 @@ class SVG(ThroughModel, OffPolicyAlgorithm):
 
     # -- learning ------------------------------------------------------------------------------------
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update the networks; SB3 calls this after each rollout."""
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(list(self._optimizers().values()))
+    def _drawn(self, gradient_steps: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
         buffer: Any = plain_buffer(self)
         scales = self.model_based.view.scales()
-        log: list[Logged] = []
-        with self._updating() as update:
-            for _ in range(gradient_steps):
-                steps = self._flat(buffer.sample_stretches(batch_size, 1))
-                log.append(update(steps, self._flat(self._draw(buffer, batch_size)), scales))
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        record_means(self.logger, log)
+        for _ in range(gradient_steps):
+            steps = self._flat(buffer.sample_stretches(batch_size, 1))
+            yield steps, self._flat(self._draw(buffer, batch_size)), scales
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.policy.actor.optimizer, "critic": self.policy.critic.optimizer}
@@ -307,10 +298,10 @@ class SVG(ThroughModel, OffPolicyAlgorithm):
         weights = (self.max_importance_weight, self.ent_coef, self.max_grad_norm)
         return [self.horizon, *weights, self.gamma, self.tau]
 
-    def _objection_to(self, way: Way) -> str | None:
+    def _objection(self) -> str | None:
         if self.horizon == "inf":
             return "horizon is 'inf', where an update may be of any number of steps"
-        return super()._objection_to(way)
+        return super()._objection()
 
     def _update(
         self,

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import torch
 
-from mbrl_wrappers.agents.climbing import Logged, Stepper
+from mbrl_wrappers.agents.climbing import Logged, Stepper, record_means
+from mbrl_wrappers.agents.compiled.compilable import Compilable, check_compile
 from mbrl_wrappers.agents.compiled.functional import compiled
-from mbrl_wrappers.agents.compiled.way import MIN_RECORDED_UPDATES, Compilable, Way, check_compile
 from mbrl_wrappers.agents.recorded import RecordedUpdates, objection_to_recording
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.models.base import DynamicsModel
@@ -28,8 +28,7 @@ class ThroughModel(Compilable, WithModel):
         **kwargs: the agent's arguments.
     """
 
-    # Compiling takes a minute or two, an update gains 15 ms; on a GPU nothing is compiled.
-    min_updates = (10_000, MIN_RECORDED_UPDATES)
+    compiles_on_gpu = False  # a compiled rollout draws its noise in another order there; see docs/results/gpu.md
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = False, **kwargs: Any) -> None:
         check_compile(compile)
@@ -50,18 +49,18 @@ class ThroughModel(Compilable, WithModel):
         """Return what takes the steps that gradients go through."""
 
     @abstractmethod
+    def _drawn(self, gradient_steps: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
+        """Yield what each update of a block is of: tensors, and what else is part of a recording."""
+
+    @abstractmethod
     def _update(self, steppers: dict[str, Stepper], step: Any, *of: Any) -> Logged:
         """Update all networks once; returns what is logged.
 
         Args:
             steppers: of the optimizers.
             step: from :meth:`_steps_through`.
-            *of: what the update is of: tensors, and what else is part of a recording.
+            *of: from :meth:`_drawn`.
         """
-
-    @abstractmethod
-    def _constants(self) -> list[Any]:
-        """Return what else updates are made of, to be compared: where it has changed, they are recorded anew."""
 
     # -- how updates run --------------------------------------------------------------------------
 
@@ -69,7 +68,7 @@ class ThroughModel(Compilable, WithModel):
         super()._setup_model()
         self._check_compile()
 
-    def _objection_to(self, way: Way) -> str | None:
+    def _objection(self) -> str | None:
         if any(leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves):
             return (
                 "SB3 turns discrete parts of observations into one-hot vectors in a way that can't be compiled, and "
@@ -81,10 +80,25 @@ class ThroughModel(Compilable, WithModel):
             return "use_sde draws its noise anew for each update"
         return objection_to_recording(self.device, self._optimizers())
 
-    @property
-    def _is_compiled(self) -> bool:
-        # A rollout that is compiled for a GPU draws its noise in another order; see docs/results/gpu.md.
-        return super()._is_compiled and not self._on_gpu
+    def _pays_from(self) -> float:
+        return 10_000  # a minute or two against 15 ms an update
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Update the networks; SB3 calls this after each rollout."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(list(self._optimizers().values()))
+        log: list[Logged] = []
+        while len(log) < gradient_steps:
+            try:
+                with self._updating() as update:
+                    for of in self._drawn(gradient_steps, batch_size):
+                        log.append(update(*of))
+                        self._has_updated = True
+            except Exception as error:
+                self._fall_back(error)
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        record_means(self.logger, log)
 
     @contextmanager
     def _updating(self) -> Iterator[Callable[..., Logged]]:

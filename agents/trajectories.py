@@ -134,7 +134,6 @@ class _WithDensities(ReplayBuffer):
         places = self._places(np.maximum(of_step, 0))
         ended_before = np.cumsum(self.dones[places, envs] > 0, axis=0) - (self.dones[places, envs] > 0)
         is_real = (of_step >= 0) & (ended_before == 0)
-        is_real = is_real[: is_real.any(1).sum()]  # steps of the longest one
         last = is_real.sum(0) - 1
         places = places[np.minimum(np.arange(len(is_real))[:, None], last), np.arange(len(envs))]
 

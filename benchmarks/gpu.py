@@ -1,9 +1,8 @@
-"""What recording gains on a GPU: time, launches and waits of updates, recorded and not.
+"""What a GPU gains where updates are recorded, and compiled before that: time, launches and waits.
 
     python benchmarks/gpu.py
 
-Needs a GPU. Prints what docs/results/gpu.md holds of one. What is not recorded is SB3's own update, or the function
-that is recorded called as it is.
+Needs a GPU; docs/results/gpu.md holds what it printed on one. As they are, updates of SAC, TD3 and MBPO are SB3's own.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from updates import BATCH, make
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
 from mbrl_wrappers.agents import SVG, CompiledSAC, CompiledTD3
-from mbrl_wrappers.agents.compiled import way as deciding
+from mbrl_wrappers.agents.compiled import compilable
 from mbrl_wrappers.imagination import AgentView, BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.recording import Recorder
@@ -146,7 +145,7 @@ def fits() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    deciding.MIN_RECORDED_UPDATES = 0
+    compilable.MIN_RECORDED_UPDATES = 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     print("| | | ms | times as fast | alone: ms | launches | waits per 1,000 | kernels and copies |")
     print("|" + "---|" * 8)

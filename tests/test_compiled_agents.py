@@ -21,13 +21,15 @@ from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
+from mbrl_wrappers.agents.compiled import update
+from mbrl_wrappers.agents.compiled.compilable import MIN_RECORDED_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.recipe import Recipe
 from mbrl_wrappers.zoo.training import run
 
-MIN_UPDATES = CompiledSAC.min_updates[0]
+MIN_UPDATES = 10_000
 PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 20}
 
@@ -318,6 +320,62 @@ def test_only_what_pays_is_compiled(uncompiled, steps, options, expected):
     assert agent._is_compiled == expected
 
 
+class Direct:
+    """Stands where a GPU's recorder stands: calls what it would record."""
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def recorded(self, function: Any, works_on: Any) -> Any:
+        return function
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Have agents take a CPU for a GPU."""
+    monkeypatch.setattr(update, "Recorder", Direct)
+    monkeypatch.setattr(update, "objection_to", lambda device: None)
+    monkeypatch.setattr(CompiledSAC, "_on_gpu", True)
+
+
+def test_on_a_gpu_all_but_short_runs_are_recorded_and_long_ones_compiled_too(on_gpu):
+    def ways(pays_from: int, **options: Any) -> list[str]:
+        agent = make(CompiledSAC, double=False, **options)
+        return [agent._way_for(40 + pays_from + more, 0) for more in (-1, 0)]
+
+    assert ways(MIN_RECORDED_UPDATES) == ["as they are", "recorded"]
+    assert ways(MIN_RECORDED_UPDATES, use_sde=True) == ["as they are", "as they are"]
+    assert ways(100_000, gradient_steps=2) == ["recorded", "compiled"]
+    assert ways(10**9) == ["recorded", "recorded"]  # one by one
+    assert ways(1, compile=True) == ["compiled", "compiled"]
+    assert ways(10**9, compile=False) == ["as they are", "as they are"]
+
+
+def test_on_a_gpu_where_compiling_fails_updates_are_recorded(on_gpu, monkeypatch):
+    def fail(function: Any, **_: Any) -> Any:
+        raise RuntimeError("no Triton")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    plain, ours = (make(kind, double=False) for kind in PAIRS["SAC"])
+    ours._pays_from = lambda: 0
+    learn(plain, 60)
+    ours.set_random_seed(0)
+    with pytest.warns(UserWarning, match="cannot be compiled here and go on recorded: no Triton"):
+        ours.learn(60)
+    assert ours._is_recorded and not ours._is_compiled
+    assert ours._n_updates == plain._n_updates == 20
+
+
+def test_a_run_that_goes_on_elsewhere_is_recorded_on_a_gpu_alone(on_gpu, monkeypatch):
+    agent = make(CompiledSAC, double=False, compile="auto")
+    agent._planned_updates = lambda *steps: MIN_RECORDED_UPDATES
+    learn(agent, 60)
+    assert (agent._way, agent._is_recorded) == ("recorded", True)
+    monkeypatch.setattr(CompiledSAC, "_on_gpu", False)
+    agent.learn(10, reset_num_timesteps=False)
+    assert (agent._is_compiled, agent._is_recorded) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("policy", "options", "reason"),
     [
@@ -411,8 +469,9 @@ def test_the_signature_is_the_agents_own_and_compile(name):
 
 
 def test_another_value_of_compile_is_named():
-    with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
-        make(CompiledSAC, compile="yes")
+    for value in ("yes", 1, None):
+        with pytest.raises(ValueError, match=f"compile must be True, False or 'auto', got {value!r}"):
+            make(CompiledSAC, compile=value)
     agent = make(CompiledSAC)
     agent.compile = "yes"  # as loading sets it
     with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
@@ -430,7 +489,7 @@ def test_where_compiling_fails_the_agent_trains_all_the_same(monkeypatch, kind):
     monkeypatch.setattr(torch, "compile", compiler)
     agent = make(CompiledSAC)
     agent._planned_updates = lambda *steps: MIN_UPDATES
-    with pytest.warns(UserWarning, match="cannot be compiled here and runs as it is: no C\\+\\+ compiler"):
+    with pytest.warns(UserWarning, match="cannot be compiled here and go on as they are: no C\\+\\+ compiler"):
         agent.learn(60)
     assert agent._n_updates == 20
     wanted = make(CompiledSAC, compile=True)

@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData
-from mbrl_wrappers.agents.compiled import way
+from mbrl_wrappers.agents.compiled import compilable
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
@@ -39,7 +39,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, Com
 @pytest.fixture(autouse=True)
 def record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have ``compile="auto"`` record what is too short to pay."""
-    monkeypatch.setattr(way, "MIN_RECORDED_UPDATES", 0)
+    monkeypatch.setattr(compilable, "MIN_RECORDED_UPDATES", 0)
 
 
 def arguments() -> dict[str, Any]:
@@ -197,6 +197,7 @@ def test_a_recorded_agent_learns_what_sb3s_learns(name: str, compile: Any) -> No
         agent = make("MlpPolicy", "Pendulum-v1", train_freq=5, gradient_steps=5, **arguments(), **kwargs)
         agent.learn(150)
         found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
+    assert agent._is_recorded and agent._is_compiled == (compile is True)
     torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
     assert float(found[0][1]) == float(found[1][1])
 
@@ -231,6 +232,7 @@ def test_a_recorded_svg_learns_what_it_learns_otherwise(horizon: int) -> None:
 def test_updates_of_a_recorded_agent_do_not_wait_for_the_gpu() -> None:
     agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=3, compile="auto", **arguments())
     agent.learn(70, callback=ModelBased(Dyna(0.0, rollouts_per_step=10), small_model()))
+    assert agent._is_recorded
     with agent._updating() as update:
         batch = agent.replay_buffer.sample(256)
         inputs = (batch, agent.model_based.view.flat_obs(batch.observations, None), None, None, True)
@@ -253,6 +255,7 @@ def test_settings_that_are_changed_count_from_then_on() -> None:
         agent.gamma, agent.horizon, agent.learning_rate = 0.5, 1, 1e-3
         agent._setup_lr_schedule()
         agent.learn(20, callback=callback, reset_num_timesteps=False)
+        assert agent._is_recorded == bool(compile)
         found.append(weights(agent))
     torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
 
@@ -278,16 +281,21 @@ class Line(gym.Env):
         return self.x, -float((self.x[0] - 3) ** 2), False, self.count >= 10, {}
 
 
-@pytest.mark.parametrize("kind", [CompiledSAC, MAAC])
-def test_a_run_that_resumes_is_the_run_that_never_stopped(kind: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [CompiledSAC, MAAC, SVG])
+def test_a_run_that_resumes_is_the_run_that_never_stopped(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = EnsembleDynamics.for_env(Line(), hidden=(16,), max_steps=40, num_members=3, num_elites=2, seed=0)
-    callback = ModelBased(Dyna(0.5, rollouts_per_step=10), model, fit_every=40, seed=0)
+    strategy: Any = RealData() if kind is SVG else Dyna(0.5, rollouts_per_step=10)
+    callback = ModelBased(strategy, model, fit_every=40, seed=0)
     whole = kind("MlpPolicy", Line(), compile="auto", **arguments()).learn(100, callback=callback)
     save_checkpoint(whole, tmp_path / "checkpoint")
     whole.learn(60, callback=callback, reset_num_timesteps=False)
 
     resumed = load_checkpoint(kind, tmp_path / "checkpoint", Line(), "cuda")
+    monkeypatch.setattr(compilable, "MIN_RECORDED_UPDATES", 10**9)  # what was recorded stays it
     resumed.learn(60, callback=resumed.model_based, reset_num_timesteps=False)
+    assert whole._is_recorded and resumed._is_recorded
     torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-4, rtol=1e-3)
 
 

@@ -20,8 +20,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData
-from mbrl_wrappers.agents.climbing import GradientWatch, climb, logged, record_means
+from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData, through_model
+from mbrl_wrappers.agents.climbing import GradientWatch, Stepper, climb, logged, record_means
+from mbrl_wrappers.agents.compiled.compilable import MIN_RECORDED_UPDATES
 from mbrl_wrappers.agents.expansion import step_in_turn, step_of_agent
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
@@ -310,9 +311,13 @@ class Parts(gym.ObservationWrapper):
     ("expand_critic", "wrap"),
     [(True, lambda env: env), pytest.param(False, Parts, marks=pytest.mark.slow)],
 )
-def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool, wrap: Any) -> None:
+def test_compiled_it_learns_the_same_and_compiles_once(
+    expand_critic: bool, wrap: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = []
     for compile in (False, True):
+        log: list[Any] = []
+        monkeypatch.setattr(through_model, "record_means", lambda logger, updates, log=log: log.extend(updates))
         scaled = VecNormalize(DummyVecEnv([lambda: wrap(Line())]))
         policy = "MlpPolicy" if wrap is not Parts else "MultiInputPolicy"
         agent = make_agent(
@@ -323,8 +328,9 @@ def test_compiled_it_learns_the_same_and_compiles_once(expand_critic: bool, wrap
         agent.learn(21, callback=model_based)  # an update
         with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
             agent.learn(12, callback=model_based, reset_num_timesteps=False)
-        found.append(weights(agent))
+        found.append([*weights(agent), *(update.values for update in log)])
 
+    assert "grad_norm_h1" in log[0].names
     for plain, compiled in zip(*found, strict=True):
         torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-4)
 
@@ -338,13 +344,39 @@ def test_what_can_t_be_compiled_is_refused() -> None:
     ):
         make_agent(in_words, compile=True)
     agent = make_agent(in_words, compile="auto")
-    assert agent._way_for(10**9, 0) == "as it is"
+    assert agent._way_for(10**9, 0) == "as they are"
 
 
-def test_what_pays_is_compiled() -> None:
+def test_what_pays_is_compiled_or_on_a_gpu_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ways(agent: Any, pays_from: int) -> list[str]:
+        return [agent._way_for(agent.learning_starts + pays_from + more, 0) for more in (-1, 0)]
+
     agent = make_agent(compile="auto")
-    first, least = agent.learning_starts, MAAC.min_updates[0]
-    assert [agent._way_for(first + least + more, 0) for more in (-1, 0)] == ["as it is", "compiled"]
+    assert ways(agent, 10_000) == ["as they are", "compiled"]
+    assert ways(make_agent(compile="auto", horizon=0), 10_000) == ["as they are", "as they are"]
+
+    monkeypatch.setattr(MAAC, "_on_gpu", True)
+    monkeypatch.setattr(through_model, "objection_to_recording", lambda device, optimizers: None)
+    assert ways(agent, MIN_RECORDED_UPDATES) == ["as they are", "recorded"]
+    assert ways(agent, 10_000) == ["recorded", "recorded"]
+    assert make_agent(compile=True)._way_for(1, 0) == "recorded"
+
+
+def test_where_compiling_fails_it_learns_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiler(function: Any, **_: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            raise RuntimeError("no C++ compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    agent = make_agent(compile="auto", horizon=1)
+    monkeypatch.setattr(agent, "_pays_from", lambda: 0)
+    with pytest.warns(UserWarning, match="cannot be compiled here and go on as they are: no C\\+\\+ compiler"):
+        agent.learn(25, callback=ModelBased(RealData(), small_model(Line())))
+    assert agent._n_updates == 5
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
+        make_agent(compile=True, horizon=1).learn(25, callback=ModelBased(RealData(), small_model(Line())))
 
 
 def test_the_actors_gradient_is_clipped() -> None:
@@ -405,11 +437,12 @@ def test_a_step_that_is_not_finite_is_not_taken() -> None:
     network.optimizer = torch.optim.SGD(network.parameters(), lr=1.0)  # type: ignore[assignment]
     before = [value.detach().clone() for value in network.parameters()]
 
-    norm = climb((network(torch.ones(1, 1)) * 1e38).square().sum(), network, None)
+    stepper = Stepper(network.optimizer)
+    norm = climb((network(torch.ones(1, 1)) * 1e38).square().sum(), network, None, [], stepper)
     assert not torch.isfinite(norm)
     assert same(before, list(network.parameters()))
 
-    climb(network(torch.ones(1, 1)).sum(), network, max_grad_norm=0.5)
+    climb(network(torch.ones(1, 1)).sum(), network, 0.5, [], stepper)
     moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before, strict=True)])
     assert moved.norm().item() == pytest.approx(0.5, abs=1e-4)
     assert (moved > 0).all()  # upwards
@@ -425,7 +458,7 @@ def test_what_is_logged_is_the_mean_over_those_updates_that_have_it() -> None:
 def test_norms_behind_many_steps_are_those_at_powers_of_2() -> None:
     watch = GradientWatch()
     for _ in range(70):
-        watch(torch.zeros(1, 1))
+        watch.probe(torch.zeros(1, 1))
     norms = [name for name in watch.report() if name.startswith("grad_norm")]
     assert norms == [f"grad_norm_h{step}" for step in (*range(21), 32, 64)]
 

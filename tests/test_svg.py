@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents import SVG, Dyna, RealData
+from mbrl_wrappers.agents import SVG, Dyna, RealData, through_model
 from mbrl_wrappers.agents.expansion import infer_in_turn
 from mbrl_wrappers.agents.trajectories import TrajectoryBuffer
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
@@ -204,6 +204,12 @@ def test_a_stretch_ends_with_its_episode_or_now(size: int, rows: int) -> None:
     assert not stretches.terminated[0][stretches.reward[0] % 2 == 1].any()  # a time limit is no termination
 
 
+def test_stretches_are_of_one_length_however_many_steps_are_real() -> None:
+    stretches = filled(100, 30).sample_stretches(50, 4, window=2)
+    assert stretches.reward.shape == (4, 50)
+    assert {int(n) for n in stretches.is_real.sum(0)} == {1, 2}
+
+
 def test_a_window_holds_the_newest_steps() -> None:
     stretches = filled(20, 50).sample_stretches(100, 1, window=5)
     assert set(stretches.reward.flatten()) == {45, 46, 47, 48, 49}
@@ -341,19 +347,27 @@ def test_values_are_regressed_on_a_real_step() -> None:
 
 @pytest.mark.filterwarnings("default")  # the compiler's own
 @pytest.mark.parametrize("horizon", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 3))])
-def test_compiled_it_learns_the_same_and_compiles_once(horizon: int) -> None:
+def test_compiled_it_learns_the_same_and_compiles_once(horizon: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for compile in (False, True):
+        log: list[Any] = []
+        monkeypatch.setattr(through_model, "record_means", lambda logger, updates, log=log: log.extend(updates))
         agent = make_agent(
-            VecNormalize(DummyVecEnv([Line])), horizon=horizon, ent_coef=0.1, max_grad_norm=1.0, compile=compile
+            VecNormalize(DummyVecEnv([Line])),
+            horizon=horizon,
+            window=horizon or None,
+            ent_coef=0.1,
+            max_grad_norm=1.0,
+            compile=compile,
         )
         model_based = ModelBased(RealData(), small_model(), fit_every=4)
         agent.learn(21, callback=model_based)  # an update
         with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
             agent.learn(12, callback=model_based, reset_num_timesteps=False)
         assert agent._is_compiled == compile
-        found.append(weights(agent))
+        found.append([*weights(agent), *(update.values for update in log)])
 
+    assert {"grad_norm_h0", "importance_weight"} <= set(log[0].names)
     for plain, compiled in zip(*found, strict=True):
         torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-4)
 
@@ -361,7 +375,7 @@ def test_compiled_it_learns_the_same_and_compiles_once(horizon: int) -> None:
 def test_whole_episodes_are_not_compiled() -> None:
     with pytest.raises(ValueError, match="compile must be False or 'auto' for this agent, got True: horizon is 'inf'"):
         make_agent(horizon="inf", compile=True)
-    assert make_agent(horizon="inf", compile="auto", train_freq=1)._way_for(10**9, 0) == "as it is"
+    assert make_agent(horizon="inf", compile="auto", train_freq=1)._way_for(10**9, 0) == "as they are"
 
 
 # -- as an SB3 agent -------------------------------------------------------------------------------

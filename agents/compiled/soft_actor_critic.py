@@ -79,7 +79,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
             optimizers["alpha"] = self.ent_coef_optimizer
         return optimizers
 
-    def _objection(self) -> str | None:
+    def _objection_of_kind(self) -> str | None:
         if type(self.actor.action_dist) is not SquashedDiagGaussianDistribution:
             return f"the actor's distribution is {type(self.actor.action_dist).__name__}"
         networks = {"actor": _ACTORS, "critic": _CRITICS, "critic_target": _CRITICS}
@@ -194,8 +194,8 @@ class CompiledTQC(_CompiledSoftActorCritic, TQC):
     See :class:`~mbrl_wrappers.agents.compiled.update.CompiledAgent` for ``compile``, and ``TQC`` for the rest.
     """
 
-    def _baked_in(self) -> dict[str, Any]:
-        return {"top_quantiles_to_drop_per_net": self.top_quantiles_to_drop_per_net}
+    def _constants(self) -> list[Any]:
+        return [self.top_quantiles_to_drop_per_net]
 
     def _next_values(self, outputs: Any) -> Tensor:
         kept = self.critic.quantiles_total - self.top_quantiles_to_drop_per_net * self.critic.n_critics

@@ -49,7 +49,7 @@ class CompiledTD3(CompiledAgent, TD3):
     def _trained(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
-    def _objection(self) -> str | None:
+    def _objection_of_kind(self) -> str | None:
         actor, critic = (Actor,), (ContinuousCritic,)
         networks = {"actor": actor, "actor_target": actor, "critic": critic, "critic_target": critic}
         return common_objection(self.policy, networks, self._trained().values())
@@ -72,8 +72,8 @@ class CompiledTD3(CompiledAgent, TD3):
     def _draw(self, batch: ReplayBufferSamples) -> Tensor:
         return torch.empty_like(batch.actions).normal_(0, self.target_policy_noise)
 
-    def _baked_in(self) -> dict[str, Any]:
-        return {"target_policy_noise": self.target_policy_noise}
+    def _constants(self) -> list[Any]:
+        return [self.target_policy_noise]
 
     def _make_update(self) -> Callable[..., Tensor]:
         steps = self._adam_steps()

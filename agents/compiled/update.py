@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import warnings
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
+from mbrl_wrappers.agents.compiled.compilable import Compilable, check_compile
 from mbrl_wrappers.agents.compiled.functional import compiled
-from mbrl_wrappers.agents.compiled.way import Compilable, Way, check_compile
 from mbrl_wrappers.imagination.buffer import draw_batches
 from mbrl_wrappers.recording import Recorder, objection_to
 
@@ -34,8 +34,8 @@ class CompiledAgent(Compilable):
             enough updates to win back the half minute that compiling takes; a run that goes on
             (``reset_num_timesteps=False``) stays as it was. On a GPU a compiled update is recorded too, as one CUDA
             graph, and ``"auto"`` records updates that it does not compile in all but the shortest runs: that takes some
-            tenths of a second. Where this fails, ``"auto"`` warns and trains as SB3 does, with the random numbers that
-            come after those drawn for the attempt.
+            tenths of a second. Where one fails, ``"auto"`` warns and takes the next, in the end trains as SB3 does,
+            with the random numbers that come after those drawn for the attempt.
         **kwargs: the agent's arguments.
 
     Raises:
@@ -44,8 +44,7 @@ class CompiledAgent(Compilable):
             critic of one's own, or a features extractor that actor and critic share.
     """
 
-    # An update of small networks or of SB3's default ones gains some 5 ms on a CPU, on a GPU 0.4 beside a recorded one.
-    min_updates = (10_000, 100_000)
+    compiles_on_gpu = True
 
     __signature__: ClassVar[inspect.Signature]
 
@@ -62,10 +61,9 @@ class CompiledAgent(Compilable):
         check_compile(compile)
         super().__init__(*args, **kwargs)
         self.compile = compile
-        self._update: Callable[..., Tensor] | None = None
+        self._built: Callable[..., Tensor] | None = None
         self._built_with: Any = None
         self._recorder: Recorder | None = None
-        self._has_updated = False
 
     # -- what an agent says of itself -------------------------------------------------------------
 
@@ -74,8 +72,8 @@ class CompiledAgent(Compilable):
         """Return the optimizers by the names of what they train."""
 
     @abstractmethod
-    def _objection(self) -> str | None:
-        """Say why the agent cannot be compiled, None if it can."""
+    def _objection_of_kind(self) -> str | None:
+        """Say why an agent of this kind cannot be compiled, None if it can."""
 
     @abstractmethod
     def _make_update(self) -> Callable[..., Tensor]:
@@ -104,48 +102,43 @@ class CompiledAgent(Compilable):
     def _is_due(self, index: int) -> bool:
         """Tell whether the ``index``-th update of a block does what not every one does."""
 
-    def _baked_in(self) -> dict[str, Any]:
-        """Return what a recording takes for constant, by name, beside the optimizers' constants."""
-        return {}
-
     @abstractmethod
     def _record(self, logged: Tensor) -> None:
         """Log a block's updates, ``[gradient_steps, ...]``, under SB3's keys."""
 
     # -- training ---------------------------------------------------------------------------------
 
-    def _objection_to(self, way: Way) -> str | None:
-        return (objection_to(self.device) if self._on_gpu else None) or self._objection()
+    def _objection(self) -> str | None:
+        return (objection_to(self.device) if self._on_gpu else None) or self._objection_of_kind()
+
+    def _pays_from(self) -> float:
+        if not self._on_gpu:
+            return 10_000  # half a minute against some 5 ms an update
+        block = self.gradient_steps if self.gradient_steps >= 0 else self.train_freq.frequency  # type: ignore[union-attr]
+        return 200_000 if block > 1 else math.inf  # against 0.15 to 0.35 ms; updates one by one wait for the CPU
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; see the agent's own ``train``."""
-        if not (self._is_compiled or self._is_recorded) or gradient_steps == 0:
-            super().train(gradient_steps, batch_size)
-            return
-        try:
-            logged = self._run(self._built_update(), gradient_steps, batch_size)
-        except Exception as error:
-            # Failures to compile have no class in common; an error of another kind comes again below.
-            if self.compile != "auto" or self._has_updated:
-                raise
-            warnings.warn(f"the update cannot be {self._way} here and runs as it is: {error}", stacklevel=2)
-            self._stay_as_it_is()
-            super().train(gradient_steps, batch_size)
-            return
-        self._record(logged)
+        while gradient_steps and (self._is_compiled or self._is_recorded):
+            try:
+                self._record(self._run(self._built_update(), gradient_steps, batch_size))
+                return
+            except Exception as error:
+                self._fall_back(error)
+        super().train(gradient_steps, batch_size)
 
     def _built_update(self) -> Callable[..., Tensor]:
         """Return the function of an update, a new one where the constants that are built into it have changed."""
         built_with: dict[str, Any] = {name: AdamStep.constants(o) for name, o in self._trained().items()}
         built_with["way"] = self._way
         if self._is_recorded:
-            built_with |= self._baked_in()
-        if self._update is None or self._built_with != built_with:
+            built_with["constants"] = self._constants()
+        if self._built is None or self._built_with != built_with:
             update = self._make_update()
             self._recorder = Recorder(self.device) if self._is_recorded else None
-            self._update = compiled(update) if self._is_compiled else update
+            self._built = compiled(update) if self._is_compiled else update
             self._built_with = built_with
-        return self._update
+        return self._built
 
     @property
     def _adam(self) -> type[AdamStep]:
@@ -190,7 +183,7 @@ class CompiledAgent(Compilable):
         return torch.as_tensor(value, dtype=like.dtype).to(like.device, non_blocking=True)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_update", "_built_with", "_recorder", "_has_updated"]
+        return [*super()._excluded_save_params(), "_built", "_built_with", "_recorder"]
 
 
 def logged_values(values: Iterable[Tensor]) -> Tensor:

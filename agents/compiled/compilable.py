@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFrequencyUnit
 
-Way = Literal["as it is", "recorded", "compiled"]
+Way = Literal["as they are", "recorded", "compiled"]
 # Recording takes some tenths of a second, and each update gains a hundredth.
 MIN_RECORDED_UPDATES = 100
 
@@ -16,20 +17,28 @@ MIN_RECORDED_UPDATES = 100
 class Compilable(OffPolicyAlgorithm):
     """An agent that decides when ``learn`` begins how its updates run; to be put in front of SB3's class.
 
-    Its ``compile`` is True or False, or ``"auto"``: what pays for as many updates as ``learn`` is asked for, of what
-    the agent allows; a run that goes on (``reset_num_timesteps=False``) stays as it was. On a GPU compiled updates are
-    recorded too.
+    Its ``compile`` is True or False, or ``"auto"``: what pays for as many updates as ``learn`` is asked for, where the
+    agent can be compiled; a run that goes on (``reset_num_timesteps=False``) stays as it was. On a GPU updates that
+    are compiled are recorded too.
     """
 
-    # Updates from which compiling pays, on a CPU and on a GPU.
-    min_updates: ClassVar[tuple[int, int]]
+    compiles_on_gpu: ClassVar[bool]
 
     compile: bool | Literal["auto"]
     _way: Way | None = None
+    _has_updated = False  # in that way
 
     @abstractmethod
-    def _objection_to(self, way: Way) -> str | None:
-        """Say why the agent's updates can't be compiled or recorded, None if they can."""
+    def _objection(self) -> str | None:
+        """Say why the agent's updates can be neither compiled nor recorded, None if they can."""
+
+    @abstractmethod
+    def _pays_from(self) -> float:
+        """Return the number of updates from which compiling pays on the agent's device."""
+
+    def _constants(self) -> list[Any]:
+        """Return what a recording takes for constant, to be compared: it is made anew where that has changed."""
+        return []
 
     @property
     def _on_gpu(self) -> bool:
@@ -45,7 +54,7 @@ class Compilable(OffPolicyAlgorithm):
 
     def _check_compile(self) -> None:
         check_compile(self.compile)  # loading sets whatever it is given
-        if self.compile is True and (objection := self._objection_to("compiled")):
+        if self.compile is True and (objection := self._objection()):
             raise ValueError(f"compile must be False or 'auto' for this agent, got True: {objection}")
 
     def _setup_learn(
@@ -59,24 +68,22 @@ class Compilable(OffPolicyAlgorithm):
         self._check_compile()
         # A run that goes on, though for few steps, stays what it was: numbers would differ in their last digits.
         if self.compile == "auto" and not reset_num_timesteps and self._way is not None:
-            if self._way != "as it is" and self._objection_to(self._way):
-                self._way = "as it is"
+            if self._objection():
+                self._way = "as they are"
         else:
             self._way = self._way_for(total_timesteps, 0 if reset_num_timesteps else self.num_timesteps)
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
-    def _stay_as_it_is(self) -> None:
-        self._way = "as it is"
-
     def _way_for(self, total_timesteps: int, steps_done: int) -> Way:
-        if self.compile != "auto":
-            return "compiled" if self.compile else "as it is"
+        compiles = self.compiles_on_gpu or not self._on_gpu
+        if self.compile is True:
+            return "compiled" if compiles else "recorded"
+        if self.compile is False or self._objection():
+            return "as they are"
         planned = self._planned_updates(total_timesteps, steps_done)
-        pays: dict[Way, int] = {"compiled": self.min_updates[self._on_gpu]}
-        if self._on_gpu:
-            pays["recorded"] = MIN_RECORDED_UPDATES
-        ways = (way for way, least in pays.items() if planned >= least and self._objection_to(way) is None)
-        return next(ways, "as it is")
+        if compiles and planned >= self._pays_from():
+            return "compiled"
+        return "recorded" if self._on_gpu and planned >= MIN_RECORDED_UPDATES else "as they are"
 
     def _planned_updates(self, total_timesteps: int, steps_done: int) -> float:
         steps = max(0, total_timesteps - max(0, self.learning_starts - steps_done))
@@ -86,8 +93,22 @@ class Compilable(OffPolicyAlgorithm):
             return 0.0  # how long episodes will be is not known
         return steps / (self.train_freq.frequency * self.n_envs) * self.gradient_steps  # type: ignore[union-attr]
 
+    def _fall_back(self, error: Exception) -> None:
+        """Go on in a plainer way after an error before the first update is done, or raise it.
+
+        Failures to compile have no class in common; an error of another kind comes again.
+        """
+        if self.compile != "auto" or self._has_updated or self._way in (None, "as they are"):
+            raise error
+        plainer: Way = "recorded" if self._way == "compiled" and self._on_gpu else "as they are"
+        warnings.warn(f"updates cannot be {self._way} here and go on {plainer}: {error}", stacklevel=3)
+        self._way = plainer
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_has_updated"]
+
 
 def check_compile(value: Any) -> None:
     """Refuse what ``compile`` can't be."""
-    if value not in (True, False, "auto"):
+    if not isinstance(value, bool) and value != "auto":
         raise ValueError(f"compile must be True, False or 'auto', got {value!r}")
