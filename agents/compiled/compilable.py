@@ -71,7 +71,9 @@ class Compilable(OffPolicyAlgorithm):
             if self._objection():
                 self._way = "as they are"
         else:
-            self._way = self._way_for(total_timesteps, 0 if reset_num_timesteps else self.num_timesteps)
+            way = self._way_for(total_timesteps, 0 if reset_num_timesteps else self.num_timesteps)
+            self._has_updated = self._has_updated and way == self._way
+            self._way = way
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def _way_for(self, total_timesteps: int, steps_done: int) -> Way:
