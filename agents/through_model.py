@@ -81,7 +81,7 @@ class ThroughModel(Compilable, WithModel):
         return objection_to_recording(self.device, self._optimizers())
 
     def _pays_from(self) -> float:
-        return 10_000  # a minute or two against 15 ms an update
+        return 10_000  # a minute or two against 3 to 45 ms an update
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; SB3 calls this after each rollout."""
