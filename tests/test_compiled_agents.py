@@ -347,6 +347,7 @@ def test_on_a_gpu_all_but_short_runs_are_recorded_and_long_ones_compiled_too(on_
     assert ways(MIN_RECORDED_UPDATES, use_sde=True) == ["as they are", "as they are"]
     assert ways(100_000, gradient_steps=2) == ["recorded", "compiled"]
     assert ways(10**9) == ["recorded", "recorded"]  # one by one
+    assert ways(200_000, gradient_steps=-1, num_envs=2) == ["recorded", "compiled"]
     assert ways(1, compile=True) == ["compiled", "compiled"]
     assert ways(10**9, compile=False) == ["as they are", "as they are"]
 

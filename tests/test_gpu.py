@@ -180,7 +180,7 @@ def test_auto_goes_on_without_recording_where_that_fails(monkeypatch: pytest.Mon
 
     agent = CompiledSAC("MlpPolicy", "Pendulum-v1", **arguments())
     monkeypatch.setattr(Recorder, "recorded", fail)
-    with pytest.warns(UserWarning, match="cannot be recorded here and runs as it is: no graph"):
+    with pytest.warns(UserWarning, match="cannot be recorded here and go on as they are: no graph"):
         agent.learn(80)
     assert agent._n_updates == 20
 

@@ -114,7 +114,8 @@ class CompiledAgent(Compilable):
     def _pays_from(self) -> float:
         if not self._on_gpu:
             return 10_000  # half a minute against some 5 ms an update
-        block = self.gradient_steps if self.gradient_steps >= 0 else self.train_freq.frequency  # type: ignore[union-attr]
+        collected = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
+        block = self.gradient_steps if self.gradient_steps >= 0 else collected
         return 200_000 if block > 1 else math.inf  # against 0.15 to 0.35 ms; updates one by one wait for the CPU
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
