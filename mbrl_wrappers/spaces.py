@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,21 @@ class _Leaf:
     start: int
     stop: int
     categories: list[int]
+    name: str
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each entry is 0 or 1: a MultiBinary, or a Box of bools or of integers from 0 to 1."""
+        if not isinstance(self.space, spaces.Box):
+            return isinstance(self.space, spaces.MultiBinary)
+        whole = not np.issubdtype(self.space.dtype, np.floating)
+        return whole and bool((self.space.low == 0).all() and (self.space.high == 1).all())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the entries are whole numbers, those of a Box that is not binary."""
+        is_box = isinstance(self.space, spaces.Box)
+        return is_box and not self.is_binary and not np.issubdtype(self.space.dtype, np.floating)
 
     def blocks(self) -> list[tuple[int, int]]:
         """Return the ``(start, stop)`` columns of each one-hot block; empty for a Box or MultiBinary."""
@@ -65,6 +81,13 @@ class FlatSpace:
         space: the space; a Dict or Tuple may be nested.
         name: how errors call it, such as ``"observation_space"``.
 
+    Attributes:
+        dim: number of columns.
+        blocks: ``(start, stop)`` of the one-hot block of each component of a discrete part.
+        is_binary: ``[dim]`` bool, columns that are 0 or 1 on their own: of a MultiBinary or a Box of flags.
+        is_whole: ``[dim]`` bool, columns of other integer Boxes.
+        is_continuous: ``[dim]`` bool, all columns that are neither in a block nor binary.
+
     Raises:
         ValueError: for a space with a part that has no flat form (Text, Graph, Sequence, images); the
             message names the part.
@@ -77,9 +100,11 @@ class FlatSpace:
         self.dim = self.leaves[-1].stop if self.leaves else 0
         if self.dim == 0:
             raise ValueError(f"{name} has no entries: {space!r}")
-        self._blocks = [block for leaf in self.leaves for block in leaf.blocks()]
+        self.blocks = [block for leaf in self.leaves for block in leaf.blocks()]
+        self.is_binary = self._columns(lambda leaf: leaf.is_binary)
+        self.is_whole = self._columns(lambda leaf: leaf.is_whole)
+        self.is_continuous = self._columns(lambda leaf: not leaf.categories and not leaf.is_binary)
         self._low, self._high = self._bounds()
-        self._bounded = bool(torch.isfinite(self._low).any() or torch.isfinite(self._high).any())
 
     def _collect(self, space: spaces.Space, name: str) -> None:
         if isinstance(space, spaces.Dict):
@@ -90,32 +115,59 @@ class FlatSpace:
                 self._collect(part, f"{name}[{index}]")
         else:
             start = self.leaves[-1].stop if self.leaves else 0
-            self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name), _categories(space)))
+            self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name), _categories(space), name))
+
+    def _columns(self, holds: Callable[[_Leaf], bool]) -> Tensor:
+        """Return a mask ``[dim]`` of the columns of the leaves for which a property holds."""
+        return torch.cat([torch.full((leaf.stop - leaf.start,), holds(leaf)) for leaf in self.leaves])
+
+    @property
+    def exact_dtype(self) -> torch.dtype:
+        """The smallest floating dtype, float32 or float64, that holds every value of the space exactly."""
+        boxes = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
+        return torch.float32 if all(np.can_cast(box.dtype, np.float32) for box in boxes) else torch.float64
+
+    def column_name(self, column: int) -> str:
+        """Return what errors and warnings call a column, such as ``observation_space['arm'][3]``."""
+        leaf = next(leaf for leaf in self.leaves if column < leaf.stop)
+        return f"{leaf.name}[{column - leaf.start}]"
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest value of each column, ``[dim]`` each; infinite where there is none."""
+        """Lowest and highest value of each column, float64 ``[dim]`` each; infinite where there is none."""
         return self._low, self._high
 
     def _bounds(self) -> tuple[Tensor, Tensor]:
-        low, high = torch.zeros(self.dim), torch.ones(self.dim)
+        low, high = torch.zeros(self.dim, dtype=torch.float64), torch.ones(self.dim, dtype=torch.float64)
         for leaf in self.leaves:
             if isinstance(leaf.space, spaces.Box):
-                # Through float64: a bound beyond float32 becomes infinite, where NumPy's cast would warn.
-                low[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.low.astype(np.float64)).float().flatten()
-                high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float64)).float().flatten()
+                low[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.low.astype(np.float64)).flatten()
+                high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float64)).flatten()
         return low, high
 
-    def encode(self, value: Any, device: torch.device | str | None = None) -> Tensor:
+    def widen(self, low: Tensor, high: Tensor) -> None:
+        """Let columns reach further than the space says, for envs whose observations leave their own space.
+
+        Args:
+            low: ``[dim]`` values that have been observed.
+            high: likewise.
+        """
+        self._low = torch.minimum(self._low, low.to(self._low))
+        self._high = torch.maximum(self._high, high.to(self._high))
+
+    def encode(
+        self, value: Any, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Lay a batch of elements of the space flat.
 
         Args:
             value: the batch in the space's own structure (dict, tuple, array or tensor); each leaf has
                 shape ``[B, *leaf.shape]``. A Discrete leaf may be ``[B]`` or, as SB3 stores it, ``[B, 1]``.
             device: where the result lies; default: where the leaves lie, the CPU for arrays.
+            dtype: of the result; see ``exact_dtype``.
 
         Returns:
-            ``[B, dim]`` float32.
+            ``[B, dim]``.
 
         Raises:
             ValueError: if a leaf has the wrong shape or a category that its space does not have, or if the
@@ -125,27 +177,27 @@ class FlatSpace:
         for leaf, part in zip(self.leaves, _walk(self.space, value), strict=True):
             # PyTorch takes neither read-only arrays nor negative strides; `require` copies only these.
             array = part if isinstance(part, Tensor) else np.require(part, requirements=("C", "W"))
-            columns.append(self._encode_leaf(leaf, torch.as_tensor(array, device=device)))
+            columns.append(self._encode_leaf(leaf, torch.as_tensor(array, device=device), dtype))
         batches = {len(rows) for rows in columns}
         if len(batches) > 1:
             raise ValueError(f"all parts of {self.space} must have the same batch, got {sorted(batches)} rows")
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
     @staticmethod
-    def _encode_leaf(leaf: _Leaf, array: Tensor) -> Tensor:
+    def _encode_leaf(leaf: _Leaf, array: Tensor, dtype: torch.dtype) -> Tensor:
         rows = array.shape[0] if array.dim() else 0
         expected = int(np.prod(leaf.space.shape or (1,)))
         if array.dim() == 0 or array.numel() != rows * expected:
             raise ValueError(f"a batch of {leaf.space!r} must have shape [B, {expected}], got {tuple(array.shape)}")
         flat = array.reshape(rows, expected)
         if not leaf.categories:
-            return flat.float()
+            return flat.to(dtype)
         first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
         index = flat.long() - torch.as_tensor(first, device=flat.device)
         wrong = ((index < 0) | (index >= torch.as_tensor(leaf.categories, device=flat.device))).any(-1)
         if wrong.any():
             raise ValueError(f"values of {leaf.space!r} must lie in it, got {flat[wrong][0].tolist()}")
-        return torch.cat([F.one_hot(index[:, i], n).float() for i, n in enumerate(leaf.categories)], dim=-1)
+        return torch.cat([F.one_hot(index[:, i], n).to(dtype) for i, n in enumerate(leaf.categories)], dim=-1)
 
     def decode(self, flat: Tensor) -> Any:
         """Turn flat rows back into the space's structure, as tensors.
@@ -175,14 +227,29 @@ class FlatSpace:
         return columns.reshape((*batch, *shape))
 
     def decode_numpy(self, flat: Tensor) -> Any:
-        """Like :meth:`decode`, as arrays of the leaves' own dtypes, inside the space's bounds."""
+        """Like :meth:`decode`, as arrays of the leaves' own dtypes, inside ``bounds``."""
         parts = []
         for leaf in self.leaves:
             array = self._decode_leaf(leaf, flat[..., leaf.start : leaf.stop].detach()).cpu().numpy()
             if isinstance(leaf.space, spaces.Box):
-                array = np.clip(array, leaf.space.low, leaf.space.high)
+                low, high = (self._limits(leaf, bound) for bound in self.bounds)
+                array = np.clip(array, low, high)
             parts.append(array.astype(leaf.space.dtype))
         return _rebuild(self.space, iter(parts))
+
+    @staticmethod
+    def _limits(leaf: _Leaf, bound: Tensor) -> np.ndarray:
+        """Return a bound of a Box in its own shape, no further than its dtype reaches."""
+        dtype = leaf.space.dtype
+        assert dtype is not None
+        limits = bound[leaf.start : leaf.stop].numpy().reshape(leaf.space.shape)
+        if np.issubdtype(dtype, np.bool_):
+            return limits
+        info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
+        most = float(info.max)
+        if most > info.max:  # the largest 64-bit integers are no float64; rounded up they would wrap around
+            most = float(np.nextafter(most, 0))
+        return np.where(np.isinf(limits), limits, np.clip(limits, float(info.min), most))
 
     def snap(self, flat: Tensor) -> Tensor:
         """Make every one-hot block one-hot again; gradients pass straight through.
@@ -193,25 +260,35 @@ class FlatSpace:
         Returns:
             ``[..., dim]``, the same tensor where the space has no one-hot block.
         """
-        if not self._blocks:
+        if not self.blocks:
             return flat
         columns = list(flat.split(1, dim=-1))
-        for start, stop in self._blocks:
+        for start, stop in self.blocks:
             block = flat[..., start:stop]
             hard = F.one_hot(block.argmax(-1), stop - start).to(flat.dtype)
             columns[start:stop] = (block + (hard - block).detach()).split(1, dim=-1)
         return torch.cat(columns, dim=-1)
 
     def project(self, flat: Tensor) -> Tensor:
-        """Return the nearest element of the space: blocks snapped, whole numbers rounded, boxes clipped."""
+        """Return the nearest element of the space: blocks snapped, whole numbers rounded, boxes clipped.
+
+        Gradients pass straight through.
+        """
         flat = self.snap(flat)
-        for leaf in self.leaves:
-            if not np.issubdtype(leaf.space.dtype, np.floating) and not leaf.categories:
-                columns = flat[..., leaf.start : leaf.stop].round()
-                flat = torch.cat([flat[..., : leaf.start], columns, flat[..., leaf.stop :]], dim=-1)
-        if not self._bounded:
+        rounds = self.is_whole | self.is_binary
+        if rounds.any():
+            flat = torch.where(rounds.to(flat.device), straight_through(flat.round(), flat), flat)
+        low, high = self.bounds
+        if torch.isinf(low).all() and torch.isinf(high).all():
             return flat
-        return torch.clamp(flat, self._low.to(flat), self._high.to(flat))
+        return straight_through(torch.clamp(flat, low.to(flat), high.to(flat)), flat)
+
+
+def straight_through(value: Tensor, original: Tensor) -> Tensor:
+    """Return ``value`` with the gradient of ``original``; NaN where ``original`` is not finite."""
+    if original.requires_grad:
+        return original + (value - original).detach()
+    return torch.add(value, original, alpha=0.0)
 
 
 def _walk(space: spaces.Space, value: Any) -> list[Any]:

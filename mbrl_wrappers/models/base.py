@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mbrl_wrappers.models.columns import moves
 from mbrl_wrappers.models.given import GivenFunction, first_disagreement
 from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.spaces import FlatSpace
@@ -43,9 +44,12 @@ class DynamicsModel(nn.Module, ABC):
             checks them against all real transitions, and warns once of the first contradiction.
         start_obs: ``[S, D]`` real observations that imagined episodes may start from; the last fit
             leaves up to 4096 of them here, so a saved model can be imagined in on its own.
+        seen_range: ``[2, D]`` lowest and highest value of each column in all that the model was fitted on;
+            ``[0, D]`` before.
     """
 
     start_obs: Tensor
+    seen_range: Tensor
     _like: Tensor
     reward_fn: GivenFunction | None
     termination_fn: GivenFunction | None
@@ -57,8 +61,9 @@ class DynamicsModel(nn.Module, ABC):
         self.obs_codec = FlatSpace(observation_space, "observation_space")
         self.action_codec = FlatSpace(action_space, "action_space")
         self.reward_fn, self.termination_fn = None, None
-        self._contradicted: set[str] = set()
+        self._warned: set[str] = set()
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
+        self.register_buffer("seen_range", torch.zeros(0, self.obs_codec.dim, dtype=torch.float64))
         # Whose dtype and device are the model's: a compiler takes another number of starts for another function.
         self.register_buffer("_like", torch.zeros(()), persistent=False)
 
@@ -66,6 +71,11 @@ class DynamicsModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the model's tensors lie."""
         return self._like.device
+
+    @property
+    def obs_dtype(self) -> torch.dtype:
+        """The dtype in which imagined observations are kept: float64 where float32 can't resolve the changes."""
+        return self.start_obs.dtype
 
     @abstractmethod
     def predict(
@@ -105,12 +115,16 @@ class DynamicsModel(nn.Module, ABC):
                 f"got {type(self).__name__} with {members}"
             )
 
-    def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
+    def particle_step(
+        self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
+    ) -> ParticleStep:
         """Return a function that takes many steps as some members, each on rows of its own.
 
         Args:
-            members: ``M`` of ``particle_members``; what the function does is theirs at the time of this call.
+            members: ``M`` of ``particle_members``; the function keeps the parameters that they have at this call.
             deterministic: whether it predicts each member's mean instead of a sample.
+            sample_discrete: whether categories, flags and terminations, of which there is no mean, are sampled;
+                default: where the rest is. Otherwise they are the likeliest.
 
         Returns:
             ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
@@ -183,13 +197,20 @@ class DynamicsModel(nn.Module, ABC):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Restore the state; the number of start states may differ from this model's."""
-        starts = state_dict.get("start_obs")
-        if starts is not None:
-            if starts.shape[1:] != (self.obs_codec.dim,):
-                raise RuntimeError(f"start_obs must have shape [S, {self.obs_codec.dim}], got {tuple(starts.shape)}")
-            self.start_obs = self.start_obs.new_empty(starts.shape)
+        for name, lengths in (("start_obs", None), ("seen_range", (0, 2))):
+            stored = state_dict.get(name)
+            if stored is None:
+                continue
+            if stored.shape[1:] != (self.obs_codec.dim,) or (lengths and len(stored) not in lengths):
+                wanted = "S" if lengths is None else "0 or 2"
+                raise RuntimeError(
+                    f"{name} must have shape [{wanted}, {self.obs_codec.dim}], got {tuple(stored.shape)}"
+                )
+            setattr(self, name, torch.empty_like(stored, device=self.device))
         report = super().load_state_dict(state_dict, strict, assign)
-        self._like = self.start_obs.new_zeros(())
+        self._like = self._like.new_zeros((), device=self.start_obs.device)
+        if len(self.seen_range):
+            self.obs_codec.widen(*self.seen_range.cpu())
         return report
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -206,6 +227,56 @@ class DynamicsModel(nn.Module, ABC):
     def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
         rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]
         self.start_obs = obs[rows.to(obs.device)].detach().clone().to(self.start_obs)
+
+    def _observe(self, transitions: Transitions) -> None:
+        """Take note of where the observations lie: their range, and whether float32 resolves how they change."""
+        t = transitions
+        low, high = torch.minimum(t.obs, t.next_obs).amin(0), torch.maximum(t.obs, t.next_obs).amax(0)
+        seen = torch.stack([low, high]).double()
+        self._warn_of_values_outside(seen.cpu())
+        if len(self.seen_range):
+            low, high = self.seen_range
+            seen = torch.stack([torch.minimum(seen[0], low), torch.maximum(seen[1], high)])
+        self.seen_range = seen
+        self.obs_codec.widen(*seen.cpu())
+        if self.obs_dtype != torch.float64 and self._is_too_coarse(transitions):
+            self.start_obs = self.start_obs.to(t.obs.dtype)
+
+    def _warn_of_values_outside(self, seen: Tensor) -> None:
+        low, high = self.obs_codec.bounds
+        slack = 1e-5 * (1 + torch.where(torch.isfinite(high - low), high - low, 0.0))
+        outside = ((seen[0] < low - slack) | (seen[1] > high + slack)).nonzero()[:, 0].tolist()
+        if outside and "outside" not in self._warned:
+            self._warned.add("outside")
+            column = outside[0]
+            others = f" and {len(outside) - 1} other columns" if len(outside) > 1 else ""
+            warnings.warn(
+                f"the environment leaves its observation_space: {self.obs_codec.column_name(column)}{others} must be "
+                f"in [{low[column]:g}, {high[column]:g}], got {seen[0, column]:g} to {seen[1, column]:g}; the model "
+                "takes the values as they are, and imagined observations may lie outside of the space too",
+                stacklevel=5,
+            )
+
+    def _is_too_coarse(self, transitions: Transitions) -> bool:
+        """Tell whether the spacing of float32 numbers exceeds a hundredth of the changes of any column; warn once."""
+        t = transitions
+        size = t.obs.abs().amax(0).double()
+        spread = (t.next_obs.double() - t.obs.double()).std(0, correction=0)
+        spacing = torch.finfo(torch.float32).eps * size
+        coarse = moves(t) & (spacing > 0.01 * spread) & self.obs_codec.is_continuous.to(t.obs.device)
+        if not coarse.any():
+            return False
+        if "coarse" not in self._warned:
+            self._warned.add("coarse")
+            column = int(coarse.nonzero()[0])
+            kept = "the model keeps float64, but the networks of agents do not" if t.obs.dtype == torch.float64 else ""
+            warnings.warn(
+                f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by {spread[column]:.2g} at "
+                f"values of {size[column]:.2g}{'; ' + kept if kept else ''}: subtract an offset from it, for example by "
+                "gymnasium.wrappers.TransformObservation",
+                stacklevel=5,
+            )
+        return True
 
     def _flatten(self, value: Tensor, name: str) -> Tensor:
         """Return ``obs`` or ``action``, ``[..., width]``, as rows in the model's dtype."""
@@ -229,14 +300,14 @@ class DynamicsModel(nn.Module, ABC):
             if shape != (len(transitions), codec.dim):
                 raise ValueError(f"transitions.{name} must have shape [N, {codec.dim}], got {shape}")
         for name, function in (("termination_fn", self.termination_fn), ("reward_fn", self.reward_fn)):
-            if function is not None and name not in self._contradicted:
+            if function is not None and name not in self._warned:
                 self._warn_of_contradiction(name, function, transitions)
 
     def _warn_of_contradiction(self, name: str, function: GivenFunction, transitions: Transitions) -> None:
         row = first_disagreement(function, name, transitions)
         if row is None:
             return
-        self._contradicted.add(name)
+        self._warned.add(name)
         t = transitions[row : row + 1]
         real = t.terminated[0].item() if name == "termination_fn" else t.reward[0].item()
         said = function(t.obs, t.action, t.next_obs)[0].item()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models import routing, storage
 from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
+from mbrl_wrappers.models.columns import ObservationColumns
 from mbrl_wrappers.models.fit import (
     HOLDOUT_METRICS,
     MAX_HOLDOUT_ROWS,
@@ -26,34 +30,67 @@ from mbrl_wrappers.models.fit import (
     spread_rows,
 )
 from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, registered_id, resolve
-from mbrl_wrappers.models.network import ChosenMembers, EnsembleMLP
+from mbrl_wrappers.models.heads import Heads, Outputs, chance_std
+from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
 from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+# Settings that models of files of the first format have without naming them.
+_FORMAT_1 = {"joint": True, "num_components": 1, "range_margin": None, "averaging": 0.0}
+_LEAST_ENDS = 5
+
+# ``(name of a network, its input [B, in_dim]) -> Outputs`` with fields ``[B, ...]``.
+_Run = Callable[[str, Tensor], Outputs]
+
+
+class _Rows(NamedTuple):
+    """Where steps start, as rows: ``obs [B, D]``, ``action [B, A]``, and the normalised input ``x [B, D + A]``."""
+
+    obs: Tensor
+    action: Tensor
+    x: Tensor
+
+
+class _Step(NamedTuple):
+    """A step, as rows, and the variance of each target that it was drawn with, ``[B, V]``."""
+
+    outcome: Outcome
+    variance: Tensor
 
 
 class EnsembleDynamics(DynamicsModel):
     """Bootstrapped ensemble of probabilistic networks (Chua et al. 2018; Janner et al. 2019, section 5).
 
-    Every member predicts a diagonal Gaussian over ``[next_obs - obs, reward]``. A sampled prediction
-    takes one random elite per row (TS1 of PETS, and MBPO's rollouts); members are drawn balanced over
-    the batch, and only the member that a row needs is evaluated. A termination that is not given is a
-    logit beside the Gaussian; a step terminates where it is positive.
+    Every member predicts a diagonal Gaussian over the change of the continuous parts of an observation, a categorical
+    distribution over each discrete part and a chance for each flag. A reward that is not given is a Gaussian, and a
+    termination that is not given a chance, each predicted by a network of the member's own from ``(obs, action,
+    next_obs)``, so that the reward and the end of a sampled step are those of the state where it leads. A sampled
+    prediction takes one random elite per row (TS1 of PETS, and MBPO's rollouts); members are drawn balanced over
+    the batch, and only the member that a row needs is evaluated. A deterministic prediction is the mean; it terminates
+    where the chance exceeds one half.
 
-    Deviations from the papers: targets are normalised as the inputs are (``normalize_targets=False``
-    restores the papers' raw targets; ``docs/results/normalized_targets.md`` has what it changes); the
-    optimiser starts afresh at each fit; log-variance bounds are per member
-    (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
+    Deviations from the papers: rewards and terminations have networks of their own (``joint=True``: outputs beside
+    the Gaussian, as in the papers); each network is fitted on its own for as long as it improves; observations stay
+    near the range that was observed (``range_margin=None``: anywhere), and columns that never changed as they are;
+    targets are normalised as the inputs are (``normalize_targets=False`` restores the papers' raw targets;
+    ``docs/results/normalized_targets.md`` has what it changes); the optimiser starts afresh at each fit; log-variance
+    bounds are per member (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
 
     Args:
         observation_space: the environment's.
         action_space: the environment's.
         num_members: networks in the ensemble.
         num_elites: how many of them predict: the best on the hold-out.
-        hidden: units of the hidden layers.
+        hidden: units of the hidden layers; the networks of rewards and terminations have the first two.
+        num_components: Gaussians in the mixture that a member predicts for the continuous parts; more than one where
+            values jump, such as a pipe that leaves the screen and comes again.
+        joint: whether one network predicts reward and termination beside the next observation, from ``(obs,
+            action)``, as in the papers. A sampled reward and end then don't depend on the sampled next observation.
+        range_margin: how far imagined observations may leave the range of those observed, as a share of it, in each
+            column, at least 0; None for anywhere. Gradients pass straight through.
         learning_rate: Adam's.
         weight_decay: L2 factor per layer, output layer included; a single number for all layers.
             Default: MBPO's five values for four hidden layers, 1e-4 otherwise.
@@ -68,6 +105,8 @@ class EnsembleDynamics(DynamicsModel):
         holdout_metric: which error on the hold-out tells the best weights and the elites, and when to stop. Of the
             squared error (``"mse"``, MBPO's) a few abrupt steps such as impacts can make up nearly all, and then it
             says nothing of the smooth steps; the absolute error (``"mae"``) does.
+        averaging: share of the running average of the weights that a gradient step leaves, in [0, 1); it is the
+            average that is scored and kept. 0 for the last weights, as in the papers.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
             or the id of an environment whose reward function is known.
         termination_fn: likewise, returning bool, instead of a learned termination.
@@ -87,6 +126,9 @@ class EnsembleDynamics(DynamicsModel):
         num_members: int = 7,
         num_elites: int = 5,
         hidden: Sequence[int] = (200, 200, 200, 200),
+        num_components: int = 1,
+        joint: bool = False,
+        range_margin: float | None = 0.2,
         learning_rate: float = 1e-3,
         weight_decay: float | Sequence[float] | None = None,
         batch_size: int = 256,
@@ -96,6 +138,7 @@ class EnsembleDynamics(DynamicsModel):
         max_steps: int | None = None,
         beta_nll: float = 0.0,
         holdout_metric: str = "mse",
+        averaging: float = 0.98,
         reward_fn: GivenFunction | str | None = None,
         termination_fn: GivenFunction | str | None = None,
         normalize_targets: bool = True,
@@ -109,6 +152,9 @@ class EnsembleDynamics(DynamicsModel):
             "num_members": num_members,
             "num_elites": num_elites,
             "hidden": list(hidden),
+            "num_components": num_components,
+            "joint": joint,
+            "range_margin": range_margin,
             "learning_rate": learning_rate,
             "weight_decay": _layer_decay(weight_decay, len(hidden) + 1),
             "batch_size": batch_size,
@@ -118,26 +164,32 @@ class EnsembleDynamics(DynamicsModel):
             "max_steps": max_steps,
             "beta_nll": beta_nll,
             "holdout_metric": holdout_metric,
+            "averaging": averaging,
             "normalize_targets": normalize_targets,
             "seed": seed,
         }
         _check_ranges(self.settings)
         self.reward_fn, self.reward_name = resolve(reward_fn, "reward_fn")
         self.termination_fn, self.termination_name = resolve(termination_fn, "termination_fn")
-        target_dim = self.obs_codec.dim + (self.reward_fn is None)
-        self.input_normalizer = Normalizer(self.obs_codec.dim + self.action_codec.dim)
-        self.target_normalizer = Normalizer(target_dim)
-        self.network = EnsembleMLP(
-            num_members,
-            self.obs_codec.dim + self.action_codec.dim,
-            target_dim,
-            int(self.termination_fn is None),
-            hidden,
-            seed,
+        self.columns = ObservationColumns(self.obs_codec, range_margin)
+        columns, learned = self.columns, {"reward": self.reward_fn is None, "end": self.termination_fn is None}
+        self.network = self._make_network(
+            Heads(
+                columns.num_continuous + (joint and learned["reward"]),
+                num_components,
+                columns.categories,
+                columns.num_flags + (joint and learned["end"]),
+            )
         )
+        self.reward_network = self._make_network(Heads(1)) if learned["reward"] and not joint else None
+        self.termination_network = self._make_network(Heads(flags=1)) if learned["end"] and not joint else None
+        self.input_normalizer = Normalizer(self.obs_codec.dim + self.action_codec.dim)
+        self.target_normalizer = Normalizer(self.network.heads.targets)
+        self.reward_normalizer = Normalizer(1) if self.reward_network is not None else None
         self.elites: Tensor
         self.register_buffer("elites", torch.arange(num_elites))
         self._elite_list = list(range(num_elites))
+        self._note_columns()
         self.to(device)
 
     @classmethod
@@ -177,97 +229,126 @@ class EnsembleDynamics(DynamicsModel):
         Returns:
             The prediction, with the leading dimensions of ``obs``.
         """
-        flat_obs, flat_action, x = self._inputs(obs, action)
+        rows = self._inputs(obs, action)
         if deterministic:
-            mean, std, logits = self._mixture(x)
-            target = mean
+            run = self._run_mixture
         else:
-            mean, std, logits = routing.evaluate(self.network, x, self._groups(obs, members, generator))
-            target = _sampled(mean, std, generator)
-        return _prediction(self._outcome(obs, flat_obs, flat_action, target, logits), std)
+            groups = self._groups(obs, members, generator)
+
+            def run(name: str, x: Tensor) -> Outputs:
+                return routing.evaluate(self._network(name), x, groups)
+
+        return self._prediction(obs, self._advance(rows, run, generator, deterministic, not deterministic))
 
     @property
     def particle_members(self) -> list[int]:
         """The elites; see :class:`DynamicsModel`."""
         return list(self._elite_list)
 
-    def particle_step(self, members: Sequence[int], *, deterministic: bool = False) -> ParticleStep:
+    def particle_step(
+        self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
+    ) -> ParticleStep:
         """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`.
 
         The members' parameters are constants to it, without a gradient.
         """
-        chosen = self._chosen(members)
+        run = self._run_members(members)
+        samples = not deterministic if sample_discrete is None else sample_discrete
 
         def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Outcome:
-            flat_obs, flat_action, x = self._inputs(obs, action)
-            outputs = self.network.evaluate(chosen, x.reshape(len(members), -1, x.shape[-1]))
-            mean, std, logits = (output.flatten(0, 1) for output in outputs)
-            target = mean if deterministic else _sampled(mean, std, generator)
-            return self._outcome(obs, flat_obs, flat_action, target, logits)
+            taken = self._advance(self._inputs(obs, action), run, generator, deterministic, samples)
+            return _shaped(taken.outcome, obs)
 
         return step
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
         """Return a function that takes real steps once more; see :meth:`DynamicsModel.inferred_step`.
 
-        The members' parameters are constants to it, without a gradient.
+        The members' parameters are constants to it, without a gradient. What is discrete has the gradient of its
+        chances.
+
+        Raises:
+            ValueError: for a model with several components, of which a real step names none.
         """
-        chosen = self._chosen(members)
+        if self.network.heads.components > 1:
+            raise ValueError(f"num_components must be 1 to infer noise, got {self.network.heads.components}")
+        run = self._run_members(members)
+        columns, heads = self.columns, self.network.heads
 
         def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
-            flat_obs, flat_action, x = self._inputs(obs, action)
-            outputs = self.network.evaluate(chosen, x.reshape(len(members), -1, x.shape[-1]))
-            mean, std, logits = (output.flatten(0, 1) for output in outputs)
-            real = self._flatten(next_obs, "obs").to(flat_obs) - flat_obs
-            if self.reward_fn is None:
-                real = torch.cat([real, reward.reshape(-1, 1).to(real)], dim=-1)
-            noise = ((self.target_normalizer.normalize(real) - mean) / std).detach()
-            again, paid, _ = self._outcome(obs, flat_obs, flat_action, mean + std * noise, logits)
-            return again, paid + (reward - paid).detach()  # a given function knows nothing of noise in rewards
+            rows = self._inputs(obs, action)
+            real_obs = self._flatten(next_obs, "obs").to(rows.obs)
+            real_reward = reward.reshape(-1, 1).to(rows.x)
+            real = columns.change_of(rows.obs, real_obs).to(rows.x)
+            if self._joint_reward:
+                real = torch.cat([real, real_reward], dim=-1)
+            outputs = run("network", rows.x)
+            # target = mean + std * noise with the noise that made the real step
+            noise = ((self.target_normalizer.normalize(real) - outputs.mean) / outputs.std).detach()
+            target = outputs.mean + outputs.std * noise
+            chances = heads.chances(outputs)[:, : columns.num_discrete]
+            discrete = columns.discrete_of(real_obs).to(chances)
+            discrete = chances + (discrete - chances).detach()
+            change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
+            again = columns.land(rows.obs, change, discrete)
+            paid = self._reward(rows, run, again, target, discrete, change, lambda outputs: outputs.mean)[0]
+            # a given function knows nothing of noise in rewards
+            return again.reshape(obs.shape), (paid + (real_reward[:, 0] - paid).detach()).reshape(reward.shape)
 
         return step
 
-    def _chosen(self, members: Sequence[int]) -> ChosenMembers:
-        wrong = [member for member in members if not 0 <= member < self.network.num_members]
-        if wrong or not members:
-            raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
-        with torch.no_grad():  # a compiled step would work out the gradients of weights that nobody asks for
-            return self.network.choose(members)
-
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""
-        flat_obs, flat_action, x = self._inputs(obs, action)
-        mean, std, logits = self._mixture(x)
-        outcome = self._outcome(obs, flat_obs, flat_action, _sampled(mean, std, generator), logits)
-        return _prediction(outcome, std)
+        rows = self._inputs(obs, action)
+        return self._prediction(obs, self._advance(rows, self._run_mixture, generator, False, True))
 
     def predict_measured(
         self, obs: Tensor, action: Tensor, measure: Measure, *, generator: torch.Generator | None = None
     ) -> Prediction:
         """Sample one step, each row by a random elite, and measure all elites' predictions of it.
 
-        See :meth:`DynamicsModel.predict_measured`. Every row is evaluated by every elite.
+        See :meth:`DynamicsModel.predict_measured`. Every row is evaluated by every elite; a category and a flag is
+        compared by its chance, as a Gaussian of the same mean and variance.
         """
         self.check_several_members()
-        flat_obs, flat_action, x = self._inputs(obs, action)
-        means, stds, logits = self.network.members(self._elite_list, x)
-        places = list(range(len(self._elite_list)))
-        drawn = routing.member_of_row(routing.dealt(len(x), places, generator, self.device), len(x), self.device)
-        rows = torch.arange(len(x), device=x.device)
-        target = _sampled(means[drawn, rows], stds[drawn, rows], generator)
-        outcome = self._outcome(obs, flat_obs, flat_action, target, logits[drawn, rows])
-        uncertainty = measure(MemberGaussians(means, stds), drawn)
+        rows = self._inputs(obs, action)
+        count, places = len(rows.x), list(range(len(self._elite_list)))
+        drawn = routing.member_of_row(routing.dealt(count, places, generator, self.device), count, self.device)
+        index = torch.arange(count, device=drawn.device)
+        of_all: dict[str, Outputs] = {}
+
+        def run(name: str, x: Tensor) -> Outputs:
+            of_all[name] = self._network(name).members(self._elite_list, x)
+            return Outputs(*(output[drawn, index] for output in of_all[name]))
+
+        taken = self._advance(rows, run, generator, False, True)
+        uncertainty = measure(self._gaussians(of_all), drawn)
+        outcome = _shaped(taken.outcome, obs)
         return Prediction(*outcome, uncertainty.reshape(outcome.reward.shape))
 
-    def cross_step(self, obs: Tensor, action: Tensor) -> Outcome:
+    def _gaussians(self, of_all: dict[str, Outputs]) -> MemberGaussians:
+        """Return all members' predictions of what changes and of the reward, ``[M, B, V]``."""
+        outputs, heads = of_all["network"], self.network.heads
+        moments = [heads.moments(outputs)]
+        if self.columns.num_discrete:
+            chances = heads.chances(outputs)[..., : self.columns.num_discrete]
+            moments.append((chances, chance_std(chances)))
+        if "reward_network" in of_all:
+            moments.append((of_all["reward_network"].mean, of_all["reward_network"].std))
+        mean, std = (torch.cat(parts, dim=-1) for parts in zip(*moments, strict=True))
+        return MemberGaussians(self._what_counts(mean), self._what_counts(std))
+
+    def cross_step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Outcome:
         """Take a step in the mean of each elite on rows of its own, and have all elites say what they are worth.
 
         The rollouts of STEVE (Buckman et al. 2018, section 3): every trajectory of a transition model is rated by
-        every reward model.
+        every reward model. Categories, flags and terminations are sampled, from the same random numbers for all
+        elites, so that they differ only where the elites disagree.
 
         Args:
             obs: ``[M, R, D]``, the rows of each of the ``M`` elites.
             action: ``[M, R, A]``.
+            generator: as for :meth:`predict`.
 
         Returns:
             ``next_obs [M, R, D]`` and ``terminated [M, R]`` by each one's own elite, ``reward [M, M, R]``: first the
@@ -282,36 +363,152 @@ class EnsembleDynamics(DynamicsModel):
             raise ValueError(f"dynamics must have a learned reward, got reward_fn={self.reward_fn}")
         if obs.dim() != 3 or len(obs) != members:
             raise ValueError(f"obs must have shape [{members}, R, {self.obs_codec.dim}], got {tuple(obs.shape)}")
-        flat_obs, flat_action, x = self._inputs(obs, action)
-        means, _, logits = self.network.members(self._elite_list, x)
-        means, logits = (output.unflatten(1, (members, -1)) for output in (means, logits))
-        own = torch.arange(members, device=x.device)
-        outcome = self._outcome(
-            obs, flat_obs, flat_action, means[own, own].flatten(0, 1), logits[own, own].flatten(0, 1)
-        )
-        reward = self.target_normalizer.denormalize(means)[..., -1]
-        return Outcome(outcome.next_obs, reward, outcome.terminated)
+        of_all: dict[str, Outputs] = {}
+        own = torch.arange(members, device=self.device)
 
-    def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return observations and actions as rows in the model's dtype, and the network's input made of them."""
-        dtype = self._like.dtype
-        flat_obs, flat_action = self._flatten(obs, "obs").to(dtype), self._flatten(action, "action").to(dtype)
-        return flat_obs, flat_action, self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
+        def run(name: str, x: Tensor) -> Outputs:  # rows of the first elite, then those of the second, ...
+            if name == "reward_network" or self._joint_reward:
+                of_all[name] = self._network(name).members(self._elite_list, x)
+                pairs = (output.unflatten(1, (members, -1)) for output in of_all[name])
+                return Outputs(*(pair[own, own].flatten(0, 1) for pair in pairs))
+            return own_rows(name, x)
 
-    def _outcome(self, obs: Tensor, flat_obs: Tensor, flat_action: Tensor, target: Tensor, logits: Tensor) -> Outcome:
-        """Turn the network's outputs, as rows, into where they lead, with the leading dimensions of ``obs``."""
-        target = self.target_normalizer.denormalize(target)
-        next_obs = self.obs_codec.snap(flat_obs + target[:, : self.obs_codec.dim])
-        if self.reward_fn is None:
-            reward = target[:, -1]
+        own_rows = self._run_members(self._elite_list)
+        rows = self._inputs(obs, action)
+        taken = self._advance(rows, run, generator, True, True, copies=members)
+        if self._joint_reward:
+            means = self.network.heads.moments(of_all["network"])[0]
+            reward = self.target_normalizer.denormalize(means)[..., -1]
         else:
-            reward = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, next_obs)
-        if self.termination_fn is None:
-            terminated = logits[:, 0] > 0
-        else:
-            terminated = call_given(self.termination_fn, "termination_fn", flat_obs, flat_action, next_obs)
-        batch = obs.shape[:-1]
-        return Outcome(next_obs.reshape(obs.shape), reward.reshape(batch), terminated.reshape(batch))
+            assert self.reward_normalizer is not None  # the reward is learned
+            reward = self.reward_normalizer.denormalize(of_all["reward_network"].mean)[..., 0]
+        outcome = _shaped(taken.outcome, obs)
+        return Outcome(outcome.next_obs, reward.unflatten(1, (members, -1)), outcome.terminated)
+
+    # -- one step, by whatever networks ---------------------------------------------------------------
+
+    def _advance(
+        self,
+        rows: _Rows,
+        run: _Run,
+        generator: torch.Generator | None,
+        deterministic: bool,
+        sample_discrete: bool,
+        copies: int = 1,
+    ) -> _Step:
+        """Take a step with rows ``[B, ...]``.
+
+        Args:
+            rows: where from.
+            run: evaluates a network on these rows.
+            generator: of noise and chances.
+            deterministic: whether continuous targets are their means.
+            sample_discrete: whether what is discrete is sampled; else it is the likeliest.
+            copies: how many equal shares of the rows, one behind another, get the same random numbers.
+        """
+        columns, heads = self.columns, self.network.heads
+
+        def drawn(heads: Heads, outputs: Outputs) -> Tensor:
+            return heads.moments(outputs)[0] if deterministic else heads.sample(outputs, generator)
+
+        def decided(heads: Heads, chances: Tensor) -> Tensor:
+            if not sample_discrete:
+                return heads.decide(chances)
+            shape = (len(chances) // copies, chances.shape[-1])
+            uniform = torch.rand(shape, generator=generator, dtype=chances.dtype, device=chances.device)
+            return heads.decide(chances, uniform if copies == 1 else uniform.repeat(copies, 1))
+
+        outputs = run("network", rows.x)
+        target = drawn(heads, outputs)
+        variances = [heads.moments(outputs)[1].square()]
+        discrete = target[:, :0]
+        if heads.categories or heads.flags:
+            chances = heads.chances(outputs)
+            discrete = decided(heads, chances)
+            variances.append(chance_std(chances[:, : columns.num_discrete]).square())
+        change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
+        change = columns.bound(rows.obs, change)
+        next_obs = columns.land(rows.obs, change, discrete[:, : columns.num_discrete])
+        reward, variance = self._reward(rows, run, next_obs, target, discrete, change, lambda out: drawn(Heads(1), out))
+        if variance is not None:
+            variances.append(variance)
+        terminated = self._terminated(rows, run, next_obs, discrete, decided, change)
+        counted = self._what_counts(torch.cat(variances, dim=-1) if len(variances) > 1 else variances[0])
+        return _Step(Outcome(next_obs, reward, terminated), counted)
+
+    def _reward(
+        self,
+        rows: _Rows,
+        run: _Run,
+        next_obs: Tensor,
+        target: Tensor,
+        discrete: Tensor,
+        change: Tensor,
+        draw: Callable[[Outputs], Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the rewards ``[B]`` of a step, and the variance ``[B, 1]`` that a network of its own gives them."""
+        if self.reward_fn is not None:
+            return call_given(self.reward_fn, "reward_fn", rows.obs, rows.action, next_obs), None
+        if self._joint_reward:
+            return self.target_normalizer.denormalize(target)[:, -1], None
+        assert self.reward_normalizer is not None
+        outputs = run("reward_network", self._outcome_input(rows.x, change, discrete))
+        return self.reward_normalizer.denormalize(draw(outputs))[:, 0], outputs.std.square()
+
+    def _terminated(
+        self,
+        rows: _Rows,
+        run: _Run,
+        next_obs: Tensor,
+        discrete: Tensor,
+        decided: Callable[[Heads, Tensor], Tensor],
+        change: Tensor,
+    ) -> Tensor:
+        """Return which steps end their episodes, ``[B]`` bool."""
+        if self.termination_fn is not None:
+            return call_given(self.termination_fn, "termination_fn", rows.obs, rows.action, next_obs)
+        if self.termination_network is None:  # joint: the last of the flags
+            return discrete[:, -1] > 0.5
+        outputs = run("termination_network", self._outcome_input(rows.x, change, discrete))
+        heads = self.termination_network.heads
+        return decided(heads, heads.chances(outputs).detach())[:, 0] > 0.5
+
+    def _outcome_input(self, x: Tensor, change: Tensor, discrete: Tensor) -> Tensor:
+        """Return what the networks of rewards and terminations see of steps, ``[B, 2 D + A]``.
+
+        Args:
+            x: ``[B, D + A]``.
+            change: ``[B, C]`` of the continuous columns, in the env's units.
+            discrete: ``[B, L]`` blocks and flags of the next observation.
+        """
+        parts = [x, self.target_normalizer.normalize(change), discrete]
+        return torch.cat(parts if self.columns.num_discrete else parts[:2], dim=-1)
+
+    @property
+    def _joint_end(self) -> bool:
+        """Whether the termination is the last flag of the network of next observations."""
+        return self.termination_fn is None and self.termination_network is None
+
+    @property
+    def _joint_reward(self) -> bool:
+        """Whether the reward is the last target of the network of next observations."""
+        return self.reward_fn is None and self.reward_network is None
+
+    def _what_counts(self, values: Tensor) -> Tensor:
+        """Return those of the targets ``[..., V]``, the discrete ones and the reward included, that ever change."""
+        return values if self._counting is None else values.index_select(-1, self._counting)
+
+    def _prediction(self, obs: Tensor, step: _Step) -> Prediction:
+        """Give a step the leading dimensions of ``obs``, and its uncertainty."""
+        outcome = _shaped(step.outcome, obs)
+        return Prediction(*outcome, step.variance.mean(-1).sqrt().reshape(outcome.reward.shape))
+
+    def _inputs(self, obs: Tensor, action: Tensor) -> _Rows:
+        """Return observations and actions as rows, and the networks' input made of them."""
+        flat_obs = self._flatten(obs, "obs").to(self.obs_dtype)
+        flat_action = self._flatten(action, "action").to(self._like.dtype)
+        x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
+        return _Rows(flat_obs, flat_action, x)
 
     def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Groups:
         """Return who predicts which row, of rows with the leading dimensions of ``obs``."""
@@ -322,64 +519,205 @@ class EnsembleDynamics(DynamicsModel):
             raise ValueError(f"members must have shape {tuple(batch)}, got {tuple(members.shape)}")
         return routing.grouped(members.reshape(-1), self.network.num_members)
 
-    def _mixture(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Match the first two moments of the equal mixture of the elites; logits are averaged."""
-        means, stds, logits = self.network.members(self._elite_list, x)
+    def _make_network(self, heads: Heads) -> EnsembleMLP:
+        """Build a network: that of the next observations, or a smaller one that sees the next observation too."""
+        settings = self.settings
+        width, first = self.obs_codec.dim + self.action_codec.dim, not hasattr(self, "network")
+        return EnsembleMLP(
+            settings["num_members"],
+            width if first else width + self.obs_codec.dim,
+            heads,
+            settings["hidden"] if first else settings["hidden"][:2],
+            settings["seed"],
+        )
+
+    def _network(self, name: str) -> EnsembleMLP:
+        network: EnsembleMLP = getattr(self, name)
+        return network
+
+    def _run_members(self, members: Sequence[int]) -> _Run:
+        """Return what evaluates networks on rows ``[M R, in_dim]``, the first ``R`` by the first of the members, ..."""
+        wrong = [member for member in members if not 0 <= member < self.network.num_members]
+        if wrong or not members:
+            raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
+        with torch.no_grad():  # a compiled step would work out the gradients of weights that nobody asks for
+            chosen = {name: self._network(name).choose(members) for name in self._network_names}
+
+        def run(name: str, x: Tensor) -> Outputs:
+            dealt = x.reshape(len(members), -1, x.shape[-1])
+            return Outputs(*(part.flatten(0, 1) for part in self._network(name).evaluate(chosen[name], dealt)))
+
+        return run
+
+    def _run_mixture(self, name: str, x: Tensor) -> Outputs:
+        """Match the first two moments of the equal mixture of the elites; chances are averaged."""
+        network = self._network(name)
+        outputs = network.members(self._elite_list, x)
+        means, stds = network.heads.moments(outputs)
         mean = means.mean(0)
         variance = stds.square().mean(0) + (means - mean).square().mean(0)
-        return mean, variance.sqrt(), logits.mean(0)
+        chances = network.heads.chances(outputs).mean(0)
+        categories, flags = chances.split([sum(network.heads.categories), network.heads.flags], dim=-1)
+        return Outputs(mean, variance.sqrt(), mean[:, :0], categories.log(), flags.logit())
+
+    @property
+    def _network_names(self) -> list[str]:
+        names = ("network", "reward_network", "termination_network")
+        return [name for name in names if getattr(self, name) is not None]
+
+    # -- fitting -----------------------------------------------------------------------------------------
 
     def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
         """Train on all transitions given, from the current weights; see :meth:`DynamicsModel.fit`.
 
         Returns:
-            ``holdout_error`` (``holdout_metric`` of normalised targets, mean over elites), ``train_loss``,
-            ``grad_steps``, ``rows``.
+            ``holdout_error`` (``holdout_metric`` of normalised targets, plus the cross-entropy of what is discrete,
+            mean over elites), ``train_loss``, ``grad_steps`` of all networks together, ``rows``; on the hold-out,
+            of mean predictions, ``reward_r2`` where the reward is learned and varies, and ``ends_recall`` and
+            ``ends_precision`` where there are ends, ``ends_log_loss`` where they are learned.
         """
         transitions = transitions.to(self.device)
         self._check_transitions(transitions)
+        self._observe(transitions)
+        self.columns.fit(transitions)
+        self._note_columns()
         held = holdout_mask(transitions.key, self.settings["holdout_ratio"])
         if held.all() or not held.any():  # too few rows to spare one
             train, holdout = transitions, transitions
         else:
             train, holdout = transitions[~held], transitions[spread_rows(held, MAX_HOLDOUT_ROWS)]
         self._fit_normalizers(train)
-        report = fit_ensemble(
-            self.network, self._fit_data(train), self._fit_data(holdout), self._fit_settings(), generator
-        )
-        self._choose_elites(report)
+        reports = {}
+        for name in self._network_names:  # the next observation's first: the others are fitted on what it predicts
+            data = [self._fit_data(name, part, generator) for part in (train, holdout)]
+            reports[name] = fit_ensemble(self._network(name), *data, self._fit_settings(name), generator)
+        score = self._score(reports)
+        self._choose_elites(score)
         self._keep_start_states(train.obs, generator)
         return {
-            "holdout_error": float(report.score[self.elites].mean()),
-            "train_loss": report.train_loss,
-            "grad_steps": float(report.steps),
+            "holdout_error": float(score[self.elites].mean()),
+            "train_loss": sum(report.train_loss for report in reports.values()),
+            "grad_steps": float(sum(report.steps for report in reports.values())),
             "rows": float(len(transitions)),
+            **self._check_outcomes(holdout),
         }
 
+    def _score(self, reports: dict[str, FitReport]) -> Tensor:
+        """Return the hold-out error ``[E]`` over all networks: the mean over the continuous targets, plus the rest."""
+        score = reports["network"].score
+        if "reward_network" in reports:
+            targets = self.network.heads.targets
+            score = (targets * score + reports["reward_network"].score) / (targets + 1) if targets else score
+            score = score if targets else score + reports["reward_network"].score
+        if "termination_network" in reports:
+            score = score + reports["termination_network"].score
+        return score
+
     def _targets(self, transitions: Transitions) -> Tensor:
-        delta = transitions.next_obs - transitions.obs
-        return delta if self.reward_fn is not None else torch.cat([delta, transitions.reward[:, None]], dim=-1)
+        """Return the continuous targets ``[N, T]`` of the network of next observations, differences in float64."""
+        change = self.columns.change_of(transitions.obs.double(), transitions.next_obs.double())
+        return torch.cat([change, transitions.reward[:, None].double()], dim=-1) if self._joint_reward else change
 
     def _fit_normalizers(self, train: Transitions) -> None:
         self.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
         if self.settings["normalize_targets"]:
-            self.target_normalizer.fit(self._targets(train))
+            self.target_normalizer.fit(self._targets(train).to(train.obs.dtype))
+            if self.reward_normalizer is not None:
+                self.reward_normalizer.fit(train.reward[:, None])
 
-    def _fit_data(self, transitions: Transitions) -> FitData:
-        dtype = self._like.dtype
-        return FitData(
-            self.input_normalizer.normalize(torch.cat([transitions.obs, transitions.action], dim=-1).to(dtype)),
-            self.target_normalizer.normalize(self._targets(transitions).to(dtype)),
-            transitions.terminated[:, None].to(dtype),
+    def _fit_data(self, name: str, transitions: Transitions, generator: torch.Generator | None) -> FitData:
+        """Return what a network is fitted on."""
+        t, dtype = transitions, self._like.dtype
+        x = self.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
+        y = self.target_normalizer.normalize(self._targets(t).to(t.obs.dtype)).to(dtype)
+        label = self.columns.discrete_of(t.next_obs).to(dtype)
+        end, none, one = t.terminated[:, None].to(dtype), x[:, :0], torch.ones(1, dtype=dtype, device=x.device)
+        y_counts, label_counts = (counts.to(dtype) for counts in self.columns.counts())
+        if name == "network":
+            if self._joint_reward:
+                y_counts = torch.cat([y_counts, one])
+            if self._joint_end:
+                label, label_counts = torch.cat([label, end], dim=-1), torch.cat([label_counts, one])
+            return FitData(x, y, label, y_counts, label_counts)
+        # Real changes lie on thin surfaces: each row comes once more with some of the noise that imagined ones have.
+        blurred = y + y_counts * self._some_noise(x, generator)
+        seen = torch.cat([torch.cat([x, change, label], dim=-1) for change in (y, blurred)])
+        if name == "reward_network":
+            assert self.reward_normalizer is not None
+            reward = self.reward_normalizer.normalize(t.reward[:, None].to(dtype))
+            return FitData(seen, reward.repeat(2, 1), none.repeat(2, 1), one, one[:0])
+        return FitData(seen, none.repeat(2, 1), end.repeat(2, 1), one[:0], one)
+
+    @torch.no_grad()
+    def _some_noise(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return up to as much noise as the predicted changes ``[N, C]`` have, with a share of it drawn for each row."""
+        std = self.network.heads.moments(self._run_mixture("network", x))[1]
+        noise, share = torch.randn(std.shape, generator=generator), torch.rand(len(std), 1, generator=generator)
+        return (noise * share).to(std) * std
+
+    def _fit_settings(self, name: str) -> FitSettings:
+        settings = FitSettings(**{field.name: self.settings[field.name] for field in fields(FitSettings)})
+        layers = len(self._network(name).weights)
+        decay = [*settings.weight_decay[: layers - 1], settings.weight_decay[-1]]
+        return replace(settings, weight_decay=decay)
+
+    def _choose_elites(self, score: Tensor) -> None:
+        # Python's list beside the buffer: picking a member must not wait for a device.
+        self.elites.copy_(score.argsort()[: len(self.elites)])
+        self._elite_list = self.elites.tolist()
+
+    def _note_columns(self) -> None:
+        """Take over what is known of the columns from the buffers."""
+        self.columns.set_range(self.seen_range if len(self.seen_range) else None)
+        continuous, discrete = (counts.bool() for counts in self.columns.counts())
+        kept = torch.cat([continuous, *[continuous.new_ones(1)] * self._joint_reward, discrete])
+        if self.reward_network is not None:
+            kept = torch.cat([kept, kept.new_ones(1)])
+        self._counting: Tensor | None = None if kept.all() or not kept.any() else kept.nonzero()[:, 0]
+
+    @torch.no_grad()
+    def _check_outcomes(self, holdout: Transitions) -> dict[str, float]:
+        """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all."""
+        chances: list[Tensor] = []
+
+        def run(name: str, x: Tensor) -> Outputs:
+            outputs = self._run_mixture(name, x)
+            if name == "termination_network" or (name == "network" and self.termination_network is None):
+                chances.append(outputs.flags[:, -1:].sigmoid())
+            return outputs
+
+        said = self._advance(self._inputs(holdout.obs, holdout.action), run, None, True, False).outcome
+        report, real = {}, holdout.terminated
+        spread = (holdout.reward - holdout.reward.mean()).square().sum()
+        if self.reward_fn is None and spread > 0:
+            report["reward_r2"] = 1 - float((said.reward - holdout.reward).square().sum() / spread)
+        num_ends, num_found = int(real.sum()), int((said.terminated & real).sum())
+        if num_ends:
+            report["ends_recall"] = num_found / num_ends
+        if num_said := int(said.terminated.sum()):
+            report["ends_precision"] = num_found / num_said
+        if self.termination_fn is None:
+            chance = chances[0][:, 0].clamp(1e-6, 1 - 1e-6)
+            loss = F.binary_cross_entropy(chance, real.to(chance))
+            report["ends_log_loss"] = float(loss)
+            rate = real.to(chance).mean().clamp(1e-6, 1 - 1e-6)
+            of_rate = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
+            if num_ends >= _LEAST_ENDS and not num_found and loss > 0.95 * of_rate:
+                self._warn_of_unseen_ends(num_ends, len(real), float(chance[real].mean()))
+        return report
+
+    def _warn_of_unseen_ends(self, ends: int, rows: int, chance: float) -> None:
+        if "ends" in self._warned:
+            return
+        self._warned.add("ends")
+        warnings.warn(
+            f"the model foresees none of the {ends} terminations among {rows} held-out transitions (their chance is "
+            f"{chance:.2g} on average, no more than elsewhere): either they happen by chance, or the observation does "
+            "not show what ends an episode. If you know the rule, give the model a termination_fn",
+            stacklevel=4,
         )
 
-    def _fit_settings(self) -> FitSettings:
-        return FitSettings(**{field.name: self.settings[field.name] for field in fields(FitSettings)})
-
-    def _choose_elites(self, report: FitReport) -> None:
-        # Python's list beside the buffer: picking a member must not wait for a device.
-        self.elites.copy_(report.score.argsort()[: len(self.elites)])
-        self._elite_list = self.elites.tolist()
+    # -- saving ------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Restore weights, normalisers, elites and start states; the number of start states may differ."""
@@ -388,7 +726,17 @@ class EnsembleDynamics(DynamicsModel):
             raise RuntimeError(f"elites must be int64 in [0, {self.network.num_members}), got {elites}")
         result = super().load_state_dict(state_dict, strict, assign)
         self._elite_list = self.elites.tolist()
+        self._note_columns()
         return result
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Refuse what a release before networks of outcomes has pickled."""
+        if "columns" not in state["_modules"]:
+            raise ValueError(
+                "this model was pickled by an older release: load it there, write it by dynamics.save or zoo.save, and "
+                "load that file here"
+            )
+        super().__setstate__(state)
 
     def save(self, path: str | Path) -> None:
         """Write weights and description into one safetensors file, atomically.
@@ -407,6 +755,7 @@ class EnsembleDynamics(DynamicsModel):
         A given function is described by its environment's id, one of your own by ``"custom"``.
         """
         return {
+            "format_version": storage.FORMAT_VERSION,
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "settings": self.settings,
@@ -438,11 +787,20 @@ class EnsembleDynamics(DynamicsModel):
                 wanted = "a function of your own" if stored == "custom" else f"None, since it is {stored!r} there"
                 raise ValueError(f"{name} must be {wanted} for this model, got {given}")
             functions[name] = given if stored == "custom" else stored
+        settings = description["settings"]
+        if description.get("format_version", 1) < 2:
+            settings = {**_FORMAT_1, **settings}
         try:
             observation_space, action_space = storage.spaces_of(description)
-            return cls(observation_space, action_space, **description["settings"], **functions)
+            model = cls(observation_space, action_space, **settings, **functions)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"the description is not that of an EnsembleDynamics: {error}") from error
+        if description.get("format_version", 1) < 2 and model.columns.num_discrete:
+            raise ValueError(
+                "the model is of an older release, which took the discrete parts of observations for continuous ones: "
+                "fit it anew (mbrl-zoo train with its recipe)"
+            )
+        return model
 
     @classmethod
     def load(
@@ -473,13 +831,12 @@ class EnsembleDynamics(DynamicsModel):
         return model.to(device)
 
 
-def _prediction(outcome: Outcome, std: Tensor) -> Prediction:
-    """Add the uncertainty, from the standard deviations of all targets, as rows."""
-    return Prediction(*outcome, std.square().mean(-1).sqrt().reshape(outcome.reward.shape))
-
-
-def _sampled(mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device))
+def _shaped(outcome: Outcome, obs: Tensor) -> Outcome:
+    """Give an outcome of rows the leading dimensions of ``obs``."""
+    batch = obs.shape[:-1]
+    return Outcome(
+        outcome.next_obs.reshape(obs.shape), outcome.reward.reshape(batch), outcome.terminated.reshape(batch)
+    )
 
 
 def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) -> list[float]:
@@ -494,7 +851,13 @@ def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) 
 
 
 def _check_ranges(settings: dict[str, Any]) -> None:
-    for name, least in (("num_members", 1), ("batch_size", 1), ("patience", 0), ("min_epoch_steps", 1)):
+    for name, least in (
+        ("num_members", 1),
+        ("num_components", 1),
+        ("batch_size", 1),
+        ("patience", 0),
+        ("min_epoch_steps", 1),
+    ):
         check_whole_number(name, settings[name], least)
     if settings["max_steps"] is not None:
         check_whole_number("max_steps", settings["max_steps"])
@@ -506,10 +869,16 @@ def _check_ranges(settings: dict[str, Any]) -> None:
     for units in settings["hidden"]:
         check_whole_number("hidden", units)
     check_number("beta_nll", settings["beta_nll"], 0, 1)
+    if settings["range_margin"] is not None:
+        check_number("range_margin", settings["range_margin"], 0, sys.float_info.max)
+    if not isinstance(settings["joint"], bool):
+        raise ValueError(f"joint must be True or False, got {settings['joint']!r}")
     if settings["holdout_metric"] not in HOLDOUT_METRICS:
         raise ValueError(f"holdout_metric must be one of {sorted(HOLDOUT_METRICS)}, got {settings['holdout_metric']!r}")
     check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
     for decay in settings["weight_decay"]:
         check_number("weight_decay", decay, 0, 1)
+    if not 0 <= settings["averaging"] < 1:
+        raise ValueError(f"averaging must be in [0, 1), got {settings['averaging']}")
     if not 0 < settings["holdout_ratio"] < 1:
         raise ValueError(f"holdout_ratio must be in (0, 1), got {settings['holdout_ratio']}")

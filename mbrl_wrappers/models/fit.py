@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.recording import Recorder, objection_to
 
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
+_LEAST_GAIN = 0.01
 _GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
 class FitData:
-    """Normalised training tensors of ``N`` rows.
+    """Normalised training tensors of ``N`` rows for a network with ``T`` continuous and ``L`` discrete targets.
 
     Attributes:
         x: ``[N, in_dim]`` inputs.
-        y: ``[N, T]`` targets.
-        label: ``[N, num_logits]`` 0/1 targets of the logits.
+        y: ``[N, T]`` continuous targets.
+        label: ``[N, L]`` zeros and ones: one-hot blocks, then flags.
+        y_counts: ``[T]``, 1 for the targets that are to be learned, 0 for the others.
+        label_counts: ``[L]``, likewise.
     """
 
     x: Tensor
     y: Tensor
     label: Tensor
+    y_counts: Tensor
+    label_counts: Tensor
 
     def __getitem__(self, rows: Tensor) -> FitData:
         """Return the rows of an index tensor; an index ``[E, B]`` gives fields ``[E, B, ...]``."""
-        return FitData(self.x[rows], self.y[rows], self.label[rows])
+        return replace(self, x=self.x[rows], y=self.y[rows], label=self.label[rows])
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class FitSettings:
     max_steps: int | None
     beta_nll: float
     holdout_metric: str
+    averaging: float
 
 
 @dataclass(frozen=True)
@@ -91,42 +96,45 @@ def spread_rows(mask: Tensor, most: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device, dtype=torch.float64).long()]
 
 
-def gaussian_nll(mean: Tensor, logvar: Tensor, target: Tensor) -> Tensor:
-    """Return ``(mean - target)^2 / var + log var`` (Chua et al. 2018, section 4), elementwise.
-
-    This is twice the negative log-likelihood less the constant ``log 2 pi``.
-    """
-    return (mean - target).square() * torch.exp(-logvar) + logvar
-
-
 def ensemble_loss(network: EnsembleMLP, batch: FitData, beta_nll: float = 0.0) -> Tensor:
-    """Return the training loss of a batch ``[E, B, ...]``: mean over rows and dims, sum over members."""
-    mean, logvar, logits = network(batch.x)
-    loss = gaussian_nll(mean, logvar, batch.y)
-    if beta_nll:
-        loss = loss * torch.exp(beta_nll * logvar.detach())
-    loss = loss.mean(dim=(1, 2)).sum() + network.bound_penalty()
-    if network.num_logits:
-        loss = loss + F.binary_cross_entropy_with_logits(logits, batch.label, reduction="none").mean((1, 2)).sum()
+    """Return the training loss of a batch ``[E, B, ...]``: mean over rows and targets, sum over members.
+
+    The Gaussians' likelihood with the penalty of their bounds (Chua et al. 2018, appendix A.1) plus the cross-entropy
+    of what is discrete.
+    """
+    heads, outputs = network.heads, network(batch.x)
+    loss = outputs.mean.new_zeros(())
+    if heads.targets:
+        loss = heads.gaussian_loss(outputs, batch.y, batch.y_counts, beta_nll).mean(-1).sum()
+        loss = loss + network.bound_penalty(batch.y_counts.repeat(heads.components))
+    if batch.label.shape[-1]:
+        loss = loss + heads.discrete_loss(outputs, batch.label, batch.label_counts).mean(-1).sum()
     return loss
 
 
 @torch.no_grad()
 def holdout_score(network: EnsembleMLP, data: FitData, metric: str = "mse") -> Tensor:
-    """Return each member's hold-out error ``[E]``: of the mean, plus cross-entropy of the logits.
+    """Return each member's hold-out error ``[E]``: of the means, plus the cross-entropy of what is discrete.
+
+    The mean of a mixture may lie where nothing does, so that a mixture is scored by its likelihood instead.
 
     Args:
         network: to score.
         data: rows to score on.
-        metric: one of ``HOLDOUT_METRICS``, averaged over rows and dims.
+        metric: one of ``HOLDOUT_METRICS``, averaged over rows and targets.
     """
-    size = HOLDOUT_METRICS[metric]
+    heads, size = network.heads, HOLDOUT_METRICS[metric]
     scores = []
     for index in range(network.num_members):
-        mean, _, logits = network.member(index, data.x)
-        score = size(mean - data.y).mean()
-        if network.num_logits:
-            score = score + F.binary_cross_entropy_with_logits(logits, data.label)
+        outputs = network.member(index, data.x)
+        score = data.x.new_zeros(())
+        if heads.components > 1:
+            score = heads.gaussian_loss(outputs, data.y, data.y_counts).mean()
+        elif heads.targets:
+            errors = size(outputs.mean - data.y).mean(0)
+            score = (errors * data.y_counts).sum() / data.y_counts.sum().clamp(min=1)
+        if data.label.shape[-1]:
+            score = score + heads.discrete_loss(outputs, data.label, data.label_counts).mean()
         scores.append(score)
     return torch.stack(scores)
 
@@ -140,11 +148,12 @@ def fit_ensemble(
 ) -> FitReport:
     """Train all members until none has gained 1% on the hold-out for more than ``patience`` epochs.
 
-    Each member is left with the weights that scored best on the hold-out, its starting weights
-    included, so a fit never makes a member worse there. The scores returned are those of exactly
-    these weights. Deviations from MBPO: the optimiser starts afresh at each fit, and an epoch has at
-    least ``min_epoch_steps`` gradient steps, since patience counted in passes over little data stops
-    long before anything is learned.
+    Scored are running averages of the weights, which do at once what a falling learning rate does in the end. Each
+    member is left with the average that scored best on the hold-out, its starting weights included, so a fit never
+    makes a member worse there. The scores returned are those of exactly these weights. Deviations from MBPO: the
+    averages (``averaging=0`` for the last weights); the optimiser starts afresh at each fit; and an epoch has at least
+    ``min_epoch_steps`` gradient steps, since patience counted in passes over little data stops long before anything is
+    learned.
 
     Args:
         network: trained in place.
@@ -154,33 +163,48 @@ def fit_ensemble(
         generator: CPU generator of the bootstrap and the order of batches.
     """
     optimizer = _optimizer(network, settings)
-    parameters = list(network.parameters())
-    best = [p.detach().clone() for p in parameters]
+    parameters = [p.detach() for p in network.parameters()]
+    best, average, last = ([p.clone() for p in parameters] for _ in range(3))
     best_score = holdout_score(network, holdout, settings.holdout_metric)
     rows = len(train.x)
     epoch_steps = max(-(-rows // settings.batch_size), settings.min_epoch_steps)
-    # Noiseless data would be fitted for ever: 1% of a vanishing error can always be gained.
-    least_gain = 1e-8 * HOLDOUT_METRICS[settings.holdout_metric](holdout.y).mean()
+    least_gain = _least_gain(network, holdout, settings.holdout_metric)
     steps, stale_epochs, loss = 0, 0, torch.zeros(())
     descend = _descent(network, optimizer, train, settings.beta_nll)
     for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator, train.x.device):
         loss = descend(index)
+        torch._foreach_lerp_(average, parameters, 1 - settings.averaging)
         steps += 1
         out_of_steps = settings.max_steps is not None and steps >= settings.max_steps
         if steps % epoch_steps and not out_of_steps:
             continue
+        torch._foreach_copy_(last, parameters)
+        torch._foreach_copy_(parameters, average)
         score = holdout_score(network, holdout, settings.holdout_metric)
-        improved = score < 0.99 * best_score - least_gain
+        torch._foreach_copy_(parameters, last)
+        improved = score < best_score - least_gain(best_score)
         best_score = torch.where(improved, score, best_score)
-        for kept, parameter in zip(best, parameters, strict=True):
-            kept[improved] = parameter.detach()[improved]
+        for kept, value in zip(best, average, strict=True):
+            kept[improved] = value[improved]
         stale_epochs = 0 if bool(improved.any()) else stale_epochs + 1
         if stale_epochs > settings.patience or out_of_steps:
             break
-    with torch.no_grad():
-        for kept, parameter in zip(best, parameters, strict=True):
-            parameter.copy_(kept)
+    torch._foreach_copy_(parameters, best)
     return FitReport(best_score, steps, float(loss))
+
+
+def _least_gain(network: EnsembleMLP, holdout: FitData, metric: str) -> Callable[[Tensor], Tensor | float]:
+    """Return how much a score must fall to count as a gain: 1% of it, and 0.01 for a likelihood.
+
+    Noiseless data would be fitted for ever, of whose vanishing error 1% can always be gained: a gain is also more than
+    a tiny share of the targets' spread.
+    """
+    if network.heads.components > 1:
+        return lambda score: _LEAST_GAIN
+    tiny = 1e-5 if holdout.label.shape[-1] else 0.0
+    if holdout.y.numel():
+        tiny += 1e-8 * float(HOLDOUT_METRICS[metric](holdout.y).mean())
+    return lambda score: _LEAST_GAIN * score + tiny
 
 
 def _descent(

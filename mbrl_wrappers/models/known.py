@@ -231,6 +231,7 @@ class KnownDynamics(DynamicsModel):
         """
         transitions = transitions.to(self.device)
         self._check_transitions(transitions)
+        self._observe(transitions)
         error = self._error(transitions)
         self._keep_start_states(transitions.obs, generator)
         return {"holdout_error": error, "rows": float(len(transitions))}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_wrappers.models.heads import Heads, Outputs
 from mbrl_wrappers.models.linear import ensemble_linear, is_served_by_onednn, onednn_linear
 
 CHUNK_ROWS = 2048
@@ -45,7 +46,7 @@ class ChosenMembers:
 
     Attributes:
         layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
-        bounds: of the variance, ``[M, 1, T]`` each; see :meth:`EnsembleMLP._bounds`.
+        bounds: of the variance, ``[M, 1, K * T]`` each; see :meth:`EnsembleMLP._bounds`.
         workspace: of the evaluations, so no two may run at the same time.
     """
 
@@ -55,74 +56,66 @@ class ChosenMembers:
 
 
 class EnsembleMLP(nn.Module):
-    """``E`` probabilistic MLPs with SiLU units and a diagonal Gaussian head each.
+    """``E`` probabilistic MLPs with SiLU units and the same heads each.
 
-    The log-variance is softly clamped between two learned bounds (Chua et al. 2018, appendix A.1).
-    Deviation: the bounds are kept per member instead of shared, so that a member's best weights and
+    The log-variances of the Gaussians are softly clamped between two learned bounds (Chua et al. 2018,
+    appendix A.1). Deviation: the bounds are kept per member instead of shared, so that a member's best weights and
     the bounds they were trained with are stored and restored together.
 
     Args:
         num_members: ``E``.
         in_dim: width of the input.
-        target_dim: width ``T`` of the Gaussian.
-        num_logits: extra outputs beside the Gaussian (0 or 1: the termination logit).
+        heads: the layout of the outputs.
         hidden: units of the hidden layers.
-        seed: of the initial weights (truncated normal, std ``1 / (2 sqrt(fan_in))``, as PETS).
+        seed: of the initial weights, a truncated normal of std ``1 / sqrt(fan_in)``. That is twice PETS's, with which the
+            signals of SiLU units fade from layer to layer and a first fit takes several times as many steps.
     """
 
-    def __init__(
-        self,
-        num_members: int,
-        in_dim: int,
-        target_dim: int,
-        num_logits: int,
-        hidden: Sequence[int],
-        seed: int,
-    ) -> None:
+    def __init__(self, num_members: int, in_dim: int, heads: Heads, hidden: Sequence[int], seed: int) -> None:
         super().__init__()
-        self.num_members, self.target_dim, self.num_logits = num_members, target_dim, num_logits
-        widths = [in_dim, *hidden, 2 * target_dim + num_logits]
+        self.num_members, self.heads = num_members, heads
+        widths = [in_dim, *hidden, sum(heads.widths)]
         generator = torch.Generator().manual_seed(seed)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in itertools.pairwise(widths):
             weight = torch.empty(num_members, fan_in, fan_out)
-            std = 1 / (2 * fan_in**0.5)
+            std = 1 / fan_in**0.5
             nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
-        self.max_logvar = nn.Parameter(torch.full((num_members, 1, target_dim), 0.5))
-        self.min_logvar = nn.Parameter(torch.full((num_members, 1, target_dim), -10.0))
+        if heads.components > 1:  # which would all become one if they began as one
+            apart = torch.linspace(-1, 1, heads.components).repeat_interleave(heads.targets)
+            self.biases[-1].data[..., : heads.gaussians] = apart
+        self.max_logvar = nn.Parameter(torch.full((num_members, 1, heads.gaussians), 0.5))
+        self.min_logvar = nn.Parameter(torch.full((num_members, 1, heads.gaussians), -10.0))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Outputs:
         """Evaluate every member on rows of its own.
 
         Args:
             x: ``[E, B, in_dim]`` normalised inputs (expanded where members share rows).
 
         Returns:
-            Mean ``[E, B, T]``, log-variance ``[E, B, T]`` and logits ``[E, B, num_logits]``.
+            Fields ``[E, B, ...]``.
         """
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = ensemble_linear(x, weight, bias)
             x = F.silu(x) if layer < last else x
-        mean, logvar, logits = self._split(x)
-        logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
-        logvar = self.min_logvar + F.softplus(logvar - self.min_logvar)
-        return mean, logvar, logits
+        return self._outputs(x, (torch.exp(-self.max_logvar), torch.exp(self.min_logvar)))
 
-    def member(self, index: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def member(self, index: int, x: Tensor) -> Outputs:
         """Evaluate one member on ``x [B, in_dim]``.
 
         On a CPU and without gradients rows go in chunks, whose activations stay in the cache.
 
         Returns:
-            Mean ``[B, T]``, standard deviation ``[B, T]`` and logits ``[B, num_logits]``.
+            Fields ``[B, ...]``.
         """
         # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
         pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        return self._gaussian(_mlp(layers, x, Workspace()), self._bounds(index))
+        return self._outputs(_mlp(layers, x, Workspace()), self._bounds(index))
 
     def choose(self, members: Sequence[int]) -> ChosenMembers:
         """Gather some members' parameters, for many calls of :meth:`evaluate`."""
@@ -131,20 +124,12 @@ class EnsembleMLP(nn.Module):
         layers = [(weight[index], bias[index]) for weight, bias in pairs]
         return ChosenMembers(layers, self._bounds(index))
 
-    def members(self, indices: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate several members on the same rows ``x [B, in_dim]``.
-
-        Returns:
-            Mean ``[M, B, T]``, standard deviation ``[M, B, T]`` and logits ``[M, B, num_logits]``.
-        """
+    def members(self, indices: Sequence[int], x: Tensor) -> Outputs:
+        """Evaluate several members on the same rows ``x [B, in_dim]``; returns fields ``[M, B, ...]``."""
         return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
 
-    def evaluate(self, chosen: ChosenMembers, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate ``x [M, B, in_dim]``, each member on rows of its own.
-
-        Returns:
-            Mean ``[M, B, T]``, standard deviation ``[M, B, T]`` and logits ``[M, B, num_logits]``.
-        """
+    def evaluate(self, chosen: ChosenMembers, x: Tensor) -> Outputs:
+        """Evaluate ``x [M, B, in_dim]``, each member on rows of its own; returns fields ``[M, B, ...]``."""
         if x.shape[1] >= _ROWS_OF_ITS_OWN and x.device.type == "cpu":
             of_members = zip(*[zip(weight, bias, strict=True) for weight, bias in chosen.layers], strict=True)
             parts = zip(of_members, x, strict=True)
@@ -156,28 +141,32 @@ class EnsembleMLP(nn.Module):
                 out = torch.baddbmm(bias, out, weight)
                 if layer < last:
                     out = F.silu(out, inplace=not out.requires_grad)
-        return self._gaussian(out, chosen.bounds)
-
-    def _split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take the last layer's outputs apart: mean, log-variance before its bounds, logits."""
-        mean, logvar, logits = out.split([self.target_dim, self.target_dim, self.num_logits], dim=-1)
-        return mean, logvar, logits
+        return self._outputs(out, chosen.bounds)
 
     def _bounds(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         """Return the inverse of the greatest variance of some members, and the least variance."""
         return torch.exp(-self.max_logvar[index]), torch.exp(self.min_logvar[index])
 
-    def _gaussian(self, out: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean, standard deviation and logits: the bounds of :meth:`forward` with its logarithms undone."""
-        mean, logvar, logits = self._split(out)
+    def _outputs(self, out: Tensor, bounds: tuple[Tensor, Tensor]) -> Outputs:
+        """Take the last layer's outputs apart, with standard deviations in the place of log-variances.
+
+        The two soft clamps ``max - softplus(max - logvar)`` and ``min + softplus(logvar - min)``, without their
+        logarithms: ``1 / var = exp(-logvar) + exp(-max)``, then ``var + exp(min)``.
+        """
+        mean, logvar, mixture, categories, flags = out.split(self.heads.widths, dim=-1)
         inverse_of_max, least = bounds
         # Clamped so that the exponential is finite, and with it the gradient.
         inverse = torch.exp(-logvar.clamp(min=-80.0)) + inverse_of_max
-        return mean, (inverse.reciprocal() + least).sqrt(), logits
+        return Outputs(mean, (inverse.reciprocal() + least).sqrt(), mixture, categories, flags)
 
-    def bound_penalty(self) -> Tensor:
-        """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class)."""
-        return 0.01 * (self.max_logvar.sum() - self.min_logvar.sum()) / self.num_members
+    def bound_penalty(self, counts: Tensor | None = None) -> Tensor:
+        """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class).
+
+        Args:
+            counts: ``[K * T]``, 1 for the Gaussians that count and 0 for the others; default: all count.
+        """
+        apart = self.max_logvar - self.min_logvar
+        return 0.01 * (apart if counts is None else apart * counts).sum() / self.num_members
 
 
 def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> Tensor:

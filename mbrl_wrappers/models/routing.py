@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mbrl_wrappers.models.heads import Outputs
 from mbrl_wrappers.models.network import EnsembleMLP
 
 Groups = list[tuple[int, Tensor]]
@@ -49,13 +50,12 @@ def member_of_row(groups: Groups, rows: int, device: torch.device) -> Tensor:
     return members
 
 
-def evaluate(network: EnsembleMLP, x: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-    """Evaluate each row of ``x`` by its own member; returns mean, std and logits in the order of ``x``."""
+def evaluate(network: EnsembleMLP, x: Tensor, groups: Groups) -> Outputs:
+    """Evaluate each row of ``x`` by its own member; returns fields in the order of ``x``."""
     if len(groups) <= 1:  # no rows have no groups
         return network.member(groups[0][0] if groups else 0, x)
     # index_select copies whole rows; x[rows] looks up entry by entry and takes three times as long.
     parts = [network.member(member, x.index_select(0, rows)) for member, rows in groups]
     inverse = torch.empty(len(x), dtype=torch.long, device=x.device)
     inverse[torch.cat([rows for _, rows in groups])] = torch.arange(len(x), device=x.device)
-    mean, std, logits = (torch.cat(column).index_select(0, inverse) for column in zip(*parts, strict=True))
-    return mean, std, logits
+    return Outputs(*(torch.cat(column).index_select(0, inverse) for column in zip(*parts, strict=True)))

@@ -20,7 +20,8 @@ from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.spaces import space_from_json
 
-FORMAT_VERSION = 1
+# 2: networks of rewards and terminations, categorical heads, bounds of what was observed.
+FORMAT_VERSION = 2
 
 
 def save(path: str | Path, kind: str, model: DynamicsModel, description: dict[str, Any]) -> None:

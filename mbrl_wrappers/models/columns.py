@@ -1,0 +1,140 @@
+"""How a network's targets make the next observation, column by column, and how transitions make targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mbrl_wrappers.spaces import FlatSpace, straight_through
+from mbrl_wrappers.types import Transitions
+
+
+def moves(transitions: Transitions) -> Tensor:
+    """Return ``[D]`` bool, which columns change within any step by more than rounding.
+
+    Where a column takes many values, changes of a few units in the last place are the rounding of a constant that was
+    computed anew.
+    """
+    obs, next_obs = transitions.obs.double(), transitions.next_obs.double()
+    unit = torch.finfo(transitions.obs.dtype).eps * obs.abs().amax(0)
+    takes_many = obs.amax(0) - obs.amin(0) > 1e3 * unit
+    return (next_obs - obs).abs().amax(0) > torch.where(takes_many, 4 * unit, 0.0)
+
+
+class ObservationColumns(nn.Module):
+    """Continuous columns are predicted by their change, one-hot blocks and flags by their next value.
+
+    A column that did not change in any transition fitted on keeps its value exactly: goals, masks, parameters of an
+    episode. Whole numbers are rounded. With a ``range_margin`` no continuous column leaves the range that was observed
+    by more than that share of it, nor the space's bounds (widened where the env itself leaves them).
+
+    Args:
+        codec: of the observations, ``D`` columns: ``C`` continuous ones, ``L`` in blocks and flags.
+        range_margin: at least 0; None for no bounds but those of whole numbers.
+
+    Attributes:
+        changes: ``[D]`` bool, whether a column has changed within a step; all, before the first fit.
+    """
+
+    changes: Tensor
+    _order: Tensor
+    _places: Tensor
+    _rounds: Tensor
+    _low: Tensor
+    _high: Tensor
+
+    def __init__(self, codec: FlatSpace, range_margin: float | None) -> None:
+        super().__init__()
+        self._codec = codec
+        self._range_margin = range_margin
+        in_block = ~(codec.is_continuous | codec.is_binary)
+        # Blocks come first among the discrete columns, as in a network's heads.
+        order = [mask.nonzero()[:, 0] for mask in (codec.is_continuous, in_block, codec.is_binary)]
+        self.num_continuous = len(order[0])
+        self.num_discrete = codec.dim - self.num_continuous
+        self.categories = tuple(stop - start for start, stop in codec.blocks)
+        self.num_flags = len(order[2])
+        self._is_plain = self.num_discrete == 0
+        self.register_buffer("_order", torch.cat(order), persistent=False)
+        self.register_buffer("_places", torch.cat(order).argsort(), persistent=False)
+        self.register_buffer("changes", torch.ones(codec.dim, dtype=torch.bool))
+        self.register_buffer("_rounds", codec.is_whole[order[0]], persistent=False)
+        self.register_buffer("_low", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
+        self.register_buffer("_high", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
+        self._any_rounds = bool(codec.is_whole.any())
+        self._all_change, self._is_bounded = True, False
+        self.set_range(None)
+
+    # -- what a fit says of the columns ----------------------------------------------------------------
+
+    def fit(self, transitions: Transitions) -> None:
+        """Find out which columns change; a one-hot block changes as a whole."""
+        changes = moves(transitions)
+        for start, stop in self._codec.blocks:
+            changes[start:stop] = changes[start:stop].any()
+        self.changes.copy_(changes)
+        self._all_change = bool(changes.all())
+
+    def set_range(self, seen: Tensor | None) -> None:
+        """Bound the continuous columns.
+
+        Args:
+            seen: ``[2, D]`` lowest and highest values observed; None before anything was.
+        """
+        order = self._order[: self.num_continuous].cpu()
+        low, high = (bound[order] for bound in self._codec.bounds)
+        if self._range_margin is None:
+            free, whole = torch.full_like(low, torch.inf), self._rounds.cpu()
+            low, high = torch.where(whole, low, -free), torch.where(whole, high, free)
+        elif seen is not None:
+            least, most = seen.cpu()[:, order]
+            margin = self._range_margin * (most - least)
+            low, high = torch.maximum(low, least - margin), torch.minimum(high, most + margin)
+        self._is_bounded = bool((torch.isfinite(low) | torch.isfinite(high)).any())
+        self._low.copy_(low)
+        self._high.copy_(high)
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """Return which targets are to be learned, 1 or 0: ``[C]`` continuous and ``[L]`` discrete ones."""
+        continuous, discrete = self.changes[self._order].float().split([self.num_continuous, self.num_discrete])
+        return continuous, discrete
+
+    # -- there and back ---------------------------------------------------------------------------------
+
+    def change_of(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """Return the changes ``[..., C]`` of the continuous columns."""
+        return self._continuous(next_obs) - self._continuous(obs)
+
+    def discrete_of(self, obs: Tensor) -> Tensor:
+        """Return the blocks, then the flags, ``[..., L]``."""
+        return obs[..., :0] if self._is_plain else obs.index_select(-1, self._order[self.num_continuous :])
+
+    def bound(self, obs: Tensor, change: Tensor) -> Tensor:
+        """Return the changes ``[B, C]`` that a prediction makes of ``obs [B, D]``: none, whole, and within bounds."""
+        if self._is_bounded or self._any_rounds:
+            before = self._continuous(obs)
+            if self._any_rounds:
+                rounded = ((before + change).round() - before).to(change)
+                change = torch.where(self._rounds, straight_through(rounded, change), change)
+            if self._is_bounded:
+                low, high = (bound.to(before.dtype) - before for bound in (self._low, self._high))
+                change = straight_through(torch.clamp(change, low.to(change), high.to(change)), change)
+        if self._all_change:
+            return change
+        changes = self.changes if self._is_plain else self.changes[self._order[: self.num_continuous]]
+        return torch.where(changes, change, 0.0)
+
+    def land(self, obs: Tensor, change: Tensor, discrete: Tensor) -> Tensor:
+        """Return the next observations ``[B, D]`` from ``obs``, changes ``[B, C]`` and discrete columns ``[B, L]``."""
+        if self._is_plain:
+            return obs + change
+        columns = torch.cat([self._continuous(obs) + change, discrete.to(obs.dtype)], dim=-1)
+        next_obs = columns.index_select(-1, self._places)
+        return next_obs if self._all_change else torch.where(self.changes, next_obs, obs)
+
+    def _continuous(self, obs: Tensor) -> Tensor:
+        return obs if self._is_plain else obs.index_select(-1, self._order[: self.num_continuous])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._all_change = bool(self.changes.all())
