@@ -47,8 +47,8 @@ def _leaf_width(space: spaces.Space, name: str) -> int:
     if isinstance(space, spaces.Box):
         if _is_image(space):
             raise ValueError(
-                f"{name} is an image, {space}: flat models do not take pixels; where these are symbols, as MiniGrid's, or "
-                "numbers in a table, gymnasium.wrappers.FlattenObservation lays them flat"
+                f"{name} is an image, {space}: flat models do not take pixels; where these are symbols, as "
+                "MiniGrid's, or numbers in a table, gymnasium.wrappers.FlattenObservation lays them flat"
             )
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):

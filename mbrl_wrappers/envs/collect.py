@@ -54,7 +54,9 @@ def collect_transitions(
         flat_obs = _flat(dynamics.obs_codec, obs)
         flat_action = _flat(dynamics.action_codec, action)
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        rows.append((flat_obs, flat_action, scalar_reward(reward), _flat(dynamics.obs_codec, next_obs), bool(terminated)))
+        rows.append(
+            (flat_obs, flat_action, scalar_reward(reward), _flat(dynamics.obs_codec, next_obs), bool(terminated))
+        )
         obs = env.reset()[0] if terminated or truncated else next_obs
     all_obs, actions, rewards, all_next_obs, terminations = zip(*rows, strict=True)
     return Transitions(

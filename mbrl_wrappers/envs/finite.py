@@ -48,7 +48,8 @@ def check_finite(what: str, value: Any, step: int | None = None) -> None:
     when = "" if step is None else f" at step {step}"
     for path, part in _numeric_parts(value):
         if not np.isfinite(part).all():
-            raise ValueError(f"{what}{path} from the environment must be finite, got {part.tolist()}{when}")
+            where = f" in {path}" if path else ""
+            raise ValueError(f"{what} from the environment must be finite, got {part.tolist()}{where}{when}")
 
 
 def _numeric_parts(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:

@@ -50,8 +50,9 @@ class Snapshots:
     """Takes and restores snapshots of an environment's full state, wrappers and random generators included.
 
     Supported are environments in Python whose attributes can be copied (as pickle copies them, in memory), MuJoCo's
-    (also where a reset changes the model, but for its meshes and textures) and the ALE's without sticky actions, and each env or wrapper with these two methods of its own, which then stand
-    for all its attributes but Gymnasium's ``np_random`` and a wrapper's ``env``:
+    (also where a reset changes the model, but for its meshes and textures), the ALE's without sticky actions, and each
+    env or wrapper with these two methods of its own, which then stand for all its attributes but Gymnasium's
+    ``np_random`` and a wrapper's ``env``:
 
     - ``clone_state()`` returns all that its future depends on and shares nothing with the env that changes;
     - ``restore_state(state)`` goes back to it and leaves the state fit to be restored again.

@@ -50,7 +50,11 @@ class ActionSet:
                 "gymnasium.wrappers.TransformAction gives the env bounds"
             )
         self._low, self._high = low, high
-        whole = [not np.issubdtype(leaf.space.dtype, np.floating) for leaf in codec.leaves for _ in range(leaf.start, leaf.stop)]
+        whole = [
+            not np.issubdtype(leaf.space.dtype, np.floating)
+            for leaf in codec.leaves
+            for _ in range(leaf.start, leaf.stop)
+        ]
         self._whole = torch.tensor(whole) & (not self.discrete)
 
     def to_env(self, searched: Tensor) -> Tensor:
