@@ -36,6 +36,21 @@ class PlanningPolicy(BasePolicy):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Any) -> None:
         super().__init__(observation_space, action_space)
 
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """Turn actions of a Box into those of the buffer: in [-1, 1], whole numbers as they are."""
+        space = self.action_space
+        assert isinstance(space, spaces.Box)
+        if not np.issubdtype(space.dtype, np.floating):
+            return action
+        # Where a range is of one value, that lies at -1.
+        spread = np.where(space.high > space.low, space.high - space.low, np.ones_like(space.low))
+        return 2.0 * ((action - space.low) / spread) - 1.0
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Turn actions of the buffer into those of the Box."""
+        is_scaled = np.issubdtype(self.action_space.dtype, np.floating)
+        return super().unscale_action(scaled_action) if is_scaled else scaled_action
+
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         raise NotImplementedError("an agent that plans acts by agent.predict, its policy can't act alone")
 

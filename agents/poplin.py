@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.agents.planning import PlanningAgent, PlanningPolicy
 from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.trajectories import Propagation
@@ -30,7 +30,7 @@ _EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 100, 64, 3e-3, 1e-5
 _GAN_EPOCHS, _GRADIENT_PENALTY, _DISCRIMINATOR_UNITS = 40, 10.0, 64
 
 
-class ProposalPolicy(BasePolicy):
+class ProposalPolicy(PlanningPolicy):
     """A tanh network from whitened observations to actions, which are cut off at the bounds.
 
     Args:
@@ -46,7 +46,7 @@ class ProposalPolicy(BasePolicy):
     def __init__(
         self, observation_space: spaces.Space, action_space: spaces.Space, lr_schedule: Any, net_arch: Sequence[int]
     ) -> None:
-        super().__init__(observation_space, action_space)
+        super().__init__(observation_space, action_space, lr_schedule)
         self._codec = FlatSpace(observation_space, "observation_space")
         self._action_set = ActionSet(action_space)
         self.whitening = Normalizer(self._codec.dim)

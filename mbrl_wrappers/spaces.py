@@ -61,8 +61,11 @@ def _categories(space: spaces.Space) -> list[int]:
 def _leaf_width(space: spaces.Space, name: str) -> int:
     """Return the number of columns of an elementary space, or refuse the space by name."""
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) == 3:
-            raise ValueError(f"{name} is an image, {space}: flat models do not take pixels, use a pixel model")
+        if _is_image(space):
+            raise ValueError(
+                f"{name} is an image, {space}: flat models do not take pixels; where these are symbols, as "
+                "MiniGrid's, or numbers in a table, gymnasium.wrappers.FlattenObservation lays them flat"
+            )
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return sum(_categories(space))
@@ -70,12 +73,25 @@ def _leaf_width(space: spaces.Space, name: str) -> int:
         return int(np.prod(space.shape))
     raise ValueError(
         f"{name} is of the unsupported space {space!r}; supported are Box, Discrete, MultiDiscrete, "
-        "MultiBinary, and Dict or Tuple of these"
+        "MultiBinary, and Dict or Tuple of these (gymnasium.wrappers.FilterObservation leaves parts of a Dict out)"
     )
+
+
+def _is_image(space: spaces.Box) -> bool:
+    """Tell whether a Box looks like one frame or several, by the rule in :class:`FlatSpace`."""
+    height_and_width = max((min(sides) for sides in itertools.pairwise(space.shape)), default=0)
+    if space.dtype != np.uint8:
+        return height_and_width >= 32
+    is_gray = height_and_width >= 16 and space.high.max() == 255
+    return len(space.shape) >= 3 or height_and_width >= 32 or is_gray
 
 
 class FlatSpace:
     """Two-way map between a Gymnasium space and flat float tensors of width ``dim``.
+
+    Images are refused: a Box of bytes with three axes or more, or with two from 16 on a side whose values go up to
+    255, and a Box of any type with two neighbouring axes from 32 on. Frames that were laid flat before can't be told
+    from other numbers.
 
     Args:
         space: the space; a Dict or Tuple may be nested.

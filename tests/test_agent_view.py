@@ -405,3 +405,35 @@ def test_the_target_policy_smooths_as_td3_does():
     low, high = torch.as_tensor(LOW), torch.as_tensor(HIGH)
     assert torch.allclose(ours, low + ((mean + noise).clamp(-1, 1) + 1) / 2 * (high - low), atol=1e-5)
     assert (bonus == 0).all() and (noise.abs() == 0.3).any()
+
+
+# -- actions that can't be scaled ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3"])
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            spaces.Box(np.float32([1, -1]), np.float32([1, 1])),
+            r"low < high .*, got \[1.\] to \[1.\] in entries \[\[0\]\]",
+        ),
+        (spaces.Box(np.ones((2, 2)), np.array([[2.0, 2], [1, 2]]), dtype=np.float64), r"low < high .* \[\[1, 0\]\]"),
+        (spaces.Box(-1e300, 1e300, (1,), np.float64), r"a range that float32 holds .*, got \[-1.e\+300\] to"),
+        (spaces.Box(-3e38, 3e38, (1,), np.float32), "a range that float32 holds"),
+        (spaces.Box(0, 5, (1,), np.int64), "must be a Box of floats for .*, got .*int64.*TransformAction"),
+        (spaces.Box(-128, 127, (1,), np.int8), "must be a Box of floats for .*, got .*int8"),
+        (spaces.Box(3, 3, (1,), np.int64), "must be a Box of floats for .*, got .*int64"),
+        (spaces.Box(0, 1, (2,), np.bool_), "must be a Box of floats for .*, got .*bool"),
+    ],
+)
+def test_actions_that_an_agent_cannot_scale_are_named(name, space, message):
+    with pytest.raises(ValueError, match=f"^action_space .*{message}"):
+        make_view(make_agent(name, Still(action_space=space)))
+
+
+def test_a_range_that_float32_cannot_see_gives_finite_actions():
+    view = make_view(make_agent("SAC", Still(action_space=spaces.Box(1e9, 1e9 + 1, (2,), np.float64))))
+    rows = some_rows(view, 5, 3)
+    assert (rows.action == 1e9).all()
+    assert (view.samples(rows, None, None).actions == -1).all()

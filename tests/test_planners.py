@@ -12,11 +12,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from mbrl_wrappers.envs.imagined import add_batch_axis
 from mbrl_wrappers.models import KnownDynamics
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
 from mbrl_wrappers.planners import CEM, ICEM, MPPI, PLANNERS, Objective, Plan, Planner, PlannerState, RandomShooting
 from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.planners.noise import coloured_noise, truncated_normal
+from mbrl_wrappers.spaces import FlatSpace
 
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([1.0, 3.0], np.float32))
 LOW, HIGH = torch.tensor(BOX.low), torch.tensor(BOX.high)
@@ -896,6 +898,41 @@ def test_a_range_of_zero_has_one_action(name):
     assert (plan.actions[..., 0] == fixed[0, 0]).all()
 
 
+WHOLE = {
+    "int64": spaces.Box(-2, 5, (2,), np.int64),
+    "uint8": spaces.Box(0, 255, (1,), np.uint8),
+    "int8 of the whole range": spaces.Box(-128, 127, (1,), np.int8),
+    "bool": spaces.Box(0, 1, (3,), np.bool_),
+    "one value": spaces.Box(np.array([3, 0]), np.array([3, 2]), dtype=np.int64),
+    "beside floats": spaces.Dict(a=spaces.Box(-1.0, 1.0, (1,), np.float32), b=spaces.Box(1, 4, (1,), np.int32)),
+}
+
+
+@pytest.mark.parametrize("space", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("name", ["RS", "CEM", "iCEM", "MPPI"])
+def test_whole_numbers_are_searched_and_lie_in_the_space(name, space):
+    planner = make(name, space)
+    codec = FlatSpace(space)
+    action = codec.encode(add_batch_axis(space.sample()))
+    state = planner.initial_state(1) if name == "RS" else planner.propose(planner.initial_state(1), action)
+    plan = search(planner, near(0.5), state=state)
+    for flat in (plan.actions[0], plan.candidates.flatten(0, 2)):
+        decoded = codec.decode_numpy(flat)
+        assert torch.equal(codec.encode(decoded), flat)  # nothing was left to round or cut off
+    torch.testing.assert_close(planner.action_set.to_env(planner.action_set.from_env(action)), action)
+
+
+@pytest.mark.parametrize("space", [space for space in WHOLE.values() if isinstance(space, spaces.Box)])
+def test_each_whole_number_has_an_equal_share(space):
+    actions = ActionSet(space)
+    drawn = actions.to_env(actions.draw((200_000,), generator()))
+    for column, (low, high) in enumerate(zip(space.low.tolist(), space.high.tolist(), strict=True)):
+        counts = torch.bincount((drawn[:, column] - int(low)).long(), minlength=int(high) - int(low) + 1)
+        expected = len(drawn) / len(counts)
+        assert len(counts) == int(high) - int(low) + 1
+        assert ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
 def test_numbers_are_turned_into_categories_by_their_chances():
     actions = ActionSet(spaces.MultiDiscrete([3, 2]))
     assert actions.discrete and actions.blocks == [(0, 3), (3, 5)]
@@ -915,8 +952,10 @@ def test_numbers_are_turned_into_categories_by_their_chances():
     [
         (spaces.Box(-np.inf, np.inf, (1,), np.float32), r"action_space must be bounded to be searched, got Box\(-inf"),
         (spaces.Box(0.0, np.inf, (1,), np.float32), "action_space must be bounded to be searched, got Box"),
-        (spaces.Box(0, 5, (1,), np.int64), "action_space must be .* Boxes of floats, got Box.*int64"),
-        (spaces.MultiBinary(3), "action_space must be .* Boxes of floats, got MultiBinary"),
+        (spaces.Box(-np.inf, np.inf, (1,), np.int64), "action_space must be bounded to be searched, got Box.*int64"),
+        (spaces.Box(-3e38, 3e38, (1,), np.float32), "action_space must be bounded to be searched, got Box"),
+        (spaces.Dict(a=BOX, b=spaces.Box(0, np.inf, (1,), np.float64)), "action_space must be bounded .*, got Dict"),
+        (spaces.MultiBinary(3), "action_space must be .* or of Boxes, got MultiBinary"),
         (
             spaces.Dict(a=spaces.Box(-1.0, 1.0, (1,), np.float32), b=spaces.Discrete(3)),
             "action_space must not mix .*, got Dict",

@@ -19,6 +19,7 @@ from torch import Tensor
 from mbrl_wrappers.agents import PETS, POPLIN, RS
 from mbrl_wrappers.agents import poplin as poplin_module
 from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.planners import CEM, ICEM, MPPI, PlannerState, RandomShooting
 from mbrl_wrappers.types import Transitions
@@ -195,6 +196,44 @@ def test_an_agent_learns_on_boxes(name, num_envs):
     agent = make(name, env, train_freq=10 // num_envs).learn(30)
     check_learned(agent, 30)
     assert len({float(action[0]) for action in received(agent)}) > 5
+
+
+UNUSUAL = {
+    "whole numbers": spaces.Box(-2, 5, (2,), np.int64),
+    "bytes": spaces.Box(0, 255, (1,), np.uint8),
+    "int8 of the whole range": spaces.Box(-128, 127, (1,), np.int8),
+    "bools": spaces.Box(0, 1, (2,), np.bool_),
+    "one value": spaces.Box(np.float32([1, -1]), np.float32([1, 1])),
+    "one value alone": spaces.Box(0.1, 0.1, (1,), np.float64),
+    "one whole number": spaces.Box(3, 3, (1,), np.int32),
+    "float16": spaces.Box(-1, 1, (1,), np.float16),
+}
+
+
+@pytest.mark.parametrize("space", UNUSUAL.values(), ids=UNUSUAL)
+@pytest.mark.parametrize("name", ["RS", "PETS", "PETS-MPPI", "POPLIN-A-init-bc", "POPLIN-P-sep-avg"])
+def test_unusual_boxes_are_searched_and_stored_as_they_were_executed(name, space, tmp_path):
+    env = Walk(space)  # refuses what does not lie in the space
+    agent = make(name, env).learn(25)
+    check_learned(agent, 25)
+    done = np.array(env.received)
+    assert done.dtype == space.dtype
+    stored = real_transitions(agent.replay_buffer, agent._view, agent.dynamics).action
+    torch.testing.assert_close(stored, torch.as_tensor(done.astype(np.float32)), rtol=0, atol=1e-3)
+    action, _ = agent.predict(observations(3))
+    assert action.dtype == space.dtype and all(space.contains(one) for one in action)
+    agent.save(tmp_path / "agent")
+    again = type(agent).load(tmp_path / "agent", device="cpu")
+    np.testing.assert_array_equal(again.predict(observations(3))[0], action)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(-np.inf, np.inf, (1,), np.int64), spaces.Box(-1e300, 1e300, (1,), np.float64)], ids=str
+)
+@pytest.mark.parametrize("name", ["RS", "PETS", "POPLIN-P-sep-avg"])
+def test_a_box_that_only_looks_bounded_is_refused(name, space):
+    with pytest.raises(ValueError, match=r"^action_space must .*(bounded|float32).*, got "):
+        make(name, Walk(space))
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])

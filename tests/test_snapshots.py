@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import pathlib
 import random
+import tempfile
 import threading
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -113,6 +117,62 @@ def test_mujoco_contact_forces_are_part_of_the_state():
     assert not np.array_equal(env.unwrapped.data.cfrc_ext, forces)
     snapshots.restore(start)
     assert np.array_equal(env.unwrapped.data.cfrc_ext, forces)
+
+
+def _change_model(model: Any, generator: np.random.Generator) -> None:
+    """Draw what the tasks of others draw for an episode: a target, masses, friction, gravity, a step."""
+    model.geom_pos[-1, :2] = generator.uniform(-0.2, 0.2, 2)
+    model.body_mass[1:] *= generator.uniform(0.9, 1.1)
+    model.geom_friction[:, 0] *= generator.uniform(0.5, 1.5)
+    model.opt.gravity[2] = generator.uniform(-12, -8)
+    model.opt.timestep = generator.uniform(0.001, 0.003)
+    model.stat.meaninertia *= 1.1
+
+
+class OwnPhysics(gym.Wrapper):
+    """Changes MuJoCo's model at a reset, or at every step too, and shows what it changed."""
+
+    def __init__(self, env: gym.Env, every_step: bool) -> None:
+        super().__init__(env)
+        self.every_step = every_step
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3 + env.observation_space.shape[0],))
+
+    def _with_target(self, obs: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.unwrapped.model.geom_pos[-1], obs])
+
+    def reset(self, **options: Any) -> Any:
+        obs, info = self.env.reset(**options)
+        _change_model(self.unwrapped.model, self.unwrapped.np_random)
+        return self._with_target(obs), info
+
+    def step(self, action: Any) -> Any:
+        if self.every_step:
+            _change_model(self.unwrapped.model, self.unwrapped.np_random)
+        obs, *rest = self.env.step(action)
+        return self._with_target(obs), *rest
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+def test_a_mujoco_model_that_changes_goes_back(every_step):
+    pytest.importorskip("mujoco")
+    check_exactness(lambda: OwnPhysics(gym.make("Reacher-v5", max_episode_steps=7), every_step))
+
+
+def test_references_into_a_mujoco_model_stay_valid():
+    pytest.importorskip("mujoco")
+    env = gym.make("InvertedPendulum-v5")
+    env.reset(seed=0)
+    model = env.unwrapped.model
+    masses, gravity = model.body_mass, model.opt.gravity
+    snapshots = Snapshots(env)
+    start, before = snapshots.take(), masses.copy()
+    masses[1:] = 7.0
+    gravity[:] = 1.0
+    changed = snapshots.take()
+    snapshots.restore(start)
+    assert env.unwrapped.model is model and np.array_equal(masses, before) and gravity[2] == -9.81
+    snapshots.restore(changed)
+    assert (masses[1:] == 7.0).all() and (gravity == 1.0).all() and (model.body_mass == masses).all()
 
 
 def test_many_mujoco_snapshots_keep_their_states_apart_although_copies_are_passed_on():
@@ -403,6 +463,91 @@ def test_an_attribute_that_cannot_be_copied_is_refused_by_name(deep):
     env.handle = [threading.Lock()] if deep else threading.Lock()
     with pytest.raises(ValueError, match=r"Custom.handle: .*lock"):
         Snapshots(env, check=False)
+
+
+SERVERS: dict[int, float] = {}
+
+
+class Client:
+    """A handle of an engine outside Python: what it leads to is closed when it goes."""
+
+    def __init__(self) -> None:
+        self.id = max(SERVERS, default=0) + 1
+        SERVERS[self.id] = 0.0
+
+    def __del__(self) -> None:
+        SERVERS.pop(self.id, None)
+
+
+class Handle:
+    """The same, without a ``__del__``."""
+
+    def __init__(self) -> None:
+        self.id = max(SERVERS, default=0) + 1
+        SERVERS[self.id] = 0.0
+        weakref.finalize(self, SERVERS.pop, self.id, None)
+
+
+class Engine(Custom):
+    def __init__(self, kind: type, *, late: bool = False, deep: bool = False) -> None:
+        super().__init__()
+        self.kind, self.deep = kind, deep
+        if not late:
+            self.connect()
+
+    def connect(self) -> None:
+        client = self.kind()
+        self.client = {"of": [client]} if self.deep else client
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        if not hasattr(self, "client"):
+            self.connect()
+        return super().reset(**options)
+
+    def noise(self) -> float:
+        client = self.client["of"][0] if self.deep else self.client  # type: ignore[call-overload]
+        return SERVERS[client.id]  # a KeyError where it was closed
+
+
+@pytest.mark.parametrize("kind", [Client, Handle])
+@pytest.mark.parametrize("place", ["plain", "deep", "late"])
+@pytest.mark.parametrize("check", [True, False])
+def test_what_a_copy_would_close_is_refused_and_stays_open(kind, place, check):
+    env = wrappers.TimeLimit(Engine(kind, late=place == "late", deep=place == "deep"), 9)
+    if place != "late":
+        env.reset(seed=0)
+        env.step(1)
+    elif not check:
+        env.reset(seed=0)
+    with pytest.raises(ValueError, match=rf"Engine.client: a {kind.__name__} releases something .*clone_state"):
+        Snapshots(env, check=check)
+    if place == "late":
+        env.reset(seed=0)
+    for _ in range(3):
+        env.step(1)
+
+
+def test_a_temporary_folder_is_refused_and_stays():
+    env = Custom()
+    env.folder = tempfile.TemporaryDirectory()
+    with pytest.raises(ValueError, match=r"Custom.folder: .*finalize.*clone_state"):
+        Snapshots(env)
+    assert pathlib.Path(env.folder.name).is_dir()
+    env.folder.cleanup()
+
+
+def test_memory_that_looks_like_a_file_is_copied():
+    class Log(Custom):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text, self.bytes = io.StringIO(), io.BytesIO()
+
+        def noise(self) -> float:
+            self.text.write("a")
+            self.bytes.write(b"a")
+            return self.text.tell() + self.bytes.tell()
+
+    check_exactness(Log)
 
 
 def test_a_monitor_that_writes_to_a_file_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,38 @@ NESTED = {
     "numbered keys": spaces.Dict({2: LEAVES["discrete"], 1: LEAVES["box scalar"]}),
 }
 SPACES = LEAVES | NESTED
+
+
+BYTE, FLOAT, BIT = np.uint8, np.float32, np.bool_
+IMAGES = [
+    spaces.Box(0, 255, (84, 84), BYTE),
+    spaces.Box(0, 255, (16, 20), BYTE),
+    spaces.Box(0, 1, (64, 64), BYTE),
+    spaces.Box(0, 255, (84, 84, 1), BYTE),
+    spaces.Box(0, 255, (84, 84, 3), BYTE),
+    spaces.Box(0, 255, (3, 84, 84), BYTE),
+    spaces.Box(0, 255, (4, 84, 84, 3), BYTE),
+    spaces.Box(0, 255, (7, 7, 3), BYTE),
+    spaces.Box(0.0, 255.0, (84, 84, 3), FLOAT),
+    spaces.Box(0.0, 1.0, (3, 64, 64), FLOAT),
+    spaces.Box(-INFINITY, INFINITY, (84, 84, 3), FLOAT),
+    spaces.Box(0.0, 1.0, (84, 84), np.float64),
+    spaces.Box(0.0, 1.0, (4, 32, 48), np.float16),
+    spaces.Box(0, 255, (84, 84, 3), np.int64),
+    spaces.Box(0, 1, (84, 84), BIT),
+]
+NO_IMAGES = [
+    spaces.Box(0, 255, (128,), BYTE),  # an Atari game's RAM
+    spaces.Box(0, 255, (7056,), BYTE),
+    spaces.Box(0, 10, (24, 18), BYTE),  # a board
+    spaces.Box(0, 255, (4, 128), BYTE),  # several RAMs
+    spaces.Box(0, 1, (10, 10, 4), BIT),  # MinAtar
+    spaces.Box(0, 1, (19, 19, 17), BIT),
+    spaces.Box(-1.0, 1.0, (10, 10), FLOAT),
+    spaces.Box(-1.0, 1.0, (5, 3), FLOAT),
+    spaces.Box(-INFINITY, INFINITY, (200, 12), FLOAT),  # a window of a time series
+    spaces.Box(-1.0, 1.0, (7, 11, 11), FLOAT),  # an occupancy grid
+]
 
 
 def _random_space(rng: np.random.Generator, depth: int = 0) -> spaces.Space:
@@ -292,6 +325,33 @@ def test_a_space_without_a_flat_form_is_named(space, path):
     with pytest.raises(ValueError) as caught:
         FlatSpace(space, "action_space")
     assert str(caught.value).startswith(f"{path} is ")
+
+
+@pytest.mark.parametrize("space", IMAGES, ids=str)
+def test_an_image_is_refused_wherever_it_lies_with_a_way_to_take_symbols(space):
+    for whole, path in [(space, ""), (spaces.Dict(a=LEAVES["box scalar"], b=spaces.Tuple([space])), "['b'][0]")]:
+        with pytest.raises(ValueError) as caught:
+            FlatSpace(whole, "observation_space")
+        message = str(caught.value)
+        assert message.startswith(f"observation_space{path} is an image, Box(")
+        assert "gymnasium.wrappers.FlattenObservation" in message
+
+
+@pytest.mark.parametrize("space", NO_IMAGES, ids=str)
+def test_a_table_of_numbers_is_no_image(space):
+    assert FlatSpace(space).dim == np.prod(space.shape)
+
+
+def test_the_ways_that_a_refusal_names_lead_to_minigrid():
+    minigrid = pytest.importorskip("minigrid")
+    gym.register_envs(minigrid)
+    env = gym.make("MiniGrid-Empty-5x5-v0")
+    with pytest.raises(ValueError, match="FilterObservation"):
+        FlatSpace(spaces.Dict(mission=env.observation_space["mission"]))
+    env = gym.wrappers.FilterObservation(env, ["direction", "image"])
+    with pytest.raises(ValueError, match=r"\['image'\] is an image.*FlattenObservation"):
+        FlatSpace(env.observation_space)
+    assert FlatSpace(gym.wrappers.FlattenObservation(env).observation_space).dim == 4 + 7 * 7 * 3
 
 
 @pytest.mark.parametrize("space", [spaces.Dict({}), spaces.Tuple([]), spaces.Box(0.0, 1.0, (0,))], ids=repr)

@@ -22,6 +22,7 @@ from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.agents.steve import STEVE
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.collect import collect_transitions
+from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, add_batch_axis, encode_one
 from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.imagination import AgentView
@@ -277,7 +278,7 @@ def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, ste
         done.append(dynamics.action_codec.encode(add_batch_axis(action), dynamics.device).clone())
         obs, reward, terminated, truncated, _ = env.step(action)
         seen.append(encode_one(dynamics, obs).clone())
-        rewards.append(float(reward))
+        rewards.append(scalar_reward(reward))
     # After a termination the imagined episode may go on: to miss an end is a way of being exploited.
     allowed = len(rewards) if truncated and not terminated else steps
     return _Played(torch.cat(seen), torch.cat(done), rewards, bool(terminated), allowed)

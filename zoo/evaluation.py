@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.zoo.errors import ZooError
 
 FIRST_SEED = 12345
@@ -79,7 +80,7 @@ def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) ->
         start = np.array([not rewards])
         action, state = agent.predict(seen, state, start, deterministic, **masks)
         obs, reward, terminated, truncated, _ = env.step(env_action(env, action))
-        rewards.append(float(reward))
+        rewards.append(scalar_reward(reward))
         over = terminated or truncated
     return Episode(seed, math.fsum(rewards), len(rewards))
 

@@ -9,6 +9,7 @@ import gymnasium as gym
 import torch
 
 from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import add_batch_axis
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.spaces import FlatSpace
@@ -36,7 +37,8 @@ def collect_transitions(
         ``[N, ...]`` on the model's device.
 
     Raises:
-        ValueError: if ``steps`` is below 1, the spaces differ, or the env gives a value that is not finite.
+        ValueError: if ``steps`` is below 1, the spaces differ, or the env gives a value that is not finite or a
+            reward that is no number.
     """
     check_whole_number("steps", steps)
     for name in ("observation_space", "action_space"):
@@ -52,7 +54,9 @@ def collect_transitions(
         flat_obs = _flat(dynamics.obs_codec, obs)
         flat_action = _flat(dynamics.action_codec, action)
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        rows.append((flat_obs, flat_action, float(reward), _flat(dynamics.obs_codec, next_obs), terminated))
+        rows.append(
+            (flat_obs, flat_action, scalar_reward(reward), _flat(dynamics.obs_codec, next_obs), bool(terminated))
+        )
         obs = env.reset()[0] if terminated or truncated else next_obs
     all_obs, actions, rewards, all_next_obs, terminations = zip(*rows, strict=True)
     return Transitions(

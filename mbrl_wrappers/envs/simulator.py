@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number
+from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import row_of
 from mbrl_wrappers.envs.snapshots import Snapshots
 from mbrl_wrappers.spaces import FlatSpace
@@ -51,7 +52,7 @@ class SimulatorReturns:
             ``[1, P]`` returns of the actions' type and device; minus infinity where a return is not finite.
 
         Raises:
-            ValueError: if the shape is another.
+            ValueError: if the shape is another, or a reward is no number.
         """
         expected = (1, "P", "H", self.action_codec.dim)
         if actions.dim() != 4 or (actions.shape[0], actions.shape[3]) != (1, self.action_codec.dim):
@@ -73,7 +74,7 @@ class SimulatorReturns:
         batch, total, factor = self.action_codec.decode_numpy(sequence), 0.0, 1.0
         for step in range(len(sequence)):
             _, reward, terminated, truncated, _ = self.env.step(self._action(batch, step))
-            total += factor * float(reward)
+            total += factor * scalar_reward(reward)
             if terminated or truncated:
                 break
             factor *= self.discount

@@ -3,7 +3,12 @@
 An environment is saved as what it consists of: the attributes of every wrapper and of the env itself are copied,
 and whatever keeps its state outside Python (MuJoCo's data, the ALE, random generators) is saved by the means of
 its own and written back into the very object, so that references to it stay valid. What holds no state stays as it
-is: spaces, specs, classes, functions, networks, MuJoCo's model, renderers and windows.
+is: spaces, specs, classes, functions, networks, renderers and windows. MuJoCo's model is constant in most envs, but
+some move a target or draw a mass in it: its numbers are compared, and those that have changed are written back.
+
+An object that releases something when it goes (``__del__``, ``weakref.finalize``) is refused before anything is
+copied: it holds what lives outside Python, such as the connection to a physics server, which a copy would share, and
+the first of the two to go would take it away from the other.
 
 The random generators of spaces stay too. A planner may sample from ``env.action_space`` between two restores, and
 would otherwise get the same actions each time.
@@ -17,6 +22,7 @@ import io
 import pickle
 import random
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,8 +50,9 @@ class Snapshots:
     """Takes and restores snapshots of an environment's full state, wrappers and random generators included.
 
     Supported are environments in Python whose attributes can be copied (as pickle copies them, in memory), MuJoCo's
-    and the ALE's without sticky actions, and each env or wrapper with these two methods of its own, which then stand
-    for all its attributes but Gymnasium's ``np_random`` and a wrapper's ``env``:
+    (also where a reset changes the model, but for its meshes and textures), the ALE's without sticky actions, and each
+    env or wrapper with these two methods of its own, which then stand for all its attributes but Gymnasium's
+    ``np_random`` and a wrapper's ``env``:
 
     - ``clone_state()`` returns all that its future depends on and shares nothing with the env that changes;
     - ``restore_state(state)`` goes back to it and leaves the state fit to be restored again.
@@ -62,7 +69,8 @@ class Snapshots:
             not meet may still differ.
 
     Raises:
-        ValueError: if the env can't be saved, or was not restored exactly, with the reason.
+        ValueError: if the env can't be saved, or was not restored exactly, with the reason. An env that is refused can
+            still be used.
 
     Example:
         >>> env = gym.make("CartPole-v1")
@@ -78,6 +86,7 @@ class Snapshots:
     def __init__(self, env: gym.Env, *, check: bool = True) -> None:
         self.env = env
         self._spare_data: list[Any] = []
+        self._models: list[_MujocoModel] = []
         before = self.take()
         if check:
             cause = None
@@ -95,8 +104,9 @@ class Snapshots:
         Raises:
             ValueError: if a part of it can't be saved, naming the part.
         """
-        saver = _Saver(self._spare_data)
+        saver = _Saver(self._spare_data, self._models)
         saver.save(self.env)
+        self._models = saver.models
         return Snapshot(self.env, saver)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -179,10 +189,12 @@ class _Saver(pickle.Pickler):
     One pickler for all of them, so that what two attributes share is shared after a restore.
     """
 
-    def __init__(self, spare_data: list[Any]) -> None:
+    def __init__(self, spare_data: list[Any], models: list[_MujocoModel]) -> None:
         self.stream = io.BytesIO()
         super().__init__(self.stream, protocol=5)
         self.spare_data = spare_data
+        self.models: list[_MujocoModel] = []
+        self._known_models = models
         self.layers: list[tuple[gym.Env, dict[str, Any], list[str], bool]] = []
         self.kept: list[Any] = []
         self.states: list[_Restore] = []
@@ -211,7 +223,10 @@ class _Saver(pickle.Pickler):
             self.layers.append((layer, same, names, is_whole))
 
     def reducer_override(self, value: Any) -> Any:
-        if value is _kept or not self._keep(value):
+        if value is _kept:
+            return NotImplemented
+        if not self._keep(value):
+            _check_shareable(value)
             return NotImplemented
         self.kept.append(value)
         return _kept, (len(self.kept) - 1,)
@@ -258,7 +273,14 @@ class _Saver(pickle.Pickler):
         from mujoco import mj_copyData
 
         saved = _MujocoCopy(data, self.spare_data)
+        self._keep(data.model)
         self.states.append((lambda state: mj_copyData(data, data.model, state.data), saved))
+
+    def save_mujoco_model(self, model: Any) -> None:
+        known = next((other for other in self._known_models if other.model is model), None)
+        numbers = _MujocoModel(model) if known is None else known
+        self.models.append(numbers)
+        self.states.append((numbers.restore, numbers.save()))
 
     def save_ale(self, ale: Any) -> None:
         if ale.getFloat("repeat_action_probability") > 0:
@@ -305,6 +327,58 @@ class _MujocoCopy:
         self._spare.append(self.data)
 
 
+class _MujocoModel:
+    """The numbers of a MuJoCo model, which are read and written in place."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        named = {name: getattr(model, name) for name in dir(model) if not name.startswith(_MUJOCO_FILES)}
+        arrays = [value for value in named.values() if isinstance(value, np.ndarray) and value.flags.writeable]
+        self._scalars: list[tuple[Any, str]] = []
+        for part in (model.opt, model.stat):
+            fields = {name: getattr(part, name) for name in dir(part) if not name.startswith("_")}
+            arrays += [value for value in fields.values() if isinstance(value, np.ndarray)]
+            self._scalars += [(part, name) for name, value in fields.items() if isinstance(value, int | float)]
+        self._arrays = [array for array in arrays if array.size]  # views, through which the model is seen
+        self._last: tuple[list[bytes], list[Any]] = ([], [])
+
+    def save(self) -> tuple[list[bytes], list[Any]]:
+        """Return all numbers; the same object as long as they have not changed."""
+        now = self._now()
+        if now != self._last:
+            self._last = now
+        return self._last
+
+    def restore(self, saved: tuple[list[bytes], list[Any]]) -> None:
+        """Write back what has changed."""
+        (contents, numbers), (old_contents, old_numbers) = self._now(), saved
+        for array, content, old in zip(self._arrays, contents, old_contents, strict=True):
+            if content != old:
+                array[...] = np.frombuffer(old, array.dtype).reshape(array.shape)
+        for (part, name), number, old in zip(self._scalars, numbers, old_numbers, strict=True):
+            if number != old:
+                setattr(part, name, old)
+
+    def _now(self) -> tuple[list[bytes], list[Any]]:
+        return [array.tobytes() for array in self._arrays], [getattr(part, name) for part, name in self._scalars]
+
+
+def _check_shareable(value: Any) -> None:
+    """Refuse an object that releases something when it goes."""
+    kind = type(value)
+    if isinstance(value, io.BytesIO | io.StringIO):  # memory alone
+        return
+    references = weakref.getweakrefs(value)
+    releases = isinstance(value, weakref.finalize) or any(
+        isinstance(reference.__callback__, weakref.finalize) for reference in references
+    )
+    if releases or hasattr(kind, "__del__"):
+        raise ValueError(
+            f"a {kind.__qualname__} releases something when it goes ({'finalize' if releases else '__del__'}), which a "
+            "copy would share; clone_state and restore_state methods of the env could save its state"
+        )
+
+
 _ATOMS = {bool, int, float, complex, str, bytes, type(None)}
 _CONSTRUCTION = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "metadata", "_metadata"})
 _BESIDE_CLONE = ("_np_random", "_np_random_seed", "env")
@@ -322,6 +396,10 @@ _TREATMENTS: list[tuple[tuple[type, ...], _Treatment]] = [
     ((torch.Generator,), _Saver.save_torch_generator),
 ]
 
+_MUJOCO: dict[str, _Treatment] = {"MjData": _Saver.save_mujoco, "MjModel": _Saver.save_mujoco_model}
+# What is not compared: large, from files, and compiled into other fields.
+_MUJOCO_FILES = ("_", "mesh_", "skin_", "tex_")
+
 
 @functools.lru_cache(maxsize=1024)
 def _treatment(kind: type) -> _Treatment | None:
@@ -333,7 +411,7 @@ def _treatment(kind: type) -> _Treatment | None:
     if "Box2D" in packages:
         return _Saver.refuse_box2d
     if "mujoco" in packages:
-        return _Saver.save_mujoco if kind.__name__ == "MjData" else _Saver.leave
+        return _MUJOCO.get(kind.__name__, _Saver.leave)
     if "ale_py" in packages:
         return _Saver.save_ale if kind.__name__ == "ALEInterface" else _Saver.leave
     is_handle = "pygame" in packages and kind.__name__ in _PYGAME_HANDLES

@@ -56,6 +56,9 @@ class AgentView:
     Args:
         agent: the algorithm.
         dynamics: knows the flat layout of the agent's spaces.
+
+    Raises:
+        ValueError: for a Box of actions that the agent can't scale to [-1, 1] and back.
     """
 
     def __init__(self, agent: OffPolicyAlgorithm, dynamics: DynamicsModel) -> None:
@@ -66,9 +69,37 @@ class AgentView:
         self.gamma = agent.gamma
         space = agent.action_space
         self._discrete = isinstance(space, spaces.Discrete)
+        self._is_scaled = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
         if isinstance(space, spaces.Box):
-            self._low = torch.as_tensor(space.low.astype(np.float32), device=self.device).flatten()
-            self._high = torch.as_tensor(space.high.astype(np.float32), device=self.device).flatten()
+            self._low, self._high = (bound.to(self.device) for bound in self._action_codec.bounds)
+            self._check_scaling(space)
+
+    def _check_scaling(self, space: spaces.Box) -> None:
+        """Refuse actions that the agent's policy can't turn into those of its buffer.
+
+        SB3 divides by the range, and its buffer keeps actions in the type of the space, which cuts scaled ones off to
+        -1, 0 or 1 where that is an integer.
+        """
+        name = type(self._agent).__name__
+        bounds = np.stack([space.low, space.high])
+        try:
+            with np.errstate(all="ignore"):
+                scaled = self._agent.policy.scale_action(bounds)
+        except TypeError:  # NumPy subtracts no bools
+            scaled = np.empty(0)
+        if not self._is_scaled and not np.array_equal(scaled, bounds):
+            raise ValueError(
+                f"action_space must be a Box of floats for {name}, got {space}: round them in a "
+                "gymnasium.wrappers.TransformAction (PETS, RS and POPLIN search whole numbers)"
+            )
+        ranges = (self._high - self._low).cpu().numpy().reshape(space.shape)
+        wrong = ~np.isfinite(scaled).all(0) | ~np.isfinite(ranges)
+        if wrong.any():
+            raise ValueError(
+                f"action_space must have low < high and a range that float32 holds for {name}, got {space.low[wrong]} "
+                f"to {space.high[wrong]} in entries {np.argwhere(wrong).tolist()}: gymnasium.wrappers.TransformAction "
+                "can fill in what has one value"
+            )
 
     @property
     def normalizer(self) -> VecNormalize | None:
@@ -245,14 +276,15 @@ class AgentView:
 
     def env_action(self, buffer_action: np.ndarray) -> Tensor:
         """Turn actions as SB3's buffer stores them, ``[N, *]``, into flat env actions ``[N, A]``."""
-        if not isinstance(self._agent.action_space, spaces.Box):
+        if not self._is_scaled:
             return self._action_codec.encode(buffer_action, self.device)
         return self.unscale(torch.as_tensor(buffer_action, dtype=torch.float32, device=self.device))
 
     def _buffer_action(self, action: Tensor) -> Tensor:
         if self._discrete:
             return action.argmax(-1, keepdim=True)
-        return 2.0 * (action - self._low) / (self._high - self._low) - 1.0
+        spread = torch.where(self._high > self._low, self._high - self._low, 1.0)  # float32 may not see a narrow range
+        return 2.0 * (action - self._low) / spread - 1.0
 
     # -- batches --------------------------------------------------------------------------------
 

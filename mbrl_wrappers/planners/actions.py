@@ -17,10 +17,10 @@ class ActionSet:
     """Flat actions of a bounded box, or of categories (one-hot).
 
     A box is searched in units of its own: -1 is its lower bound, 1 its upper one, so that a variance means the same
-    whatever the range.
+    whatever the range. Whole numbers have an equal share of these units each, and what is searched is rounded to them.
 
     Args:
-        action_space: of bounded Boxes of floats, or of Discrete and MultiDiscrete parts.
+        action_space: of bounded Boxes, or of Discrete and MultiDiscrete parts.
 
     Raises:
         ValueError: for another space, or a bound that is not finite.
@@ -34,36 +34,51 @@ class ActionSet:
     def __init__(self, action_space: spaces.Space) -> None:
         codec = FlatSpace(action_space, "action_space")
         leaves = [leaf.space for leaf in codec.leaves]
-        is_box = [isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) for space in leaves]
+        is_box = [isinstance(space, spaces.Box) for space in leaves]
         self.blocks = [block for leaf in codec.leaves for block in leaf.blocks()]
         self.discrete = not any(is_box)
         if self.discrete and not all(isinstance(space, spaces.Discrete | spaces.MultiDiscrete) for space in leaves):
-            raise ValueError(
-                f"action_space must be of Discrete and MultiDiscrete or of Boxes of floats, got {action_space}"
-            )
+            raise ValueError(f"action_space must be of Discrete and MultiDiscrete or of Boxes, got {action_space}")
         if not self.discrete and not all(is_box):
-            raise ValueError(f"action_space must not mix Boxes of floats with other parts, got {action_space}")
+            raise ValueError(f"action_space must not mix Boxes with other parts, got {action_space}")
         self.dim = codec.dim
         low, high = codec.bounds
-        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-            raise ValueError(f"action_space must be bounded to be searched, got {action_space}")
+        unbounded = [space for space in leaves if isinstance(space, spaces.Box) and not space.is_bounded()]
+        if unbounded or not torch.isfinite(high - low).all():
+            raise ValueError(
+                f"action_space must be bounded to be searched, got {action_space}: "
+                "gymnasium.wrappers.TransformAction gives the env bounds"
+            )
         self._low, self._high = low, high
+        whole = [
+            not np.issubdtype(leaf.space.dtype, np.floating)
+            for leaf in codec.leaves
+            for _ in range(leaf.start, leaf.stop)
+        ]
+        self._whole = torch.tensor(whole) & (not self.discrete)
 
     def to_env(self, searched: Tensor) -> Tensor:
         """Turn actions ``[..., A]`` from the units of the search into the env's, inside the bounds."""
         if self.discrete:
             return searched
-        low, high = self._low.to(searched), self._high.to(searched)
-        return torch.clamp(low + 0.5 * (searched + 1.0) * (high - low), low, high)
+        low, high, margin = self._range(searched)
+        action = (low - margin) + 0.5 * (searched + 1.0) * (high - low + 2.0 * margin)
+        if self._whole.any():
+            action = torch.where(margin > 0, action.round(), action)
+        return torch.clamp(action, low, high)
 
     def from_env(self, action: Tensor) -> Tensor:
         """Turn actions ``[..., A]`` from the env's units into those of the search."""
         if self.discrete:
             return action
-        low, high = self._low.to(action), self._high.to(action)
+        low, high, margin = self._range(action)
         # A range of zero has one action, which is where -1 and 1 both lie.
-        spread = (high - low).clamp(min=torch.finfo(action.dtype).tiny)
-        return (2.0 * (action - low) / spread - 1.0).clamp(-1.0, 1.0)
+        spread = (high - low + 2.0 * margin).clamp(min=torch.finfo(action.dtype).tiny)
+        return (2.0 * (action - low + margin) / spread - 1.0).clamp(-1.0, 1.0)
+
+    def _range(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the bounds, and how far the search goes beyond them so that each whole number has an equal share."""
+        return self._low.to(like), self._high.to(like), 0.5 * self._whole.to(like)
 
     def start(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """Return the middle of a box, or even chances of all categories, ``[*shape, A]``."""

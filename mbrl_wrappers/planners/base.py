@@ -56,7 +56,7 @@ class Planner(ABC):
     moves on by one number a plan.
 
     Args:
-        action_space: bounded Boxes of floats, or Discrete and MultiDiscrete parts.
+        action_space: bounded Boxes, or Discrete and MultiDiscrete parts.
         horizon: ``H``, steps of a plan.
 
     Raises:

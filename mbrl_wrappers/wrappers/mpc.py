@@ -37,7 +37,8 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
     Args:
         env: any env with Box, Discrete or MultiDiscrete actions; observations as the model has them.
         dynamics: the model of the env; or a :class:`~mbrl_wrappers.envs.SimulatorReturns` of it: then plans are made
-            in the true simulator, which tells errors of the model from those of the planner.
+            in the true simulator, which tells errors of the model from those of the planner. One of another instance
+            stands for one of ``env`` itself, because only that is in the env's state.
         planner: default: :class:`~mbrl_wrappers.planners.ICEM`.
         mode: see above.
         num_particles: particles that follow each sequence in the model.
@@ -71,7 +72,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         evaluate: Callable[[Tensor, Tensor, torch.Generator], Tensor]
         if isinstance(dynamics, SimulatorReturns):
             self._obs_codec, self._device = None, torch.device("cpu")
-            evaluate = _ignoring_obs(dynamics)
+            evaluate = _ignoring_obs(_simulator_of(env, dynamics))
         else:
             _check_model(dynamics, env.observation_space, env.action_space)
             self._obs_codec, self._device = dynamics.obs_codec, dynamics.device
@@ -246,6 +247,15 @@ class _Control:
 
 def _ignoring_obs(simulate: SimulatorReturns) -> Callable[[Tensor, Tensor, torch.Generator], Tensor]:
     return lambda obs, actions, generator: simulate(actions)
+
+
+def _simulator_of(env: gym.Env, simulate: SimulatorReturns) -> SimulatorReturns:
+    """Return a simulator that is in the env's state: the one given, or one like it of this very env."""
+    if simulate.env.unwrapped is env.unwrapped:
+        return simulate
+    if str(simulate.env) != str(env):
+        raise ValueError(f"dynamics must simulate the env {env} that is wrapped, got one of {simulate.env}")
+    return SimulatorReturns(env, discount=simulate.discount)
 
 
 def _check_model(dynamics: DynamicsModel, observation_space: spaces.Space, action_space: spaces.Space) -> None:
