@@ -27,6 +27,7 @@ from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.gradients import gradient_norms
@@ -133,6 +134,7 @@ class _Player:
 
     def __init__(self, agent: BaseAlgorithm) -> None:
         self._agent = agent
+        self.action_space = agent.action_space
         self._normalizer = agent.get_vec_normalize_env()
         self._state: Any = None
 
@@ -144,7 +146,8 @@ class _Player:
         """Seed what SB3's agents draw their choices from: torch's and NumPy's generators, and the space's."""
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - DQN draws from it
-        self._agent.action_space.seed(seed)
+        self.action_space.seed(seed)
+        set_apart(self.action_space)
 
     def predict(self, obs: Any, deterministic: bool) -> tuple[Any, Any]:
         seen = obs if self._normalizer is None else self._normalizer.normalize_obs(obs)

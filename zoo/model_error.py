@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.evaluation import open_loop_error
+from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.types import Transitions
 
 BAND = (0.1, 0.5, 0.9)
@@ -75,6 +76,7 @@ def real_windows(
         episode's if that is shorter.
     """
     agent.set_random_seed(seed)
+    set_apart(agent.action_space)
     real = collect_transitions(
         env, dynamics, steps, policy=lambda obs: agent.predict(obs, deterministic=False)[0], seed=seed
     )
