@@ -422,7 +422,7 @@ def warnings_of(run: Callable[[], Any]) -> list[str]:
 
 
 def test_a_wrong_termination_is_warned_about_once_with_the_first_step_it_gets_wrong(tmp_path):
-    agent = make_agent()
+    agent = make_agent(seed=2)
     callback = model_based(agent, termination_fn=misplaced_parenthesis)
     messages = warnings_of(lambda: agent.learn(100, callback=callback))
     assert len(callback.dynamics.fits) == 3 and len(messages) == 1

@@ -27,11 +27,17 @@ from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
-from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.gradients import gradient_norms
-from mbrl_wrappers.zoo.model_error import BAND, HorizonError, error_on_windows, measure_model_error, windows_of
+from mbrl_wrappers.zoo.model_error import (
+    BAND,
+    HorizonError,
+    choices_seed,
+    error_on_windows,
+    measure_model_error,
+    windows_of,
+)
 
 # Of the spread of the states: what is predicted still explains 1 - 0.25^2 = 94% of their variance.
 TRUSTED_ERROR = 0.25
@@ -83,14 +89,14 @@ def diagnose(
             error = error_on_windows(dynamics, *windows_of(real, min(horizon, PLANNED_HORIZON)))
         else:
             error = measure_model_error(player, dynamics, env, horizon=horizon, steps=steps, seed=seed)
-            player.set_random_seed(seed + 1)
+            player.set_random_seed(choices_seed(seed + 1))
             real = collect_transitions(env, dynamics, steps, policy=player.explore, seed=seed + 1)
             gap_steps, starts = _at_most(GAP_STEPS, env), range(seed + 2, seed + 2 + NUM_STARTS)
             episodes = [_play(player, dynamics, env, start, gap_steps) for start in starts]
         exploitation = _exploitation_gap(player, dynamics, episodes, gap_steps, seed + 2)
         generator = torch.Generator(dynamics.device).manual_seed(seed)
         said = dynamics.predict(real.obs, real.action, deterministic=True)
-        player.set_random_seed(seed + 3)
+        player.set_random_seed(choices_seed(seed + 3))
         return Diagnosis(
             seed=seed,
             steps=len(real),
@@ -134,7 +140,6 @@ class _Player:
 
     def __init__(self, agent: BaseAlgorithm) -> None:
         self._agent = agent
-        self.action_space = agent.action_space
         self._normalizer = agent.get_vec_normalize_env()
         self._state: Any = None
 
@@ -146,8 +151,7 @@ class _Player:
         """Seed what SB3's agents draw their choices from: torch's and NumPy's generators, and the space's."""
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - DQN draws from it
-        self.action_space.seed(seed)
-        set_apart(self.action_space)
+        self._agent.action_space.seed(seed)
 
     def predict(self, obs: Any, deterministic: bool) -> tuple[Any, Any]:
         seen = obs if self._normalizer is None else self._normalizer.normalize_obs(obs)
