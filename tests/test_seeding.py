@@ -117,6 +117,8 @@ def test_a_seed_must_be_a_whole_number(seed):
         stream_seed(seed, "fit")
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
         set_apart(spaces.Discrete(2), seed)
+    with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):
+        ModelBased(Dyna(), seed=seed)
 
 
 SPACES = {

@@ -131,7 +131,7 @@ class ImaginedEpisodes:
         self.trust = trust
 
     def seed(self, seed: int | None) -> None:
-        """Make everything that follows a function of ``seed``, or a surprise."""
+        """Make everything that follows a function of ``seed``; at random if it is None."""
         self.generator.manual_seed(stream_seed(seed, "imagined episodes"))
 
     def reset(self, rows: Tensor | None = None) -> Tensor:

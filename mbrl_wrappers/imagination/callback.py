@@ -63,7 +63,8 @@ class ModelBased(BaseCallback):
         verbose: as in SB3.
 
     Raises:
-        ValueError: if ``strategy`` is not one, or ``fit_every`` is not a whole number from 1 on.
+        ValueError: if ``strategy`` is not one, ``fit_every`` is not a whole number from 1 on, or ``seed`` is not one
+            from 0 on.
 
     Example:
         >>> agent = SAC("MlpPolicy", "Pendulum-v1")                         # doctest: +SKIP
@@ -89,6 +90,8 @@ class ModelBased(BaseCallback):
         if not isinstance(strategy, Strategy):
             raise ValueError(f"strategy must be an instance such as Dyna(), got {strategy!r}")
         check_whole_number("fit_every", fit_every)
+        if seed is not None:
+            check_whole_number("seed", seed, 0)
         self.strategy = strategy
         self.dynamics = dynamics
         self.fit_every = fit_every
