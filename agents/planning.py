@@ -27,6 +27,7 @@ from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.trajectories import Propagation, TrajectoryReturns
 from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
+from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
 
 
@@ -166,9 +167,8 @@ class PlanningAgent(OffPolicyAlgorithm):
             discount=self.gamma,
         )
         if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
-            seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-            self._fit_generator = torch.Generator().manual_seed(seed)
-            self._plan_generator = torch.Generator().manual_seed(seed + 1)
+            self._fit_generator = torch.Generator().manual_seed(stream_seed(self.seed, "fit"))
+            self._plan_generator = torch.Generator().manual_seed(stream_seed(self.seed, "plan"))
 
     def _default_dynamics(self) -> DynamicsModel:
         return default_dynamics(self, self.seed or 0, known_reward=True, **self.default_dynamics_kwargs)
@@ -178,6 +178,11 @@ class PlanningAgent(OffPolicyAlgorithm):
         """Return the planner that the agent's arguments ask for."""
 
     # -- learning -------------------------------------------------------------------------------
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        set_apart(self.action_space)
+        return result
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Fit the model on all real data; SB3 calls this every ``train_freq``, and the arguments are not used."""

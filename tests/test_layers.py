@@ -16,7 +16,7 @@ PACKAGE = "mbrl_wrappers"
 # Left to right. The modules of the first column may use one another; after it, a unit may import what stands
 # in a column to its left, and itself.
 COLUMNS = (
-    {"arguments", "files", "lazy", "recording", "returns", "spaces", "types"},
+    {"arguments", "files", "lazy", "recording", "returns", "seeding", "spaces", "types"},
     {"models"},
     {"envs", "planners"},
     {"imagination", "wrappers"},

@@ -26,6 +26,7 @@ from mbrl_wrappers.agents.compiled.compilable import MIN_RECORDED_UPDATES
 from mbrl_wrappers.agents.expansion import step_in_turn, step_of_agent
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.seeding import set_apart
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-2.0, 2.0, (1,), np.float32)
 GAMMA, ALPHA = 0.9, 0.3
@@ -126,6 +127,7 @@ class Logged(BaseCallback):
 )
 def test_a_horizon_of_0_is_sac_to_the_last_bit(arguments: dict[str, Any]) -> None:
     plain = make_agent(kind=SAC, **arguments)
+    set_apart(plain.action_space)
     plain.learn(80)
     ours = make_agent(horizon=0, **arguments)
     ours.learn(80, callback=ModelBased(RealData(), small_model()))
@@ -138,6 +140,7 @@ def test_a_horizon_of_0_is_sac_under_vec_normalize() -> None:
         return VecNormalize(DummyVecEnv([Line]), gamma=GAMMA)
 
     plain = make_agent(normalized(), SAC)
+    set_apart(plain.action_space)
     plain.learn(80)
     ours = make_agent(normalized(), horizon=0)
     ours.learn(80, callback=ModelBased(RealData(), small_model()))

@@ -21,6 +21,7 @@ from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.recipe import SECTIONS, Recipe, check_name
 from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, strategy_of
@@ -130,12 +131,11 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     arguments = _agent_arguments(spec.recipe, env)
-    if strategy is None:
-        if "dynamics" in argument_names(algorithm):
-            arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
-        return algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments), None
+    if strategy is None and "dynamics" in argument_names(algorithm):
+        arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
-    if not spec.model:
+    set_apart(agent.action_space)  # here too, so that an agent and its control start with the same random actions
+    if strategy is None or not spec.model:
         return agent, None
     dynamics = _build_dynamics(spec, agent.device)
     bound = strategy(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})

@@ -31,7 +31,14 @@ from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.gradients import gradient_norms
-from mbrl_wrappers.zoo.model_error import BAND, HorizonError, error_on_windows, measure_model_error, windows_of
+from mbrl_wrappers.zoo.model_error import (
+    BAND,
+    HorizonError,
+    choices_seed,
+    error_on_windows,
+    measure_model_error,
+    windows_of,
+)
 
 # Of the spread of the states: what is predicted still explains 1 - 0.25^2 = 94% of their variance.
 TRUSTED_ERROR = 0.25
@@ -83,14 +90,14 @@ def diagnose(
             error = error_on_windows(dynamics, *windows_of(real, min(horizon, PLANNED_HORIZON)))
         else:
             error = measure_model_error(player, dynamics, env, horizon=horizon, steps=steps, seed=seed)
-            player.set_random_seed(seed + 1)
+            player.set_random_seed(choices_seed(seed + 1))
             real = collect_transitions(env, dynamics, steps, policy=player.explore, seed=seed + 1)
             gap_steps, starts = _at_most(GAP_STEPS, env), range(seed + 2, seed + 2 + NUM_STARTS)
             episodes = [_play(player, dynamics, env, start, gap_steps) for start in starts]
         exploitation = _exploitation_gap(player, dynamics, episodes, gap_steps, seed + 2)
         generator = torch.Generator(dynamics.device).manual_seed(seed)
         said = dynamics.predict(real.obs, real.action, deterministic=True)
-        player.set_random_seed(seed + 3)
+        player.set_random_seed(choices_seed(seed + 3))
         return Diagnosis(
             seed=seed,
             steps=len(real),

@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.evaluation import open_loop_error
+from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Transitions
 
 BAND = (0.1, 0.5, 0.9)
@@ -74,11 +75,16 @@ def real_windows(
         ``obs [E, T + 1, D]`` and ``action [E, T, A]``, where ``T`` is ``length``, or the longest
         episode's if that is shorter.
     """
-    agent.set_random_seed(seed)
+    agent.set_random_seed(choices_seed(seed))
     real = collect_transitions(
         env, dynamics, steps, policy=lambda obs: agent.predict(obs, deterministic=False)[0], seed=seed
     )
     return windows_of(real, length)
+
+
+def choices_seed(seed: int) -> int:
+    """Return the seed of an agent's choices in episodes of a seed: another one, as SB3 takes it."""
+    return stream_seed(seed, "choices") % 2**32
 
 
 def windows_of(real: Transitions, length: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import add_batch_axis
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Transitions
 
@@ -31,7 +32,8 @@ def collect_transitions(
         dynamics: knows the flat layout.
         steps: number of transitions ``N``; episodes are reset as they end.
         policy: ``obs -> action``; default: uniform random actions.
-        seed: of the first reset and of the random actions.
+        seed: of the first reset and of the random actions, two streams that have nothing to do with each other;
+            default: both go on as you seeded them, the actions with a stream that follows from the action space's.
 
     Returns:
         ``[N, ...]`` on the model's device.
@@ -44,8 +46,7 @@ def collect_transitions(
     for name in ("observation_space", "action_space"):
         if getattr(env, name) != getattr(dynamics, name):
             raise ValueError(f"env.{name} must be {getattr(dynamics, name)}, got {getattr(env, name)}")
-    if seed is not None:
-        env.action_space.seed(seed)
+    set_apart(env.action_space, seed)
     rows = []
     obs, _ = env.reset(seed=seed)
     for _ in range(steps):

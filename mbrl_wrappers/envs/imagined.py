@@ -16,6 +16,7 @@ from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
 from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.uncertainty import resolve_measure
+from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Prediction
 
 StartFunction = Callable[[int, torch.Generator], Tensor]
@@ -129,9 +130,9 @@ class ImaginedEpisodes:
                 )
         self.trust = trust
 
-    def seed(self, seed: int) -> None:
-        """Make everything that follows a function of ``seed``."""
-        self.generator.manual_seed(seed)
+    def seed(self, seed: int | None) -> None:
+        """Make everything that follows a function of ``seed``; at random if it is None."""
+        self.generator.manual_seed(stream_seed(seed, "imagined episodes"))
 
     def reset(self, rows: Tensor | None = None) -> Tensor:
         """Start the given episodes anew (bool mask ``[B]``; default: all) and return all ``obs [B, D]``."""

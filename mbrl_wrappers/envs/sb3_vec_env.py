@@ -70,8 +70,7 @@ class ImaginedVecEnv(VecEnv):
         self._reseed()
 
     def _reseed(self) -> None:
-        seed = self._seeds[0]
-        self.episodes.seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 2))
+        self.episodes.seed(self._seeds[0])
         self._reset_seeds()
 
     def reset(self) -> Any:

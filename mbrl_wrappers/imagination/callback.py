@@ -30,6 +30,7 @@ from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.given import known_functions, registered_id
+from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
@@ -56,11 +57,14 @@ class ModelBased(BaseCallback):
             agent's env, with its known termination function where there is one.
         fit_every: env steps between fits.
         seed: of fitting and imagining, which never touch torch's, NumPy's or the agent's generators;
-            default: the agent's seed, or a random one.
+            default: the agent's seed, or a random one. SB3 seeds an env and its actions alike, so that the noise of
+            a step may be a function of a random action: when training starts, the random actions get a stream of
+            their own, see :func:`~mbrl_wrappers.seeding.set_apart`.
         verbose: as in SB3.
 
     Raises:
-        ValueError: if ``strategy`` is not one, or ``fit_every`` is not a whole number from 1 on.
+        ValueError: if ``strategy`` is not one, ``fit_every`` is not a whole number from 1 on, or ``seed`` is not one
+            from 0 on.
 
     Example:
         >>> agent = SAC("MlpPolicy", "Pendulum-v1")                         # doctest: +SKIP
@@ -86,6 +90,8 @@ class ModelBased(BaseCallback):
         if not isinstance(strategy, Strategy):
             raise ValueError(f"strategy must be an instance such as Dyna(), got {strategy!r}")
         check_whole_number("fit_every", fit_every)
+        if seed is not None:
+            check_whole_number("seed", seed, 0)
         self.strategy = strategy
         self.dynamics = dynamics
         self.fit_every = fit_every
@@ -121,6 +127,7 @@ class ModelBased(BaseCallback):
         self.dynamics.to(agent.device)
         self.view = AgentView(agent, self.dynamics)
         self._make_generators(agent)
+        set_apart(agent.action_space)
         self.strategy.bind(self.view, self.dynamics, self._imagine_generator)
         self.strategy.load_imagined_state(self._imagined_state)
         self._imagined_state = {}
@@ -157,9 +164,9 @@ class ModelBased(BaseCallback):
     def _make_generators(self, agent: OffPolicyAlgorithm) -> None:
         seed = self._seed_of(agent)
         if not hasattr(self, "_fit_generator"):  # a second learn() goes on with the first one's
-            self._fit_generator = torch.Generator().manual_seed(seed)
+            self._fit_generator = torch.Generator().manual_seed(stream_seed(seed, "fit"))
         if not hasattr(self, "_imagine_generator") or self._imagine_generator.device.type != agent.device.type:
-            self._imagine_generator = torch.Generator(agent.device).manual_seed(seed + 1)
+            self._imagine_generator = torch.Generator(agent.device).manual_seed(stream_seed(seed, "imagine"))
         for name, state in self._generator_states.items():
             generator = getattr(self, name)
             if len(state) == len(generator.get_state()):  # a GPU's state does not fit a CPU's generator

@@ -17,6 +17,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from mbrl_wrappers.seeding import is_apart, set_apart
+
 Agent = TypeVar("Agent", bound=OffPolicyAlgorithm)
 
 
@@ -151,6 +153,7 @@ def _random_state(agent: OffPolicyAlgorithm) -> tuple[dict[str, Tensor], dict[st
         "numpy": [name, int(position), int(has_gauss), float(cached)],
         "python": [version, list(internal), gauss],
         "action_space": agent.action_space.np_random.bit_generator.state,
+        "action_space_is_apart": is_apart(agent.action_space),
     }
     return tensors, numbers
 
@@ -163,4 +166,6 @@ def _restore_random_state(agent: OffPolicyAlgorithm, tensors: dict[str, Tensor],
     np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     version, internal, gauss = numbers["python"]
     random.setstate((version, tuple(internal), gauss))
+    if numbers.get("action_space_is_apart", False):
+        set_apart(agent.action_space)  # now, so that it is not when training starts
     agent.action_space.np_random.bit_generator.state = numbers["action_space"]

@@ -18,6 +18,7 @@ from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
 from mbrl_wrappers.planners import ICEM, Plan, Planner, PlannerState
+from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.spaces import FlatSpace
 
 Mode = Literal["warm_start", "residual", "replace"]
@@ -218,15 +219,12 @@ class _Control:
         if mode == "warm_start":  # refused now, not at the first step
             planner.propose(self._state, planner.action_set.to_env(self._state["plan"][:, 0]))
         self._generator = torch.Generator(device)
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
+        self._generator.manual_seed(stream_seed(seed, "plans"))
 
     def forget(self, started: np.ndarray, seed: int | None = None) -> None:
         """Forget the plans of some envs, ``[B]`` bool; a seed seeds what is drawn from now on."""
         if seed is not None:
-            self._generator.manual_seed(seed)
+            self._generator.manual_seed(stream_seed(seed, "plans"))
         self._state = self._planner.reset(self._state, torch.as_tensor(started, device=self._generator.device))
 
     def act(self, obs: Tensor, action: np.ndarray) -> tuple[np.ndarray, Plan]:
