@@ -96,7 +96,7 @@ class Dyna(Strategy):
         # More rollouts than the buffer keeps would be thrown away at once.
         count = self.rollouts_per_step * min(new_steps, self.epoch_length * self.retained_epochs)
         index = torch.randint(len(transitions), (count,), generator=self._generator, device=self._view.device)
-        obs = transitions.obs[index]
+        obs = transitions.obs[index].to(self._dynamics.obs_dtype)
         length = self.rollout_length_at(num_timesteps)
         rows, diverged, terminated = 0, 0, 0
         for step in range(length):

@@ -117,7 +117,11 @@ def expanded_values(
 
 
 def step_in_turn(
-    dynamics: DynamicsModel, generator: torch.Generator | None = None, *, deterministic: bool = False
+    dynamics: DynamicsModel,
+    generator: torch.Generator | None = None,
+    *,
+    deterministic: bool = False,
+    sample_discrete: bool | None = None,
 ) -> Step:
     """Return a step that deals its rows out to the members in turn, the same ones to the same from call to call.
 
@@ -127,12 +131,13 @@ def step_in_turn(
         dynamics: whose ``particle_members`` they are.
         generator: of the noise; default: torch's global one.
         deterministic: whether each member predicts its mean.
+        sample_discrete: whether categories, flags and terminations are sampled; default: where the rest is.
 
     Returns:
         ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
     """
     members = dynamics.particle_members
-    step_all = dynamics.particle_step(members, deterministic=deterministic)
+    step_all = dynamics.particle_step(members, deterministic=deterministic, sample_discrete=sample_discrete)
 
     def step(obs: Tensor, action: Tensor) -> Outcome:
         columns = _in_turn(lambda *dealt: step_all(dealt[0], dealt[1], generator), len(members), obs, action)

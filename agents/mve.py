@@ -120,7 +120,7 @@ class MVE(Strategy):
 
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
-        step = step_in_turn(self._dynamics, self._generator, deterministic=True)
+        step = step_in_turn(self._dynamics, self._generator, deterministic=True, sample_discrete=True)
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)

@@ -149,7 +149,7 @@ class STEVE(Strategy):
             if step == self.horizon:
                 return
             width = (members, len(obs), -1)
-            outcome = self._dynamics.cross_step(state.expand(width), action.expand(width))
+            outcome = self._dynamics.cross_step(state.expand(width), action.expand(width), self._generator)
             gained = view.normalize_reward(outcome.reward, env) + bonus
             rewards = rewards + torch.where(alive, factor * gained, 0.0)
             # What a given function says of a state that is not finite is no end.

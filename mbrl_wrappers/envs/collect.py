@@ -53,7 +53,7 @@ def collect_transitions(
         action = env.action_space.sample() if policy is None else policy(obs)
         # Flat copies at once: an env may go on to write into the arrays that it gave away.
         flat_obs = _flat(dynamics.obs_codec, obs)
-        flat_action = _flat(dynamics.action_codec, action)
+        flat_action = _flat(dynamics.action_codec, action).float()
         next_obs, reward, terminated, truncated, _ = env.step(action)
         rows.append(
             (flat_obs, flat_action, scalar_reward(reward), _flat(dynamics.obs_codec, next_obs), bool(terminated))
@@ -63,7 +63,7 @@ def collect_transitions(
     return Transitions(
         obs=torch.cat(all_obs),
         action=torch.cat(actions),
-        reward=torch.tensor(rewards),
+        reward=torch.tensor(rewards, dtype=torch.float32),
         next_obs=torch.cat(all_next_obs),
         terminated=torch.tensor(terminations),
         key=torch.arange(steps),
@@ -71,4 +71,4 @@ def collect_transitions(
 
 
 def _flat(codec: FlatSpace, value: Any) -> torch.Tensor:
-    return codec.encode(add_batch_axis(value)).clone()
+    return codec.encode(add_batch_axis(value), dtype=codec.exact_dtype).clone()

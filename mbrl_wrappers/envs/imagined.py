@@ -91,7 +91,7 @@ class ImaginedEpisodes:
         if start_obs is None and len(dynamics.start_obs) == 0:
             raise ValueError("start_obs must be given for a model that was never fitted, got None")
         self.generator = torch.Generator(dynamics.device)
-        self.obs = torch.zeros(num_envs, dynamics.obs_codec.dim, device=dynamics.device)
+        self.obs = torch.zeros(num_envs, dynamics.obs_codec.dim, dtype=dynamics.obs_dtype, device=dynamics.device)
         self.steps = torch.zeros(num_envs, dtype=torch.long, device=dynamics.device)
 
     def _draw_starts(self, count: int) -> Tensor:
@@ -105,7 +105,7 @@ class ImaginedEpisodes:
         if isinstance(start_obs, Tensor) and start_obs.shape[1:] == (self.dynamics.obs_codec.dim,):
             states = start_obs.detach().to(self.dynamics.device, copy=True)
         else:
-            states = self.dynamics.obs_codec.encode(start_obs, self.dynamics.device).clone()
+            states = self.dynamics.obs_codec.encode(start_obs, self.dynamics.device, self.dynamics.obs_dtype).clone()
         if len(states) == 0:
             raise ValueError("start_obs must hold at least one observation, got 0")
         if not torch.isfinite(states).all():
@@ -163,7 +163,7 @@ class ImaginedEpisodes:
         expected = (len(self.obs), self.dynamics.action_codec.dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}, one for each episode, got {tuple(action.shape)}")
-        prediction = self._predict(action.to(self.obs))
+        prediction = self._predict(action.to(self.dynamics.device))
         finite = torch.isfinite(prediction.next_obs).all(-1) & torch.isfinite(prediction.reward)
         diverged = ~(finite & torch.isfinite(prediction.uncertainty))
         masked, penalty = self._distrust(prediction.uncertainty, diverged)
@@ -303,7 +303,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
 
 def encode_one(dynamics: DynamicsModel, obs: Any) -> Tensor:
     """Return one observation of the space as ``[1, D]`` on the model's device."""
-    return dynamics.obs_codec.encode(add_batch_axis(obs), dynamics.device)
+    return dynamics.obs_codec.encode(add_batch_axis(obs), dynamics.device, dynamics.obs_dtype)
 
 
 def add_batch_axis(value: Any) -> Any:

@@ -47,11 +47,12 @@ def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsMo
 
     next_stored, shift = (buffer.observations, 1) if buffer.optimize_memory_usage else (buffer.next_observations, 0)
     terminated = buffer.dones[step, env] * (1 - buffer.timeouts[step, env])
+    codec = dynamics.obs_codec
     return Transitions(
-        obs=dynamics.obs_codec.encode(take(buffer.observations), view.device),
+        obs=codec.encode(take(buffer.observations), view.device, codec.exact_dtype),
         action=view.env_action(buffer.actions[step, env]),
         reward=torch.as_tensor(buffer.rewards[step, env], dtype=torch.float32, device=view.device),
-        next_obs=dynamics.obs_codec.encode(take(next_stored, shift), view.device),
+        next_obs=codec.encode(take(next_stored, shift), view.device, codec.exact_dtype),
         terminated=torch.as_tensor(terminated > 0.5, device=view.device),
         key=torch.as_tensor(places[step, env], device=view.device),
     )

@@ -269,10 +269,11 @@ class DynamicsModel(nn.Module, ABC):
         if "coarse" not in self._warned:
             self._warned.add("coarse")
             column = int(coarse.nonzero()[0])
-            kept = "the model keeps float64, but the networks of agents do not" if t.obs.dtype == torch.float64 else ""
+            is_kept = t.obs.dtype == torch.float64
+            kept = "; the model keeps float64, but the networks of agents do not" if is_kept else ""
             warnings.warn(
                 f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by {spread[column]:.2g} at "
-                f"values of {size[column]:.2g}{'; ' + kept if kept else ''}: subtract an offset from it, for example by "
+                f"values of {size[column]:.2g}{kept}: subtract an offset from it, for example by "
                 "gymnasium.wrappers.TransformObservation",
                 stacklevel=5,
             )

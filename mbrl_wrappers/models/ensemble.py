@@ -183,7 +183,7 @@ class EnsembleDynamics(DynamicsModel):
         )
         self.reward_network = self._make_network(Heads(1)) if learned["reward"] and not joint else None
         self.termination_network = self._make_network(Heads(flags=1)) if learned["end"] and not joint else None
-        self.input_normalizer = Normalizer(self.obs_codec.dim + self.action_codec.dim)
+        self.input_normalizer = Normalizer(self.obs_codec.dim + self.action_codec.dim, exact=True)
         self.target_normalizer = Normalizer(self.network.heads.targets)
         self.reward_normalizer = Normalizer(1) if self.reward_network is not None else None
         self.elites: Tensor
@@ -650,7 +650,7 @@ class EnsembleDynamics(DynamicsModel):
 
     @torch.no_grad()
     def _some_noise(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return up to as much noise as the predicted changes ``[N, C]`` have, with a share of it drawn for each row."""
+        """Return up to as much noise as the predicted changes ``[N, C]`` have, a random share of it for each row."""
         std = self.network.heads.moments(self._run_mixture("network", x))[1]
         noise, share = torch.randn(std.shape, generator=generator), torch.rand(len(std), 1, generator=generator)
         return (noise * share).to(std) * std
@@ -827,6 +827,8 @@ class EnsembleDynamics(DynamicsModel):
             model = cls.from_description(header, reward_fn=reward_fn, termination_fn=termination_fn)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if header["format_version"] < 2:
+            tensors = storage.upgraded(tensors, model)
         storage.restore(model, tensors, path)
         return model.to(device)
 

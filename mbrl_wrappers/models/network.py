@@ -67,8 +67,8 @@ class EnsembleMLP(nn.Module):
         in_dim: width of the input.
         heads: the layout of the outputs.
         hidden: units of the hidden layers.
-        seed: of the initial weights, a truncated normal of std ``1 / sqrt(fan_in)``. That is twice PETS's, with which the
-            signals of SiLU units fade from layer to layer and a first fit takes several times as many steps.
+        seed: of the initial weights, a truncated normal of std ``1 / sqrt(fan_in)``. That is twice PETS's, with which
+            signals fade from layer to layer of SiLU units and a first fit takes several times as many steps.
     """
 
     def __init__(self, num_members: int, in_dim: int, heads: Heads, hidden: Sequence[int], seed: int) -> None:

@@ -10,22 +10,23 @@ class Normalizer(nn.Module):
     """Per-dimension shift and scale, fitted on data; the identity until then.
 
     A dimension that does not vary keeps standard deviation 1, so its constant value maps to 0 and a
-    later change of it is not blown up. Data in float64 is shifted in float64, by the ``offset``: the motion
-    of a position in metres from the equator, or of a clock in seconds since 1970, is lost in float32.
+    later change of it is not blown up.
 
     Args:
         dim: number of columns.
+        exact: whether data in float64 is shifted in float64, by a mean that is kept so too: the motion of a position
+            in metres from the equator, or of a clock in seconds since 1970, is lost in float32.
     """
 
     mean: Tensor
     std: Tensor
-    offset: Tensor
+    offset: Tensor | None
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, exact: bool = False) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
-        self.register_buffer("offset", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("offset", torch.zeros(dim, dtype=torch.float64) if exact else None)
 
     def fit(self, data: Tensor) -> None:
         """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64."""
@@ -33,21 +34,16 @@ class Normalizer(nn.Module):
         rounding = 1e-14 if data.dtype == torch.float64 else 1e-7
         constant = std <= (rounding * mean.abs()).clamp(min=1e-12)
         self.mean.copy_(mean)
-        self.offset.copy_(mean)
+        if self.offset is not None:
+            self.offset.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std))
 
     def normalize(self, data: Tensor) -> Tensor:
         """Map raw ``[..., dim]`` to zero mean and unit spread, in the dtype of ``mean``."""
-        if data.dtype == torch.float64 and self.mean.dtype != torch.float64:
+        if self.offset is not None and data.dtype == torch.float64 != self.mean.dtype:
             return (data - self.offset).to(self.mean.dtype) / self.std
         return (data - self.mean) / self.std
 
     def denormalize(self, data: Tensor) -> Tensor:
         """Inverse of :meth:`normalize`."""
         return data * self.std + self.mean
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        # Files of the first format have no offset.
-        if f"{prefix}mean" in state_dict:
-            state_dict.setdefault(f"{prefix}offset", state_dict[f"{prefix}mean"].double())
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -67,6 +67,24 @@ def _header(metadata: dict[str, str], kind: str, path: str | Path) -> dict[str, 
     return header
 
 
+def upgraded(tensors: dict[str, Tensor], model: DynamicsModel) -> dict[str, Tensor]:
+    """Return the state of a file of any format with what files of older formats do not hold, as it was then.
+
+    Args:
+        tensors: of the file.
+        model: built from the file's description.
+    """
+    added = {name: value for name, value in model.state_dict().items() if is_added(name)}
+    if "input_normalizer.mean" in tensors:
+        added["input_normalizer.offset"] = tensors["input_normalizer.mean"].double()
+    return {**added, **tensors}
+
+
+def is_added(name: str) -> bool:
+    """Tell whether a tensor was added to the state of models by format 2."""
+    return name in ("seen_range", "columns.changes", "input_normalizer.offset")
+
+
 def spaces_of(header: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
     """Return the observation and the action space of a description."""
     return space_from_json(header["observation_space"]), space_from_json(header["action_space"])

@@ -20,6 +20,7 @@ from stable_baselines3.her import HerReplayBuffer
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.base import NUM_START_STATES
+from mbrl_wrappers.models.storage import is_added, upgraded
 from mbrl_wrappers.spaces import space_from_json, space_to_json
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS, OBJECTS, STRATEGIES, argument_names, name_of
@@ -226,11 +227,22 @@ def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorReco
         kind: Any = DYNAMICS[config["kind"]]
         dynamics: DynamicsModel = kind.from_description(config["description"], **given)
     expected = dynamics.state_dict()
+    if config["description"].get("format_version", 1) < 2:
+        expected = {name: value for name, value in expected.items() if not is_added(name)}
+    seen = records.get("seen_range")
+    if seen is not None and seen.shape[:1] in ((0,), (2,)):
+        expected["seen_range"] = torch.empty(seen.shape[0], dynamics.obs_codec.dim, dtype=torch.float64, device="meta")
     starts = records.get("start_obs")
     if starts is not None and len(starts.shape) == 2 and starts.shape[0] <= NUM_START_STATES:
-        expected["start_obs"] = torch.empty(starts.shape[0], dynamics.obs_codec.dim, device="meta")
+        dtype = starts.dtype if starts.dtype == torch.float64 else torch.float32
+        expected["start_obs"] = torch.empty(starts.shape[0], dynamics.obs_codec.dim, dtype=dtype, device="meta")
     check_shapes(records, expected, source)
     return dynamics
+
+
+def fill_dynamics(dynamics: DynamicsModel, tensors: Tensors) -> None:
+    """Put a file's tensors, whose shapes have been checked, into the model of its description."""
+    dynamics.load_state_dict(upgraded(tensors, dynamics))
 
 
 def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors, source: object) -> None:
@@ -243,7 +255,7 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
         recursive_getattr(agent, name).data = value.to(agent.device)
     dynamics = model_of(agent)
     if dynamics is not None:
-        dynamics.load_state_dict(without_prefix("dynamics", tensors))
+        fill_dynamics(dynamics, without_prefix("dynamics", tensors))
         dynamics.to(agent.device)
     weights: dict[str, Any] = {"policy": without_prefix("policy", tensors)}
     agent.set_parameters(weights, exact_match=False, device=agent.device)

@@ -38,6 +38,7 @@ from mbrl_wrappers.zoo.evaluation import Episode, episodes_from_json, episodes_t
 from mbrl_wrappers.zoo.storage.agent_file import (
     describe_agent,
     fill_agent,
+    fill_dynamics,
     model_config,
     rebuild_agent,
     rebuild_dynamics,
@@ -264,7 +265,7 @@ def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> DynamicsMo
         if config is None:
             raise ZooError(f"the agent in {folder.path} has no model of its environment")
         dynamics = rebuild_dynamics(config, without_prefix("dynamics", records), source)
-        dynamics.load_state_dict(without_prefix("dynamics", read_tensors(data, source)))
+        fill_dynamics(dynamics, without_prefix("dynamics", read_tensors(data, source)))
     except ZooError:
         raise
     except MISFITS as error:
