@@ -15,13 +15,12 @@ from pathlib import Path
 
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.index import IndexEntry, cache_place, cached, check_repo, read_index
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import (
     MANIFEST,
-    MAX_JSON_BYTES,
     FileRecord,
     check_files,
     parse_manifest,
-    read_bytes,
     read_file,
     sha256_of,
 )

@@ -32,7 +32,7 @@ from mbrl_wrappers.zoo.recipe import check_name
 from mbrl_wrappers.zoo.registry import ALGORITHMS, OBJECTS
 from mbrl_wrappers.zoo.storage.agent_file import COUNTERS, KEPT_AS, saved_arguments
 from mbrl_wrappers.zoo.storage.folder import MISFITS
-from mbrl_wrappers.zoo.storage.manifest import parse_json
+from mbrl_wrappers.zoo.storage.limits import parse_json
 from mbrl_wrappers.zoo.storage.saving import save
 from mbrl_wrappers.zoo.storage.tensors import AllocationLimit, TensorRecord
 
