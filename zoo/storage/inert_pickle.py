@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,10 +79,12 @@ def describe_pickle(data: bytes, source: object) -> Any:
         raise ZooError(f"{source} must have at most {MAX_PICKLE_BYTES} bytes, got {len(data)}")
     reader = _Reader()
     try:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if number == MAX_OPCODES:
-                raise ZooError(f"{source} must have at most {MAX_OPCODES} opcodes")
-            reader.take(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's own, about a damaged text
+            for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                if number == MAX_OPCODES:
+                    raise ZooError(f"it has more than {MAX_OPCODES} opcodes")
+                reader.take(opcode.name, argument)
         (result,) = reader.stack
     except ZooError as error:
         raise ZooError(f"{source} can't be read without unpickling it: {error}") from None
