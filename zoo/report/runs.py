@@ -168,7 +168,7 @@ def _read_run(path: Path) -> Run:
     Raises:
         ValueError: naming the file that can't be read.
     """
-    folder = open_folder(path) if (path / MANIFEST).exists() else None
+    folder = open_folder(path) if os.path.lexists(path / MANIFEST) else None
     job, progress = (_read_file(path, name, folder) for name in (JOB, PROGRESS))
     if job is None:
         raise ZooError(f"{path} has no {JOB}, which says what was trained")
@@ -203,6 +203,8 @@ def _check_rows(rows: Sequence[Evaluation], source: Path) -> None:
     steps = [row.steps for row in rows]
     if any(step < 0 for step in steps) or any(after <= before for before, after in itertools.pairwise(steps)):
         raise ZooError(f"{source}: steps must be at least 0 and grow from row to row")
+    if any(math.isinf(value) for row in rows for value in (row.return_mean, row.return_std)):
+        raise ZooError(f"{source}: returns must not be infinite")
     times = [seconds for row in rows for seconds in (row.wall_seconds, row.cpu_seconds)]
     if not all(math.isfinite(seconds) and seconds >= 0 for seconds in times):
         raise ZooError(f"{source}: seconds must be finite and at least 0")

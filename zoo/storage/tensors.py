@@ -19,6 +19,7 @@ from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json
 Tensors = dict[str, Tensor]
 
 MAX_HEADER_BYTES = MAX_JSON_BYTES
+MAX_DIMENSIONS = 16
 # Tensors that are built beside those of the file, such as copies for targets and bounds of spaces.
 SPARE_ENTRIES = 1_000_000
 SPARE_FACTOR = 4
@@ -75,8 +76,8 @@ def read_header(data: bytes, source: object) -> dict[str, TensorRecord]:
 
 def _record(entry: Mapping[str, Any]) -> TensorRecord:
     shape = entry["shape"]
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise ValueError(f"a shape must be whole numbers, got {shape}")
+    if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and 0 <= length < 2**63 for length in shape):
+        raise ValueError(f"a shape must be at most {MAX_DIMENSIONS} whole numbers of 63 bits")
     return TensorRecord(_DTYPES[entry["dtype"]], tuple(shape))
 
 
