@@ -73,7 +73,7 @@ def read_archive(file: Path) -> tuple[dict[str, Any], Tensors, dict[str, Tensor 
 def _members(opened: BinaryIO, names: tuple[str, ...]) -> dict[str, bytes]:
     """Return the contents of some members of a zip, those that it has."""
     try:
-        with zipfile.ZipFile(_SmallReads(opened)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(_SmallReads(opened)) as archive:
             present = set(archive.namelist())
             return {name: _member(archive, archive.getinfo(name)) for name in names if name in present}
     except (EOFError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -119,7 +119,7 @@ def _check_packed(content: bytes) -> None:
     if not content.startswith(b"PK"):
         return
     try:
-        with zipfile.ZipFile(_SmallReads(io.BytesIO(content))) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(_SmallReads(io.BytesIO(content))) as archive:
             infos = archive.infolist()
     except zipfile.BadZipFile as error:
         raise ZooError(str(error)) from error

@@ -257,7 +257,7 @@ def _check_spaces(data: Mapping[str, Any], env: VecEnv, file: Path) -> None:
             continue
         kind = _class_name(stored.get(":type:"))
         shape = stored.get("_shape", stored.get("shape"))  # gym before 0.20 had the second
-        readable = [(shape, list(real.shape or ()))]
+        readable: list[tuple[Any, Any]] = [(shape, list(real.shape or ()))]
         if isinstance(real, spaces.Discrete):
             readable.append((stored.get("n"), int(real.n)))
         differs = any(found is not None and str(found) != str(wanted) for found, wanted in readable)
