@@ -360,6 +360,8 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
         return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
     if kind == "Box":
         dtype = np.dtype(description["dtype"])
+        if dtype.kind not in "biuf":
+            raise ValueError(f"dtype of a Box must be one of numbers, got {str(dtype)[:100]!r}")
         shape = tuple(description["shape"])
         number = float if np.issubdtype(dtype, np.floating) else int
         low, high = (np.array([number(x) for x in description[k]], dtype=dtype).reshape(shape) for k in ("low", "high"))

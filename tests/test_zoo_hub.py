@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,7 @@ class Hub(ThreadingHTTPServer):
         altered: bodies that are sent in place of a file's own, under its ETag.
         cut_after: for a file, the number of bytes after which its next download breaks.
         endless: a file whose body goes on and on.
+        dripping: whether a file's head or body comes byte by byte.
         knows_ranges: whether a Range header is heeded.
         storage: the address of another server that has the files' bytes.
         refuses_commits: because the token may not write.
@@ -103,6 +105,7 @@ class Hub(ThreadingHTTPServer):
         self.altered: dict[str, bytes] = {}
         self.cut_after: dict[str, int] = {}
         self.endless: str | None = None
+        self.dripping: str | None = None
         self.knows_ranges = True
         self.storage: str | None = None
         self.refuses_commits = False
@@ -171,6 +174,8 @@ class Handler(BaseHTTPRequestHandler):
     def send_file(self, name: str, revision: str, original: bytes) -> None:
         if name == self.server.endless:
             return self.send_endless()
+        if self.server.dripping is not None and name == "agent.zip":
+            return self.drip(original)
         body = self.server.altered.get(name, original)
         wanted = self.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.knows_ranges else 0
@@ -185,6 +190,20 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = stop < len(body)
         self.wfile.write(body[start:stop])
         self.server.sent[name] += stop - start
+
+    def drip(self, body: bytes) -> None:
+        self.close_connection = True
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n"
+        try:
+            if self.server.dripping == "body":
+                self.wfile.write(f"{head}\r\n".encode())
+            else:
+                self.wfile.write(head.encode())
+            for _ in range(200):
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+        except ConnectionError:
+            pass
 
     def send_endless(self) -> None:
         self.close_connection = True
@@ -529,6 +548,16 @@ def test_an_endless_file_is_broken_off(hub, entry, agent):
     assert sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file()) < 64 * 1024
     hub.endless = None
     assert_pulled(pull(NAME, index={NAME: entry}), entry, agent)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_file_that_comes_byte_by_byte_is_given_up(hub, entry, agent, part, monkeypatch):
+    monkeypatch.setattr("mbrl_wrappers.zoo.hub.LEAST_SECONDS", 0.3)
+    monkeypatch.setattr("mbrl_wrappers.zoo.hub.LEAST_BYTES_PER_SECOND", 10**9)
+    hub.dripping = part
+    with pytest.raises(ZooError, match=r"agent.zip .* can't be downloaded: it took more than 0 s; the next pull goes"):
+        pull(NAME, index={NAME: entry})
+    assert cached(NAME, entry) is None
 
 
 @pytest.mark.parametrize(

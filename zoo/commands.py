@@ -350,6 +350,10 @@ class Import:
     """a new folder"""
     algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by the zip's entries)")] = None
     """the agent's class, such as SAC"""
+    normalize: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the .pkl beside the zip)")] = (
+        None
+    )
+    """VecNormalize's statistics: what its save wrote, or JSON"""
     eval_episodes: int = 20
     """episodes of the evaluation that is recorded"""
 
@@ -357,7 +361,14 @@ class Import:
         """Run the command."""
         from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
 
-        notes = import_sb3(self.file, self.to, env=self.env, algo=self.algo, episodes=self.eval_episodes)
+        notes = import_sb3(
+            self.file,
+            self.to,
+            env=self.env,
+            algo=self.algo,
+            normalize=self.normalize,
+            episodes=self.eval_episodes,
+        )
         for note in notes:
             say(note)
         print(self.to)

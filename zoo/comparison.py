@@ -23,6 +23,7 @@ from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.registry import AGENTS, strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import JOB, MODEL_ERROR, PROGRESS, load_agent, open_folder
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock
 from mbrl_wrappers.zoo.training import check_folder, is_finished
 
@@ -137,7 +138,7 @@ def resume(
     jobs = [file for file in sorted(folder.glob(f"*/{JOB}")) if file.parent.name != BASE]
     if len(jobs) != 1:
         raise ZooError(f"folder must hold one run to resume, with its {JOB} in it, got {len(jobs)} in {folder}")
-    spec = JobSpec.from_json(jobs[0].read_bytes())
+    spec = JobSpec.from_json(read_bytes(jobs[0], MAX_JSON_BYTES))
     if spec.agent != jobs[0].parent.name or spec.agent not in AGENTS:
         raise ZooError(f"{jobs[0]} must be the job of a registered agent and of its folder, got {spec.agent!r}")
     baseline = (folder / BASE).exists()

@@ -12,9 +12,11 @@ import numpy as np
 
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.model_error import HorizonError
+from mbrl_wrappers.zoo.storage import versions
+from mbrl_wrappers.zoo.storage.limits import parse_json
 
 DIAGNOSIS = "diagnosis.json"
-FORMAT_VERSION = 1
+MAX_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Diagnosis:
     def to_json(self) -> bytes:
         """Return the bytes of a ``diagnosis.json``; what is not finite becomes null."""
         content = _plain(dataclasses.asdict(self))
-        return json.dumps({"format_version": FORMAT_VERSION, **content}, indent=1, allow_nan=False).encode()
+        return json.dumps({"format_version": versions.DIAGNOSIS.version, **content}, indent=1, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Diagnosis:
@@ -142,10 +144,8 @@ class Diagnosis:
             ZooError: if it is not a diagnosis of this version.
         """
         try:
-            content = json.loads(text)
-            version = content.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise ZooError(f"a diagnosis must have the format_version {FORMAT_VERSION}, got {version!r}")
+            content = parse_json(text, DIAGNOSIS)
+            versions.DIAGNOSIS.check(content, "a diagnosis")
             return cls(
                 seed=int(content["seed"]),
                 steps=int(content["steps"]),
@@ -156,21 +156,18 @@ class Diagnosis:
                     bool(content["termination"]["given"]),
                     *(int(content["termination"][name]) for name in ("hits", "misses", "false_alarms", "passes")),
                 ),
-                exploitation=ExploitationGap(
-                    int(content["exploitation"]["steps"]),
-                    *([_number(value) for value in content["exploitation"][name]] for name in ("real", "imagined")),
-                ),
+                exploitation=_exploitation_from(content["exploitation"]),
                 threshold=_number(content["threshold"]),
                 trusted_steps=int(content["trusted_steps"]),
                 uncertainty=None if content.get("uncertainty") is None else _by_steps(content["uncertainty"]),
                 horizon_weights=(
                     None
                     if content.get("horizon_weights") is None
-                    else [_number(weight) for weight in content["horizon_weights"]]
+                    else [_number(weight) for weight in _rows(content["horizon_weights"])]
                 ),
                 gradient_norms=None if content.get("gradient_norms") is None else _by_steps(content["gradient_norms"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, ZooError):
                 raise
             raise ZooError(f"text must be a diagnosis as JSON: {error!r}") from error
@@ -179,8 +176,15 @@ class Diagnosis:
 def _by_steps(rows: Any) -> list[HorizonError]:
     return [
         HorizonError(int(row["steps_ahead"]), *(_number(row[name]) for name in ("low", "median", "high")))
-        for row in rows
+        for row in _rows(rows)
     ]
+
+
+def _rows(value: Any) -> list[Any]:
+    """Refuse what no figure could show."""
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
+        raise ValueError(f"a diagnosis must have lists of 1 to {MAX_ROWS} entries")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -201,8 +205,15 @@ def _numbers(content: dict[str, Any], *names: str) -> list[float]:
     return [_number(content[name]) for name in names]
 
 
+def _exploitation_from(content: Any) -> ExploitationGap:
+    real, imagined = ([_number(value) for value in _rows(content[name])] for name in ("real", "imagined"))
+    if len(real) != len(imagined):
+        raise ValueError(f"real and imagined must be of as many starts, got {len(real)} and {len(imagined)}")
+    return ExploitationGap(int(content["steps"]), real, imagined)
+
+
 def _calibration_from(content: Any) -> Calibration | None:
     if content is None:
         return None
-    pairs = {name: [(_number(x), _number(y)) for x, y in content[name]] for name in ("spread", "coverage")}
+    pairs = {name: [(_number(x), _number(y)) for x, y in _rows(content[name])] for name in ("spread", "coverage")}
     return Calibration(**pairs)

@@ -8,23 +8,30 @@ away what it has when a connection breaks, and takes as many bytes as the server
 from __future__ import annotations
 
 import difflib
+import queue
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.index import IndexEntry, cache_place, cached, check_repo, read_index
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import (
     MANIFEST,
-    MAX_JSON_BYTES,
     FileRecord,
     check_files,
     parse_manifest,
-    read_bytes,
     read_file,
     sha256_of,
 )
+
+# A file may take a minute, and longer at the speed of an old modem; a server that sends a byte now and then may not.
+LEAST_SECONDS = 60.0
+LEAST_BYTES_PER_SECOND = 10_000
 
 
 def pull(name: str, *, index: Mapping[str, IndexEntry] | None = None, force: bool = False) -> Path:
@@ -165,22 +172,81 @@ def _fetch(entry: IndexEntry, name: str, folder: Path) -> None:
 
 def _receive(entry: IndexEntry, name: str, file: Path) -> None:
     """Append to a file what it lacks."""
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
 
     # Of a compressed file, neither a range nor the length would be the file's.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if file.exists():
         headers["Range"] = f"bytes={file.stat().st_size}-"
-    url = hf_hub_url(entry.repo, name, revision=entry.revision)
-    with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
-        hf_raise_for_status(response)
+    url, size = hf_hub_url(entry.repo, name, revision=entry.revision), entry.files[name].size
+    parts = _in_time(_response(url, headers), LEAST_SECONDS + size / LEAST_BYTES_PER_SECOND)
+    with closing(parts):
+        status = next(parts)
         # A server that knows no ranges sends the file from its start.
-        with file.open("ab" if response.status_code == 206 else "wb") as output:
-            for chunk in response.iter_raw():
+        with file.open("ab" if status == 206 else "wb", buffering=0) as output:
+            for chunk in parts:
                 output.write(chunk)
-                if output.tell() > entry.files[name].size:
+                if output.tell() > size:
                     break  # the check of the size says so; an endless file must not fill the disk
+
+
+def _response(url: str, headers: Mapping[str, str]) -> Generator[Any]:
+    """Ask for a file; gives the status first, then the bytes as they come."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import hf_raise_for_status
+
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # of each read
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        yield response.status_code
+        yield from response.iter_raw()
+
+
+def _in_time(parts: Generator[Any], seconds: float) -> Generator[Any]:
+    """Give what a generator gives, for so many seconds in all.
+
+    The generator runs in a thread of its own: no timeout of the client's ends a response whose head comes slowly.
+
+    Raises:
+        TimeoutError: when the time is over.
+    """
+    deadline = time.monotonic() + seconds
+    came: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=8)
+    over = threading.Event()
+
+    def put(kind: str, value: Any) -> None:
+        while not over.is_set():
+            try:
+                return came.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            with closing(parts):
+                for part in parts:
+                    put("part", part)
+                    if over.is_set():
+                        return
+            put("end", None)
+        except Exception as error:
+            put("error", error)
+
+    threading.Thread(target=run, daemon=True, name="mbrl-zoo pull").start()
+    try:
+        while True:
+            try:
+                kind, value = came.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise TimeoutError(f"it took more than {seconds:.0f} s; the next pull goes on with what came") from None
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        over.set()
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

@@ -16,16 +16,9 @@ from typing import Any
 
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.storage.manifest import (
-    MANIFEST,
-    MAX_JSON_BYTES,
-    FileRecord,
-    file_records,
-    parse_json,
-    read_bytes,
-)
-
-FORMAT_VERSION = 1
+from mbrl_wrappers.zoo.storage import versions
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, file_records
 
 # A name and a revision become folders of the cache: neither may lead out of it.
 _NAME = re.compile(r"[a-z0-9_]+/[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -82,7 +75,7 @@ def read_index(path: str | Path | None = None) -> dict[str, IndexEntry]:
         ZooError: naming the file and the entry that is wrong.
     """
     if path is not None:
-        return _parse(read_bytes(Path(path), MAX_JSON_BYTES), path)
+        return _parse(read_bytes(path, MAX_JSON_BYTES, links=True), path)
     packaged = importlib.resources.files("mbrl_wrappers.zoo") / "pretrained" / "index.json"
     return _parse(packaged.read_bytes(), str(packaged))
 
@@ -94,7 +87,7 @@ def write_index(path: str | Path, entries: Mapping[str, IndexEntry]) -> None:
         ZooError: naming the entry that could not be read again; the file stays as it was.
     """
     agents = {name: index_entry_json(entry) for name, entry in entries.items()}
-    data = json.dumps({"format_version": FORMAT_VERSION, "agents": agents}, indent=1).encode()
+    data = json.dumps({"format_version": versions.INDEX.version, "agents": agents}, indent=1).encode()
     _parse(data, path)
     write_atomically(path, data)
 
@@ -139,9 +132,7 @@ def cached(name: str, entry: IndexEntry) -> Path | None:
 def _parse(data: bytes, source: str | Path) -> dict[str, IndexEntry]:
     """Read an index's bytes."""
     content = parse_json(data, source)
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise ZooError(f"{source} must have the format_version {FORMAT_VERSION}, got {found!r}")
+    versions.INDEX.check(content, source)
     agents = content.get("agents")
     if not isinstance(agents, dict):
         raise ZooError(f"{source} must list agents, got {agents!r}")

@@ -23,6 +23,7 @@ from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
 from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.storage.limits import parse_json
 
 NUM_CURVE_POINTS = 10
 NUM_CHECKPOINTS = 10
@@ -82,7 +83,7 @@ class JobSpec:
             ValueError: if it is not a job of this version.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text, "text", finite=False)
             return cls(**{**fields, "recipe": Recipe(**fields["recipe"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"text must be a job as JSON: {error!r}") from error

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
 
@@ -123,8 +125,8 @@ def load_recipe(
 
 def _read_file(file: Path) -> Mapping[str, Any]:
     try:
-        entries = read_literals(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        entries = read_literals(read_bytes(file, MAX_JSON_BYTES, links=True).decode())
+    except (UnicodeError, ZooError, yaml.YAMLError) as error:
         raise ValueError(f"recipe must be a file of YAML literals, got {file}: {error}") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in (entries, entries.get("default"))):
         raise ValueError(f"recipe {file} must have an entry 'default' that names algo and steps, got {entries!r}")

@@ -40,6 +40,7 @@ from mbrl_wrappers.zoo.storage.folder import (
     open_folder,
     save_agent,
 )
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 
 CHECKPOINT = "checkpoint"
@@ -187,7 +188,7 @@ def check_folder(spec: JobSpec, folder: Path) -> None:
     """
     file = folder / JOB
     if file.exists():
-        old, new = json.loads(file.read_text()), json.loads(spec.to_json())
+        old, new = parse_json(read_bytes(file, MAX_JSON_BYTES), file, finite=False), json.loads(spec.to_json())
         different = [name for name in new if old.get(name) != new[name]]
         if different:
             raise ValueError(f"folder must be new or hold a run of the same spec, got {folder}: {different} differ")

@@ -15,11 +15,11 @@ from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.zoo.candidates import Candidates, candidates_in
 from mbrl_wrappers.zoo.diagnosis import diagnose
 from mbrl_wrappers.zoo.environment import env_from_file
-from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.registry import ALGORITHMS
+from mbrl_wrappers.zoo.report.sentences import one_line
 from mbrl_wrappers.zoo.storage.agent_file import model_of
-from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
+from mbrl_wrappers.zoo.storage.folder import MISFITS, AgentFolder, load_agent
 from mbrl_wrappers.zoo.video import side_by_side_video
 
 
@@ -60,9 +60,9 @@ def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
                 findings.diagnosis = _diagnose(agent, env, findings)
             if isinstance(agent, PlanningAgent):
                 findings.candidates = _plan(agent, env, findings)
-    except ZooError as error:
+    except MISFITS as error:
         what = "The model is not shown" if findings.diagnosis is None else _what_else(folder, video)
-        findings.missing.append(f"{what}: {_one_line(error)}")
+        findings.missing.append(f"{what}: {one_line(error)}")
         return findings
     if video:
         findings.video = _record(agent, folder, findings)
@@ -73,7 +73,7 @@ def _diagnose(agent: BaseAlgorithm, env: gym.Env, findings: ModelFindings) -> Di
     try:
         return diagnose(agent, _model(agent), env)
     except ValueError as error:
-        findings.missing.append(f"The model could not be measured: {_one_line(error)}")
+        findings.missing.append(f"The model could not be measured: {one_line(error)}")
         return None
 
 
@@ -92,7 +92,7 @@ def _plan(agent: PlanningAgent, env: gym.Env, findings: ModelFindings) -> Candid
     try:
         found = candidates_in(agent, env)
     except ValueError as error:
-        findings.missing.append(f"There is no plan: {_one_line(error)}")
+        findings.missing.append(f"There is no plan: {one_line(error)}")
         return None
     if not len(found.returns):
         findings.missing.append("There is no plan: no candidate had a return that is finite.")
@@ -111,7 +111,7 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) 
         try:
             side_by_side_video(agent, dynamics, make_env, file)
         except Exception as error:  # renderers and their drivers raise anything, and the report has more to show
-            findings.missing.append(f"There is no video: {_one_line(error)}")
+            findings.missing.append(f"There is no video: {one_line(error)}")
             return None
         return file.read_bytes()
 
@@ -120,8 +120,3 @@ def _model(agent: BaseAlgorithm) -> DynamicsModel:
     dynamics = model_of(agent)
     assert dynamics is not None  # the folder has its description
     return dynamics
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -27,12 +27,14 @@ from mbrl_wrappers.zoo.report.sentences import (
     calibration_sentence,
     exploitation_sentence,
     number,
+    one_line,
     reward_sentence,
     seconds,
     termination_sentence,
     trust_sentence,
 )
 from mbrl_wrappers.zoo.statistics import bootstrap_interval, interquartile_mean
+from mbrl_wrappers.zoo.storage.folder import MISFITS
 from mbrl_wrappers.zoo.video import render_without_display
 
 FIGURE_INCHES = (4.0, 3.1)
@@ -233,12 +235,15 @@ def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
         "plan": [] if findings.candidates is None else [_plan_figure(findings.candidates)],
     }
     if findings.diagnosis is not None:
-        view.update(
-            trust=trust_sentence(findings.diagnosis),
-            reward=reward_sentence(findings.diagnosis.reward),
-            termination=termination_sentence(findings.diagnosis.termination, findings.diagnosis.steps),
-            figures=_model_figures(findings.diagnosis),
-        )
+        try:
+            view.update(
+                trust=trust_sentence(findings.diagnosis),
+                reward=reward_sentence(findings.diagnosis.reward),
+                termination=termination_sentence(findings.diagnosis.termination, findings.diagnosis.steps),
+                figures=_model_figures(findings.diagnosis),
+            )
+        except MISFITS as error:  # numbers of a file that can't be drawn
+            view.update(diagnosis=None, missing=[*findings.missing, f"The model is not shown: {one_line(error)}"])
     return view
 
 

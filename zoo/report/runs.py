@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +15,18 @@ from typing import Any
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.storage.folder import JOB, PROGRESS, AgentFolder, open_folder
-from mbrl_wrappers.zoo.storage.manifest import MANIFEST, MAX_JSON_BYTES, read_bytes
+from mbrl_wrappers.zoo.report.sentences import one_line
+from mbrl_wrappers.zoo.rows import parse_rows
+from mbrl_wrappers.zoo.storage.folder import EVAL, JOB, PROGRESS, AgentFolder, open_folder
+from mbrl_wrappers.zoo.storage.limits import max_bytes, read_bytes
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 
 # Parts of a job that do not make its agent another one.
 _BOOKKEEPING = {"save_freq", "device", "eval_episodes", "eval_freq", "seed"}
+# A performance profile is drawn from all episodes 2000 times.
+MAX_EPISODES = 1000
+# Of a page's text.
+MAX_JOB_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -122,8 +131,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     for path in _run_folders(folders):
         try:
             run = _read_run(path)
-        except (OSError, ValueError) as error:
-            left_out.append(LeftOut(path, " ".join(str(error).split())))
+        except (OSError, RecursionError, ValueError) as error:
+            left_out.append(LeftOut(path, one_line(error)))
             continue
         first = runs.setdefault(run.spec.digest(), run)
         if first is not run:
@@ -159,10 +168,13 @@ def _read_run(path: Path) -> Run:
     Raises:
         ValueError: naming the file that can't be read.
     """
-    folder = open_folder(path) if (path / MANIFEST).exists() else None
-    if not (path / JOB).exists():
+    folder = open_folder(path) if os.path.lexists(path / MANIFEST) else None
+    job, progress = (_read_file(path, name, folder) for name in (JOB, PROGRESS))
+    if job is None:
         raise ZooError(f"{path} has no {JOB}, which says what was trained")
-    spec = JobSpec.from_json(read_bytes(path / JOB, MAX_JSON_BYTES))
+    if len(job) > MAX_JOB_BYTES:
+        raise ZooError(f"{path / JOB} must have at most {MAX_JOB_BYTES} bytes to be shown, got {len(job)}")
+    spec = JobSpec.from_json(job)
     for name, value in (("env", spec.env), ("agent", spec.agent), ("algo", spec.recipe.algo)):
         if not isinstance(value, str):
             raise ZooError(f"{path / JOB}: {name} must be a string, got {value!r}")
@@ -171,8 +183,31 @@ def _read_run(path: Path) -> Run:
     for name in ("seed", "steps"):
         if type(getattr(spec, name)) is not int:
             raise ZooError(f"{path / JOB}: {name} must be a whole number, got {getattr(spec, name)!r}")
-    rows = read_rows(path / PROGRESS, Evaluation) if (path / PROGRESS).exists() else []
-    return Run(path, spec, rows, folder)
+    rows = [] if progress is None else parse_rows(progress, Evaluation, path / PROGRESS)
+    _check_rows(rows, path / PROGRESS)
+    run = Run(path, spec, rows, folder)
+    if len(run.returns) > MAX_EPISODES:
+        raise ZooError(f"{path / EVAL} must record at most {MAX_EPISODES} episodes to be shown, got {len(run.returns)}")
+    return run
+
+
+def _read_file(path: Path, name: str, folder: AgentFolder | None) -> bytes | None:
+    """Return a file of a run, None without one; of a finished run only what its manifest lists is looked at."""
+    if folder is not None:
+        return folder.file(name)
+    return read_bytes(path / name, max_bytes(name)) if os.path.lexists(path / name) else None
+
+
+def _check_rows(rows: Sequence[Evaluation], source: Path) -> None:
+    """Refuse a curve that leads nowhere: others are brought to its points."""
+    steps = [row.steps for row in rows]
+    if any(step < 0 for step in steps) or any(after <= before for before, after in itertools.pairwise(steps)):
+        raise ZooError(f"{source}: steps must be at least 0 and grow from row to row")
+    if any(math.isinf(value) for row in rows for value in (row.return_mean, row.return_std)):
+        raise ZooError(f"{source}: returns must not be infinite")
+    times = [seconds for row in rows for seconds in (row.wall_seconds, row.cpu_seconds)]
+    if not all(math.isfinite(seconds) and seconds >= 0 for seconds in times):
+        raise ZooError(f"{source}: seconds must be finite and at least 0")
 
 
 def _env_name(spec: JobSpec) -> str:

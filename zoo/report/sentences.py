@@ -53,6 +53,12 @@ def calibration_sentence(calibration: Calibration) -> str:
     return f"Intervals that are said to hold {nominal:.0%} of the real outcomes hold {observed:.0%}: {verdict}."
 
 
+def one_line(error: Exception) -> str:
+    """Say what an error says, in one line that is not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
 def exploitation_sentence(gap: ExploitationGap) -> str:
     """Say what the policy gains in imagination."""
     if not math.isfinite(gap.mean):

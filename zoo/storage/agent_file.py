@@ -24,6 +24,7 @@ from mbrl_wrappers.models.storage import is_added, upgraded
 from mbrl_wrappers.spaces import space_from_json, space_to_json
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS, OBJECTS, STRATEGIES, argument_names, name_of
+from mbrl_wrappers.zoo.storage.effort import check_effort
 from mbrl_wrappers.zoo.storage.literals import decode, encode
 from mbrl_wrappers.zoo.storage.normalization import describe_normalizer
 from mbrl_wrappers.zoo.storage.tensors import (
@@ -183,6 +184,7 @@ def rebuild_agent(
     unknown = arguments.keys() - set(saved_arguments(kind))
     if unknown:
         raise ZooError(f"{source}: {name} has no arguments {sorted(unknown)}")
+    check_effort(arguments, source)
     if config.get("dynamics") is not None:
         dynamics = rebuild_dynamics(config["dynamics"], without_prefix("dynamics", records), source)
         arguments["dynamics"] = dynamics
@@ -352,6 +354,7 @@ def _rebuild_model_based(config: Mapping[str, Any], records: Mapping[str, Tensor
             f"{source}: the strategy {config['strategy']!r} is not registered, known are {sorted(STRATEGIES)}"
         )
     arguments = {key: decode(value, f"{source}: {key}") for key, value in config["arguments"].items()}
+    check_effort(arguments, source)
     strategy: Strategy = STRATEGIES[config["strategy"]](**arguments)
     dynamics = rebuild_dynamics(config["dynamics"], without_prefix("dynamics", records), source)
     callback = ModelBased(strategy, dynamics, fit_every=config["fit_every"], seed=config["seed"])

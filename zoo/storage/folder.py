@@ -35,6 +35,7 @@ from mbrl_wrappers.spaces import space_from_json
 from mbrl_wrappers.zoo.environment import EnvRecord, env_from_file
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import Episode, episodes_from_json, episodes_to_json
+from mbrl_wrappers.zoo.storage import versions
 from mbrl_wrappers.zoo.storage.agent_file import (
     describe_agent,
     fill_agent,
@@ -43,8 +44,9 @@ from mbrl_wrappers.zoo.storage.agent_file import (
     rebuild_agent,
     rebuild_dynamics,
 )
+from mbrl_wrappers.zoo.storage.limits import parse_json
 from mbrl_wrappers.zoo.storage.literals import MAX_ENVS
-from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, check_files, parse_json, read_file, write_manifest
+from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, check_files, read_file, write_manifest
 from mbrl_wrappers.zoo.storage.normalization import wrap_normalizer
 from mbrl_wrappers.zoo.storage.tensors import (
     TensorRecord,
@@ -56,7 +58,6 @@ from mbrl_wrappers.zoo.storage.tensors import (
 
 MODEL, CONFIG, ENV, EVAL = "model.safetensors", "config.json", "env.json", "eval.json"
 CARD, JOB, PROGRESS, MODEL_ERROR, VIDEO = "README.md", "job.json", "progress.csv", "model_error.csv", "replay.mp4"
-FORMAT_VERSION = 1
 
 # How a description fails that was altered by hand, or written by a version that knew other arguments.
 MISFITS = (
@@ -156,9 +157,7 @@ def open_folder(path: str | Path) -> AgentFolder:
     path = Path(path)
     records = check_files(path)
     config = parse_json(read_file(path, CONFIG, records), path / CONFIG)
-    if config.get("format_version") != FORMAT_VERSION:
-        found = config.get("format_version")
-        raise ZooError(f"{path / CONFIG} must have the format_version {FORMAT_VERSION}, got {found!r}")
+    versions.AGENT.check(config, path / CONFIG)
     for key, kind in (("agent", (str, type(None))), ("algorithm", str), ("arguments", dict), ("counters", dict)):
         if not isinstance(config.get(key), kind):
             raise ZooError(f"{path / CONFIG}: {key} must be given, got {config.get(key)!r}")
@@ -198,7 +197,7 @@ def save_agent(
         raise ZooError(f"path must not hold an agent already, got {path}")
     described = describe_agent(agent, with_optimizer=with_optimizer)
     check_finite_tensors(described.tensors, path / MODEL)
-    config = {"format_version": FORMAT_VERSION, "agent": name, **described.config}
+    config = {"format_version": versions.AGENT.version, "agent": name, **described.config}
     # Copied, since safetensors refuses tensors that share memory.
     tensors = {key: value.cpu().contiguous().clone() for key, value in described.tensors.items()}
     files = {
@@ -216,7 +215,7 @@ def save_agent(
 def evaluation_to_json(evaluation: EvalRecord) -> bytes:
     """Return the bytes of an ``eval.json``."""
     content = {**asdict(evaluation), "episodes": episodes_to_json(evaluation.episodes)}
-    return _json({"format_version": FORMAT_VERSION, **content})
+    return _json({"format_version": versions.EVALUATION.version, **content})
 
 
 def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device: str = "auto") -> BaseAlgorithm:
@@ -321,11 +320,12 @@ def _read_env(content: dict[str, Any], source: Path) -> EnvRecord:
 
 
 def _read_evaluation(content: dict[str, Any], source: Path) -> EvalRecord:
+    versions.EVALUATION.check(content, source)
     try:
         trained = [_read_trained(seed) for seed in content["trained_seeds"]]
-        versions = {str(name): str(version) for name, version in content["versions"].items()}
-        return EvalRecord(episodes_from_json(content["episodes"], source), versions, trained)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        packages = {str(name): str(version) for name, version in content["versions"].items()}
+        return EvalRecord(episodes_from_json(content["episodes"], source), packages, trained)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, ZooError):
             raise
         raise ZooError(f"{source} does not record an evaluation: {error!r}") from error

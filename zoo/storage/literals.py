@@ -23,6 +23,7 @@ from mbrl_wrappers.zoo.registry import OBJECTS, name_of
 
 MAX_ARRAY_ENTRIES = 100_000
 MAX_ENVS = 1024
+_NOISES = {"$normal_noise", "$ornstein_uhlenbeck_noise"}
 
 
 def encode(value: Any, what: str) -> Any:
@@ -143,10 +144,17 @@ def _decode_array(content: Mapping[str, Any], what: str) -> np.ndarray:
 
 
 def _decode_vectorized(content: Any, what: str) -> VectorizedActionNoise:
-    noise, num_envs = content
+    encoded, num_envs = content
     if type(num_envs) is not int or not 1 <= num_envs <= MAX_ENVS:
         raise ZooError(f"{what} must be for at most {MAX_ENVS} envs, got {num_envs!r}")
-    return VectorizedActionNoise(decode(noise, what), num_envs)
+    # Each env has a copy of the noise: one that is itself of many envs would make many times as many.
+    if not isinstance(encoded, dict) or not encoded.keys() <= _NOISES:
+        raise ZooError(f"{what} must repeat one of {sorted(_NOISES)}")
+    noise = decode(encoded, what)
+    entries = num_envs * (np.size(noise._mu) + np.size(noise._sigma))
+    if entries > MAX_ARRAY_ENTRIES:
+        raise ZooError(f"{what} must have at most {MAX_ARRAY_ENTRIES} numbers over all envs, got {entries}")
+    return VectorizedActionNoise(noise, num_envs)
 
 
 _DECODERS: dict[str, Callable[[Any, str], Any]] = {

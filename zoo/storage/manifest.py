@@ -16,10 +16,17 @@ from typing import Any
 
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.storage import versions
+from mbrl_wrappers.zoo.storage.limits import (
+    MAX_FILES,
+    MAX_JSON_BYTES,
+    max_bytes,
+    parse_json,
+    read_bytes,
+    sha256_of_file,
+)
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-MAX_JSON_BYTES = 4_000_000
 
 # No separators: an agent's folder has no folders in it. No leading dot: no hidden files, and no `..`.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -55,9 +62,8 @@ def write_manifest(folder: str | Path, names: Iterable[str]) -> None:
     records = {}
     for name in sorted(names):
         check_file_name(name, folder)
-        data = (folder / name).read_bytes()
-        records[name] = asdict(FileRecord(sha256_of(data), len(data)))
-    text = json.dumps({"format_version": FORMAT_VERSION, "files": records}, indent=1)
+        records[name] = asdict(FileRecord(*sha256_of_file(folder / name, max_bytes(name))))
+    text = json.dumps({"format_version": versions.MANIFEST.version, "files": records}, indent=1)
     write_atomically(folder / MANIFEST, text.encode())
 
 
@@ -85,9 +91,7 @@ def parse_manifest(data: bytes, source: str | Path) -> dict[str, FileRecord]:
         ZooError: if it is no manifest, or names a file that no agent's folder may have.
     """
     content = parse_json(data, source)
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise ZooError(f"{source} must have the format_version {FORMAT_VERSION}, got {found!r}")
+    versions.MANIFEST.check(content, source)
     return file_records(content.get("files"), source)
 
 
@@ -99,6 +103,8 @@ def file_records(value: Any, source: str | Path) -> dict[str, FileRecord]:
     """
     if not isinstance(value, dict) or not value:
         raise ZooError(f"{source} must list files, got {value!r}")
+    if len(value) > MAX_FILES:
+        raise ZooError(f"{source} must list at most {MAX_FILES} files, got {len(value)}")
     records = {}
     for name, record in value.items():
         check_file_name(name, source)
@@ -107,6 +113,8 @@ def file_records(value: Any, source: str | Path) -> dict[str, FileRecord]:
             raise ZooError(f"{source}: the record of {name} must be a sha256 and a size, got {record!r}")
         if type(record["size"]) is not int or record["size"] < 0:
             raise ZooError(f"{source}: the size of {name} must be a whole number, got {record['size']!r}")
+        if record["size"] > max_bytes(name):
+            raise ZooError(f"{source}: {name} must have at most {max_bytes(name)} bytes, got {record['size']}")
         records[name] = FileRecord(record["sha256"], record["size"])
     return records
 
@@ -135,8 +143,12 @@ def check_files(folder: str | Path, records: Mapping[str, FileRecord] | None = N
         ZooError: naming the first file that is missing, a link, or of another size or content.
     """
     records = read_manifest(folder) if records is None else dict(records)
-    for name in records:
-        read_file(folder, name, records)
+    for name, record in records.items():
+        file = Path(folder) / name
+        _check_place(file, record)
+        found, size = sha256_of_file(file, record.size)
+        if (found, size) != (record.sha256, record.size):
+            raise ZooError(f"{file} must have the sha256 {record.sha256} of its record, got {found}")
     return records
 
 
@@ -149,6 +161,14 @@ def read_file(folder: str | Path, name: str, records: Mapping[str, FileRecord]) 
     if name not in records:
         raise ZooError(f"{Path(folder) / MANIFEST} must list {name}, got {sorted(records)}")
     record, file = records[name], Path(folder) / name
+    _check_place(file, record)
+    data = read_bytes(file, record.size)
+    check_bytes(data, record, file)
+    return data
+
+
+def _check_place(file: Path, record: FileRecord) -> None:
+    """Refuse a file that is not there, or obviously another one."""
     if file.is_symlink():
         raise ZooError(f"{file} must be a file, it is a symbolic link")
     if not file.is_file():
@@ -156,9 +176,6 @@ def read_file(folder: str | Path, name: str, records: Mapping[str, FileRecord]) 
     size = file.stat().st_size
     if size != record.size:
         raise ZooError(f"{file} must have {record.size} bytes, as {MANIFEST} says, got {size}")
-    data = file.read_bytes()
-    check_bytes(data, record, file)
-    return data
 
 
 def check_bytes(data: bytes, record: FileRecord, source: str | Path) -> None:
@@ -169,33 +186,3 @@ def check_bytes(data: bytes, record: FileRecord, source: str | Path) -> None:
     """
     if len(data) != record.size or sha256_of(data) != record.sha256:
         raise ZooError(f"{source} must have the sha256 {record.sha256} of its record, got {sha256_of(data)}")
-
-
-def read_bytes(file: Path, limit: int) -> bytes:
-    """Return a file's bytes, if it is a plain file of at most ``limit`` bytes.
-
-    Raises:
-        ZooError: naming the file otherwise.
-    """
-    if file.is_symlink() or not file.is_file():
-        raise ZooError(f"{file} must be a file")
-    if file.stat().st_size > limit:
-        raise ZooError(f"{file} must have at most {limit} bytes, got {file.stat().st_size}")
-    return file.read_bytes()
-
-
-def parse_json(data: bytes, source: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ZooError: naming ``source``, if it is none.
-    """
-    if len(data) > MAX_JSON_BYTES:
-        raise ZooError(f"{source} must have at most {MAX_JSON_BYTES} bytes, got {len(data)}")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ZooError(f"{source} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ZooError(f"{source} must hold a JSON object, got {type(content).__name__}")
-    return content

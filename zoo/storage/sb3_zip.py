@@ -1,17 +1,17 @@
 """Import of Stable-Baselines3's zip files, without unpickling anything in them.
 
-SB3 stores what JSON can't hold as pickles, inside the JSON. They are skipped: constructor arguments come from what
-is readable beside them, spaces from the env, and weights through torch's ``weights_only`` reader, which builds
-tensors and nothing else. What can't be read safely keeps its default, and is named.
+SB3 stores what JSON can't hold as pickles, inside the JSON. They are not unpickled: constructor arguments come from
+what is readable beside them, spaces from the env, and weights through torch's ``weights_only`` reader, which builds
+tensors and nothing else. What can't be read safely keeps its default, and is named; of the weights none may be missing.
+
+Zips of older releases are translated: SB3 before 1.0 kept other names and other words for some arguments.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
+import base64
+import binascii
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -31,14 +32,17 @@ from mbrl_wrappers.zoo.evaluation import NUM_EPISODES
 from mbrl_wrappers.zoo.recipe import check_name
 from mbrl_wrappers.zoo.registry import ALGORITHMS, OBJECTS
 from mbrl_wrappers.zoo.storage.agent_file import COUNTERS, KEPT_AS, saved_arguments
+from mbrl_wrappers.zoo.storage.effort import check_effort
 from mbrl_wrappers.zoo.storage.folder import MISFITS
-from mbrl_wrappers.zoo.storage.manifest import parse_json
+from mbrl_wrappers.zoo.storage.inert_pickle import Name, describe_pickle
+from mbrl_wrappers.zoo.storage.normalization import read_normalizer, wrap_normalizer
 from mbrl_wrappers.zoo.storage.saving import save
-from mbrl_wrappers.zoo.storage.tensors import AllocationLimit, TensorRecord
+from mbrl_wrappers.zoo.storage.sb3_archive import read_archive, records_of
+from mbrl_wrappers.zoo.storage.tensors import AllocationLimit, Tensors
 
-# Optimisers are left out. A zip can claim any size.
-MEMBERS = ("data", "policy.pth", "pytorch_variables.pth")
-MAX_MEMBER_BYTES = 1_000_000_000
+# What SB3's zoo and its users call the file that VecNormalize.save writes.
+NORMALIZERS = ("vecnormalize.pkl", "vec_normalize.pkl")
+MAX_NAMED = 5
 
 _CLASS = re.compile(r"<class '[A-Za-z0-9_.]*?([A-Za-z0-9_]+)'>")
 _METHOD = re.compile(r"<function ([A-Za-z0-9_]+)\.")
@@ -65,7 +69,13 @@ class _Unreadable(Exception):
 
 
 def import_sb3(
-    file: str | Path, folder: str | Path, *, env: str, algo: str | None = None, episodes: int = NUM_EPISODES
+    file: str | Path,
+    folder: str | Path,
+    *,
+    env: str,
+    algo: str | None = None,
+    normalize: str | Path | None = None,
+    episodes: int = NUM_EPISODES,
 ) -> list[str]:
     """Turn a zip written by ``agent.save`` into an agent's folder.
 
@@ -74,16 +84,21 @@ def import_sb3(
         folder: a new one.
         env: what the agent was trained on: a Gymnasium id or ``"package.module:Class"``. Its spaces are taken.
         algo: such as ``"SAC"``; default: the one that the zip's entries belong to.
+        normalize: the statistics that the agent's observations were normalised by: a file that ``VecNormalize.save``
+            wrote, or JSON, see :func:`~mbrl_wrappers.zoo.storage.normalization.read_normalizer`; default:
+            ``vecnormalize.pkl`` or ``vec_normalize.pkl`` beside the zip, or in a folder there of the zip's or the
+            env's name, as SB3's zoo has it.
         episodes: of the evaluation that is recorded; 0 for none.
 
     Returns:
-        What could not be read without unpickling and has its default instead, a sentence each.
+        What could not be read without unpickling and has its default instead, a sentence each, and where statistics
+        were found.
 
     Raises:
         ZooError: naming what the agent can't be rebuilt without.
     """
     file = Path(file)
-    data, weights = _read_zip(file)
+    data, weights, variables = read_archive(file)
     if "dynamics" in data:
         raise ZooError(f"{file}: the agent's model is in a pickle; load the zip by its own class and call zoo.save")
     algo = _algorithm_of(data, file) if algo is None else algo
@@ -92,53 +107,38 @@ def import_sb3(
     arguments, notes = _read_arguments(data, kind)
     if "policy_kwargs" in {note.split(":")[0] for note in notes}:
         raise ZooError(f"{file}: policy_kwargs can't be read without unpickling, and the networks not be built without")
-    if data.get("_last_original_obs") is not None:
-        notes.append("VecNormalize: its statistics are in a pickle beside the zip, without which the agent is blind")
+    check_effort(arguments, file)
     if "model_based" in data:
         notes.append(
             "model_based: the learned model is in a pickle; load the zip with SB3 and call zoo.save to keep it"
         )
+    statistics = _find_normalizer(file, env) if normalize is None else Path(normalize)
     with make_env(env) as real:
-        _check_shapes(data, BaseAlgorithm._wrap_env(real, verbose=0), file)
+        venv = BaseAlgorithm._wrap_env(real, verbose=0)
+        _check_spaces(data, venv, file)
+        if statistics is not None:
+            venv = wrap_normalizer(venv, *read_normalizer(statistics), statistics)
+            notes.append(f"VecNormalize: its statistics are those of {statistics}")
         try:
-            with AllocationLimit(_records(weights["policy"]), file):
-                agent: Any = kind(_policy_of(algo, real), real, device="cpu", **arguments)
-            _fill(agent, data, weights)
+            with AllocationLimit(records_of(weights), file):
+                agent: Any = kind(_policy_of(data, kind, real, notes), venv, device="cpu", **arguments)
+            _fill_policy(agent, weights, file)
+            notes += _fill_variables(agent, variables, file)
         except MISFITS as error:
             if isinstance(error, ZooError):
                 raise
             raise ZooError(f"{file}: the agent can't be rebuilt as {algo} for {env}: {error}") from error
+        for counter in COUNTERS:
+            if isinstance(data.get(counter), int | float):
+                setattr(agent, counter, data[counter])
         save(agent, folder, env=env, episodes=episodes)
     return notes
 
 
-def _read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the JSON of a zip, and its weights by name without the suffix ``.pth``."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = [name for name in MEMBERS if name in archive.namelist()]
-            members = {name: _read_member(archive, name, file) for name in names}
-    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ZooError(f"file must be a zip of Stable-Baselines3, got {file}: {error}") from error
-    for name in ("data", "policy.pth"):
-        if name not in members:
-            raise ZooError(f"file must be a zip of Stable-Baselines3, got {file}, which has no {name}")
-    weights = {}
-    for name, content in members.items():
-        if name.endswith(".pth"):
-            try:
-                weights[name[:-4]] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-                raise ZooError(f"{file}: {name} holds more than tensors: {error}") from error
-    return parse_json(members["data"], f"{file}: data"), weights
-
-
-def _read_member(archive: zipfile.ZipFile, name: str, file: Path) -> bytes:
-    with archive.open(name) as member:
-        content = member.read(MAX_MEMBER_BYTES + 1)
-    if len(content) > MAX_MEMBER_BYTES:
-        raise ZooError(f"{file}: {name} must have at most {MAX_MEMBER_BYTES} bytes")
-    return content
+def _find_normalizer(file: Path, env: str) -> Path | None:
+    """Return the file beside a zip that VecNormalize's statistics are in, None without one."""
+    places = [file.parent, file.parent / file.stem, file.parent / env]
+    return next((place / name for place in places for name in NORMALIZERS if (place / name).exists()), None)
 
 
 def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
@@ -156,11 +156,25 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
     raise ZooError(f"{file}: the policy is of the module {module!r}, which can't be rebuilt safely")
 
 
-def _policy_of(algo: str, env: gym.Env) -> str:
-    kind = "MultiInput" if isinstance(env.observation_space, spaces.Dict) else "Mlp"
+def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env, notes: list[str]) -> str:
+    """Return what a zip's policy is called, by the name that its pickle has for it; else by what the env needs."""
+    stored = data.get("policy_class")
+    try:
+        pickled = base64.b64decode(stored[":serialized:"]) if isinstance(stored, dict) else b""
+        found = describe_pickle(pickled, "policy_class")
+    except (KeyError, TypeError, binascii.Error, ZooError):
+        found = None
+    if isinstance(found, Name):
+        known = {policy.__name__: alias for alias, policy in kind.policy_aliases.items()}
+        if found.name not in known:
+            raise ValueError(f"policy_class must be one of {sorted(known)}, got {found}")
+        return known[found.name]
+    name = "MultiInput" if isinstance(env.observation_space, spaces.Dict) else "Mlp"
     if is_image_space(env.observation_space):
-        kind = "Cnn"
-    return f"{kind}LstmPolicy" if algo == "RecurrentPPO" else f"{kind}Policy"
+        name = "Cnn"
+    name = f"{name}LstmPolicy" if kind.__name__ == "RecurrentPPO" else f"{name}Policy"
+    notes.append(f"policy_class: pickled in the zip, so it is taken for {kind.__name__}'s {name}")
+    return name
 
 
 def _read_arguments(data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> tuple[dict[str, Any], list[str]]:
@@ -174,7 +188,21 @@ def _read_arguments(data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> tuple
             arguments[name] = _read(data[stored])
         except (_Unreadable, KeyError, ValueError):
             notes.append(f"{name}: pickled in the zip, so it has the default of {kind.__name__}")
+    _modernize(arguments, data)
     return arguments, notes
+
+
+def _modernize(arguments: dict[str, Any], data: Mapping[str, Any]) -> None:
+    """Put what older releases of SB3 said in today's words."""
+    policy = arguments.get("policy_kwargs")
+    if isinstance(policy, dict):
+        policy.pop("device", None)  # before 0.10 the policy was told
+        layers = policy.get("net_arch")
+        if isinstance(layers, list) and layers and isinstance(layers[0], dict):  # before 1.8, behind shared layers
+            policy["net_arch"] = layers[0]
+    episodes = data.get("n_episodes_rollout", -1)
+    if arguments.get("train_freq") == -1 and isinstance(episodes, int) and episodes > 0:  # before 1.0
+        arguments["train_freq"] = (episodes, "episode")
 
 
 def _read(value: Any) -> Any:
@@ -221,30 +249,78 @@ def _class_name(text: Any) -> str | None:
     return None if match is None else match[1]
 
 
-def _records(tensors: Mapping[str, torch.Tensor]) -> list[TensorRecord]:
-    return [TensorRecord(tensor.dtype, tuple(tensor.shape)) for tensor in tensors.values()]
-
-
-def _check_shapes(data: Mapping[str, Any], env: VecEnv, file: Path) -> None:
+def _check_spaces(data: Mapping[str, Any], env: VecEnv, file: Path) -> None:
     """Compare the env's spaces, as SB3 wraps them, with what can be read of the agent's."""
     for name in ("observation_space", "action_space"):
         stored, real = data.get(name), getattr(env, name)
         if not isinstance(stored, dict):
             continue
         kind = _class_name(stored.get(":type:"))
-        readable = {"_shape": list(real.shape or ())} | (
-            {"n": int(real.n)} if isinstance(real, spaces.Discrete) else {}
-        )
-        differs = any(stored.get(key) is not None and str(stored[key]) != str(value) for key, value in readable.items())
+        shape = stored.get("_shape", stored.get("shape"))  # gym before 0.20 had the second
+        readable: list[tuple[Any, Any]] = [(shape, list(real.shape or ()))]
+        if isinstance(real, spaces.Discrete):
+            readable.append((stored.get("n"), int(real.n)))
+        differs = any(found is not None and str(found) != str(wanted) for found, wanted in readable)
         if kind != type(real).__name__ or differs:
-            raise ZooError(f"env must have the {name} of {file}, a {kind} of shape {stored.get('_shape')}, got {real}")
+            raise ZooError(f"env must have the {name} of {file}, a {kind} of shape {shape}, got {real}")
 
 
-def _fill(agent: Any, data: Mapping[str, Any], weights: dict[str, Any]) -> None:
-    variables = weights.pop("pytorch_variables", None) or {}
-    agent.set_parameters({"policy": weights["policy"]}, exact_match=False, device="cpu")
+def _fill_policy(agent: Any, weights: Tensors, file: Path) -> None:
+    """Put all weights in place, and leave none as it was drawn."""
+    expected = agent.policy.state_dict()
+    weights = _renamed(weights, expected)
+    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    shapes = [
+        f"{name} of shape {tuple(weights[name].shape)} in place of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
+    ]
+    wrong = [
+        f"{what} {', '.join(names[:MAX_NAMED])}{f' and {len(names) - MAX_NAMED} more' * (len(names) > MAX_NAMED)}"
+        for what, names in (("lacks", sorted(missing)), ("has besides", sorted(unexpected)), ("has", shapes))
+        if names
+    ]
+    if wrong:
+        kind = type(agent.policy).__name__
+        raise ZooError(f"{file}: policy.pth must hold the tensors of {kind}, but it {'; it '.join(wrong)}")
+    agent.policy.load_state_dict(weights)
+
+
+# SB3 before 0.8 named each critic's networks, sb3-contrib before 1.4 had no sequence around ARS's only layer.
+_OLD_CRITIC = re.compile(r"^(critic(?:_target)?)\.q([12])_net\.")
+_OLD_LINEAR = re.compile(r"^action_net\.(weight|bias)$")
+
+
+def _renamed(weights: Tensors, expected: Mapping[str, Any]) -> Tensors:
+    """Return weights under the names that SB3 has for them today."""
+    named = {_OLD_CRITIC.sub(lambda m: f"{m[1]}.qf{int(m[2]) - 1}.", name): value for name, value in weights.items()}
+    if "action_net.0.weight" in expected:
+        named = {_OLD_LINEAR.sub(r"action_net.0.\1", name): value for name, value in named.items()}
+    for name in expected.keys() - named.keys():
+        # Before 1.7 PPO and A2C had one extractor under one name, which actor and critic share.
+        old = re.sub(r"^(pi|vf)_features_extractor\.", "features_extractor.", name)
+        if old in named:
+            named[name] = named[old]
+    # Before 1.0 off-policy agents had one extractor, and wrote it down once more outside actor and critic.
+    twice = [name for name in named.keys() - expected.keys() if name.startswith("features_extractor.")]
+    for name in twice:
+        copies = [named[f"{part}.{name}"] for part in ("actor", "critic") if f"{part}.{name}" in expected]
+        if copies and all(torch.equal(copy, named[name]) for copy in copies):
+            del named[name]
+    return named
+
+
+def _fill_variables(agent: Any, variables: Mapping[str, Tensor | None], file: Path) -> list[str]:
+    """Put in place what is trained beside the policy; returns a note for each that the zip does not have."""
+    notes = []
     for name in agent._get_torch_save_params()[1]:
-        recursive_getattr(agent, name).data = variables[name].data
-    for counter in COUNTERS:
-        if isinstance(data.get(counter), int | float):
-            setattr(agent, counter, data[counter])
+        own, value = recursive_getattr(agent, name), variables.get(name)
+        if value is None:
+            # A fixed entropy coefficient is an argument, and SB3 before 1.1 left it out here.
+            if name != "ent_coef_tensor":
+                notes.append(f"{name}: not in the zip, so it begins anew when training goes on")
+            continue
+        if value.numel() != own.numel():
+            raise ZooError(f"{file}: {name} must have shape {tuple(own.shape)}, got {tuple(value.shape)}")
+        own.data = value.reshape(own.shape).to(own.dtype)
+    return notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,19 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json
 
 Tensors = dict[str, Tensor]
 
-MAX_HEADER_BYTES = 4_000_000
+MAX_HEADER_BYTES = MAX_JSON_BYTES
+MAX_DIMENSIONS = 16
 # Tensors that are built beside those of the file, such as copies for targets and bounds of spaces.
 SPARE_ENTRIES = 1_000_000
 SPARE_FACTOR = 4
 # What a tensor counts for at least: a description may ask for millions of empty layers.
 LEAST_ENTRIES = 1000
+# How many tensors may be made, likewise: about as many are as the file has.
+SPARE_TENSORS = 200
 
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -61,9 +64,9 @@ def read_header(data: bytes, source: object) -> dict[str, TensorRecord]:
     if len(data) < 8 or size > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ZooError(f"{source} must begin with a header of at most {MAX_HEADER_BYTES} bytes, got {size}")
     try:
-        header = json.loads(data[8 : 8 + size])
+        header = parse_json(data[8 : 8 + size], "header")
         records = {name: _record(entry) for name, entry in header.items() if name != "__metadata__"}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ZooError(f"{source} has a header that is not safetensors': {error!r}") from error
     described = sum(math.prod(record.shape) * record.dtype.itemsize for record in records.values())
     if described != len(data) - 8 - size:
@@ -73,8 +76,8 @@ def read_header(data: bytes, source: object) -> dict[str, TensorRecord]:
 
 def _record(entry: Mapping[str, Any]) -> TensorRecord:
     shape = entry["shape"]
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise ValueError(f"a shape must be whole numbers, got {shape}")
+    if len(shape) > MAX_DIMENSIONS or not all(type(length) is int and 0 <= length < 2**63 for length in shape):
+        raise ValueError(f"a shape must be at most {MAX_DIMENSIONS} whole numbers of 63 bits")
     return TensorRecord(_DTYPES[entry["dtype"]], tuple(shape))
 
 
@@ -144,7 +147,9 @@ class AllocationLimit(TorchFunctionMode):
 
     def __init__(self, records: Iterable[TensorRecord], source: object) -> None:
         super().__init__()
-        self._left = SPARE_FACTOR * sum(math.prod(record.shape) for record in records) + SPARE_ENTRIES
+        sizes = [math.prod(record.shape) for record in records]
+        self._left = SPARE_FACTOR * sum(sizes) + SPARE_ENTRIES
+        self._tensors_left = SPARE_FACTOR * len(sizes) + SPARE_TENSORS
         self._source = source
 
     def __torch_function__(
@@ -154,7 +159,8 @@ class AllocationLimit(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FACTORIES:
             self._left -= max(func(*args, **{**kwargs, "device": "meta"}).numel(), LEAST_ENTRIES)
-            if self._left < 0:
+            self._tensors_left -= 1
+            if self._left < 0 or self._tensors_left < 0:
                 raise ZooError(f"{self._source}: the description asks for more tensors than the file holds")
         return func(*args, **kwargs)
 

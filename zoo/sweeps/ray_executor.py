@@ -16,6 +16,7 @@ from mbrl_wrappers.models.storage import write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.storage.folder import JOB
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_bytes, parse_manifest, read_file, read_manifest
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock, Outcome
 from mbrl_wrappers.zoo.sweeps.sweep import run_job
@@ -113,7 +114,7 @@ def _train(job: str) -> dict[str, bytes]:
         folder = run_job(JobSpec.from_json(job), root).folder
         records = read_manifest(folder)
         files = {name: read_file(folder, name, records) for name in records}
-        return {**files, MANIFEST: (folder / MANIFEST).read_bytes()}
+        return {**files, MANIFEST: read_bytes(folder / MANIFEST, MAX_JSON_BYTES)}
 
 
 def _collect(ray: ModuleType, reference: Any, spec: JobSpec, root: Path) -> Outcome:

@@ -15,6 +15,7 @@ import yaml
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.building import base_of
+from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.processes import TrainingFailed
 from mbrl_wrappers.zoo.progress import Evaluation
@@ -22,7 +23,7 @@ from mbrl_wrappers.zoo.recipe import check_name, read_literals
 from mbrl_wrappers.zoo.registry import strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
-from mbrl_wrappers.zoo.storage.manifest import parse_json
+from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.sweeps.executors import Executor, FolderLock, Outcome
 from mbrl_wrappers.zoo.training import is_finished, run
 
@@ -91,8 +92,8 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
 def _read_content(path: Path) -> dict[str, Any]:
     """Return a sweep file's mapping, its keys and names checked."""
     try:
-        content = read_literals(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        content = read_literals(read_bytes(path, MAX_JSON_BYTES, links=True).decode())
+    except (UnicodeError, yaml.YAMLError, ZooError) as error:
         raise ValueError(f"a sweep must be a file of YAML literals, got {path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a mapping with the keys {REQUIRED}, got {content!r}")
@@ -183,7 +184,7 @@ def _record_jobs(jobs: dict[str, JobSpec], root: Path) -> None:
     """Add jobs to the root's list."""
     with closing(FolderLock.take(root)):
         file = root / SWEEP
-        known = parse_json(file.read_bytes(), file) if file.exists() else {}
+        known = parse_json(read_bytes(file, MAX_JSON_BYTES), file) if file.exists() else {}
         new = {
             digest: {"agent": spec.agent, "env": spec.env, "seed": spec.seed, "model": spec.model}
             for digest, spec in jobs.items()
