@@ -15,7 +15,8 @@ from mbrl_wrappers.recording import Recorder, objection_to
 
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
-_LEAST_GAIN = 0.01
+_LEAST_GAIN = 0.05
+_TINY = 1e-8
 _GOLDEN = 0.6180339887498949
 
 
@@ -168,8 +169,8 @@ def fit_ensemble(
     best_score = holdout_score(network, holdout, settings.holdout_metric)
     rows = len(train.x)
     epoch_steps = max(-(-rows // settings.batch_size), settings.min_epoch_steps)
-    least_gain = _least_gain(network, holdout, settings.holdout_metric)
-    steps, stale_epochs, loss = 0, 0, torch.zeros(())
+    worth = _worth_going_on(network, holdout, settings.holdout_metric)
+    scores, steps, loss = [best_score.mean()], 0, torch.zeros(())
     descend = _descent(network, optimizer, train, settings.beta_nll)
     for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator, train.x.device):
         loss = descend(index)
@@ -182,29 +183,30 @@ def fit_ensemble(
         torch._foreach_copy_(parameters, average)
         score = holdout_score(network, holdout, settings.holdout_metric)
         torch._foreach_copy_(parameters, last)
-        improved = score < best_score - least_gain(best_score)
+        improved = score < best_score
         best_score = torch.where(improved, score, best_score)
         for kept, value in zip(best, average, strict=True):
             kept[improved] = value[improved]
-        stale_epochs = 0 if bool(improved.any()) else stale_epochs + 1
-        if stale_epochs > settings.patience or out_of_steps:
+        scores.append(best_score.mean())
+        is_stale = len(scores) > settings.patience + 1 and not worth(scores[-settings.patience - 2], scores[-1])
+        if is_stale or out_of_steps:
             break
     torch._foreach_copy_(parameters, best)
     return FitReport(best_score, steps, float(loss))
 
 
-def _least_gain(network: EnsembleMLP, holdout: FitData, metric: str) -> Callable[[Tensor], Tensor | float]:
-    """Return how much a score must fall to count as a gain: 1% of it, and 0.01 for a likelihood.
+def _worth_going_on(network: EnsembleMLP, holdout: FitData, metric: str) -> Callable[[Tensor, Tensor], bool]:
+    """Return whether a score that fell from one value to another fell by enough: 5% of it, or 0.02 of a likelihood.
 
-    Noiseless data would be fitted for ever, of whose vanishing error 1% can always be gained: a gain is also more than
-    a tiny share of the targets' spread.
+    Noiseless data would be fitted for ever, of whose vanishing error a share can always be gained: enough is also more
+    than a tiny share of the targets' spread.
     """
     if network.heads.components > 1:
-        return lambda score: _LEAST_GAIN
+        return lambda before, now: bool(before - now > 0.02)
     tiny = 1e-5 if holdout.label.shape[-1] else 0.0
     if holdout.y.numel():
-        tiny += 1e-8 * float(HOLDOUT_METRICS[metric](holdout.y).mean())
-    return lambda score: _LEAST_GAIN * score + tiny
+        tiny += _TINY * float(HOLDOUT_METRICS[metric](holdout.y).mean())
+    return lambda before, now: bool(before - now > _LEAST_GAIN * before + tiny)
 
 
 def _descent(
