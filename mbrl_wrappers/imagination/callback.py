@@ -12,14 +12,6 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import (
-    VecCheckNan,
-    VecEnv,
-    VecEnvWrapper,
-    VecMonitor,
-    VecNormalize,
-    VecVideoRecorder,
-)
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
@@ -29,12 +21,9 @@ from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.models.given import known_functions, registered_id
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
-# Wrappers under which a replay buffer holds what the env itself said.
-_TRANSPARENT_WRAPPERS = (VecCheckNan, VecMonitor, VecNormalize, VecVideoRecorder)
 
 
 class ModelBased(BaseCallback):
@@ -251,19 +240,10 @@ def default_dynamics(
         known_reward: whether to take the env's known reward function too, if there is one.
         **kwargs: of :class:`~mbrl_wrappers.models.EnsembleDynamics`.
     """
-    env_id = _registered_id(agent.env)
-    kwargs = {**known_functions(env_id, known_reward=known_reward), **kwargs}
-    return EnsembleDynamics(agent.observation_space, agent.action_space, seed=seed, device=agent.device, **kwargs)
-
-
-def _registered_id(env: VecEnv | None) -> str | None:
-    """Return the id of an agent's env that is as registered, None if a wrapper may have changed it."""
-    outer = env
-    while isinstance(outer, VecEnvWrapper):
-        if not isinstance(outer, _TRANSPARENT_WRAPPERS):
-            return None
-        outer = outer.venv
-    return registered_id(env.get_attr("spec")[0]) if env is not None and env.has_attr("spec") else None
+    kwargs = {"seed": seed, "device": agent.device, **kwargs}
+    if agent.env is None:
+        return EnsembleDynamics(agent.observation_space, agent.action_space, **kwargs)
+    return EnsembleDynamics.for_env(agent.env, known_reward=known_reward, **kwargs)
 
 
 def _on_cpu(dynamics: DynamicsModel | None) -> DynamicsModel | None:
