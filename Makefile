@@ -53,7 +53,7 @@ bench: $(INSTALLED)
 
 # SB3's own tests with every off-policy agent model-based. SB3=folder takes them from a checkout, ARGS go to pytest.
 sb3-suite: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sb3_suite.py $(if $(SB3),--checkout $(SB3)) $(ARGS)
+	$(BIN)/python benchmarks/sb3_suite.py $(if $(SB3),--checkout $(SB3)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -44,7 +44,8 @@ def download(folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkout", type=Path, help="folder of stable-baselines3 with its tests; default: download")
-    arguments, for_pytest = parser.parse_known_args()
+    parser.add_argument("--files", nargs="+", help="of the tests, such as test_her.py; default: see above")
+    arguments, for_pytest = parser.parse_known_args()  # what is left goes to pytest
     with tempfile.TemporaryDirectory() as temporary:
         source = arguments.checkout or download(Path(temporary))
         if not (source / "tests").is_dir():
@@ -53,14 +54,14 @@ def main() -> int:
         suite = Path(temporary) / "suite"
         shutil.copytree(source / "tests", suite / "tests")
         shutil.copy(source / "pyproject.toml", suite)
-        files = [path for path in sorted((suite / "tests").glob("test_*.py")) if OFF_POLICY.search(path.read_text())]
-        names = [str(path.relative_to(suite)) for path in files]
+        files = [
+            path.name for path in sorted((suite / "tests").glob("test_*.py")) if OFF_POLICY.search(path.read_text())
+        ]
+        names = [f"tests/{name}" for name in arguments.files or files]
         options = ["-p", "sb3_suite_plugin", "-p", "no:cacheprovider", "--rootdir", str(suite), "-q", "-rf"]
-        command = [sys.executable, "-m", "pytest", *options, *for_pytest]
-        if not any("test_" in argument for argument in for_pytest):
-            command += names
-        path = {"PYTHONPATH": str(Path(__file__).parent)}
-        return subprocess.run(command, cwd=suite, env={**os.environ, **path}).returncode
+        command = [sys.executable, "-m", "pytest", *options, *for_pytest, *names]
+        env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        return subprocess.run(command, cwd=suite, env=env).returncode
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class ModelBased(BaseCallback):
         """Whether learning has started before, but its experience is lost, and what is new is too little for a fit."""
         return self._last_fit == _NEVER and self.model.num_timesteps > self.model.learning_starts
 
-    def _serves(self, agent: OffPolicyAlgorithm, start_time: int) -> bool:
+    def _serves(self, agent: OffPolicyAlgorithm, start_time: float) -> bool:
         """Tell whether the strategy draws the batches: after the first fit, in the ``learn`` that began at that time.
 
         A ``learn`` that is interrupted leaves the buffer decorated, since SB3 tells no callback; the next one is none

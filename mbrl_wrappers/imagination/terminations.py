@@ -26,7 +26,7 @@ def note_terminations(buffer: ReplayBuffer, dones: np.ndarray, infos: list[dict[
     if not mixes_time_limits(buffer):
         return
     limited = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
-    own: Any = buffer
+    own: Any = buffer  # whose class knows nothing of these attributes
     own.true_terminations = _notes_of(buffer)
     own.true_terminations[buffer.pos] = np.where(np.asarray(dones, dtype=bool) & ~limited, _TERMINATED, _WENT_ON)
     own.true_terminations_until = buffer.pos
@@ -62,7 +62,7 @@ def _notes_of(buffer: ReplayBuffer) -> np.ndarray:
     """Return what was noted of each row; nothing is known if rows were stored in the meantime without being noted."""
     notes = getattr(buffer, "true_terminations", None)
     if notes is not None:
-        last = buffer.true_terminations_until
+        last = buffer.true_terminations_until  # type: ignore[attr-defined]
         if buffer.pos in (last, (last + 1) % buffer.buffer_size):  # that step may not have been stored
             return notes
     return np.full(buffer.dones.shape, _UNKNOWN, np.int8)
