@@ -33,8 +33,9 @@ class ModelBased(BaseCallback):
 
     Pass it to ``learn`` of SAC, TD3, DDPG, DQN, TQC, CrossQ or QR-DQN; the agent's own ``train`` stays
     as it is. After each rollout that makes a fit due, the model is fitted on all real data and the
-    strategy imagines anew; every batch is drawn by the strategy. The first fit comes when the agent's
-    ``learning_starts`` steps are done.
+    strategy imagines anew; from then on every batch is drawn by the strategy. The first fit comes when the
+    agent's ``learning_starts`` steps are done. A later ``learn`` without the callback is plain again, also
+    after one that was interrupted.
 
     The callback stays on the agent as ``agent.model_based``, is saved with it by ``agent.save`` (model
     and settings, without imagined rows) and is there again after ``load``: go on with
