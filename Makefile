@@ -12,7 +12,7 @@ TYPES := build/types
 # A cache of compiled kernels of its own: one that a killed process left half-written fails every later run.
 PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: FORCE install test lint types unit slow demo bench clean
+.PHONY: FORCE install test lint types unit slow demo bench sb3-suite clean
 
 install: $(INSTALLED)
 
@@ -50,6 +50,10 @@ demo: $(INSTALLED)
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+
+# SB3's own tests with every off-policy agent model-based. SB3=folder takes them from a checkout, ARGS go to pytest.
+sb3-suite: $(INSTALLED)
+	$(BIN)/python benchmarks/sb3_suite.py $(if $(SB3),--checkout $(SB3)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -85,6 +85,8 @@ class ThroughModel(Compilable, WithModel):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; SB3 calls this after each rollout."""
+        if self.model_based.collects_anew:
+            return
         self.policy.set_training_mode(True)
         self._update_learning_rate(list(self._optimizers().values()))
         log: list[Logged] = []

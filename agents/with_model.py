@@ -34,8 +34,7 @@ class WithModel(OffPolicyAlgorithm):
             raise ValueError(f"callback must hold one ModelBased at most, got {len(found)}")
         if not found:
             own = getattr(self, "model_based", None) or ModelBased(type(self).default_strategy())
-            others = callback if isinstance(callback, list) else [callback] if callback is not None else []
-            callback = [own, *(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in others)]
+            callback = in_front_of(callback, own)
         return super()._init_callback(callback, progress_bar)
 
     @contextmanager
@@ -47,6 +46,12 @@ class WithModel(OffPolicyAlgorithm):
             space = getattr(self, "action_space", None)
             is_box = isinstance(space, spaces.Box) and space.is_bounded("both")
             raise ValueError(str(error) if is_box else f"action_space must be a bounded Box, got {space}") from error
+
+
+def in_front_of(callback: Any, own: ModelBased) -> list[BaseCallback]:
+    """Put a ``ModelBased`` in front of what ``learn`` takes for a callback."""
+    others = callback if isinstance(callback, list) else [callback] if callback is not None else []
+    return [own, *(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in others)]
 
 
 def model_callbacks(callback: Any) -> Iterator[ModelBased]:

@@ -19,7 +19,7 @@ from torch import Tensor
 import mbrl_wrappers.envs
 from mbrl_wrappers.envs.registration import register_tasks
 from mbrl_wrappers.models import KnownDynamics, cart_poles
-from mbrl_wrappers.models.given import registered_id
+from mbrl_wrappers.models.env_specs import registered_id
 from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
 
 PETS_CARTPOLE = "mbrl_wrappers/PETSCartpole-v0"

@@ -90,12 +90,29 @@ def test_batches_come_from_the_strategy_and_all_else_from_the_inner_buffer(pair)
     assert decorated.size() == inner.size() == 10
 
 
+@pytest.mark.parametrize("make", ALIKE_OR_NOT.values(), ids=ALIKE_OR_NOT)
+def test_a_strategy_that_does_not_serve_leaves_the_batches_of_the_inner_buffer(make):
+    inner, strategy, serving = make(), FirstRows(), [False]
+    add(inner, 10)
+    decorated = BufferDecorator(inner, strategy, lambda: serving[0])
+    for draw in (lambda b: [b.sample(6)], lambda b: list(draw_batches(b, 6, 3))):
+        batches = []
+        for buffer in (inner, decorated):
+            np.random.seed(3)  # noqa: NPY002 - the generator SB3 draws from
+            batches.append(tree_leaves(draw(buffer)))
+        assert all(torch.equal(one, two) for one, two in zip(*batches, strict=True) if one is not None)
+    assert not strategy.asked
+    serving[0] = True
+    decorated.sample(6)
+    assert len(strategy.asked) == 1
+
+
 def test_what_is_added_or_set_goes_to_the_inner_buffer(pair):
     inner, decorated = pair
     add(decorated, 10, start=10)
     assert inner.full and inner.pos == 0 and inner.rewards[:, 0].tolist() == list(range(20))
     decorated.device = "meta"
-    assert inner.device == "meta" and set(vars(decorated)) == {"inner", "strategy"}
+    assert inner.device == "meta" and set(vars(decorated)) == {"inner", "strategy", "serves"}
     decorated.reset()
     assert inner.size() == decorated.size() == 0 and not inner.full
 

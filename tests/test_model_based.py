@@ -366,24 +366,54 @@ def test_values_that_are_not_finite_in_a_dict():
     assert agent.replay_buffer.size() == 14
 
 
-def test_going_on_without_experience(tmp_path):
+class Serving(Dyna):
+    """Remembers how many rows there were when it was asked for a batch."""
+
+    def __init__(self) -> None:
+        super().__init__(rollouts_per_step=2, epoch_length=50)
+        self.asked_at: list[int] = []
+
+    def sample(self, real_buffer: Any, batch_size: int, env: Any) -> Any:
+        self.asked_at.append(real_buffer.size())
+        return super().sample(real_buffer, batch_size, env)
+
+
+@pytest.mark.parametrize("steps", [40, 20], ids=["long after the first fit", "right after it"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["its own callback", "a new one"])
+def test_going_on_without_experience_collects_anew_and_fits_when_there_is_enough(steps, fresh, tmp_path):
+    agent = make_agent()
+    agent.learn(steps, callback=ModelBased(Serving(), Recorder(agent.env), fit_every=30))
+    agent.save(tmp_path / "agent")
+    loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
+    callback = ModelBased(Serving(), Recorder(loaded.env), fit_every=30) if fresh else loaded.model_based
+    if fresh and steps == 20:  # as at the end of any warm-up: nothing was learned yet
+        loaded.learn(10, callback=callback, reset_num_timesteps=False)
+    else:
+        with pytest.warns(UserWarning, match=rf"holds nothing of the run that goes on at step {steps}: until 20 new"):
+            loaded.learn(10, callback=callback, reset_num_timesteps=False)
+    assert loaded._n_updates == agent._n_updates + 10  # goes on as SB3 does
+    before, asked = ([], []) if fresh else ([20], agent.model_based.strategy.asked_at)
+    assert callback.dynamics.fits == before and callback.strategy.asked_at == asked
+    loaded.learn(50, callback=callback, reset_num_timesteps=False)
+    assert callback.dynamics.fits == [*before, 20, 50]
+    assert callback.strategy.asked_at == [*asked, *range(20, 61)]
+    assert all(torch.isfinite(p).all() for p in [*callback.dynamics.parameters(), *loaded.policy.parameters()])
+
+
+def test_starting_over_without_experience_is_no_matter_of_concern(tmp_path):
     agent = make_agent()
     agent.learn(40, callback=model_based(agent))
     agent.save(tmp_path / "agent")
     loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
-    with pytest.raises(ValueError, match=r"replay_buffer must hold the experience .* step 40, got 0 rows"):
-        loaded.learn(10, callback=loaded.model_based, reset_num_timesteps=False)
-    loaded.learn(30, callback=loaded.model_based)  # from the start, nothing is missing
-    assert loaded.num_timesteps == 30
+    loaded.learn(30, callback=loaded.model_based)
+    assert loaded.num_timesteps == 30 and loaded.model_based.dynamics.fits == [20, 20]
 
 
-def test_going_on_without_experience_right_after_the_first_fit(tmp_path):
-    agent = make_agent()
-    agent.learn(20, callback=model_based(agent))
-    agent.save(tmp_path / "agent")
-    loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
-    with pytest.raises(ValueError, match="step 20, got 0 rows"):
-        loaded.learn(10, callback=loaded.model_based, reset_num_timesteps=False)
+def test_a_buffer_smaller_than_the_warm_up_is_enough_when_it_is_full():
+    agent = make_agent(buffer_size=15)
+    callback = model_based(agent)
+    agent.learn(40, callback=callback)
+    assert callback.dynamics.fits == [15]
 
 
 def test_a_loaded_agent_imagines_before_its_next_fit(tmp_path):

@@ -14,7 +14,8 @@ from sb3_contrib import TQC
 from stable_baselines3 import DQN, SAC, HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from mbrl_wrappers.imagination import AgentView
+from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.imagination import AgentView, ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.types import Transitions
@@ -82,14 +83,20 @@ class Walk(gym.Env):
         return self._observation(), reward, terminated, truncated, {}
 
 
-def train(kind: Any, env: Any, steps: int, **kwargs: Any) -> Any:
+def train(kind: Any, env: Any, steps: int, callback: Any = None, **kwargs: Any) -> Any:
     """Collect ``steps`` real steps of a tiny agent that hardly trains."""
     space = env.observation_space
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
     agent = kind(
         policy, env, policy_kwargs={"net_arch": [8]}, learning_starts=30, batch_size=4, seed=0, device="cpu", **kwargs
     )
-    return agent.learn(steps)
+    return agent.learn(steps, callback=callback)
+
+
+def watching(env: Any) -> ModelBased:
+    """A callback that sees every step, and hardly fits."""
+    dynamics = EnsembleDynamics.for_env(env, num_members=1, num_elites=1, hidden=(4,), max_steps=1)
+    return ModelBased(Dyna(rollouts_per_step=1), dynamics, fit_every=1000)
 
 
 def read(agent: Any) -> Transitions:
@@ -173,6 +180,70 @@ def test_memory_saving_buffers_lose_the_ends_of_episodes_and_nothing_else(capaci
         return not (log.terminated[t] or log.truncated[t] or overwritten)
 
     assert_equal_to_log(read(agent), [env.log for env in envs], capacity, usable)
+
+
+# -- buffers that store time limits as terminations -----------------------------------------------------------
+
+
+def mixed() -> dict[str, Any]:
+    return {"replay_buffer_kwargs": {"handle_timeout_termination": False}}  # SB3 writes into it
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("capacity", [1000, 25], ids=["roomy", "wrapped around"])
+@pytest.mark.parametrize(("kind", "env_kwargs", "kwargs"), CASES.values(), ids=CASES)
+def test_a_model_is_not_fitted_on_time_limits_as_terminations(kind, env_kwargs, kwargs, capacity, num_envs):
+    envs = [Walk(**env_kwargs) for _ in range(num_envs)]
+    venv = DummyVecEnv([lambda env=env: env for env in envs])
+    agent = train(kind, venv, 60, watching(venv), buffer_size=capacity * num_envs, **kwargs, **mixed())
+    assert_equal_to_log(read(agent), [env.log for env in envs], capacity)
+    ends = np.array([both(env) for env in envs]).T
+    rows = np.arange(len(ends))[-capacity:]
+    stored = agent.replay_buffer.dones * (1 - agent.replay_buffer.timeouts)
+    np.testing.assert_array_equal(stored[rows % capacity], ends[rows])  # the agent learns as its user wants
+
+
+def both(env: Walk) -> list[bool]:
+    return [a or b for a, b in zip(env.log.terminated, env.log.truncated, strict=True)]
+
+
+def test_of_ends_that_nobody_saw_it_is_warned_once_and_they_are_terminations():
+    env = Walk()
+    agent, callback = train(SAC, env, 30, **mixed()), watching(env)
+    unseen = sum(both(env))
+    with pytest.warns(UserWarning, match=rf"handle_timeout_termination=False .* of {unseen} episodes .* not known"):
+        agent.learn(30, callback=callback, reset_num_timesteps=False)
+    assert read(agent).terminated.tolist() == both(env)[:30] + env.log.terminated[30:]
+    agent.learn(5, callback=callback, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("capacity", [1000, 70], ids=["roomy", "wrapped around"])
+def test_what_is_known_is_forgotten_when_steps_are_stored_that_nobody_saw(capacity):
+    env = Walk()
+    agent = train(SAC, env, 40, watching(env), buffer_size=capacity, **mixed())
+    agent.learn(40, reset_num_timesteps=False)
+    stored = {t % capacity: end for t, end in enumerate(both(env))}
+    assert read(agent).terminated.tolist() == [stored[row] for row in sorted(stored)]
+
+
+@pytest.mark.filterwarnings("ignore:The last trajectory in the replay buffer will be truncated:UserWarning")
+@pytest.mark.parametrize("form", ["box", "goal"])
+def test_what_is_known_is_saved_with_the_buffer(form, tmp_path):
+    env = Walk(form)
+    kwargs: dict[str, Any] = {**mixed(), **({"replay_buffer_class": HerReplayBuffer} if form == "goal" else {})}
+    agent = train(SAC, env, 60, watching(env), buffer_size=200, **kwargs)
+    assert sum(env.log.terminated) and sum(env.log.truncated)
+    save_checkpoint(agent, tmp_path / "checkpoint")
+    agent.save_replay_buffer(tmp_path / "buffer")
+    resumed = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(form), device="cpu")
+    assert read(resumed).terminated.tolist() == env.log.terminated
+    resumed.learn(20, callback=resumed.model_based, reset_num_timesteps=False)
+    assert read(resumed).terminated.tolist() == env.log.terminated + resumed.env.get_attr("log")[0].terminated
+    agent.load_replay_buffer(tmp_path / "buffer")  # with hindsight, SB3 cuts an episode off by calling it done
+    assert read(agent).terminated.tolist() == env.log.terminated
+
+
+# -- what is kept of rows --------------------------------------------------------------------------------------
 
 
 def test_keys_last_as_long_as_their_rows():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -13,7 +13,7 @@ from mbrl_wrappers.imagination.view import split_samples
 
 BATCHES_AT_ONCE = 32
 _BYTES_AT_ONCE = 2**26
-_OWN = ("inner", "strategy")
+_OWN = ("inner", "strategy", "serves")
 
 
 class BufferDecorator(ReplayBuffer):
@@ -25,11 +25,13 @@ class BufferDecorator(ReplayBuffer):
     Args:
         inner: the agent's buffer.
         strategy: draws the batches.
+        serves: tells of each batch whether the strategy draws it, or else the inner buffer; default: always.
     """
 
-    def __init__(self, inner: ReplayBuffer, strategy: Strategy) -> None:
+    def __init__(self, inner: ReplayBuffer, strategy: Strategy, serves: Callable[[], bool] = lambda: True) -> None:
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "strategy", strategy)
+        object.__setattr__(self, "serves", serves)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for what neither this object nor ReplayBuffer's class has.
@@ -46,10 +48,14 @@ class BufferDecorator(ReplayBuffer):
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Samples:  # type: ignore[override]
         """Draw a batch of exactly ``batch_size`` rows from the strategy."""
+        if not self.serves():
+            return self.inner.sample(batch_size, env=env)
         return self.strategy.sample(self.inner, batch_size, env)
 
     def sample_block(self, batch_size: int, count: int, env: VecNormalize | None = None) -> Iterable[Samples]:
         """Draw ``count`` batches of exactly ``batch_size`` rows, one after the other."""
+        if not self.serves():
+            return draw_batches(self.inner, batch_size, count, env)
         return self.strategy.sample_block(self.inner, batch_size, count, env)
 
     def add(self, *args: Any, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,20 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import (
-    VecCheckNan,
-    VecEnv,
-    VecEnvWrapper,
-    VecMonitor,
-    VecNormalize,
-    VecVideoRecorder,
-)
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.strategy import Strategy
+from mbrl_wrappers.imagination.terminations import count_unknown_ends, note_terminations
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.models.given import known_functions, registered_id
 from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
-# Wrappers under which a replay buffer holds what the env itself said.
-_TRANSPARENT_WRAPPERS = (VecCheckNan, VecMonitor, VecNormalize, VecVideoRecorder)
 
 
 class ModelBased(BaseCallback):
@@ -43,8 +34,9 @@ class ModelBased(BaseCallback):
 
     Pass it to ``learn`` of SAC, TD3, DDPG, DQN, TQC, CrossQ or QR-DQN; the agent's own ``train`` stays
     as it is. After each rollout that makes a fit due, the model is fitted on all real data and the
-    strategy imagines anew; every batch is drawn by the strategy. The first fit comes when the agent's
-    ``learning_starts`` steps are done.
+    strategy imagines anew; from then on every batch is drawn by the strategy. The first fit comes when the
+    agent's ``learning_starts`` steps are done. A later ``learn`` without the callback is plain again, also
+    after one that was interrupted.
 
     The callback stays on the agent as ``agent.model_based``, is saved with it by ``agent.save`` (model
     and settings, without imagined rows) and is there again after ``load``: go on with
@@ -115,15 +107,19 @@ class ModelBased(BaseCallback):
             self._last_fit = _NEVER
         goes_on = agent.num_timesteps > agent.learning_starts or self._last_fit != _NEVER
         if goes_on and buffer.size() == 0:
-            raise ValueError(
-                f"replay_buffer must hold the experience of the run that goes on at step {agent.num_timesteps}, "
-                "got 0 rows: call agent.load_replay_buffer first"
+            self._last_fit = _NEVER
+            warnings.warn(
+                f"replay_buffer holds nothing of the run that goes on at step {agent.num_timesteps}: until "
+                f"{agent.learning_starts} new steps are collected, no model is fitted and nothing imagined; "
+                "agent.load_replay_buffer brings saved experience back",
+                stacklevel=2,
             )
         check_finite("observation", agent._last_obs)
         if self.dynamics is None:
             self.dynamics = default_dynamics(agent, self._seed_of(agent))
         self.dynamics.check_spaces(agent.observation_space, agent.action_space)
         self._warn_of_lost_terminations(buffer)
+        self._warn_of_time_limits(buffer)
         self.dynamics.to(agent.device)
         self.view = AgentView(agent, self.dynamics)
         self._make_generators(agent)
@@ -131,13 +127,26 @@ class ModelBased(BaseCallback):
         self.strategy.bind(self.view, self.dynamics, self._imagine_generator)
         self.strategy.load_imagined_state(self._imagined_state)
         self._imagined_state = {}
-        agent.replay_buffer = BufferDecorator(buffer, self.strategy)
+        agent.replay_buffer = BufferDecorator(buffer, self.strategy, partial(self._serves, agent, agent.start_time))
         agent.model_based = self  # type: ignore[attr-defined]
         if self._last_fit != _NEVER and not self.strategy.has_imagined():
             self._imagine(real_transitions(buffer, self.view, self.dynamics), agent.num_timesteps)
 
     def _on_training_end(self) -> None:
         self.model.replay_buffer = self._plain_buffer(self.model)
+
+    @property
+    def collects_anew(self) -> bool:
+        """Whether learning has started before, but its experience is lost, and what is new is too little for a fit."""
+        return self._last_fit == _NEVER and self.model.num_timesteps > self.model.learning_starts
+
+    def _serves(self, agent: OffPolicyAlgorithm, start_time: float) -> bool:
+        """Tell whether the strategy draws the batches: after the first fit, in the ``learn`` that began at that time.
+
+        A ``learn`` that is interrupted leaves the buffer decorated, since SB3 tells no callback; the next one is none
+        of ours, unless we are called again.
+        """
+        return self._last_fit != _NEVER and agent.start_time == start_time
 
     @staticmethod
     def _plain_buffer(agent: Any) -> ReplayBuffer:
@@ -152,6 +161,17 @@ class ModelBased(BaseCallback):
             warnings.warn(
                 "optimize_memory_usage=True keeps no last observation of an episode, so a learned termination never "
                 "sees one and imagined episodes do not end: give the model a termination_fn",
+                stacklevel=2,
+            )
+
+    def _warn_of_time_limits(self, buffer: ReplayBuffer) -> None:
+        unknown = count_unknown_ends(buffer)
+        if unknown and "handle_timeout_termination" not in self._warned:
+            self._warned.add("handle_timeout_termination")
+            warnings.warn(
+                f"handle_timeout_termination=False stored time limits as terminations, and of {unknown} episodes that "
+                "ended before this callback saw them it is not known which they were: the model takes all of them for "
+                "terminations. Collect them with the callback, or with handle_timeout_termination=True",
                 stacklevel=2,
             )
 
@@ -176,23 +196,24 @@ class ModelBased(BaseCallback):
     # -- during training ------------------------------------------------------------------------
 
     def _on_step(self) -> bool:
-        """Refuse values that are not finite before they are stored."""
+        """Refuse values that are not finite before they are stored, and note which episodes terminate."""
         check_finite("observation", self.locals["new_obs"], self.num_timesteps)
         check_finite("reward", self.locals["rewards"], self.num_timesteps)
         for info in self.locals["infos"]:
             if "terminal_observation" in info:
                 check_finite("observation", info["terminal_observation"], self.num_timesteps)
+        note_terminations(self._plain_buffer(self.model), self.locals["dones"], self.locals["infos"])
         return True
 
     def _on_rollout_end(self) -> None:
         # After the transition is stored and before train(); _on_step fires before it is stored.
-        agent = self.model
+        agent, buffer = self.model, self._plain_buffer(self.model)
         now = agent.num_timesteps
         due = self._last_fit == _NEVER or now - self._last_fit >= self.fit_every
-        if now < max(agent.learning_starts, 1) or not due:
+        if not due or not self._has_started(now, buffer):
             return
         assert self.dynamics is not None
-        transitions = real_transitions(self._plain_buffer(agent), self.view, self.dynamics)
+        transitions = real_transitions(buffer, self.view, self.dynamics)
         if len(transitions) == 0:
             return
         started = time.perf_counter()
@@ -202,6 +223,11 @@ class ModelBased(BaseCallback):
             self.logger.record(f"dynamics/{name}", value)
         self._imagine(transitions, now)
         self._last_fit = now
+
+    def _has_started(self, now: int, buffer: ReplayBuffer) -> bool:
+        """Tell whether the steps that learning starts after are made, and, if the buffer takes so many, in it."""
+        first = max(self.model.learning_starts, 1)
+        return now >= first and buffer.size() * buffer.n_envs >= min(first, buffer.buffer_size * buffer.n_envs)
 
     def _imagine(self, transitions: Transitions, now: int) -> None:
         new_steps = self.fit_every if self._last_fit == _NEVER else max(now - self._last_fit, self.fit_every)
@@ -258,19 +284,10 @@ def default_dynamics(
         known_reward: whether to take the env's known reward function too, if there is one.
         **kwargs: of :class:`~mbrl_wrappers.models.EnsembleDynamics`.
     """
-    env_id = _registered_id(agent.env)
-    kwargs = {**known_functions(env_id, known_reward=known_reward), **kwargs}
-    return EnsembleDynamics(agent.observation_space, agent.action_space, seed=seed, device=agent.device, **kwargs)
-
-
-def _registered_id(env: VecEnv | None) -> str | None:
-    """Return the id of an agent's env that is as registered, None if a wrapper may have changed it."""
-    outer = env
-    while isinstance(outer, VecEnvWrapper):
-        if not isinstance(outer, _TRANSPARENT_WRAPPERS):
-            return None
-        outer = outer.venv
-    return registered_id(env.get_attr("spec")[0]) if env is not None and env.has_attr("spec") else None
+    kwargs = {"seed": seed, "device": agent.device, **kwargs}
+    if agent.env is None:
+        return EnsembleDynamics(agent.observation_space, agent.action_space, **kwargs)
+    return EnsembleDynamics.for_env(agent.env, known_reward=known_reward, **kwargs)
 
 
 def _on_cpu(dynamics: DynamicsModel | None) -> DynamicsModel | None:

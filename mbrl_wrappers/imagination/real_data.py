@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from mbrl_wrappers.imagination.terminations import terminations
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.types import Transitions
@@ -18,7 +19,8 @@ def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsMo
 
     A transition's key is the place where it is stored, so it keeps its side of the hold-out split for
     as long as it lives. With ``optimize_memory_usage`` the buffer does not have the last observation of
-    an episode, and those rows are left out.
+    an episode, and those rows are left out. With ``handle_timeout_termination=False`` time limits are no terminations
+    here, as far as :class:`~mbrl_wrappers.imagination.ModelBased` saw the steps.
 
     Args:
         buffer: the agent's own buffer, not the decorated one.
@@ -46,13 +48,12 @@ def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsMo
         return stored[(step + shift) % buffer.buffer_size, env]
 
     next_stored, shift = (buffer.observations, 1) if buffer.optimize_memory_usage else (buffer.next_observations, 0)
-    terminated = buffer.dones[step, env] * (1 - buffer.timeouts[step, env])
     codec = dynamics.obs_codec
     return Transitions(
         obs=codec.encode(take(buffer.observations), view.device, codec.exact_dtype),
         action=view.env_action(buffer.actions[step, env]),
         reward=torch.as_tensor(buffer.rewards[step, env], dtype=torch.float32, device=view.device),
         next_obs=codec.encode(take(next_stored, shift), view.device, codec.exact_dtype),
-        terminated=torch.as_tensor(terminated > 0.5, device=view.device),
+        terminated=torch.as_tensor(terminations(buffer)[step, env], device=view.device),
         key=torch.as_tensor(places[step, env], device=view.device),
     )

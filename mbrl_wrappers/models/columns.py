@@ -117,8 +117,10 @@ class ObservationColumns(nn.Module):
                 rounded = ((before + change).round() - before).to(change)
                 change = torch.where(self._rounds, straight_through(rounded, change), change)
             if self._is_bounded:
-                low, high = (bound.to(before.dtype) - before for bound in (self._low, self._high))
-                change = straight_through(torch.clamp(change, low.to(change), high.to(change)), change)
+                # A state that is outside already need not come back.
+                low = (self._low.to(before.dtype) - before).clamp(max=0).to(change)
+                high = (self._high.to(before.dtype) - before).clamp(min=0).to(change)
+                change = straight_through(torch.clamp(change, low, high), change)
         if self._all_change:
             return change
         changes = self.changes if self._is_plain else self.changes[self._order[: self.num_continuous]]

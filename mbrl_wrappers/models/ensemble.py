@@ -19,6 +19,7 @@ from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models import routing, storage
 from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
 from mbrl_wrappers.models.columns import ObservationColumns
+from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.fit import (
     HOLDOUT_METRICS,
     MAX_HOLDOUT_ROWS,
@@ -29,7 +30,7 @@ from mbrl_wrappers.models.fit import (
     holdout_mask,
     spread_rows,
 )
-from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, registered_id, resolve
+from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, resolve
 from mbrl_wrappers.models.heads import Heads, Outputs, chance_std
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
@@ -193,19 +194,29 @@ class EnsembleDynamics(DynamicsModel):
         self.to(device)
 
     @classmethod
-    def for_env(cls, env: gym.Env, *, known_reward: bool = False, **kwargs: Any) -> EnsembleDynamics:
+    def for_env(cls, env: str | gym.Env | Any, *, known_reward: bool = False, **kwargs: Any) -> EnsembleDynamics:
         """Build a model for an environment, with its known termination function if it has one.
 
         The functions are used only where the env is the registered one as it comes: other constructor
         arguments or a wrapper that may change what is observed leave them to be learned.
 
         Args:
-            env: any Gymnasium env with supported spaces.
+            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``, with supported
+                spaces. Of a VecNormalize the model gets what it was given: raw observations and rewards.
             known_reward: whether to take the env's known reward function too, if it has one.
             **kwargs: as for the constructor, overriding what is found.
+
+        Raises:
+            ValueError: for what is no such env.
+
+        Example:
+            >>> model = EnsembleDynamics.for_env("Pendulum-v1", hidden=(64, 64))
+            >>> model.reward_name, EnsembleDynamics.for_env("Pendulum-v1", known_reward=True).reward_name
+            ('learned', 'Pendulum-v1')
         """
-        found = known_functions(registered_id(env.spec), known_reward=known_reward)
-        return cls(env.observation_space, env.action_space, **{**found, **kwargs})
+        observation_space, action_space, env_id = spaces_and_id(env)
+        found = known_functions(env_id, known_reward=known_reward)
+        return cls(observation_space, action_space, **{**found, **kwargs})
 
     def predict(
         self,

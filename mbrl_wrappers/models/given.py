@@ -5,25 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS, GivenFunction
 from mbrl_wrappers.types import Transitions
-
-# Wrappers that leave observations, actions, rewards and terminations as they are.
-TRANSPARENT_WRAPPERS = frozenset(
-    {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"}
-)
-
-
-def registered_id(spec: EnvSpec | None) -> str | None:
-    """Return the id of an env that is as registered, or None if arguments or wrappers may have changed it."""
-    if spec is None or spec.id is None:
-        return None
-    names = {wrapper.name for wrapper in spec.additional_wrappers or ()}
-    changed = set(spec.kwargs) - {"render_mode"}
-    return None if changed or names - TRANSPARENT_WRAPPERS else spec.id
 
 
 def known_functions(env_id: str | None, *, known_reward: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from mbrl_wrappers.files import write_atomically
-from mbrl_wrappers.models.given import TRANSPARENT_WRAPPERS
+from mbrl_wrappers.models.env_specs import TRANSPARENT_WRAPPERS, spec_of
 from mbrl_wrappers.zoo.catalogue import open_agent
 from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -163,11 +163,9 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, file: Path) -> bool:
 
 def _env_of(agent: BaseAlgorithm) -> tuple[str, dict]:
     """Return id and arguments of the env that an agent was trained in."""
-    spec: gym.envs.registration.EnvSpec | None = None
-    if agent.env is not None:
-        spec = agent.env.get_attr("spec")[0]
+    spec = None if agent.env is None else spec_of(agent.env)
     if spec is None:
-        raise ZooError("env must be given: the agent's own has no Gymnasium id")
+        raise ZooError("env must be given: the agent's own has no Gymnasium id, or can't send it from its process")
     changing = {wrapper.name for wrapper in spec.additional_wrappers or ()} - TRANSPARENT_WRAPPERS - _OF_A_RUN
     if changing:
         raise ZooError(f"env must be given, registered with its wrappers, since the agent's has {sorted(changing)}")

@@ -1,0 +1,115 @@
+"""What a model may know of an environment before any step is taken: its spaces, and the id it is registered under."""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
+
+# Wrappers that leave observations, actions, rewards and terminations as they are.
+TRANSPARENT_WRAPPERS = frozenset(
+    {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"}
+)
+# Stable-Baselines3's wrappers under which a replay buffer holds what the env itself said.
+_TRANSPARENT_VEC_WRAPPERS = frozenset({"VecCheckNan", "VecMonitor", "VecNormalize", "VecVideoRecorder"})
+
+
+def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
+    """Return what a model of an environment starts from.
+
+    Args:
+        env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv.
+
+    Returns:
+        The observation space and the action space, of a single env, and its id if it is as registered, else None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(env, str):
+        try:
+            with gym.make(env) as made:
+                return spaces_and_id(made)
+        except (gym.error.Error, ImportError) as error:
+            raise ValueError(f"env must be a Gymnasium id that can be made here, got {env!r}: {error}") from error
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            "env must be a single env, whose spaces a VectorEnv has as env.single_observation_space and "
+            f"env.single_action_space for EnsembleDynamics(...), got {env!r}"
+        )
+    if not isinstance(env, gym.Env) and not _is_vec_env(env):
+        raise ValueError(
+            "env must be a Gymnasium id, a Gymnasium env or a Stable-Baselines3 VecEnv such as agent.get_env(), "
+            f"got {env!r}"
+        )
+    known = registered_id(spec_of(env)) if _has_transparent_vec_wrappers(env) else None
+    return env.observation_space, env.action_space, known
+
+
+def registered_id(spec: EnvSpec | None) -> str | None:
+    """Return the id of an env that is as registered, or None if arguments or wrappers may have changed it."""
+    if spec is None or spec.id is None:
+        return None
+    names = {wrapper.name for wrapper in spec.additional_wrappers or ()}
+    changed = set(spec.kwargs) - {"render_mode"}
+    return None if changed or names - TRANSPARENT_WRAPPERS else spec.id
+
+
+def spec_of(env: Any) -> EnvSpec | None:
+    """Return the spec of a Gymnasium env, or of the first env of a Stable-Baselines3 VecEnv.
+
+    None where there is none, or where the env runs in a process of its own that could not send it: a lambda in a
+    wrapper's arguments can't be pickled, and SB3's workers die of the attempt.
+    """
+    if _is_vec_env(env):
+        here = getattr(env.unwrapped, "envs", None)  # a list in a DummyVecEnv
+        spec = getattr(here[0], "spec", None) if isinstance(here, list) and here else _sent_spec(env)
+    else:
+        spec = env.spec
+    return spec if isinstance(spec, EnvSpec) else None
+
+
+class _CanSendItsSpec:
+    """Tells in a worker whether the env's spec can be pickled.
+
+    It stands in the place of a wrapper's class in the question that SB3's workers answer with a bool whatever the env
+    is made of: whether the env is an instance.
+    """
+
+    def __init__(self) -> None:
+        self._answer: bool | None = None
+
+    def __instancecheck__(self, env: Any) -> bool:
+        if self._answer is None:  # asked of the outermost env first, then of those inside it
+            try:
+                self._answer = bool(ForkingPickler.dumps(env.spec))
+            except Exception:  # objects refuse to be pickled in ways of their own
+                self._answer = False
+        return self._answer
+
+
+def _sent_spec(env: Any) -> Any:
+    try:
+        if env.env_is_wrapped(_CanSendItsSpec(), indices=0)[0]:
+            return env.get_attr("spec", indices=0)[0]
+    except Exception:  # what a worker can pickle may still be unknown here; and others' VecEnvs have other refusals
+        pass
+    return None
+
+
+def _is_vec_env(env: Any) -> bool:
+    sb3 = sys.modules.get("stable_baselines3.common.vec_env")  # imported by whoever has made one
+    return sb3 is not None and isinstance(env, sb3.VecEnv)
+
+
+def _has_transparent_vec_wrappers(env: Any) -> bool:
+    while _is_vec_env(env) and hasattr(env, "venv"):
+        if type(env).__name__ not in _TRANSPARENT_VEC_WRAPPERS:
+            return False
+        env = env.venv
+    return True
