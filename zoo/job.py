@@ -19,7 +19,7 @@ from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.zoo.building import algorithm_of, build_agent, check_arguments, training_env
-from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.environment import full_name, make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
 from mbrl_wrappers.zoo.registry import AGENTS
@@ -128,6 +128,7 @@ def make_job(
     """
     load_recipe(agent, env, file=recipe)  # an unknown agent is told before the env is made
     with make_env(env, **(env_kwargs or {})) as real:
+        env = full_name(env, real)
         _check_spaces(real)
         discrete = isinstance(real.action_space, spaces.Discrete)
         settings = load_recipe(agent, env, file=recipe, algo=algo, discrete_actions=discrete)

@@ -102,7 +102,8 @@ def load_recipe(
 
     Args:
         agent: such as ``"mbpo"``.
-        env_id: an env without an entry of its own gets the defaults.
+        env_id: an env without an entry of its own gets the defaults; the entry of ``"package:id"`` may be that of the
+            id.
         file: recipes in place of those that ship with the library, written like them.
         algo: SB3's name of the model-free agent; default: the entry's. Another one than the entry's
             keeps those of its arguments that mean the same to all.
@@ -146,7 +147,8 @@ def recipe_from(
         algo: likewise.
         discrete_actions: likewise.
     """
-    default, own = entries["default"], entries.get(env_id, {})
+    registered = env_id.rpartition(":")[2]
+    default, own = entries["default"], entries.get(env_id, entries.get(registered, {}))
     _check_entry(default, "default")
     _check_entry(own, env_id)
     usual_algo = entries.get("discrete_algo", default["algo"]) if discrete_actions else default["algo"]

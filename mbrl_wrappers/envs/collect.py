@@ -52,7 +52,7 @@ def collect_transitions(
         flat_obs = _flat(dynamics.obs_codec, obs)
         flat_action = _flat(dynamics.action_codec, action)
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        rows.append((flat_obs, flat_action, float(reward), _flat(dynamics.obs_codec, next_obs), terminated))
+        rows.append((flat_obs, flat_action, float(reward), _flat(dynamics.obs_codec, next_obs), bool(terminated)))
         obs = env.reset()[0] if terminated or truncated else next_obs
     all_obs, actions, rewards, all_next_obs, terminations = zip(*rows, strict=True)
     return Transitions(

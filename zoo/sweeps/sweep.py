@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.processes import TrainingFailed, sigterm_exits, sigterm_requests_stop
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.recipe import check_name, read_literals
 from mbrl_wrappers.zoo.registry import strategy_of
@@ -24,7 +26,7 @@ from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
 from mbrl_wrappers.zoo.storage.manifest import parse_json
 from mbrl_wrappers.zoo.sweeps.executors import Executor, FolderLock, Outcome
-from mbrl_wrappers.zoo.training import is_finished, run
+from mbrl_wrappers.zoo.training import Stopped, is_finished, run
 
 SWEEP = "sweep.json"
 REQUIRED = ("agents", "envs", "seeds")
@@ -128,12 +130,19 @@ def run_job(spec: JobSpec, root: str | Path) -> Result:
         spec: the job.
         root: its files are in the folder of its digest there. Another process that runs the same job there is
             waited for.
+
+    Raises:
+        SystemExit: with the code 143, after SIGTERM and a checkpoint; called again, it goes on from there.
     """
     folder = Path(root) / spec.digest()
     with closing(FolderLock.take(folder)):
         was_run = not is_finished(folder)
         if was_run:
-            run(spec, folder)
+            with sigterm_requests_stop() as stop:
+                try:
+                    run(spec, folder, should_stop=stop.is_wanted)
+                except Stopped:
+                    sys.exit(128 + signal.SIGTERM)
         return _read_result(spec, folder, was_run)
 
 
@@ -168,7 +177,7 @@ def run_sweep(
         if on_update is not None:
             on_update(outcome)
     unfinished = [spec for digest, spec in jobs.items() if digest not in finished]
-    with closing(executor.run(unfinished, root)) as ended:
+    with sigterm_exits(), closing(executor.run(unfinished, root)) as ended:
         for outcome in ended:
             outcomes[outcome.spec.digest()] = outcome
             if on_update is not None:
