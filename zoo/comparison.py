@@ -11,6 +11,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.display import TrainingProgress
 from mbrl_wrappers.zoo.environment import in_file_names, make_env
@@ -146,6 +147,7 @@ def resume(
 
 
 def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline: bool, progress_bar: bool) -> Training:
+    check_device("device", spec.device)
     label = spec.label()
     own = folder / spec.agent
     variants = {label: (spec, own)}

@@ -114,7 +114,9 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
         try:
             return gym.make(name, **kwargs)
         except (gym.error.Error, ImportError, *_UNMAKEABLE) as error:
-            raise ValueError(f"{_wrong(name)}: {error}") from error
+            module, colon, attribute = name.partition(":")
+            no_class = f" Module {module!r} has no attribute {attribute!r}" if colon and "-v" not in attribute else ""
+            raise ValueError(f"{_wrong(name)}: {error}{no_class}") from error
     module, _, attribute = name.partition(":")
     maker = getattr(importlib.import_module(module), attribute)
     is_env = isinstance(maker, type) and issubclass(maker, gym.Env)

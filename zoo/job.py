@@ -153,7 +153,7 @@ def make_job(
         _check_numbers(spec)
         _check_device(device)
         try:
-            build_agent(spec, training_env(settings, real))
+            build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, real))  # may run elsewhere
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     return spec
@@ -176,9 +176,10 @@ def _check_spaces(env: gym.Env) -> None:
 
 
 def _check_device(device: str) -> None:
+    """Refuse what is no device of any machine; whether it is one of the run's, that machine says."""
     if device == "auto":
         return
     try:
         torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be 'cpu', 'cuda' or 'auto', got {device!r}") from error

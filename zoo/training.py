@@ -16,8 +16,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
-from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.building import algorithm_of, build_agent, training_env
 from mbrl_wrappers.zoo.diagnosis import diagnose
@@ -86,11 +87,14 @@ def run(
         The trained agent, its env closed, and its evaluations.
 
     Raises:
-        ValueError: if the folder holds a run of another spec.
+        ValueError: if the folder holds a run of another spec, or this machine has no such device.
     """
     folder = Path(folder)
+    check_device("device", spec.device)
     check_folder(spec, folder)
-    write_atomically(folder / JOB, spec.to_json().encode())
+    if not is_finished(folder):
+        remove_abandoned(folder)
+        write_atomically(folder / JOB, spec.to_json().encode())
     checkpoint = folder / CHECKPOINT
     kind: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
     episodes = SeededEpisodes(_env_of(spec), spec.seed)
@@ -164,7 +168,8 @@ def _keep(
         other_files=files,
         with_optimizer=with_optimizer,
     )
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # a pickle, and of no use any more
+    for checkpoint in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*")):
+        shutil.rmtree(checkpoint, ignore_errors=True)  # a pickle, and of no use any more
 
 
 def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:

@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.processes import TrainingFailed, sigterm_exits, sigterm_requests_stop
 from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.recipe import check_name, read_literals
+from mbrl_wrappers.zoo.recipe import check_name, check_text, read_literals
 from mbrl_wrappers.zoo.registry import strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
@@ -73,14 +73,18 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
     content = _read_content(path)
     arguments = {key: content[key] for key in OPTIONAL if content.get(key) is not None}
     if "recipe" in arguments:
-        arguments["recipe"] = path.parent / str(arguments["recipe"])
+        check_text(f"{path}: recipe", arguments["recipe"])
+        arguments["recipe"] = path.parent / arguments["recipe"]
     if not isinstance(arguments.get("params", {}), dict):
         raise ValueError(f"{path}: params must be a mapping of section.argument to value, got {arguments['params']!r}")
     seeds = _read_seeds(content["seeds"], path)
     jobs: dict[str, JobSpec] = {}
     for agent in content["agents"]:
         for env in content["envs"]:
-            first = make_job(agent, env, seed=seeds[0], **arguments)  # tries that it can be built; so can the others
+            try:  # whether it can be built; then so can the others
+                first = make_job(agent, env, seed=seeds[0], **arguments)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
             for seed in seeds:
                 spec = dataclasses.replace(first, seed=seed)
                 variants = [spec]
@@ -191,6 +195,7 @@ def run_sweep(
 def _record_jobs(jobs: dict[str, JobSpec], root: Path) -> None:
     """Add jobs to the root's list."""
     with closing(FolderLock.take(root)):
+        remove_abandoned(root)
         file = root / SWEEP
         known = parse_json(file.read_bytes(), file) if file.exists() else {}
         new = {
