@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import warnings
+from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import SAC
 
-from mbrl_wrappers import zoo
+from mbrl_wrappers import EnsembleDynamics, zoo
+from mbrl_wrappers.agents import MAAC, PETS, POPLIN, RS, SACSVG, SVG, CompiledSAC
+from mbrl_wrappers.files import remove_abandoned, temporary_beside
+from mbrl_wrappers.zoo.cli import main
 from mbrl_wrappers.zoo.environment import (
     MAX_EPISODE_STEPS,
     EpisodeLimit,
@@ -24,9 +34,11 @@ from mbrl_wrappers.zoo.environment import (
 )
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import MAX_CUT_STEPS, Episode, episodes_from_json, episodes_to_json, play_episodes
-from mbrl_wrappers.zoo.job import make_job
+from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.recipe import load_recipe
 from mbrl_wrappers.zoo.storage.folder import open_folder
+from mbrl_wrappers.zoo.sweeps.executors import LOCK
+from mbrl_wrappers.zoo.sweeps.sweep import run_job
 from mbrl_wrappers.zoo.training import run
 
 CUT_OFF = "had not ended after 1000 steps: it was cut off"
@@ -75,12 +87,131 @@ def make():
 for name in ("Tiny", "tiny/Plain", "tiny/Versioned-v1", "tiny/Versioned-v3"):
     gym.register(name, Class, max_episode_steps=50)
 """
+PRETRAINED = Path(zoo.__file__).parent / "pretrained" / "mbpo" / "Pendulum-v1"
 DRIFT = f"{__name__}:Drift"
 
 
 @pytest.fixture(scope="module")
 def agent() -> SAC:
     return SAC("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0, buffer_size=10)
+
+
+# -- folders that nobody may write to -----------------------------------------------------------------------------
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.utime")
+
+
+@pytest.fixture
+def untouched(tmp_path):
+    """A finished run; whoever opens anything in it for writing is told on, also where root may write anyway."""
+    folder = tmp_path / "run"
+    shutil.copytree(PRETRAINED, folder / "mbpo")
+    touched: list[tuple] = []
+
+    def watch(event, arguments):
+        writes = event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING)
+        if writes and watching and any(str(folder) in str(argument) for argument in arguments):
+            touched.append((event, *arguments))
+
+    watching = [True]
+    sys.addaudithook(watch)  # for ever: none can be taken away
+    try:
+        yield folder
+        assert touched == []
+    finally:
+        watching.clear()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "verify RUN/mbpo",
+        "evaluate RUN --episodes 1",
+        "enjoy RUN --episodes 1 --no-render",
+        "report RUN -o OUT --no-videos",
+    ],
+)
+def test_a_finished_run_is_read_without_a_write(untouched, command, capsys):
+    command = command.replace("RUN", str(untouched)).replace("OUT", str(untouched.parent / "report.html"))
+    assert main(command.split()) == 0, capsys.readouterr().err
+
+
+def test_a_finished_run_is_trained_again_without_a_write(untouched):
+    own = untouched / "mbpo"
+    spec = JobSpec.from_json((own / "job.json").read_bytes())
+    run(spec, own)
+    root = untouched.parent / "root"
+    root.mkdir()
+    shutil.copytree(own, root / spec.digest())
+    assert run_job(spec, root).was_run is False
+    assert [path.name for path in root.iterdir()] == [spec.digest()]
+    assert not (root / spec.digest() / LOCK).exists()
+
+
+# -- what killed runs leave ---------------------------------------------------------------------------------------
+
+
+def test_temporary_files_of_the_dead_are_removed_and_no_others(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    own = temporary_beside(tmp_path / "job.json")  # this process lives, and perhaps another thread is at it
+    left = own.with_name(own.name.replace(f".{os.getpid()}-", f".{dead.pid}-"))
+    host = own.name.rpartition("-")[0].rpartition("-")[2]
+    elsewhere = own.with_name(left.name.replace(host, "0123abcd"))
+    others = [own, elsewhere, tmp_path / "job.json", tmp_path / ".lock", tmp_path / ".job.json.bak"]
+    for file in (left, *others):
+        file.write_text("{")
+    folder = left.with_name(left.name.replace("job.json", "mbrl-zoo"))
+    (folder / "inside").mkdir(parents=True)
+    remove_abandoned(tmp_path)
+    assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_a_write_that_is_killed_is_cleaned_up_by_the_next_start(tmp_path):
+    spec = make_job("mbpo", DRIFT, steps=30, params=PARAMS, eval_episodes=1, env_kwargs={"steps": 5}, save_freq=0)
+    folder = tmp_path / "run"
+    program = (
+        "import os, signal, sys; from mbrl_wrappers.files import write_atomically\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_atomically(sys.argv[1], b'{')"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(folder / "job.json")])
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name[:10] for path in folder.iterdir()] == [".job.json."]
+    (folder / ".checkpoint.partial-01234567").mkdir()
+    run(spec, folder)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+# -- devices ------------------------------------------------------------------------------------------------------
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="has the device that is to be missing")
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", torch.device("cuda")])
+def test_a_device_that_is_not_there_is_named(device):
+    env = gym.make("Pendulum-v1")
+    kinds = [partial(kind, "MlpPolicy", env) for kind in (PETS, RS, POPLIN, MAAC, SACSVG, SVG, CompiledSAC)]
+    for make in (partial(EnsembleDynamics.for_env, env, hidden=(8,)), *kinds):
+        with pytest.raises(ValueError, match=rf"^device must be one that this machine has, or 'auto', got .*{device}"):
+            make(device=device)
+
+
+@needs_no_gpu
+def test_a_run_is_not_started_on_a_device_that_is_not_there(tmp_path, capsys):
+    spec = make_job("mbpo", DRIFT, steps=30, params=PARAMS, env_kwargs={"steps": 5}, device="cuda")  # may run elsewhere
+    missing = "device must be one that this machine has, or 'auto', got 'cuda'"
+    with pytest.raises(ValueError, match=missing):
+        run(spec, tmp_path / "run")
+    folder = tmp_path / "command"
+    code = main(["train", "mbpo", "-n", "300", "--device", "cuda", "--folder", str(folder)])
+    assert code == 2 and missing in capsys.readouterr().err
+    for read in (zoo.load, zoo.load_dynamics, zoo.evaluate):
+        with pytest.raises(ZooError, match="device must be one of this machine's, or 'auto', got 'cuda'"):
+            read("mbpo/Pendulum-v1", device="cuda")
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- ids ----------------------------------------------------------------------------------------------------------

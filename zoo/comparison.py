@@ -176,7 +176,9 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
         curves={name: read_rows(f / PROGRESS, Evaluation) for name, (_, f) in variants.items()},
         model_error=read_rows(own / MODEL_ERROR, HorizonError) if (own / MODEL_ERROR).exists() else [],
     )
-    save_training_figure(folder / "curves.png", f"{label} on {spec.env}", result.curves, result.model_error)
+    figure = folder / "curves.png"
+    if unfinished or not figure.exists():
+        save_training_figure(figure, f"{label} on {spec.env}", result.curves, result.model_error)
     return result
 
 

@@ -139,6 +139,8 @@ def run_job(spec: JobSpec, root: str | Path) -> Result:
         SystemExit: with the code 143, after SIGTERM and a checkpoint; called again, it goes on from there.
     """
     folder = Path(root) / spec.digest()
+    if is_finished(folder):
+        return _read_result(spec, folder, was_run=False)
     with closing(FolderLock.take(folder)):
         was_run = not is_finished(folder)
         if was_run:
@@ -194,16 +196,20 @@ def run_sweep(
 
 def _record_jobs(jobs: dict[str, JobSpec], root: Path) -> None:
     """Add jobs to the root's list."""
+    file = root / SWEEP
+    new = {
+        digest: {"agent": spec.agent, "env": spec.env, "seed": spec.seed, "model": spec.model}
+        for digest, spec in jobs.items()
+    }
+    if new.items() <= _recorded_jobs(file).items():
+        return
     with closing(FolderLock.take(root)):
         remove_abandoned(root)
-        file = root / SWEEP
-        known = parse_json(file.read_bytes(), file) if file.exists() else {}
-        new = {
-            digest: {"agent": spec.agent, "env": spec.env, "seed": spec.seed, "model": spec.model}
-            for digest, spec in jobs.items()
-        }
-        if {**known, **new} != known:
-            write_atomically(file, json.dumps({**known, **new}, indent=1).encode())
+        write_atomically(file, json.dumps({**_recorded_jobs(file), **new}, indent=1).encode())
+
+
+def _recorded_jobs(file: Path) -> dict[str, Any]:
+    return parse_json(file.read_bytes(), file) if file.exists() else {}
 
 
 def _read_result(spec: JobSpec, folder: Path, was_run: bool) -> Result:
