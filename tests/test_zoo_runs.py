@@ -119,6 +119,8 @@ def untouched(tmp_path):
     try:
         yield folder
         assert touched == []
+        (folder / "mbpo" / "job.json").open("a").close()
+        assert touched  # so that it would have told
     finally:
         watching.clear()
 
