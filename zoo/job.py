@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def make_job(
         ValueError: for an argument that can't be used.
     """
     load_recipe(agent, env, file=recipe)  # an unknown agent is told before the env is made
-    with make_env(env, **(env_kwargs or {})) as real:
+    with make_env(env, **(env_kwargs or {})) as real, _naming(recipe):
         env = full_name(env, real)
         _check_spaces(real)
         discrete = isinstance(real.action_space, spaces.Discrete)
@@ -157,6 +158,17 @@ def make_job(
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     return spec
+
+
+@contextmanager
+def _naming(recipe: str | Path | None) -> Iterator[None]:
+    """Have errors name the user's file of recipes, where there is one and they do not yet."""
+    try:
+        yield
+    except ValueError as error:
+        if recipe is None or str(recipe) in str(error):
+            raise
+        raise ValueError(f"with the recipe {recipe}: {error}") from error
 
 
 def _check_numbers(spec: JobSpec) -> None:
