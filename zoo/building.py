@@ -119,8 +119,8 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         return  # what can't be a literal, such as a schedule, may be written as one
     allowed = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-        wanted = " or ".join(one.__name__ for one in kinds)
-        raise ValueError(f"{name} must be a value of the type {wanted}, got {value!r}")
+        wanted = "a value of the type " + " or ".join(one.__name__ for one in kinds)
+        raise ValueError(f"{name} must be {'a whole number (int)' if kinds == (int,) else wanted}, got {value!r}")
 
 
 def training_env(recipe: Recipe, env: gym.Env) -> gym.Env | VecNormalize:
