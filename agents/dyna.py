@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import batches_at_once, draws_alike_at_once
+from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import split_samples
@@ -99,10 +100,11 @@ class Dyna(Strategy):
         obs = transitions.obs[index].to(self._dynamics.obs_dtype)
         length = self.rollout_length_at(num_timesteps)
         rows, diverged, terminated = 0, 0, 0
+        believed = RealRange.around(transitions.obs)
         for step in range(length):
             action = self._view.act(obs, self._generator, self.exploration)
             p = self._predict(obs, action)
-            finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward)
+            finite = believed.holds(p.next_obs) & torch.isfinite(p.reward)
             imagined, kept = self._judge(ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated), p, step, length)
             self._buffer.add(imagined[finite & kept])
             rows += int((finite & kept).sum())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl_wrappers.agents.expansion import step_in_turn
 from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.rows import TargetRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView, join_samples, pick_samples
@@ -121,11 +122,12 @@ class MVE(Strategy):
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
         """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
         step = step_in_turn(self._dynamics, self._generator, deterministic=True, sample_discrete=True)
+        believed = RealRange.around(self._dynamics.start_obs)
         steps = []
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)
             next_obs, reward, terminated = step(obs, action)
-            is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
+            is_finite = believed.holds(next_obs) & torch.isfinite(reward)
             reward = self._view.normalize_reward(torch.where(is_finite, reward, 0.0), env)
             terminated = terminated & is_finite
             steps.append(_Step(obs, action, bonus, reward, terminated, is_finite, alive & is_finite))

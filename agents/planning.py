@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.arguments import check_number
+from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.imagination.real_data import real_transitions
@@ -119,6 +119,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         check_number("gamma", gamma, 0, 1)
+        check_device("device", device)
         try:
             super().__init__(
                 policy,

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
@@ -135,6 +136,7 @@ class STEVE(Strategy):
         """
         view, members = self._view, len(self._dynamics.particle_members)
         rewards = obs.new_zeros(members, members, len(obs))
+        believed = RealRange.around(self._dynamics.start_obs)
         alive = torch.ones_like(rewards[0], dtype=torch.bool)
         is_finite = torch.ones_like(alive)
         state = obs[None]  # of all members alike, as is the first action
@@ -153,9 +155,10 @@ class STEVE(Strategy):
             gained = view.normalize_reward(outcome.reward, env) + bonus
             rewards = rewards + torch.where(alive, factor * gained, 0.0)
             # What a given function says of a state that is not finite is no end.
-            is_finite = is_finite & torch.isfinite(outcome.next_obs).all(-1)
+            is_finite = is_finite & believed.holds(outcome.next_obs)
             alive = alive & ~(outcome.terminated & is_finite)
-            state = outcome.next_obs
+            # Which the policy could not act on, and whose values are not used.
+            state = torch.where(is_finite[..., None], outcome.next_obs, state)
 
     @staticmethod
     def _merge(candidates: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

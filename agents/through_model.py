@@ -15,6 +15,7 @@ from mbrl_wrappers.agents.compiled.compilable import Compilable, check_compile
 from mbrl_wrappers.agents.compiled.functional import compiled
 from mbrl_wrappers.agents.recorded import RecordedUpdates, objection_to_recording
 from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.spaces import FlatSpace
 
@@ -32,6 +33,7 @@ class ThroughModel(Compilable, WithModel):
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = False, **kwargs: Any) -> None:
         check_compile(compile)
+        check_device("device", kwargs.get("device", "auto"))
         self.compile = compile
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._recorded: RecordedUpdates | None = None

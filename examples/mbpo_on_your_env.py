@@ -1,10 +1,11 @@
-"""MBPO on an environment of your own: any Gymnasium env will do.
+r"""MBPO on an environment of your own: any Gymnasium env will do.
 
     python examples/mbpo_on_your_env.py
 
 The command line trains on it too, without a change to this library:
 
-    mbrl-zoo train mbpo --env examples.mbpo_on_your_env:Hover -n 1000
+    mbrl-zoo train mbpo --env examples.mbpo_on_your_env:Hover -n 1000 \
+        --params agent.learning_starts=200 agent.gradient_steps=5 dynamics.max_steps=500
 """
 
 from typing import Any

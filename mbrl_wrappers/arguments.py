@@ -16,6 +16,27 @@ def check_whole_number(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
+def check_device(name: str, device: Any) -> None:
+    """Refuse a device that this machine does not have, for which SB3 takes the CPU without a word.
+
+    Args:
+        name: of the argument.
+        device: as torch and SB3 take it; ``"auto"`` is any.
+
+    Raises:
+        ValueError: naming the argument and the device.
+    """
+    import torch
+
+    if isinstance(device, str) and device == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        problem = str(error).partition("\n")[0]
+        raise ValueError(f"{name} must be one that this machine has, or 'auto', got {device!r}: {problem}") from error
+
+
 def check_number(name: str, value: Any, low: float, high: float, *, low_is_valid: bool = True) -> None:
     """Refuse anything but a real number in ``[low, high]``, or in ``(low, high]``.
 

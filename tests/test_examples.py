@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics
+from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.commands import Train
+from mbrl_wrappers.zoo.job import make_job
+from mbrl_wrappers.zoo.recipe import parse_params
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -158,3 +165,41 @@ def test_a_wrong_termination_is_caught(run_smaller):
     caught, known = run_smaller("examples/wrong_termination.py").splitlines()
     assert caught.startswith("caught: termination_fn contradicts the real environment: it says False, ")
     assert known == "known termination of Hopper-v5: Hopper-v5"
+
+
+# -- commands -------------------------------------------------------------------------------------------------------
+
+
+def documented_commands() -> list[str]:
+    """Return every training that the documents tell people to start."""
+    files = [CHECKOUT / "README.md", *CHECKOUT.glob("docs/**/*.md"), *CHECKOUT.glob("examples/*.py")]
+    texts = [file.read_text(encoding="utf-8").replace("\\\n", " ") for file in files]
+    found = {" ".join(command.split()) for text in texts for command in re.findall(r"mbrl-zoo (train [^`\n]*)", text)}
+    return sorted(command for command in found if "--env" in command)
+
+
+def test_the_documents_name_commands():
+    assert len(documented_commands()) >= 4
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_a_documented_training_can_be_started(command, monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    wanted = tyro.cli(Train, args=shlex.split(command)[1:])
+    spec = make_job(wanted.agent, wanted.env, steps=wanted.steps, seed=wanted.seed, params=parse_params(wanted.params))
+    assert (spec.agent, spec.env) == (wanted.agent, wanted.env)
+
+
+def test_the_command_for_an_env_of_ones_own_trains(tmp_path, monkeypatch, capsys):
+    (command,) = (command for command in documented_commands() if "mbpo_on_your_env" in command)
+    for old, new in {
+        "-n 1000": "-n 40 --eval-episodes 1 --no-progress",
+        "learning_starts=200": "learning_starts=20",
+        "gradient_steps=5": "gradient_steps=1",
+        "dynamics.max_steps=500": "dynamics.max_steps=2",
+    }.items():
+        assert old in command
+        command = command.replace(old, new)
+    monkeypatch.chdir(CHECKOUT)
+    assert main([*shlex.split(command), "--folder", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    assert "MBPO(SAC)" in capsys.readouterr().out

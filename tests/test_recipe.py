@@ -8,6 +8,7 @@ import importlib.resources
 
 import gymnasium as gym
 import pytest
+import yaml
 
 from mbrl_wrappers.zoo import load_recipe
 from mbrl_wrappers.zoo.building import build_agent, training_env
@@ -245,3 +246,46 @@ def test_a_recipe_file_of_ones_own_stands_in(tmp_path):
             make_job("mbpo", "Pendulum-v1", recipe=file)
     with pytest.raises(ValueError, match=r"recipe must be a file of YAML literals, got .*gone\.yml"):
         make_job("mbpo", "Pendulum-v1", recipe=tmp_path / "gone.yml")
+
+
+WRONG = [3, "x", [], [[1]], {1: 2}, None, True, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("default", (dict,)),
+        ("discrete_algo", (str,)),
+        ("algorithms", (dict,)),
+        ("algorithms.DQN", (dict,)),
+        ("Pendulum-v1", (dict,)),
+        ("Pendulum-v1.algo", (str,)),
+        ("Pendulum-v1.steps", (int,)),
+        ("Pendulum-v1.agent", (dict,)),
+        ("Pendulum-v1.strategy", (dict,)),
+        ("Pendulum-v1.agent.learning_starts", (int,)),
+        ("Pendulum-v1.agent.gradient_steps", (int,)),
+        ("Pendulum-v1.agent.train_freq", (int,)),
+        ("Pendulum-v1.agent.gamma", (float, int)),
+        ("Pendulum-v1.strategy.real_ratio", (float,)),
+        ("Pendulum-v1.normalize.norm_obs", (bool,)),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_its_key(path, right, tmp_path):
+    *sections, key = path.split(".")
+    for value in WRONG:
+        if type(value) in right and value != {1: 2}:
+            continue
+        entries = {
+            "default": {"algo": "SAC", "steps": 50, "agent": {"learning_starts": 9}, "dynamics": {"hidden": [8]}},
+            "algorithms": {"DQN": {}},
+            "Pendulum-v1": {"agent": {}, "strategy": {}, "normalize": {}},
+        }
+        place = entries
+        for section in sections:
+            place = place[section]
+        place[key] = value
+        file = tmp_path / "mine.yml"
+        file.write_text(yaml.safe_dump(entries))
+        with pytest.raises(ValueError, match=rf"mine\.yml.*{key}"):
+            make_job("mbpo", "Pendulum-v1", recipe=file)

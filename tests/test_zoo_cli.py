@@ -17,6 +17,7 @@ import pytest
 from matplotlib.image import imread
 
 from mbrl_wrappers import zoo
+from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.cli import main
 from mbrl_wrappers.zoo.commands import COMMANDS
 from mbrl_wrappers.zoo.environment import make_env
@@ -269,21 +270,25 @@ def test_a_finished_run_is_read_and_not_repeated(trained, here):
         zoo.train("mbpo", "my_envs.toys:Point", steps=STEPS, params=PARAMS, eval_episodes=2, folder=folder, seed=1)
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplace):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplace, sent):
     folder, _ = trained
-    command = (*(word.replace("Point", "Patient") for word in TRAIN), "--folder", "interrupted", "--no-baseline")
+    place = f"by_{sent.name}"
+    command = (*(word.replace("Point", "Patient") for word in TRAIN), "--folder", place, "--no-baseline")
     (workplace / "wait").touch()
-    run = workplace / "interrupted" / "mbpo"
+    run = workplace / place / "mbpo"
     process = start(workplace, *command)
     deadline = time.monotonic() + 200
     while not (run / "checkpoint" / "state.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    before = checkpoint_extra(run / "checkpoint")["steps"]
+    os.killpg(process.pid, sent)  # Ctrl-C, or a cluster that signals all of a job's processes
     code, _, err = finish(process)
-    assert code == 130
+    assert code == 128 + sent
     (line,) = err.splitlines()
-    assert re.fullmatch(r"mbrl-zoo: interrupted: the same command goes on from step \d+ of interrupted/mbpo", line)
+    found = re.fullmatch(rf"mbrl-zoo: interrupted: the same command goes on from step (\d+) of {place}/mbpo", line)
+    assert int(found[1]) > before
     assert not (run / "manifest.json").exists()
     (workplace / "wait").unlink()
     code, out, err = finish(start(workplace, *command))

@@ -183,11 +183,21 @@ def test_a_job_whose_worker_is_killed_is_finished_once_like_all_others(here):
 
 def test_a_ray_of_ones_own_needs_no_settings(here):
     (spec,) = make_jobs(here, "plain")
-    program = SWEEP + "sweep(RayExecutor(max_workers=1))\nsweep(RayExecutor())\n"
+    on_gpu = dataclasses.replace(spec, device="cuda")  # for which Ray would wait as long as no node has one
+    (here / "jobs.json").write_text(json.dumps([on_gpu.to_json(), spec.to_json()]))
+    program = "import os\nos.environ['CUDA_VISIBLE_DEVICES'] = ''\n" + SWEEP
+    program += "sweep(RayExecutor(max_workers=1))\nsweep(RayExecutor())\n"
     with ray_process(program) as process:
         out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, out, err) == (0, "", "")
-    assert lines_of(here / "outcomes") == [f"{spec.digest()} True", f"{spec.digest()} False"]
+    outcomes = [
+        f"{on_gpu.digest()} False",
+        f"{spec.digest()} True",
+        f"{spec.digest()} False",
+        f"{on_gpu.digest()} False",
+    ]
+    assert lines_of(here / "outcomes") == outcomes
+    assert "device must be one that the Ray cluster has, got 'cuda': it has no GPU" in (here / "error").read_text()
     check_files(here / "root" / spec.digest())
 
 

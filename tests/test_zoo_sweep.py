@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.processes import TrainingFailed
 from mbrl_wrappers.zoo.progress import Evaluation
@@ -207,6 +208,16 @@ def test_a_recipe_is_looked_for_beside_the_file(here):
         ({"params": ["agent.gamma"]}, "params must be a mapping of section.argument to value, got "),
         ({"params": {"agent.gama": 1}}, "'gama'; did you mean 'gamma'"),
         ({"baseline": "no"}, "baseline must be true or false, got 'no'"),
+        ({"agents": 3}, r"sweep\.yml: agents must be a list of names, got 3"),
+        ({"agents": [["mbpo"]]}, r"sweep\.yml: agents must be a list of names, got \[\['mbpo'\]\]"),
+        ({"seeds": "x"}, r"sweep\.yml: seeds, unless a list, must be a whole number of at least 1, got 'x'"),
+        ({"seeds": [[0]]}, r"sweep\.yml: each of seeds must be a whole number of at least 0, got \[0\]"),
+        ({"steps": [500]}, r"sweep\.yml: steps must be a whole number of at least 1, got \[500\]"),
+        ({"algo": ["SAC"]}, r"sweep\.yml: .*algo must be a name, got \['SAC'\]"),
+        ({"recipe": [1]}, r"sweep\.yml: recipe must be a string, got \[1\]"),
+        ({"device": [1]}, r"sweep\.yml: device must be 'cpu', 'cuda' or 'auto', got \[1\]"),
+        ({"params": {3: 4}}, r"sweep\.yml: each name of params must be a string, got 3"),
+        ({"params": {"agent.gamma": [1]}}, r"sweep\.yml: agent.gamma must be a value of the type float, got \[1\]"),
         ({"recipe": "nowhere.yml"}, "recipe must be a file of YAML literals, got .*nowhere.yml"),
     ],
 )
@@ -304,10 +315,12 @@ def test_a_killed_sweep_goes_on_and_loses_nothing(finished, here):
         process.send_signal(signal.SIGKILL)
     before = states(done)
     orphan = int((here / "pids").read_text().split()[-1])
-    assert is_alive(orphan) and FolderLock.take_if_free(interrupted) is None
+    deadline = time.monotonic() + SECONDS
+    while is_alive(orphan):  # which its env keeps waiting
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     (here / "wait").unlink()
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert not is_alive(orphan)
     ran = dict(line.split() for line in output.splitlines())
     assert ran == {quick.digest(): "False", slow.digest(): "True"}  # the same digests in another process
     assert states(done) == before
@@ -318,6 +331,33 @@ def test_a_killed_sweep_goes_on_and_loses_nothing(finished, here):
         assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
         one, other = (without_times(read_rows(folder / "progress.csv", Evaluation)) for folder in (whole, killed))
         assert one == other
+
+
+@pytest.mark.parametrize("call", ["run_sweep([spec], 'root', LocalExecutor(1))", "[run_job(spec, 'root')]"])
+def test_sigterm_writes_a_checkpoint(finished, here, call):
+    spec = finished.specs[2]
+    run = here / "root" / spec.digest()
+    program = PROGRAM.replace("import read_sweep", "import read_sweep, run_job")
+    program = program.replace('run_sweep(read_sweep("sweep.yml")[:1:-1], "root", LocalExecutor(max_workers=1))', call)
+    (here / "program.py").write_text(program.replace("    for", "    spec = read_sweep('sweep.yml')[2]\n    for"))
+    command = [sys.executable, "program.py"]
+    (here / "wait").touch()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for((run / "checkpoint" / "state.json").exists, process)
+        before = checkpoint_extra(run / "checkpoint")["steps"]
+        process.send_signal(signal.SIGTERM)  # to this process alone, which hands it on
+        time.sleep(2)
+        (here / "wait").unlink()
+        _, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+    assert not (run / MANIFEST).exists() and checkpoint_extra(run / "checkpoint")["steps"] > before
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert output.split() == [spec.digest(), "True"]
+    whole, resumed = (
+        without_times(read_rows(root / spec.digest() / "progress.csv", Evaluation))
+        for root in (finished.root, here / "root")
+    )
+    assert resumed == whole
 
 
 def test_a_job_that_fails_stops_no_other(here):

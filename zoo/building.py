@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import gymnasium as gym
 import numpy as np
@@ -19,12 +20,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.recipe import SECTIONS, Recipe, check_name
-from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, strategy_of
+from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, argument_types, strategy_of
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.job import JobSpec
@@ -45,6 +47,7 @@ _NOT_IN_RECIPES = {
     "_init_setup_model",
 }
 # As in SB3's zoo, where YAML can't hold the object.
+_LITERALS = {bool, float, int, str, NoneType}
 _NOISE_ARGUMENTS = {"noise_type", "noise_std"}
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
@@ -97,15 +100,28 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
         if argument_names(strategy):
             constructors.update(strategy=strategy)
     for section, constructor in constructors.items():
-        valid = set(argument_names(constructor)) - _NOT_IN_RECIPES
+        types = argument_types(constructor)
+        valid = types.keys() - _NOT_IN_RECIPES
         if "action_noise" in valid:
             valid |= _NOISE_ARGUMENTS
-        for name in getattr(recipe, section):
+        for name, value in getattr(recipe, section).items():
             check_name(name, valid, f"argument of {section} ({constructor.__name__})")
+            _check_type(f"{section}.{name}", value, types.get(name, Any))
     for section in SECTIONS:
         if section not in constructors and getattr(recipe, section):
             given = getattr(recipe, section)
             raise ValueError(f"{section} must be empty for {algorithm.__name__}, which has none, got {given}")
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Refuse a literal of another type than the constructor's argument; SB3 takes it, and fails when it is used."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not all(one in _LITERALS for one in kinds):
+        return  # what can't be a literal, such as a schedule, may be written as one
+    allowed = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        wanted = "a value of the type " + " or ".join(one.__name__ for one in kinds)
+        raise ValueError(f"{name} must be {'a whole number (int)' if kinds == (int,) else wanted}, got {value!r}")
 
 
 def training_env(recipe: Recipe, env: gym.Env) -> gym.Env | VecNormalize:
@@ -157,7 +173,7 @@ def _build_dynamics(
 def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, Any]:
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
     if "train_freq" in arguments:
-        arguments["train_freq"] = _tuple(arguments["train_freq"])
+        arguments["train_freq"] = _train_freq(arguments["train_freq"])
     noise = {name: arguments.pop(name) for name in _NOISE_ARGUMENTS & arguments.keys()}
     if noise:
         arguments["action_noise"] = _action_noise(noise.get("noise_type"), noise.get("noise_std"), env)
@@ -182,6 +198,15 @@ def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
 def _tuple(value: Any) -> Any:
     """Turn a list into the tuple that a schedule or ``[1, episode]`` is; YAML has lists only."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _train_freq(value: Any) -> Any:
+    """Return a number of steps, or SB3's tuple of a number and its unit."""
+    number, unit = value if isinstance(value, list) and len(value) == 2 else (value, "step")
+    if unit not in ("step", "episode"):
+        raise ValueError(f"agent.train_freq must be a number, or one with 'step' or 'episode', got {value!r}")
+    check_whole_number("agent.train_freq", number)
+    return _tuple(value)
 
 
 def _schedule(value: Any) -> Any:

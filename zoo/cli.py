@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 if a run failed or an agent is not what it was, 2 for a user's mistake, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: with the code 143 after SIGTERM; what was running has written a checkpoint.
     """
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         # An env of one's own lies where one works. Last: a file in a downloaded folder must not stand in for a package.

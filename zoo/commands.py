@@ -105,7 +105,7 @@ class Train:
                     with_optimizer=self.with_optimizer,
                     progress_bar=self.progress,
                 )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter by SIGTERM
             say(_where_it_goes_on(folder))
             raise
         alone = len(training.curves) == 1
@@ -204,11 +204,12 @@ class Push:
         import json
 
         from mbrl_wrappers.zoo.catalogue import open_agent
+        from mbrl_wrappers.zoo.environment import in_file_names
         from mbrl_wrappers.zoo.hub import push
         from mbrl_wrappers.zoo.index import check_agent_name, index_entry_json, read_index, write_index
 
         folder = open_agent(self.folder)
-        name = self.name or f"{folder.name.lower()}/{folder.env.name}"
+        name = self.name or f"{folder.name.lower()}/{in_file_names(folder.env.name)}"
         check_agent_name(name)
         known = read_index(self.index) if self.index is not None and self.index.exists() else {}
         entry = push(folder.path, self.repo, private=self.private)

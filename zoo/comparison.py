@@ -11,14 +11,15 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.display import TrainingProgress
-from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.environment import in_file_names, make_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.plots import save_training_figure
-from mbrl_wrappers.zoo.processes import TrainingProcess
+from mbrl_wrappers.zoo.processes import TrainingProcess, sigterm_exits, stop_all
 from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.registry import AGENTS, strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
@@ -147,6 +148,7 @@ def resume(
 
 
 def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline: bool, progress_bar: bool) -> Training:
+    check_device("device", spec.device)
     label = spec.label()
     own = folder / spec.agent
     variants = {label: (spec, own)}
@@ -160,6 +162,7 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
             raise ZooError(f"with_optimizer comes too late: the run in {variant_folder} is finished without")
     unfinished = {name: (s, f) for name, (s, f) in variants.items() if not is_finished(f)}
     with (
+        sigterm_exits(),
         _started(unfinished, options) as processes,
         TrainingProgress(processes) if progress_bar else nullcontext() as progress,
     ):
@@ -174,13 +177,15 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
         curves={name: read_rows(f / PROGRESS, Evaluation) for name, (_, f) in variants.items()},
         model_error=read_rows(own / MODEL_ERROR, HorizonError) if (own / MODEL_ERROR).exists() else [],
     )
-    save_training_figure(folder / "curves.png", f"{label} on {spec.env}", result.curves, result.model_error)
+    figure = folder / "curves.png"
+    if unfinished or not figure.exists():
+        save_training_figure(figure, f"{label} on {spec.env}", result.curves, result.model_error)
     return result
 
 
 def default_folder(agent: str, env: str, seed: int) -> Path:
     """Return where a run goes that is given no folder."""
-    return Path("runs") / f"{agent}_{env.replace('/', '-').replace(':', '.')}_seed{seed}"
+    return Path("runs") / f"{agent}_{in_file_names(env)}_seed{seed}"
 
 
 @contextmanager
@@ -196,7 +201,4 @@ def _started(variants: Mapping[str, tuple[JobSpec, Path]], options: dict[str, An
                 processes.append(TrainingProcess(label, spec, folder, lock=lock, **options))
         yield processes
     finally:
-        for process in processes:
-            process.request_stop()
-        for process in processes:
-            process.stop()
+        stop_all(processes)

@@ -7,6 +7,7 @@ import importlib.metadata
 import inspect
 import platform
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import registry as gym_registry
+from gymnasium.wrappers import TimeLimit
 
 from mbrl_wrappers.zoo.errors import ZooError
 
+# As many as those of most of Gymnasium's robots.
+MAX_EPISODE_STEPS = 1000
 # How constructors refuse their arguments.
 _UNMAKEABLE = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -45,27 +49,76 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=int(number), options=options)
 
 
+class EpisodeLimit(gym.Wrapper[Any, Any, Any, Any]):
+    """Cuts off episodes that do not end, and warns at the first one.
+
+    Args:
+        env: any env.
+        steps: after which an episode is truncated.
+
+    Attributes:
+        was_cut: whether the episode that was played last was cut off here.
+    """
+
+    def __init__(self, env: gym.Env, steps: int = MAX_EPISODE_STEPS) -> None:
+        super().__init__(env)
+        self._limit = steps
+        self._steps = 0
+        self._has_warned = False
+        self.was_cut = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        self._steps, self.was_cut = 0, False
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step; the last one that is allowed truncates the episode."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        self.was_cut = self._steps >= self._limit and not (terminated or truncated)
+        if self.was_cut and not self._has_warned:
+            self._has_warned = True
+            name = type(self.unwrapped).__name__ if self.spec is None else self.spec.id
+            warnings.warn(
+                f"{name} has no time limit, and an episode of it had not ended after {self._limit} steps: it was cut "
+                "off there, as all such episodes are. Give the env the limit that you mean: wrap it in "
+                "gymnasium.wrappers.TimeLimit, or give max_episode_steps where it is registered or made by its id",
+                stacklevel=2,
+            )
+        return obs, reward, terminated, truncated or self.was_cut, info
+
+
+def with_episode_limit(env: gym.Env) -> gym.Env:
+    """Put an :class:`EpisodeLimit` around an env, unless a TimeLimit or one such is in it already."""
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, TimeLimit | EpisodeLimit):
+            return env
+        layer = layer.env
+    return EpisodeLimit(env)
+
+
 def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     """Make an env from a Gymnasium id or ``"package.module:Class"``.
 
     Args:
-        name: the id or the class; a function that returns an env does as well.
+        name: the id or the class; a function that returns an env does as well. An id may follow the package that
+            registers it and a colon, and leave out its version, as in :func:`gymnasium.make`.
         **kwargs: arguments of the env.
 
     Raises:
         ValueError: if it is neither, makes no Gymnasium env, or does not take these arguments.
     """
-    wrong = f"env must be a Gymnasium id or 'package.module:Class', got {name!r}"
-    module, _, attribute = name.partition(":")
-    if not attribute or "-v" in attribute:
+    if is_id(name):
         try:
             return gym.make(name, **kwargs)
         except (gym.error.Error, ImportError, *_UNMAKEABLE) as error:
-            raise ValueError(f"{wrong}: {error}") from error
-    try:
-        maker = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{wrong}: {error}") from error
+            module, colon, attribute = name.partition(":")
+            no_class = f" Module {module!r} has no attribute {attribute!r}" if colon and "-v" not in attribute else ""
+            raise ValueError(f"{_wrong(name)}: {error}{no_class}") from error
+    module, _, attribute = name.partition(":")
+    maker = getattr(importlib.import_module(module), attribute)
     is_env = isinstance(maker, type) and issubclass(maker, gym.Env)
     if not is_env and not (inspect.isfunction(maker) and maker.__module__ == module):
         raise ValueError(f"env must be a gymnasium.Env or a function that makes one, got {maker!r} from {name!r}")
@@ -76,6 +129,44 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     if not isinstance(env, gym.Env):
         raise ValueError(f"env must be a gymnasium.Env, got {type(env).__name__} from {name!r}")
     return env
+
+
+def is_id(name: str) -> bool:
+    """Tell whether a name is one of Gymnasium's ids, not a class or a function; the module before a colon is imported.
+
+    Raises:
+        ValueError: if there is no such module.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute or "-v" in attribute:
+        return True
+    try:
+        found = importlib.import_module(module)
+    except (ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"{_wrong(name)}: {error}") from error
+    return not hasattr(found, attribute)
+
+
+def _wrong(name: str) -> str:
+    forms = "a Gymnasium id or 'package.module:Class', or 'package:id' where a package registers the id"
+    return f"env must be {forms}, got {name!r}"
+
+
+def without_module(name: str) -> str:
+    """Return an id without the package that registers it."""
+    return name.rpartition(":")[2]
+
+
+def in_file_names(name: str) -> str:
+    """Return an env's name as files and folders are called by it."""
+    return name.replace("/", "-").replace(":", ".")
+
+
+def full_name(name: str, env: gym.Env) -> str:
+    """Return the name of an env that was made by it, an id with its version: without one, it is the newest's today."""
+    if env.spec is None or not is_id(name):
+        return name
+    return name.removesuffix(without_module(name)) + env.spec.id
 
 
 @dataclass(frozen=True)
@@ -114,7 +205,7 @@ def record_env(env: gym.Env, name: str, kwargs: Mapping[str, Any]) -> EnvRecord:
     """
     spec = env.spec
     return EnvRecord(
-        name=name,
+        name=full_name(name, env),
         kwargs=dict(kwargs),
         max_episode_steps=None if spec is None else spec.max_episode_steps,
         wrappers=() if spec is None else tuple(wrapper.name for wrapper in spec.additional_wrappers or ()),
@@ -175,7 +266,8 @@ def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
     Raises:
         ZooError: if it is not one of the envs registered here.
     """
-    if name not in gym_registry or name in _IMPORTERS:
+    registered = without_module(name)
+    if registered not in gym_registry or registered in _IMPORTERS:
         raise ZooError(
             f"env {name!r} is not registered with Gymnasium here, and a name found in a file is not imported: "
             "import the package that registers it, or give the env as an argument"
@@ -186,6 +278,6 @@ def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
             f"env {name!r} would be made with the path {paths[0]!r} of a file's: give the env as an argument"
         )
     try:
-        return make_env(name, **{**kwargs, **more})
+        return make_env(registered, **{**kwargs, **more})
     except ValueError as error:
         raise ZooError(str(error)) from error

@@ -18,10 +18,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import scalar_reward
+from mbrl_wrappers.zoo.environment import EpisodeLimit, with_episode_limit
 from mbrl_wrappers.zoo.errors import ZooError
 
 FIRST_SEED = 12345
 NUM_EPISODES = 20
+MAX_CUT_STEPS = 1_000_000  # which a file may ask to be played
 NUM_PLANNED_EPISODES = 5  # every step of them is a search
 
 
@@ -33,11 +35,13 @@ class Episode:
         seed: of its start, and of the env's own noise.
         total_reward: undiscounted return.
         length: env steps.
+        cut_off: whether it had not ended then, see :class:`~mbrl_wrappers.zoo.environment.EpisodeLimit`.
     """
 
     seed: int
     total_reward: float
     length: int
+    cut_off: bool = False
 
 
 def num_episodes(kind: type[BaseAlgorithm]) -> int:
@@ -57,13 +61,14 @@ def play_episodes(
 
     Args:
         agent: its own VecNormalize, if it has one, normalises what it sees.
-        env: not wrapped by SB3; its episodes must end.
+        env: not wrapped by SB3; without a time limit, its episodes are cut off after ``MAX_EPISODE_STEPS``.
         episodes: how many.
         first_seed: of the first one.
         deterministic: the policy's mode instead of a sample.
     """
     check_whole_number("episodes", episodes)
     check_whole_number("first_seed", first_seed, 0)
+    env = with_episode_limit(env)
     return [_play(agent, env, first_seed + number, deterministic) for number in range(episodes)]
 
 
@@ -82,7 +87,8 @@ def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) ->
         obs, reward, terminated, truncated, _ = env.step(env_action(env, action))
         rewards.append(scalar_reward(reward))
         over = terminated or truncated
-    return Episode(seed, math.fsum(rewards), len(rewards))
+    cut_off = isinstance(env, EpisodeLimit) and env.was_cut
+    return Episode(seed, math.fsum(rewards), len(rewards), cut_off)
 
 
 def env_action(env: gym.Env, action: Any) -> Any:
@@ -97,8 +103,9 @@ def mean_and_std(episodes: Sequence[Episode]) -> tuple[float, float]:
 
 
 def episodes_to_json(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
-    """Describe episodes as plain values."""
-    return [dataclasses.asdict(episode) for episode in episodes]
+    """Describe episodes as plain values; only one that was cut off says so."""
+    values = [dataclasses.asdict(episode) for episode in episodes]
+    return [{name: value for name, value in episode.items() if value is not False} for episode in values]
 
 
 def episodes_from_json(value: Any, source: object) -> list[Episode]:
@@ -108,11 +115,16 @@ def episodes_from_json(value: Any, source: object) -> list[Episode]:
         ZooError: naming ``source``, if it is not that.
     """
     try:
-        episodes = [Episode(int(e["seed"]), float(e["total_reward"]), int(e["length"])) for e in value]
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        episodes = [
+            Episode(int(e["seed"]), float(e["total_reward"]), int(e["length"]), bool(e.get("cut_off"))) for e in value
+        ]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ZooError(f"{source} must list episodes with seed, total_reward and length: {error!r}") from error
     if any(episode.seed < 0 for episode in episodes):
         raise ZooError(f"{source}: seeds must be at least 0, got {min(episode.seed for episode in episodes)}")
+    too_long = [episode.length for episode in episodes if episode.cut_off and episode.length > MAX_CUT_STEPS]
+    if too_long:
+        raise ZooError(f"{source}: an episode must be cut off after at most {MAX_CUT_STEPS} steps, got {too_long[0]}")
     if not episodes:
         raise ZooError(f"{source} must list at least one episode, got none")
     return episodes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.zoo.building import algorithm_of, build_agent, check_arguments, training_env
-from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.environment import full_name, make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
 from mbrl_wrappers.zoo.registry import AGENTS
@@ -128,7 +129,8 @@ def make_job(
         ValueError: for an argument that can't be used.
     """
     load_recipe(agent, env, file=recipe)  # an unknown agent is told before the env is made
-    with make_env(env, **(env_kwargs or {})) as real:
+    with make_env(env, **(env_kwargs or {})) as real, _naming(recipe):
+        env = full_name(env, real)
         _check_spaces(real)
         discrete = isinstance(real.action_space, spaces.Discrete)
         settings = load_recipe(agent, env, file=recipe, algo=algo, discrete_actions=discrete)
@@ -153,10 +155,21 @@ def make_job(
         _check_numbers(spec)
         _check_device(device)
         try:
-            build_agent(spec, training_env(settings, real))
+            build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, real))  # may run elsewhere
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     return spec
+
+
+@contextmanager
+def _naming(recipe: str | Path | None) -> Iterator[None]:
+    """Have errors name the user's file of recipes, where there is one and they do not yet."""
+    try:
+        yield
+    except ValueError as error:
+        if recipe is None or str(recipe) in str(error):
+            raise
+        raise ValueError(f"with the recipe {recipe}: {error}") from error
 
 
 def _check_numbers(spec: JobSpec) -> None:
@@ -176,9 +189,10 @@ def _check_spaces(env: gym.Env) -> None:
 
 
 def _check_device(device: str) -> None:
+    """Refuse what is no device of any machine; whether it is one of the run's, that machine says."""
     if device == "auto":
         return
     try:
         torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be 'cpu', 'cuda' or 'auto', got {device!r}") from error

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import MutableSequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.zoo.training import JobSpec
 
 STOP_SECONDS = 20.0
+WATCH_SECONDS = 1.0
 
 
 class TrainingFailed(RuntimeError):
@@ -108,11 +113,47 @@ class TrainingProcess:
         """Ask the process to end after a checkpoint; the first of several to be stopped need not be waited for."""
         self._process.terminate()
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End the process, which has been asked to; it is given the time to write a checkpoint."""
-        self._process.join(STOP_SECONDS)
+        self._process.join(max(seconds, 0.0))
         self._process.kill()
         self._process.join()
+
+
+def stop_all(processes: Sequence[TrainingProcess]) -> None:
+    """Have all processes write their checkpoints and end; what takes longer than ``STOP_SECONDS`` is killed."""
+    for process in processes:
+        process.request_stop()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        process.stop(deadline - time.monotonic())
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Have SIGTERM, by which clusters end jobs, unwind as Ctrl-C does, and end in the exit code 143.
+
+    A handler of the user's own stays.
+    """
+    if not _is_free(signal.SIGTERM):
+        yield
+        return
+    try:
+        signal.signal(signal.SIGTERM, _exit_once)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_free(signal_number: int) -> bool:
+    """Tell whether a handler may be set here, and none is."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signal_number) is signal.SIG_DFL
+
+
+def _exit_once(signal_number: int, frame: FrameType | None) -> None:
+    signal.signal(signal_number, signal.SIG_IGN)  # a second one must not break off the checkpoints
+    sys.exit(128 + signal_number)
 
 
 def _train(
@@ -124,9 +165,10 @@ def _train(
     lock: FolderLock | None,
 ) -> None:
     """Run in the new process, which has the lock while it lives, and send an error instead of printing it."""
-    stop = _StopRequest()
+    stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _run(job, Path(folder), options, state, stop)
     except Exception as error:
@@ -135,17 +177,50 @@ def _train(
         sys.exit(1)
 
 
-class _StopRequest:
-    """A signal's handler: the first one asks the run to stop, once it can; while nothing runs, or again, it ends."""
+def _end_with_parent() -> None:
+    """End the process once its parent has ended, whatever it is doing: nobody is left who could stop it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # A process that the parent forked holds the sentinel too.
+    while not wait([parent.sentinel], WATCH_SECONDS) and os.getppid() == parent.pid:
+        pass
+    os._exit(1)
+
+
+class StopRequest:
+    """A signal's handler: asks the run to stop, once it can; while nothing runs, the process ends.
+
+    A cluster's signal may reach a process both by itself and through its parent, so a second one is the same wish.
+    """
 
     def __init__(self) -> None:
         self.is_running = False
         self.was_made = False
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        if self.was_made or not self.is_running:
+        """Take the signal."""
+        if not self.is_running:
             sys.exit(128 + signal_number)
         self.was_made = True
+
+    def is_wanted(self) -> bool:
+        """Tell a run, which asks this from its start on, whether to stop."""
+        self.is_running = True
+        return self.was_made
+
+
+@contextmanager
+def sigterm_requests_stop() -> Iterator[StopRequest]:
+    """Have SIGTERM stop a run in this process after a checkpoint; a handler of the user's own stays."""
+    stop = StopRequest()
+    if not _is_free(signal.SIGTERM):
+        yield stop
+        return
+    try:
+        signal.signal(signal.SIGTERM, stop)
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _is_ours(error: Exception) -> bool:
@@ -156,7 +231,7 @@ def _is_ours(error: Exception) -> bool:
     return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("mbrl_wrappers.")
 
 
-def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence[float], stop: _StopRequest) -> None:
+def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence[float], stop: StopRequest) -> None:
     import torch
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -165,14 +240,10 @@ def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence
     from mbrl_wrappers.zoo.training import Stopped, run
 
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
 
     def on_step(agent: OffPolicyAlgorithm) -> None:
-        stop.is_running = True
         state[0] = agent.num_timesteps
         state[3] = agent.logger.name_to_value.get("dynamics/holdout_error", state[3])
-        if parent is not None and not parent.is_alive():
-            sys.exit(1)  # nobody is left who could stop this run, and another one may want its folder
 
     def on_evaluation(row: Evaluation) -> None:
         state[1], state[2] = row.steps, row.return_mean
@@ -184,7 +255,7 @@ def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence
             folder,
             on_evaluation=on_evaluation,
             on_step=on_step,
-            should_stop=lambda: stop.was_made,
+            should_stop=stop.is_wanted,
             **options,
         )
     except Stopped:

@@ -104,7 +104,8 @@ def load_recipe(
 
     Args:
         agent: such as ``"mbpo"``.
-        env_id: an env without an entry of its own gets the defaults.
+        env_id: an env without an entry of its own gets the defaults; the entry of ``"package:id"`` may be that of the
+            id.
         file: recipes in place of those that ship with the library, written like them.
         algo: SB3's name of the model-free agent; default: the entry's. Another one than the entry's
             keeps those of its arguments that mean the same to all.
@@ -113,14 +114,17 @@ def load_recipe(
     Raises:
         ValueError: for an agent without recipes, or an unknown key (the nearest valid one is named).
     """
+    shipped = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
     if file is None:
-        shipped = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
         if not agent.isidentifier() or not shipped.is_file():
             raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
         entries = read_literals(shipped.read_text(encoding="utf-8"))
     else:
         entries = _read_file(Path(file))
-    return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
+    try:
+        return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
+    except ValueError as error:
+        raise ValueError(f"recipe {shipped.name if file is None else file}: {error}") from error
 
 
 def _read_file(file: Path) -> Mapping[str, Any]:
@@ -128,7 +132,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
         entries = read_literals(read_bytes(file, MAX_JSON_BYTES, links=True).decode())
     except (UnicodeError, ZooError, yaml.YAMLError) as error:
         raise ValueError(f"recipe must be a file of YAML literals, got {file}: {error}") from error
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in (entries, entries.get("default"))):
+    if not isinstance(entries, dict) or not isinstance(entries.get("default"), dict):
         raise ValueError(f"recipe {file} must have an entry 'default' that names algo and steps, got {entries!r}")
     for key in ("algo", "steps"):
         if key not in entries["default"]:
@@ -147,10 +151,15 @@ def recipe_from(
         env_id: as for :func:`load_recipe`, like the others.
         algo: likewise.
         discrete_actions: likewise.
+
+    Raises:
+        ValueError: naming the key that is unknown, or whose value is of no use.
     """
-    default, own = entries["default"], entries.get(env_id, {})
-    _check_entry(default, "default")
-    _check_entry(own, env_id)
+    if algo is not None and not isinstance(algo, str):
+        raise ValueError(f"algo must be a name, got {algo!r}")
+    _check_entries(entries)
+    registered = env_id.rpartition(":")[2]
+    default, own = entries["default"], entries.get(env_id, entries.get(registered, {}))
     usual_algo = entries.get("discrete_algo", default["algo"]) if discrete_actions else default["algo"]
     own_algo = own.get("algo", usual_algo)
     algo = algo or own_algo
@@ -181,6 +190,7 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     """
     sections: dict[str, Any] = {name: dict(getattr(recipe, name)) for name in SECTIONS}
     for key, value in params.items():
+        check_text("each name of params", key)
         section, dot, name = key.partition(".")
         if not dot or not name:
             raise ValueError(f"params must have names like 'strategy.real_ratio', got {key!r}")
@@ -219,6 +229,8 @@ def check_name(name: str, valid: Iterable[str], what: str) -> None:
     """
     valid = sorted(valid)
     if name not in valid:
+        if not isinstance(name, str):
+            raise ValueError(f"{what} must be one of {valid}, got {name!r}")
         nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)[0]
         raise ValueError(f"{what} must be one of {valid}, got {name!r}; did you mean {nearest!r}?")
 
@@ -229,10 +241,40 @@ def _arguments_for(algo: str, written_for: str, arguments: dict[str, Any]) -> di
     return {name: value for name, value in arguments.items() if name in SHARED_ARGUMENTS}
 
 
-def _check_entry(entry: Mapping[str, Any], name: str) -> None:
+def check_text(what: str, value: Any) -> None:
+    """Refuse anything but a string.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a string, got {value!r}")
+
+
+def _check_entries(entries: Mapping[str, Any]) -> None:
+    """Refuse what a recipe file can't say, in whatever entry it stands."""
+    for name, entry in entries.items():
+        check_text("each recipe key", name)
+        if name == "discrete_algo":
+            check_text(name, entry)
+        elif name == "algorithms":
+            _check_mapping(name, entry, "of arguments by algorithm")
+            for algo, arguments in entry.items():
+                _check_mapping(f"algorithms.{algo}", arguments)
+        else:
+            _check_entry(entry, name)
+
+
+def _check_entry(entry: Any, name: str) -> None:
+    _check_mapping(name, entry, "of algo, steps and sections of arguments")
     for key in entry:
         check_name(key, ("algo", "steps", *SECTIONS), f"recipe key of {name}")
     check_whole_number(f"steps of {name}", entry.get("steps", 1))
+    check_text(f"algo of {name}", entry.get("algo", ""))
     for section in SECTIONS:
-        if not isinstance(entry.get(section, {}), dict):
-            raise ValueError(f"{section} of {name} must be a mapping of arguments, got {entry[section]!r}")
+        _check_mapping(f"{section} of {name}", entry.get(section, {}))
+
+
+def _check_mapping(what: str, value: Any, kind: str = "of arguments") -> None:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{what} must be a mapping {kind}, got {value!r}")

@@ -7,8 +7,9 @@ of an agent, such as an activation or a schedule, with :func:`register`.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import sb3_contrib
 import stable_baselines3 as sb3
@@ -173,16 +174,35 @@ def name_of(value: Any, names: Mapping[str, Any]) -> str | None:
 
 def argument_names(kind: type) -> list[str]:
     """Return the names of a constructor's arguments, those that it passes on to its base class included."""
-    names: list[str] = []
+    return list(argument_types(kind))
+
+
+def argument_types(kind: type) -> dict[str, Any]:
+    """Return the annotated type of each of :func:`argument_names`, ``Any`` where there is none that can be read."""
+    types: dict[str, Any] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
         parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        names += [name for name in named if name != "self" and name not in names]
+        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name != "self"]
+        types |= {p.name: _type_of(p, base.__module__) for p in named if p.name not in types}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return names
+    return types
+
+
+def _type_of(parameter: inspect.Parameter, module: str) -> Any:
+    """Return a parameter's annotation, evaluated; Any for one that names what only type checkers import."""
+
+    def holder() -> None: ...
+
+    if parameter.annotation is parameter.empty:
+        return Any
+    holder.__annotations__ = {"it": parameter.annotation}
+    try:
+        return get_type_hints(holder, vars(sys.modules[module]))["it"]
+    except (NameError, TypeError):
+        return Any
 
 
 def _add(names: dict[str, Any], name: str, value: Any, what: str) -> None:

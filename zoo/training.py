@@ -16,12 +16,13 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
-from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.building import algorithm_of, build_agent, training_env
 from mbrl_wrappers.zoo.diagnosis import diagnose
-from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env
+from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env, with_episode_limit
 from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
 from mbrl_wrappers.zoo.findings import DIAGNOSIS
 from mbrl_wrappers.zoo.job import JobSpec
@@ -87,15 +88,18 @@ def run(
         The trained agent, its env closed, and its evaluations.
 
     Raises:
-        ValueError: if the folder holds a run of another spec.
+        ValueError: if the folder holds a run of another spec, or this machine has no such device.
     """
     folder = Path(folder)
+    check_device("device", spec.device)
     check_folder(spec, folder)
-    write_atomically(folder / JOB, spec.to_json().encode())
+    if not is_finished(folder):
+        remove_abandoned(folder)
+        write_atomically(folder / JOB, spec.to_json().encode())
     checkpoint = folder / CHECKPOINT
     kind: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
-    episodes = SeededEpisodes(FiniteEnv(make_env(spec.env, **spec.env_kwargs)), spec.seed)
-    with Monitor(episodes) as env, FiniteEnv(make_env(spec.env, **spec.env_kwargs)) as eval_env:
+    episodes = SeededEpisodes(_env_of(spec), spec.seed)
+    with Monitor(episodes) as env, _env_of(spec) as eval_env:
         if is_finished(folder):
             agent: Any = load_agent(open_folder(folder), env, spec.device)
             return agent, read_rows(folder / PROGRESS, Evaluation)
@@ -124,6 +128,11 @@ def run(
         played = recorder.evaluate(agent)
         _keep(agent, spec, folder, eval_env, played, rows, with_optimizer)
     return agent, rows
+
+
+def _env_of(spec: JobSpec) -> gym.Env:
+    """Make the job's env, guarded; its episodes end, which evaluations and checkpoints wait for."""
+    return with_episode_limit(FiniteEnv(make_env(spec.env, **spec.env_kwargs)))
 
 
 def _keep(
@@ -160,7 +169,8 @@ def _keep(
         other_files=files,
         with_optimizer=with_optimizer,
     )
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # a pickle, and of no use any more
+    for checkpoint in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*")):
+        shutil.rmtree(checkpoint, ignore_errors=True)  # a pickle, and of no use any more
 
 
 def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.zoo.catalogue import open_agent
 from mbrl_wrappers.zoo.environment import installed_versions, playground
@@ -82,7 +84,7 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
     try:
         with playground(folder.env, env) as real:
             agent = load_agent(folder, real, "cpu")
-            played = [play_episodes(agent, real, 1, first_seed=episode.seed)[0] for episode in recorded]
+            played = [_play_again(agent, real, episode) for episode in recorded]
     except ZooError as error:
         changed = changed_versions(folder)
         return Verdict("incompatible", f"{error}{_because(changed)}", changed)
@@ -97,6 +99,13 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
     )
     because = _because(changed) or "; no package or engine changed its version, so it is the processor or the files"
     return Verdict("drift", f"{reason}{because}", changed)
+
+
+def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode) -> Episode:
+    """Play an episode from its seed; one that was cut off is cut off where it was, whatever the limit is now."""
+    if episode.cut_off:
+        env = TimeLimit(env, episode.length)
+    return play_episodes(agent, env, 1, first_seed=episode.seed)[0]
 
 
 def changed_versions(folder: AgentFolder) -> dict[str, tuple[str, str]]:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
 from mbrl_wrappers.agents.compiled.compilable import Compilable, check_compile
 from mbrl_wrappers.agents.compiled.functional import compiled
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.imagination.buffer import draw_batches
 from mbrl_wrappers.recording import Recorder, objection_to
 
@@ -59,6 +60,7 @@ class CompiledAgent(Compilable):
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = "auto", **kwargs: Any) -> None:
         check_compile(compile)
+        check_device("device", kwargs.get("device", "auto"))
         super().__init__(*args, **kwargs)
         self.compile = compile
         self._built: Callable[..., Tensor] | None = None

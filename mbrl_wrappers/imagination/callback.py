@@ -234,8 +234,19 @@ class ModelBased(BaseCallback):
         started = time.perf_counter()
         report = self.strategy.refresh(transitions, now, new_steps)
         report["seconds"] = time.perf_counter() - started
+        self._warn_of_divergence(report.get("diverged", 0.0), now)
         for name, value in report.items():
             self.logger.record(f"imagination/{name}", value)
+
+    def _warn_of_divergence(self, steps: float, now: int) -> None:
+        if steps and "diverged" not in self._warned:
+            self._warned.add("diverged")
+            warnings.warn(
+                f"the model diverged in {steps:.0f} imagined steps at step {now}: what it predicted was not finite or "
+                "far beyond all real observations. The agent does not see them; imagination/diverged counts them from "
+                "here on. A model that does so often needs shorter rollouts, or another fit",
+                stacklevel=2,
+            )
 
     # -- saving ---------------------------------------------------------------------------------
 

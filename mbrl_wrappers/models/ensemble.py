@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
-from mbrl_wrappers.arguments import check_number, check_whole_number
+from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.models import routing, storage
 from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
 from mbrl_wrappers.models.columns import ObservationColumns
@@ -147,6 +147,7 @@ class EnsembleDynamics(DynamicsModel):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(observation_space, action_space)
+        check_device("device", device)
         if not isinstance(hidden, Sequence) or not hidden:
             raise ValueError(f"hidden must name the units of at least one layer, got {hidden!r}")
         self.settings: dict[str, Any] = {

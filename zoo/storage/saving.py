@@ -39,7 +39,7 @@ from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 from mbrl_wrappers.zoo.video import record_video
 
 # Of a run's own: under them, too, an agent meets the env as it is registered.
-_OF_A_RUN = {"FiniteEnv", "SeededEpisodes"}
+_OF_A_RUN = {"EpisodeLimit", "FiniteEnv", "SeededEpisodes"}
 
 
 def save(

@@ -16,7 +16,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess
+from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess, stop_all
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.job import JobSpec
@@ -150,10 +150,7 @@ class LocalExecutor:
                         job.process.stop()
                         yield outcome
         finally:
-            for job in running:
-                job.process.request_stop()
-            for job in running:
-                job.process.stop()
+            stop_all([job.process for job in running])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mbrl_wrappers.models.storage import write_atomically
+from mbrl_wrappers.files import remove_abandoned, temporary_beside, write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.storage.folder import JOB
@@ -63,7 +64,14 @@ class RayExecutor:
         try:
             self._connect()
             task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_train)
-            waiting, running = deque(specs), dict[Any, JobSpec]()
+            has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+            waiting, running = deque[JobSpec](), dict[Any, JobSpec]()
+            for spec in specs:
+                if spec.device.startswith("cuda") and not has_gpu:  # Ray would wait for one for ever
+                    error = f"device must be one that the Ray cluster has, got {spec.device!r}: it has no GPU"
+                    yield Outcome(spec, was_run=False, error=error)
+                else:
+                    waiting.append(spec)
             while waiting or running:
                 while waiting and (self._max_workers is None or len(running) < self._max_workers):
                     spec = waiting.popleft()
@@ -110,11 +118,17 @@ def _train(job: str) -> dict[str, bytes]:
     import torch
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="mbrl-zoo-") as root:
+    temporary = Path(tempfile.gettempdir())
+    remove_abandoned(temporary)  # by workers that were killed
+    root = temporary_beside(temporary / "mbrl-zoo")
+    root.mkdir(mode=0o700)
+    try:
         folder = run_job(JobSpec.from_json(job), root).folder
         records = read_manifest(folder)
         files = {name: read_file(folder, name, records) for name in records}
         return {**files, MANIFEST: read_bytes(folder / MANIFEST, MAX_JSON_BYTES)}
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _collect(ray: ModuleType, reference: Any, spec: JobSpec, root: Path) -> Outcome:

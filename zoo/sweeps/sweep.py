@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,19 +15,19 @@ from typing import Any
 import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.processes import TrainingFailed, sigterm_exits, sigterm_requests_stop
 from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.recipe import check_name, read_literals
+from mbrl_wrappers.zoo.recipe import check_name, check_text, read_literals
 from mbrl_wrappers.zoo.registry import strategy_of
 from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.sweeps.executors import Executor, FolderLock, Outcome
-from mbrl_wrappers.zoo.training import is_finished, run
+from mbrl_wrappers.zoo.training import Stopped, is_finished, run
 
 SWEEP = "sweep.json"
 REQUIRED = ("agents", "envs", "seeds")
@@ -72,14 +74,18 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
     content = _read_content(path)
     arguments = {key: content[key] for key in OPTIONAL if content.get(key) is not None}
     if "recipe" in arguments:
-        arguments["recipe"] = path.parent / str(arguments["recipe"])
+        check_text(f"{path}: recipe", arguments["recipe"])
+        arguments["recipe"] = path.parent / arguments["recipe"]
     if not isinstance(arguments.get("params", {}), dict):
         raise ValueError(f"{path}: params must be a mapping of section.argument to value, got {arguments['params']!r}")
     seeds = _read_seeds(content["seeds"], path)
     jobs: dict[str, JobSpec] = {}
     for agent in content["agents"]:
         for env in content["envs"]:
-            first = make_job(agent, env, seed=seeds[0], **arguments)  # tries that it can be built; so can the others
+            try:  # whether it can be built; then so can the others
+                first = make_job(agent, env, seed=seeds[0], **arguments)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
             for seed in seeds:
                 spec = dataclasses.replace(first, seed=seed)
                 variants = [spec]
@@ -129,12 +135,21 @@ def run_job(spec: JobSpec, root: str | Path) -> Result:
         spec: the job.
         root: its files are in the folder of its digest there. Another process that runs the same job there is
             waited for.
+
+    Raises:
+        SystemExit: with the code 143, after SIGTERM and a checkpoint; called again, it goes on from there.
     """
     folder = Path(root) / spec.digest()
+    if is_finished(folder):
+        return _read_result(spec, folder, was_run=False)
     with closing(FolderLock.take(folder)):
         was_run = not is_finished(folder)
         if was_run:
-            run(spec, folder)
+            with sigterm_requests_stop() as stop:
+                try:
+                    run(spec, folder, should_stop=stop.is_wanted)
+                except Stopped:
+                    sys.exit(128 + signal.SIGTERM)
         return _read_result(spec, folder, was_run)
 
 
@@ -169,7 +184,7 @@ def run_sweep(
         if on_update is not None:
             on_update(outcome)
     unfinished = [spec for digest, spec in jobs.items() if digest not in finished]
-    with closing(executor.run(unfinished, root)) as ended:
+    with sigterm_exits(), closing(executor.run(unfinished, root)) as ended:
         for outcome in ended:
             outcomes[outcome.spec.digest()] = outcome
             if on_update is not None:
@@ -182,15 +197,20 @@ def run_sweep(
 
 def _record_jobs(jobs: dict[str, JobSpec], root: Path) -> None:
     """Add jobs to the root's list."""
+    file = root / SWEEP
+    new = {
+        digest: {"agent": spec.agent, "env": spec.env, "seed": spec.seed, "model": spec.model}
+        for digest, spec in jobs.items()
+    }
+    if new.items() <= _recorded_jobs(file).items():
+        return
     with closing(FolderLock.take(root)):
-        file = root / SWEEP
-        known = parse_json(read_bytes(file, MAX_JSON_BYTES), file) if file.exists() else {}
-        new = {
-            digest: {"agent": spec.agent, "env": spec.env, "seed": spec.seed, "model": spec.model}
-            for digest, spec in jobs.items()
-        }
-        if {**known, **new} != known:
-            write_atomically(file, json.dumps({**known, **new}, indent=1).encode())
+        remove_abandoned(root)
+        write_atomically(file, json.dumps({**_recorded_jobs(file), **new}, indent=1).encode())
+
+
+def _recorded_jobs(file: Path) -> dict[str, Any]:
+    return parse_json(read_bytes(file, MAX_JSON_BYTES), file) if file.exists() else {}
 
 
 def _read_result(spec: JobSpec, folder: Path, was_run: bool) -> Result:

@@ -1,0 +1,32 @@
+"""Which predictions are of no use to an agent: what is no number, and what has run away from all that is real."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# In widths of the range of the real states. Values this far off are no prediction any more, and an agent that is
+# trained on them is lost, long before they overflow.
+FAR = 100.0
+
+
+class RealRange(NamedTuple):
+    """From where to where observations are believed, ``[D]`` each."""
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def around(cls, obs: Tensor) -> RealRange:
+        """Return the range of real observations ``[N, D]``, widened by ``FAR`` times itself; no bounds without any."""
+        if not len(obs):
+            return cls(*(torch.full_like(obs.sum(0), bound) for bound in (-torch.inf, torch.inf)))
+        low, high = obs.aminmax(dim=0)
+        margin = FAR * (high - low + 1)
+        return cls(low - margin, high + margin)
+
+    def holds(self, obs: Tensor) -> Tensor:
+        """Tell which observations ``[..., D]`` are finite and in the range, ``[...]``."""
+        return (torch.isfinite(obs) & (obs >= self.low) & (obs <= self.high)).all(-1)
