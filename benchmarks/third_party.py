@@ -13,6 +13,7 @@ that says so. Rows, records and models go to ``--folder``, the table to ``docs/r
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import resource
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from peer import install
 from third_party_envs import TASKS, Task
-from third_party_rows import read_record, update_record
+from third_party_rows import UNFINISHED, read_record, update_record
 from third_party_table import write_table
 
 HERE = Path(__file__).resolve().parent
@@ -95,17 +96,18 @@ def try_env(task: Task, folder: Path, args: argparse.Namespace) -> None:
     update_record(record, "task", {"package": task.package, "env": task.env, "kind": task.kind})
     left = args.seconds
     for stage in stages_of(args.models):
-        known = read_record(record).get(stage)
-        if (known is not None and not (args.again and stage != "collect")) or not _can_start(record, stage):
+        known = read_record(record).get(stage, {})
+        is_done = bool(known) and UNFINISHED not in known.values()  # a run that was stopped leaves it begun
+        if (is_done and not (args.again and stage != "collect")) or not _can_start(record, stage):
             continue
         update_record(record, stage, {})
-        problem, used = run_process(command_of(stage, task, folder, sizes, args.settings), left)
+        problem, used = run_process(command_of(stage, task, folder, sizes, json.dumps(args.settings)), left)
         left = max(left - used, 1)
         found = read_record(record)[stage]
         if problem and not (stage == "use" and found):
             update_record(record, stage, {"error": problem})
         elif problem:
-            update_record(record, stage, {k: problem if v == "the process ended" else v for k, v in found.items()})
+            update_record(record, stage, {k: problem if v == UNFINISHED else v for k, v in found.items()})
         print(f"{task.name}: {stage}, {used:.0f} CPU s {problem or ''}", flush=True)
 
 
@@ -136,7 +138,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="fit again; rows that are stored stay")
     parser.add_argument("--quick", action="store_true", help="few rows, to see that it works")
     parser.add_argument("--seconds", type=float, default=150, help="of CPU time for an env, all stages together")
-    parser.add_argument("--settings", default="{}", metavar="JSON", help="of our model, by name")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="of our model, by name")
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "third_party", help="rows and records")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the table goes")
     args = parser.parse_args()

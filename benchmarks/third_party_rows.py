@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 HORIZONS = (1, 10)
+UNFINISHED = "the process ended"  # what a stage says of a try before it begins
 
 Array = np.ndarray
 Predict = Callable[[Array, Array], Array]

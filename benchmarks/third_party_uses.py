@@ -13,6 +13,7 @@ from gymnasium.wrappers import FlattenObservation
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.env_checker import check_env as check_sb3
 from third_party_envs import Task
+from third_party_rows import UNFINISHED
 
 from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.envs import ImaginedEnv, Snapshots
@@ -76,7 +77,7 @@ def try_uses(task: Task, model: EnsembleDynamics, say: Callable[[dict[str, str]]
     """Try each; ``say`` gets what is known after each, so that a crash of the process costs one answer."""
     answers: dict[str, str] = {}
     for name, use in USES.items():
-        say({**answers, name: "the process ended"})
+        say({**answers, name: UNFINISHED})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

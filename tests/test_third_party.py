@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -173,6 +174,38 @@ def test_a_stage_that_crashes_or_goes_on_for_ever_is_told(script: Any):
     assert run("import os; os.abort()") == "ended with code -6: no word"
     assert run("raise ValueError('what')") == "ended with code 1: ValueError: what"
     assert run("while True: pass", 1) == "more than 1 CPU seconds"
+
+
+def test_what_was_begun_or_never_done_is_done(
+    envs: Any, rows: Any, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran: list[str] = []
+
+    def run(command: str, seconds: float) -> tuple[None, float]:
+        ran.append(command)
+        rows.update_record(record, command, {"seconds": 1.0})
+        return None, 1.0
+
+    task = envs.Task("gymnasium", "CartPole-v1", lambda: gym.make("CartPole-v1"))
+    record = tmp_path / f"{task.file}.json"
+    monkeypatch.setattr(script, "command_of", lambda stage, *rest: stage)
+    monkeypatch.setattr(script, "run_process", run)
+    rows.update_record(record, "collect", {"seconds": 1.0})
+    rows.update_record(record, "ours", {})
+    rows.update_record(record, "use", {"mpc": "yes", "dyna": rows.UNFINISHED})
+    args = argparse.Namespace(models=["ours", "hgb"], seconds=9, quick=True, settings={}, again=False)
+    script.try_env(task, tmp_path, args)
+    assert ran == ["ours", "use", "hgb"]
+    script.try_env(task, tmp_path, args)
+    assert len(ran) == 3
+    args.again = True
+    script.try_env(task, tmp_path, args)
+    assert ran[3:] == ["ours", "use", "hgb"]
+
+    rows.update_record(record, "collect", {"error": "no such env"})
+    args.again, args.models = False, ["ours", "mbrl-lib", "hgb"]
+    script.try_env(task, tmp_path, args)
+    assert len(ran) == 6  # nothing can start
 
 
 def test_what_is_asked_for_is_checked(script: Any):
