@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +44,9 @@ def registered(module: str, env_id: str, **kwargs: Any) -> Callable[[], gym.Env]
     """Make an env whose module registers it when it is imported, or has to be registered."""
 
     def make() -> gym.Env:
-        gym.register_envs(importlib.import_module(module))
-        return gym.make(env_id, **kwargs)
+        with warnings.catch_warnings():  # what comes with PyFlyt makes errors of all warnings
+            gym.register_envs(importlib.import_module(module))
+            return gym.make(env_id, **kwargs)
 
     return make
 
