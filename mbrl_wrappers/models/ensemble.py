@@ -252,7 +252,7 @@ class EnsembleDynamics(DynamicsModel):
         flat_obs, flat_action, x = self._inputs(obs, action)
         means, stds, logits = self.network.members(self._elite_list, x)
         places = list(range(len(self._elite_list)))
-        drawn = routing.member_of_row(routing.dealt(len(x), places, generator, self.device), len(x), self.device)
+        drawn = routing.member_of_row(routing.dealt(len(x), places, generator, self.device))
         rows = torch.arange(len(x), device=x.device)
         target = _sampled(means[drawn, rows], stds[drawn, rows], generator)
         outcome = self._outcome(obs, flat_obs, flat_action, target, logits[drawn, rows])
@@ -313,7 +313,7 @@ class EnsembleDynamics(DynamicsModel):
         batch = obs.shape[:-1]
         return Outcome(next_obs.reshape(obs.shape), reward.reshape(batch), terminated.reshape(batch))
 
-    def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Groups:
+    def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Deal:
         """Return who predicts which row, of rows with the leading dimensions of ``obs``."""
         batch = obs.shape[:-1]
         if members is None:
@@ -475,7 +475,8 @@ class EnsembleDynamics(DynamicsModel):
 
 def _prediction(outcome: Outcome, std: Tensor) -> Prediction:
     """Add the uncertainty, from the standard deviations of all targets, as rows."""
-    return Prediction(*outcome, std.square().mean(-1).sqrt().reshape(outcome.reward.shape))
+    root_mean_square = torch.linalg.vector_norm(std, dim=-1) * std.shape[-1] ** -0.5
+    return Prediction(*outcome, root_mean_square.reshape(outcome.reward.shape))
 
 
 def _sampled(mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +41,28 @@ class Workspace:
         return buffer[: rows * width].view(rows, width)
 
 
+Layers = list[tuple[Tensor, Tensor]]
+"""Weight ``[in, out]`` and bias ``[1, out]`` of each layer of one network."""
+
+
 @dataclass(frozen=True)
 class ChosenMembers:
     """The parameters of ``M`` members of an ensemble, side by side.
 
     Attributes:
         layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
-        bounds: of the variance, ``[M, 1, T]`` each; see :meth:`EnsembleMLP._bounds`.
+        bounds: of the log-variance and the variance, ``[M, 1, T]`` each; see :meth:`EnsembleMLP._bounds`.
         workspace: of the evaluations, so no two may run at the same time.
     """
 
     layers: list[tuple[Tensor, Tensor]]
-    bounds: tuple[Tensor, Tensor]
+    bounds: tuple[Tensor, ...]
     workspace: Workspace = field(default_factory=Workspace)
+
+    @cached_property
+    def of_members(self) -> list[Layers]:
+        """The layers of one member after the other, as views."""
+        return _of_members(self.layers)
 
 
 class EnsembleMLP(nn.Module):
@@ -92,6 +103,7 @@ class EnsembleMLP(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
         self.max_logvar = nn.Parameter(torch.full((num_members, 1, target_dim), 0.5))
         self.min_logvar = nn.Parameter(torch.full((num_members, 1, target_dim), -10.0))
+        self._views: tuple[list[int], list[Layers]] = ([], [])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate every member on rows of its own.
@@ -119,16 +131,38 @@ class EnsembleMLP(nn.Module):
         Returns:
             Mean ``[B, T]``, standard deviation ``[B, T]`` and logits ``[B, num_logits]``.
         """
-        # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
-        pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
-        layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        return self._gaussian(_mlp(layers, x, Workspace()), self._bounds(index))
+        return self._gaussian(_mlp(self._members_layers()[index], x, Workspace()), self._bounds(index))
+
+    def outputs(self, members: Sequence[int], shares: Sequence[int], x: Tensor) -> Tensor:
+        """Evaluate the last layer of several members, each on rows of its own.
+
+        Args:
+            members: who evaluates rows.
+            shares: how many rows each of them has.
+            x: ``[B, in_dim]``, the first member's rows, then the next one's.
+
+        Returns:
+            ``[B, out]``, for :meth:`of_outputs`.
+        """
+        layers, shares, workspace = self._members_layers(), list(shares), Workspace()
+        parts = x.split(shares)
+        if torch.is_grad_enabled():
+            return torch.cat([_mlp(layers[i], rows, workspace) for i, rows in zip(members, parts, strict=True)])
+        out = x.new_empty(len(x), layers[0][-1][0].shape[-1])
+        for i, rows, result in zip(members, parts, out.split(shares), strict=True):
+            _mlp_into(result, layers[i], rows, workspace)
+        return out
+
+    def of_outputs(self, out: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn outputs ``[B, out]`` of ``members [B]`` into what :meth:`member` returns."""
+        bounds = self._bounds(slice(None))
+        of_rows = torch.cat(bounds, dim=-1).flatten(0, 1).index_select(0, members)
+        return self._gaussian(out, of_rows.chunk(len(bounds), dim=-1))
 
     def choose(self, members: Sequence[int]) -> ChosenMembers:
         """Gather some members' parameters, for many calls of :meth:`evaluate`."""
         index = torch.tensor(members, device=self.max_logvar.device)
-        pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
-        layers = [(weight[index], bias[index]) for weight, bias in pairs]
+        layers = [(weight[index], bias[index]) for weight, bias in self._pairs()]
         return ChosenMembers(layers, self._bounds(index))
 
     def members(self, indices: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +171,11 @@ class EnsembleMLP(nn.Module):
         Returns:
             Mean ``[M, B, T]``, standard deviation ``[M, B, T]`` and logits ``[M, B, num_logits]``.
         """
-        return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
+        of_members, workspace = self._members_layers(), Workspace()  # gathering them would cost more than 100 rows
+        out = torch.stack([_mlp(of_members[index], x, workspace) for index in indices])
+        return self._gaussian(out, self._bounds(torch.tensor(indices)))
 
     def evaluate(self, chosen: ChosenMembers, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate ``x [M, B, in_dim]``, each member on rows of its own.
@@ -146,9 +184,8 @@ class EnsembleMLP(nn.Module):
             Mean ``[M, B, T]``, standard deviation ``[M, B, T]`` and logits ``[M, B, num_logits]``.
         """
         if x.shape[1] >= _ROWS_OF_ITS_OWN and x.device.type == "cpu":
-            of_members = zip(*[zip(weight, bias, strict=True) for weight, bias in chosen.layers], strict=True)
-            parts = zip(of_members, x, strict=True)
-            out = torch.stack([_mlp(list(layers), rows, chosen.workspace) for layers, rows in parts])
+            parts = zip(chosen.of_members, x, strict=True)
+            out = torch.stack([_mlp(layers, rows, chosen.workspace) for layers, rows in parts])
         else:
             last = len(chosen.layers) - 1
             out = x
@@ -158,29 +195,58 @@ class EnsembleMLP(nn.Module):
                     out = F.silu(out, inplace=not out.requires_grad)
         return self._gaussian(out, chosen.bounds)
 
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight and bias of each layer, of all members."""
+        # Indexing or iterating a ParameterList costs as much as a one-row product.
+        return list(zip(self.weights._parameters.values(), self.biases._parameters.values(), strict=True))
+
+    def _members_layers(self) -> list[Layers]:
+        """Return the layers of each member.
+
+        Views, made once where no gradient flows through them: they share the parameters' memory, so what is written
+        into those, in whatever way, they show too. A parameter with other memory (moved, cast, replaced) has another
+        address: that of the old one stays taken as long as there are views of it.
+        """
+        pairs = self._pairs()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return _of_members(pairs)
+        addresses = [tensor.data_ptr() for pair in pairs for tensor in pair]
+        if self._views[0] != addresses:
+            self._views = (addresses, _of_members([(weight.detach(), bias.detach()) for weight, bias in pairs]))
+        return self._views[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the views out of copies, which have parameters of their own."""
+        return {**self.__dict__, "_views": ([], [])}
+
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take the last layer's outputs apart: mean, log-variance before its bounds, logits."""
         mean, logvar, logits = out.split([self.target_dim, self.target_dim, self.num_logits], dim=-1)
         return mean, logvar, logits
 
-    def _bounds(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inverse of the greatest variance of some members, and the least variance."""
-        return torch.exp(-self.max_logvar[index]), torch.exp(self.min_logvar[index])
+    def _bounds(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
+        """Return the greatest log-variance of some members, its exponential, and the least variance."""
+        max_logvar = self.max_logvar[index]
+        return max_logvar, max_logvar.exp(), self.min_logvar[index].exp()
 
-    def _gaussian(self, out: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _gaussian(self, out: Tensor, bounds: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, standard deviation and logits: the bounds of :meth:`forward` with its logarithms undone."""
         mean, logvar, logits = self._split(out)
-        inverse_of_max, least = bounds
-        # Clamped so that the exponential is finite, and with it the gradient.
-        inverse = torch.exp(-logvar.clamp(min=-80.0)) + inverse_of_max
-        return mean, (inverse.reciprocal() + least).sqrt(), logits
+        max_logvar, greatest, least = bounds
+        return mean, torch.addcmul(least, greatest, torch.sigmoid(logvar - max_logvar)).sqrt(), logits
 
     def bound_penalty(self) -> Tensor:
         """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class)."""
         return 0.01 * (self.max_logvar.sum() - self.min_logvar.sum()) / self.num_members
 
 
-def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> Tensor:
+def _of_members(layers: Layers) -> list[Layers]:
+    """Take layers of several networks, weight ``[M, in, out]`` and bias ``[M, 1, out]``, apart into those of each."""
+    of_layers = [zip(weight.unbind(), bias.unbind(), strict=True) for weight, bias in layers]
+    return [list(of_member) for of_member in zip(*of_layers, strict=True)]
+
+
+def _mlp(layers: Layers, x: Tensor, workspace: Workspace) -> Tensor:
     """Return the outputs ``[B, out]`` of one network for ``x [B, in]``; see :meth:`EnsembleMLP.member`."""
     if torch.is_grad_enabled():
         last = len(layers) - 1
@@ -189,21 +255,28 @@ def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -
             x = F.silu(x) if layer < last else x
         return x
     out = x.new_empty(len(x), layers[-1][0].shape[-1])
-    size = CHUNK_ROWS if x.device.type == "cpu" else len(x)
-    for rows, result in zip(x.split(max(size, 1)), out.split(max(size, 1)), strict=True):
-        _mlp_into(result, layers, rows, workspace)
+    _mlp_into(out, layers, x, workspace)
     return out
 
 
-def _mlp_into(out: Tensor, layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> None:
-    """Write the outputs of one network for a chunk of rows into ``out``, without gradients."""
+def _mlp_into(out: Tensor, layers: Layers, x: Tensor, workspace: Workspace) -> None:
+    """Write the outputs of one network into ``out [B, out]``, without gradients, on a CPU in chunks."""
+    if len(x) <= CHUNK_ROWS or x.device.type != "cpu":
+        _chunk_into(out, layers, x, workspace)
+        return
+    for rows, result in zip(x.split(CHUNK_ROWS), out.split(CHUNK_ROWS), strict=True):
+        _chunk_into(result, layers, rows, workspace)
+
+
+def _chunk_into(out: Tensor, layers: Layers, x: Tensor, workspace: Workspace) -> None:
     *hidden, (weight, bias) = layers
     if is_served_by_onednn(x):
         for inner_weight, inner_bias in hidden:
             x = onednn_linear(x, inner_weight, inner_bias[0], silu=True)
         out.copy_(onednn_linear(x, weight, bias[0]))
         return
+    is_small = len(x) < _ROWS_OF_ITS_OWN  # small blocks stay with the allocator, which is the faster to ask
     for layer, (inner_weight, inner_bias) in enumerate(hidden):
-        target = workspace.take(layer % 2, len(x), inner_weight.shape[-1], x)
+        target = None if is_small else workspace.take(layer % 2, len(x), inner_weight.shape[-1], x)
         x = F.silu(torch.addmm(inner_bias, x, inner_weight, out=target), inplace=True)
     torch.addmm(bias, x, weight, out=out)
