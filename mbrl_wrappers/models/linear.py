@@ -44,7 +44,7 @@ def _is_faster() -> bool:
     a training step was measured 16% slower with oneDNN. VP2INTERSECT came with Zen 5. A torch that can't tell the
     processor's instructions leaves oneDNN out.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "AMD" in str(capabilities.get("cpu_name")) and bool(capabilities.get("avx512_vp2intersect"))
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -198,7 +198,8 @@ class EnsembleMLP(nn.Module):
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Return weight and bias of each layer, of all members."""
         # Indexing or iterating a ParameterList costs as much as a one-row product.
-        return list(zip(self.weights._parameters.values(), self.biases._parameters.values(), strict=True))
+        weights, biases = (cast("dict[str, Tensor]", module._parameters) for module in (self.weights, self.biases))
+        return list(zip(weights.values(), biases.values(), strict=True))
 
     def _members_layers(self) -> list[Layers]:
         """Return the layers of each member.
