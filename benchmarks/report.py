@@ -15,7 +15,7 @@ import torch
 from workload import Case
 
 OURS = "ours"
-SIDES = (OURS, "mbrl-lib", "SB3")
+SIDES = (OURS, "mbrl-lib", "SB3", "SBX")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class Result:
         return statistics.median(self.seconds[side])
 
     @property
-    def ratio(self) -> float:
-        """Our median over the peer's."""
-        return self.median(OURS) / self.median(self.case.peer)
+    def peer(self) -> str:
+        """The main peer."""
+        return next(iter(self.case.targets))
+
+    def ratio(self, side: str) -> float:
+        """Our median over a side's."""
+        return self.median(OURS) / self.median(side)
 
     def share(self, side: str, peak: float) -> float:
         """Return the needed FLOPs per second, at the median time, as a share of the peak."""
@@ -82,11 +86,11 @@ def _milliseconds(result: Result, side: str) -> str:
     return f"{1e3 * result.median(side):.4g} ({1e3 * min(result.seconds[side]):.4g})"
 
 
-def _verdict(result: Result) -> str:
-    target, peer = result.case.target, result.case.peer
+def _verdict(result: Result, side: str, target: float | None) -> str:
+    ratio = result.ratio(side)
     if target is None:
-        return f"{result.ratio:.2f}x {peer}"
-    return f"{result.ratio:.2f}x {peer} ({'pass' if result.ratio <= target else 'MISSED'}: at most {target:.2f}x)"
+        return f"{ratio:.2f}x {side}"
+    return f"{ratio:.2f}x {side} ({'pass' if ratio <= target else 'MISSED'}: at most {target:.2f}x)"
 
 
 def table(run: Run) -> str:
@@ -97,24 +101,24 @@ def table(run: Run) -> str:
         cells = (
             result.case.name,
             *(_milliseconds(result, side) for side in SIDES),
-            _verdict(result),
+            "; ".join(_verdict(result, side, target) for side, target in result.case.targets.items()),
             f"{result.case.flops / 1e9:.3g}",
             f"{result.share(OURS, run.peak):.0%}",
-            f"{result.share(result.case.peer, run.peak):.0%}",
+            f"{result.share(result.peer, run.peak):.0%}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 _DOCUMENT = """\
-# Benchmark beside mbrl-lib and Stable-Baselines3
+# Benchmark beside mbrl-lib, Stable-Baselines3 and SBX
 
 `make bench` (or `python benchmarks/run.py`) measures and writes this page.
 
 Machine: {cpu}, {cores} cores, {vector_instructions}; Python {python}, torch {torch}, mbrl-lib 0.2.0,
 stable-baselines3 {sb3}. In each of {repetitions} repetitions every case is measured once on each side, in turn, so
-all meet the same load; mbrl-lib has a process and an environment of its own. All sides use the same torch. Times are
-milliseconds, median and (minimum).
+all meet the same load; mbrl-lib and SBX (0.28.0, JAX) have a process and an environment of their own. All sides use
+the same torch. Times are milliseconds, median and (minimum).
 
 {sections}
 - The model: 7 members (5 elites), 4 x 200 SiLU, 17 observations, 6 actions, learned reward, no learned termination.
@@ -125,7 +129,7 @@ milliseconds, median and (minimum).
 - Plan: population x horizon x particles x iterations of CEM, the evaluations alone. Ours is `TrajectoryReturns` with
   TS1; mbrl-lib's is `ModelEnv.evaluate_action_sequences`.
 - SAC update: batch 256 from a replay buffer of 10,000 rows, learned entropy coefficient. Ours is `CompiledSAC`, which
-  is compared with SB3's `SAC`; mbrl-lib's is the SAC that its MBPO trains.
+  is compared with SB3's `SAC` and with SBX's, in calls of 20 updates; mbrl-lib's is the SAC that its MBPO trains.
 - GFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).
 - A share above 100% is no error: the peak is that of `torch.mm`, and oneDNN's products pass it on some processors.
 """
@@ -170,9 +174,8 @@ def as_json(runs: list[Run]) -> str:
             {
                 "case": result.case.name,
                 "flops": result.case.flops,
-                "peer": result.case.peer,
-                "target": result.case.target,
-                "ratio": result.ratio,
+                "targets": dict(result.case.targets),
+                "ratios": {side: result.ratio(side) for side in result.case.targets},
                 "seconds": result.seconds,
             }
             for result in run.results

@@ -1,6 +1,6 @@
-"""Time the library beside mbrl-lib and Stable-Baselines3, in turn; print tables and write them to docs/results.
+"""Time the library beside mbrl-lib, Stable-Baselines3 and SBX, in turn; print tables and write them to docs/results.
 
-Takes ten minutes, and one more where mbrl-lib has to be installed first (into ``benchmarks/.venv-mbrl-lib``).
+Takes ten minutes, and some more where mbrl-lib and SBX have to be installed first (into ``benchmarks/.venv-*``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from ours import ours, sb3
-from peer import Peer
+from peer import MBRL_LIB, SBX, Peer
 from report import OURS, Result, Run, as_json, document, table
 from workload import CASES, STEPS_PER_FIT, seconds_per_call
 
@@ -23,8 +23,8 @@ def measure(repetitions: int, threads: int, only: str) -> Run:
     torch.set_num_threads(threads)
     square = torch.randn(PEAK_SIZE, PEAK_SIZE)
     peak = 0.0
-    with Peer(threads) as peer:
-        sides = {OURS: ours(), "mbrl-lib": peer, "SB3": sb3()}
+    with Peer(MBRL_LIB, threads) as mbrl_lib, Peer(SBX, threads) as sbx:
+        sides = {OURS: ours(), "mbrl-lib": mbrl_lib, "SB3": sb3(), "SBX": sbx}
         served = {
             case: [name for name, side in sides.items() if side.serves(case)] for case in CASES if only in case.name
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,15 +30,13 @@ class Case:
         name: how the table and the sides call it.
         flops: multiplications and additions of the matrix products that one call cannot do without.
         calls: calls between two looks at the clock.
-        target: largest allowed share of the peer's time, None where none was set.
-        peer: whose time the target is about, one of the sides.
+        targets: largest allowed share of a side's time, None where none was set; the first is the main peer.
     """
 
     name: str
     flops: float
     calls: int
-    target: float | None = None
-    peer: str = "mbrl-lib"
+    targets: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,14 @@ def _fit_flops() -> float:
 
 
 def _step(rows: int, calls: int, target: float | None) -> Step:
-    return Step(
-        f"imagined step, {rows:,} row{'s' if rows > 1 else ''}", 2.0 * rows * _WEIGHTS, calls, target, rows=rows
-    )
+    name = f"imagined step, {rows:,} row{'s' if rows > 1 else ''}"
+    return Step(name, 2.0 * rows * _WEIGHTS, calls, {"mbrl-lib": target}, rows=rows)
 
 
 def _plan(population: int, horizon: int) -> Plan:
     rows = population * horizon * NUM_PARTICLES * PLAN_ITERATIONS
     name = f"plan, {population} x {horizon} x {NUM_PARTICLES} particles x {PLAN_ITERATIONS}"
-    return Plan(name, 2.0 * rows * _WEIGHTS, 1, 0.65, population=population, horizon=horizon)
+    return Plan(name, 2.0 * rows * _WEIGHTS, 1, {"mbrl-lib": 0.65}, population=population, horizon=horizon)
 
 
 def _update(units: int) -> Update:
@@ -90,11 +87,12 @@ def _update(units: int) -> Update:
     critic, actor = first_critic + units**2 + units, first_actor + units**2 + 2 * ACTION_DIM * units
     # Next action, two target critics, two critics forward and backward, the actor, and through two critics to it.
     products = actor + 2 * critic + 2 * (3 * critic - first_critic) + (3 * actor - first_actor) + 2 * 2 * critic
-    return Update(f"SAC update, 2 x {units}", 2.0 * BATCH_SIZE * products, 20, 1 / 1.7, "SB3", units=units)
+    targets = {"SB3": 1 / 1.7, "SBX": 1.0}
+    return Update(f"SAC update, 2 x {units}", 2.0 * BATCH_SIZE * products, 20, targets, units=units)
 
 
 CASES: tuple[Case, ...] = (
-    Fit("gradient step, 7 x batch 256", _fit_flops(), STEPS_PER_FIT, 0.77),
+    Fit("gradient step, 7 x batch 256", _fit_flops(), STEPS_PER_FIT, {"mbrl-lib": 0.77}),
     _step(1, 300, 0.25),
     _step(400, 40, 0.65),
     _step(10_000, 3, None),

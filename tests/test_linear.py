@@ -58,15 +58,28 @@ def test_it_serves_many_rows_in_float32_only(faster):
     assert is_served_by_onednn(x) == (linear._operator() is not None)
 
 
-@pytest.mark.parametrize(("onednn", "torchs", "expected"), [(0.5, 1.0, True), (0.9, 1.0, False), (2.0, 1.0, False)])
-def test_it_serves_only_where_it_wins_by_a_margin(monkeypatch, onednn, torchs, expected):
-    seconds = iter([onednn, torchs])
-    monkeypatch.setattr(linear, "_best_seconds", lambda call: next(seconds))
+ZEN_5 = {"cpu_name": "AMD EPYC 9575F 64-Core Processor", "avx512_f": True, "avx512_vp2intersect": True}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        (ZEN_5, True),
+        ({**ZEN_5, "avx512_vp2intersect": False}, False),  # Zen 4
+        ({**ZEN_5, "cpu_name": "11th Gen Intel(R) Core(TM) i7-1165G7 @ 2.80GHz"}, False),
+        ({"architecture": "aarch64"}, False),
+        (None, False),  # a torch that can't tell
+    ],
+)
+def test_the_processor_alone_tells_whether_it_serves(monkeypatch, capabilities, expected):
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     linear._is_faster.cache_clear()
     try:
         (x,) = tensors((MIN_ROWS, 3))
         assert is_served_by_onednn(x) == (expected and linear._operator() is not None)
-        assert is_served_by_onednn(x) == (expected and linear._operator() is not None)  # asked once
     finally:
         linear._is_faster.cache_clear()
 

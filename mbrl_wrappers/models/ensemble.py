@@ -325,7 +325,7 @@ class EnsembleDynamics(DynamicsModel):
         self.check_several_members()
         rows = self._inputs(obs, action)
         count, places = len(rows.x), list(range(len(self._elite_list)))
-        drawn = routing.member_of_row(routing.dealt(count, places, generator, self.device), count, self.device)
+        drawn = routing.member_of_row(routing.dealt(count, places, generator, self.device))
         index = torch.arange(count, device=drawn.device)
         of_all: dict[str, Outputs] = {}
 
@@ -522,7 +522,7 @@ class EnsembleDynamics(DynamicsModel):
         x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
         return _Rows(flat_obs, flat_action, x)
 
-    def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Groups:
+    def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Deal:
         """Return who predicts which row, of rows with the leading dimensions of ``obs``."""
         batch = obs.shape[:-1]
         if members is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +42,28 @@ class Workspace:
         return buffer[: rows * width].view(rows, width)
 
 
+Layers = list[tuple[Tensor, Tensor]]
+"""Weight ``[in, out]`` and bias ``[1, out]`` of each layer of one network."""
+
+
 @dataclass(frozen=True)
 class ChosenMembers:
     """The parameters of ``M`` members of an ensemble, side by side.
 
     Attributes:
         layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
-        bounds: of the variance, ``[M, 1, K * T]`` each; see :meth:`EnsembleMLP._bounds`.
+        bounds: of the log-variance and the variance, ``[M, 1, K * T]`` each; see :meth:`EnsembleMLP._bounds`.
         workspace: of the evaluations, so no two may run at the same time.
     """
 
     layers: list[tuple[Tensor, Tensor]]
-    bounds: tuple[Tensor, Tensor]
+    bounds: tuple[Tensor, ...]
     workspace: Workspace = field(default_factory=Workspace)
+
+    @cached_property
+    def of_members(self) -> list[Layers]:
+        """The layers of one member after the other, as views."""
+        return _of_members(self.layers)
 
 
 class EnsembleMLP(nn.Module):
@@ -88,6 +99,7 @@ class EnsembleMLP(nn.Module):
             self.biases[-1].data[..., : heads.gaussians] = apart
         self.max_logvar = nn.Parameter(torch.full((num_members, 1, heads.gaussians), 0.5))
         self.min_logvar = nn.Parameter(torch.full((num_members, 1, heads.gaussians), -10.0))
+        self._views: tuple[list[int], list[Layers]] = ([], [])
 
     def forward(self, x: Tensor) -> Outputs:
         """Evaluate every member on rows of its own.
@@ -102,38 +114,60 @@ class EnsembleMLP(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = ensemble_linear(x, weight, bias)
             x = F.silu(x) if layer < last else x
-        return self._outputs(x, (torch.exp(-self.max_logvar), torch.exp(self.min_logvar)))
+        return self._outputs(x, self._bounds(slice(None)))
 
     def member(self, index: int, x: Tensor) -> Outputs:
-        """Evaluate one member on ``x [B, in_dim]``.
+        """Evaluate one member on ``x [B, in_dim]``; returns fields ``[B, ...]``.
 
         On a CPU and without gradients rows go in chunks, whose activations stay in the cache.
+        """
+        return self._outputs(_mlp(self._members_layers()[index], x, Workspace()), self._bounds(index))
+
+    def last_layer(self, members: Sequence[int], shares: Sequence[int], x: Tensor) -> Tensor:
+        """Evaluate the last layer of several members, each on rows of its own.
+
+        Args:
+            members: who evaluates rows.
+            shares: how many rows each of them has.
+            x: ``[B, in_dim]``, the first member's rows, then the next one's.
 
         Returns:
-            Fields ``[B, ...]``.
+            ``[B, out]``, for :meth:`of_outputs`.
         """
-        # parameters(): indexing a ParameterList, which iterating it does, costs as much as a one-row product.
-        pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
-        layers = [(weight[index], bias[index]) for weight, bias in pairs]
-        return self._outputs(_mlp(layers, x, Workspace()), self._bounds(index))
+        layers, shares, workspace = self._members_layers(), list(shares), Workspace()
+        parts = x.split(shares)
+        if torch.is_grad_enabled():
+            return torch.cat([_mlp(layers[i], rows, workspace) for i, rows in zip(members, parts, strict=True)])
+        out = x.new_empty(len(x), layers[0][-1][0].shape[-1])
+        for i, rows, result in zip(members, parts, out.split(shares), strict=True):
+            _mlp_into(result, layers[i], rows, workspace)
+        return out
+
+    def of_outputs(self, out: Tensor, members: Tensor) -> Outputs:
+        """Turn the last layer's values ``[B, out]``, each row of the member ``members [B]``, into distributions."""
+        bounds = self._bounds(slice(None))
+        of_rows = torch.cat(bounds, dim=-1).flatten(0, 1).index_select(0, members)
+        return self._outputs(out, of_rows.chunk(len(bounds), dim=-1))
 
     def choose(self, members: Sequence[int]) -> ChosenMembers:
         """Gather some members' parameters, for many calls of :meth:`evaluate`."""
         index = torch.tensor(members, device=self.max_logvar.device)
-        pairs = zip(self.weights.parameters(), self.biases.parameters(), strict=True)
-        layers = [(weight[index], bias[index]) for weight, bias in pairs]
+        layers = [(weight[index], bias[index]) for weight, bias in self._pairs()]
         return ChosenMembers(layers, self._bounds(index))
 
     def members(self, indices: Sequence[int], x: Tensor) -> Outputs:
         """Evaluate several members on the same rows ``x [B, in_dim]``; returns fields ``[M, B, ...]``."""
-        return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
+        of_members, workspace = self._members_layers(), Workspace()  # gathering them would cost more than 100 rows
+        out = torch.stack([_mlp(of_members[index], x, workspace) for index in indices])
+        return self._outputs(out, self._bounds(torch.tensor(indices)))
 
     def evaluate(self, chosen: ChosenMembers, x: Tensor) -> Outputs:
         """Evaluate ``x [M, B, in_dim]``, each member on rows of its own; returns fields ``[M, B, ...]``."""
         if x.shape[1] >= _ROWS_OF_ITS_OWN and x.device.type == "cpu":
-            of_members = zip(*[zip(weight, bias, strict=True) for weight, bias in chosen.layers], strict=True)
-            parts = zip(of_members, x, strict=True)
-            out = torch.stack([_mlp(list(layers), rows, chosen.workspace) for layers, rows in parts])
+            parts = zip(chosen.of_members, x, strict=True)
+            out = torch.stack([_mlp(layers, rows, chosen.workspace) for layers, rows in parts])
         else:
             last = len(chosen.layers) - 1
             out = x
@@ -143,21 +177,46 @@ class EnsembleMLP(nn.Module):
                     out = F.silu(out, inplace=not out.requires_grad)
         return self._outputs(out, chosen.bounds)
 
-    def _bounds(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inverse of the greatest variance of some members, and the least variance."""
-        return torch.exp(-self.max_logvar[index]), torch.exp(self.min_logvar[index])
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight and bias of each layer, of all members."""
+        # Indexing or iterating a ParameterList costs as much as a one-row product.
+        weights, biases = (cast("dict[str, Tensor]", module._parameters) for module in (self.weights, self.biases))
+        return list(zip(weights.values(), biases.values(), strict=True))
 
-    def _outputs(self, out: Tensor, bounds: tuple[Tensor, Tensor]) -> Outputs:
-        """Take the last layer's outputs apart, with standard deviations in the place of log-variances.
+    def _members_layers(self) -> list[Layers]:
+        """Return the layers of each member.
+
+        Views, made once where no gradient flows through them: they share the parameters' memory, so what is written
+        into those, in whatever way, they show too. A parameter with other memory (moved, cast, replaced) has another
+        address: that of the old one stays taken as long as there are views of it.
+        """
+        pairs = self._pairs()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return _of_members(pairs)
+        addresses = [tensor.data_ptr() for pair in pairs for tensor in pair]
+        if self._views[0] != addresses:
+            self._views = (addresses, _of_members([(weight.detach(), bias.detach()) for weight, bias in pairs]))
+        return self._views[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the views out of copies, which have parameters of their own."""
+        return {**self.__dict__, "_views": ([], [])}
+
+    def _bounds(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
+        """Return the greatest log-variance of some members, its exponential, and the least variance."""
+        max_logvar = self.max_logvar[index]
+        return max_logvar, max_logvar.exp(), self.min_logvar[index].exp()
+
+    def _outputs(self, out: Tensor, bounds: tuple[Tensor, ...]) -> Outputs:
+        """Take the last layer's values apart, with standard deviations in the place of log-variances.
 
         The two soft clamps ``max - softplus(max - logvar)`` and ``min + softplus(logvar - min)``, without their
-        logarithms: ``1 / var = exp(-logvar) + exp(-max)``, then ``var + exp(min)``.
+        logarithms: ``var = exp(min) + exp(max) sigmoid(logvar - max)``.
         """
         mean, logvar, mixture, categories, flags = out.split(self.heads.widths, dim=-1)
-        inverse_of_max, least = bounds
-        # Clamped so that the exponential is finite, and with it the gradient.
-        inverse = torch.exp(-logvar.clamp(min=-80.0)) + inverse_of_max
-        return Outputs(mean, (inverse.reciprocal() + least).sqrt(), mixture, categories, flags)
+        max_logvar, greatest, least = bounds
+        std = torch.addcmul(least, greatest, torch.sigmoid(logvar - max_logvar)).sqrt()
+        return Outputs(mean, std, mixture, categories, flags)
 
     def bound_penalty(self, counts: Tensor | None = None) -> Tensor:
         """Return ``0.01 (sum max_logvar - sum min_logvar)``, averaged over members (see the class).
@@ -169,7 +228,13 @@ class EnsembleMLP(nn.Module):
         return 0.01 * (apart if counts is None else apart * counts).sum() / self.num_members
 
 
-def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> Tensor:
+def _of_members(layers: Layers) -> list[Layers]:
+    """Take layers of several networks, weight ``[M, in, out]`` and bias ``[M, 1, out]``, apart into those of each."""
+    of_layers = [zip(weight.unbind(), bias.unbind(), strict=True) for weight, bias in layers]
+    return [list(of_member) for of_member in zip(*of_layers, strict=True)]
+
+
+def _mlp(layers: Layers, x: Tensor, workspace: Workspace) -> Tensor:
     """Return the outputs ``[B, out]`` of one network for ``x [B, in]``; see :meth:`EnsembleMLP.member`."""
     if torch.is_grad_enabled():
         last = len(layers) - 1
@@ -178,21 +243,28 @@ def _mlp(layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -
             x = F.silu(x) if layer < last else x
         return x
     out = x.new_empty(len(x), layers[-1][0].shape[-1])
-    size = CHUNK_ROWS if x.device.type == "cpu" else len(x)
-    for rows, result in zip(x.split(max(size, 1)), out.split(max(size, 1)), strict=True):
-        _mlp_into(result, layers, rows, workspace)
+    _mlp_into(out, layers, x, workspace)
     return out
 
 
-def _mlp_into(out: Tensor, layers: list[tuple[Tensor, Tensor]], x: Tensor, workspace: Workspace) -> None:
-    """Write the outputs of one network for a chunk of rows into ``out``, without gradients."""
+def _mlp_into(out: Tensor, layers: Layers, x: Tensor, workspace: Workspace) -> None:
+    """Write the outputs of one network into ``out [B, out]``, without gradients, on a CPU in chunks."""
+    if len(x) <= CHUNK_ROWS or x.device.type != "cpu":
+        _chunk_into(out, layers, x, workspace)
+        return
+    for rows, result in zip(x.split(CHUNK_ROWS), out.split(CHUNK_ROWS), strict=True):
+        _chunk_into(result, layers, rows, workspace)
+
+
+def _chunk_into(out: Tensor, layers: Layers, x: Tensor, workspace: Workspace) -> None:
     *hidden, (weight, bias) = layers
     if is_served_by_onednn(x):
         for inner_weight, inner_bias in hidden:
             x = onednn_linear(x, inner_weight, inner_bias[0], silu=True)
         out.copy_(onednn_linear(x, weight, bias[0]))
         return
+    is_small = len(x) < _ROWS_OF_ITS_OWN  # small blocks stay with the allocator, which is the faster to ask
     for layer, (inner_weight, inner_bias) in enumerate(hidden):
-        target = workspace.take(layer % 2, len(x), inner_weight.shape[-1], x)
+        target = None if is_small else workspace.take(layer % 2, len(x), inner_weight.shape[-1], x)
         x = F.silu(torch.addmm(inner_bias, x, inner_weight, out=target), inplace=True)
     torch.addmm(bias, x, weight, out=out)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from mbrl_wrappers.models.heads import Outputs
 from mbrl_wrappers.models.network import EnsembleMLP
 
-Groups = list[tuple[int, Tensor]]
-"""Members, and the indices of the rows of each."""
+
+class Deal(NamedTuple):
+    """Rows dealt out to members.
+
+    Attributes:
+        members: who has rows.
+        shares: how many rows each of them has.
+        order: ``[B]`` int64, the rows of the first member, then those of the next.
+    """
+
+    members: list[int]
+    shares: list[int]
+    order: Tensor
 
 
-def dealt(rows: int, members: list[int], generator: torch.Generator | None, device: torch.device) -> Groups:
+def dealt(rows: int, members: list[int], generator: torch.Generator | None, device: torch.device) -> Deal:
     """Deal rows out to members at random, each getting its share up to one row.
 
     Args:
@@ -22,40 +35,40 @@ def dealt(rows: int, members: list[int], generator: torch.Generator | None, devi
         device: of the indices.
     """
     if rows == 1:
-        pick = int(torch.randint(len(members), (1,), generator=generator, device=device))
-        return [(members[pick], torch.zeros(1, dtype=torch.long, device=device))]
+        pick = torch.randint(len(members), (1,), generator=generator, device=device)
+        return Deal([members[int(pick)]], [1], pick.zero_())
     order = torch.randperm(rows, generator=generator, device=device)
-    hands = torch.randperm(len(members), generator=generator, device=device).tolist()
-    shares = order.tensor_split(len(hands))
-    return [(members[hand], share) for hand, share in zip(hands, shares, strict=True) if len(share)]
+    hands = torch.randperm(len(members), generator=generator, device=device).tolist()[:rows]
+    share, odd = divmod(rows, len(hands)) if hands else (0, 0)
+    shares = [share + 1] * odd + [share] * (len(hands) - odd)
+    return Deal([members[hand] for hand in hands], shares, order)
 
 
-def grouped(members: Tensor, num_members: int) -> Groups:
+def grouped(members: Tensor, num_members: int) -> Deal:
     """Group rows whose members are ``members [B]``.
 
     Raises:
         ValueError: for a member that there is not.
     """
-    present = members.unique().tolist()
+    values, counts = members.unique(return_counts=True)
+    present = [int(member) for member in values.tolist()]
     if present and not 0 <= present[0] <= present[-1] < num_members:
         raise ValueError(f"members must be in [0, {num_members}), got {present}")
-    return [(int(member), (members == member).nonzero()[:, 0]) for member in present]
+    return Deal(present, counts.tolist(), members.argsort(stable=True))
 
 
-def member_of_row(groups: Groups, rows: int, device: torch.device) -> Tensor:
-    """Return ``[rows]`` int64, whose each row is."""
-    members = torch.empty(rows, dtype=torch.long, device=device)
-    for member, share in groups:
-        members[share] = member
+def member_of_row(deal: Deal) -> Tensor:
+    """Return ``[B]`` int64, whose each row is."""
+    members = torch.empty_like(deal.order)
+    for member, rows in zip(deal.members, deal.order.split(deal.shares), strict=True):
+        members.index_fill_(0, rows, member)
     return members
 
 
-def evaluate(network: EnsembleMLP, x: Tensor, groups: Groups) -> Outputs:
+def evaluate(network: EnsembleMLP, x: Tensor, deal: Deal) -> Outputs:
     """Evaluate each row of ``x`` by its own member; returns fields in the order of ``x``."""
-    if len(groups) <= 1:  # no rows have no groups
-        return network.member(groups[0][0] if groups else 0, x)
-    # index_select copies whole rows; x[rows] looks up entry by entry and takes three times as long.
-    parts = [network.member(member, x.index_select(0, rows)) for member, rows in groups]
-    inverse = torch.empty(len(x), dtype=torch.long, device=x.device)
-    inverse[torch.cat([rows for _, rows in groups])] = torch.arange(len(x), device=x.device)
-    return Outputs(*(torch.cat(column).index_select(0, inverse) for column in zip(*parts, strict=True)))
+    if len(deal.members) <= 1:  # no rows have no members
+        return network.member(deal.members[0] if deal.members else 0, x)
+    # index_select copies whole rows; x[order] looks up entry by entry and takes three times as long.
+    out = network.last_layer(deal.members, deal.shares, x.index_select(0, deal.order))
+    return network.of_outputs(torch.empty_like(out).index_copy(0, deal.order, out), member_of_row(deal))
