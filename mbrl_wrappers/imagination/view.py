@@ -71,7 +71,7 @@ class AgentView:
         self._discrete = isinstance(space, spaces.Discrete)
         self._is_scaled = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
         if isinstance(space, spaces.Box):
-            self._low, self._high = (bound.to(self.device) for bound in self._action_codec.bounds)
+            self._low, self._high = (bound.to(self.device, torch.float32) for bound in self._action_codec.bounds)
             self._check_scaling(space)
 
     def _check_scaling(self, space: spaces.Box) -> None:

@@ -261,9 +261,9 @@ class DynamicsModel(nn.Module, ABC):
         """Tell whether the spacing of float32 numbers exceeds a hundredth of the changes of any column; warn once."""
         t = transitions
         size = t.obs.abs().amax(0).double()
-        spread = (t.next_obs.double() - t.obs.double()).std(0, correction=0)
+        size_of_change = (t.next_obs.double() - t.obs.double()).square().mean(0).sqrt()
         spacing = torch.finfo(torch.float32).eps * size
-        coarse = moves(t) & (spacing > 0.01 * spread) & self.obs_codec.is_continuous.to(t.obs.device)
+        coarse = moves(t) & (spacing > 0.01 * size_of_change) & self.obs_codec.is_continuous.to(t.obs.device)
         if not coarse.any():
             return False
         if "coarse" not in self._warned:
@@ -272,7 +272,7 @@ class DynamicsModel(nn.Module, ABC):
             is_kept = t.obs.dtype == torch.float64
             kept = "; the model keeps float64, but the networks of agents do not" if is_kept else ""
             warnings.warn(
-                f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by {spread[column]:.2g} at "
+                f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by {size_of_change[column]:.2g} at "
                 f"values of {size[column]:.2g}{kept}: subtract an offset from it, for example by "
                 "gymnasium.wrappers.TransformObservation",
                 stacklevel=5,

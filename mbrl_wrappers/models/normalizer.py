@@ -30,6 +30,8 @@ class Normalizer(nn.Module):
 
     def fit(self, data: Tensor) -> None:
         """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64."""
+        if not data.shape[1]:
+            return
         std, mean = torch.std_mean(data.double(), dim=0, unbiased=False)
         rounding = 1e-14 if data.dtype == torch.float64 else 1e-7
         constant = std <= (rounding * mean.abs()).clamp(min=1e-12)

@@ -42,7 +42,7 @@ class ActionSet:
         if not self.discrete and not all(is_box):
             raise ValueError(f"action_space must not mix Boxes with other parts, got {action_space}")
         self.dim = codec.dim
-        low, high = codec.bounds
+        low, high = (bound.float() for bound in codec.bounds)
         unbounded = [space for space in leaves if isinstance(space, spaces.Box) and not space.is_bounded()]
         if unbounded or not torch.isfinite(high - low).all():
             raise ValueError(
