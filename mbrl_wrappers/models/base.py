@@ -272,7 +272,8 @@ class DynamicsModel(nn.Module, ABC):
             is_kept = t.obs.dtype == torch.float64
             kept = "; the model keeps float64, but the networks of agents do not" if is_kept else ""
             warnings.warn(
-                f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by {size_of_change[column]:.2g} at "
+                f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by "
+                f"{size_of_change[column]:.2g} at "
                 f"values of {size[column]:.2g}{kept}: subtract an offset from it, for example by "
                 "gymnasium.wrappers.TransformObservation",
                 stacklevel=5,
