@@ -69,7 +69,8 @@ class EnsembleDynamics(DynamicsModel):
         action_space: the environment's.
         num_members: networks in the ensemble.
         num_elites: how many of them predict: the best on the hold-out.
-        hidden: units of the hidden layers; the networks of rewards and terminations have the first two.
+        hidden: units of the hidden layers; the networks of rewards and terminations have the first two, at half the
+            width (but 64 units, or as many as there are if these are fewer).
         num_components: Gaussians in the mixture that a member predicts for the continuous parts; more than one where
             values jump, such as a pipe that leaves the screen and comes again.
         joint: whether one network predicts reward and termination beside the next observation, from ``(obs,
@@ -523,7 +524,7 @@ class EnsembleDynamics(DynamicsModel):
             settings["num_members"],
             width if first else width + self.obs_codec.dim,
             heads,
-            settings["hidden"] if first else settings["hidden"][:2],
+            settings["hidden"] if first else [max(units // 2, min(units, 64)) for units in settings["hidden"][:2]],
             settings["seed"],
         )
 

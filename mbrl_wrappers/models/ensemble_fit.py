@@ -38,6 +38,9 @@ def fit_networks(
         progress: is told of each evaluation.
     """
     _fit_normalizers(model, train)
+    if model.termination_network is not None and not len(model.start_obs):  # the first fit begins at the rate of ends
+        rate = train.terminated.double().mean().clamp(1e-4, 1 - 1e-4)
+        model.termination_network.biases[-1].data.fill_(float(rate.logit()))
     reports = {}
     for name, network in model.networks.items():
         data = [_fit_data(model, name, part, generator) for part in (train, holdout)]
