@@ -148,8 +148,8 @@ def check_outcomes(model: EnsembleDynamics, holdout: Transitions) -> dict[str, f
         if num_ends >= _LEAST_ENDS and not num_found and loss > 0.95 * of_rate:
             model.warn_once(
                 "ends",
-                f"the model foresees none of the {num_ends} terminations among {len(real)} held-out transitions (their "
-                f"chance is {float(chance[real].mean()):.2g} on average, no more than elsewhere): either they happen by "
+                f"the model foresees none of the {num_ends} terminations among {len(real)} held-out transitions: their "
+                f"chance is {float(chance[real].mean()):.2g} on average, no more than elsewhere. Either they happen by "
                 "chance, or the observation does not show what ends an episode. If you know the rule, give the model a "
                 "termination_fn",
             )
