@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from peer import install
+from peer import MBRL_LIB
 from third_party_envs import TASKS, Task
 from third_party_rows import UNFINISHED, read_record, update_record
 from third_party_table import write_table
@@ -45,7 +45,7 @@ def stages_of(models: Sequence[str]) -> list[str]:
 def command_of(stage: str, task: Task, folder: Path, sizes: tuple[int, int], settings: str) -> list[str]:
     if stage == "mbrl-lib":
         rows, record = (str(folder / f"{task.file}{suffix}") for suffix in (".npz", ".json"))
-        return [str(install()), str(HERE / "third_party_mbrl_lib.py"), rows, record]
+        return [str(MBRL_LIB.install()), str(HERE / "third_party_mbrl_lib.py"), rows, record]
     return [
         sys.executable,
         str(HERE / "third_party_stages.py"),

@@ -52,7 +52,7 @@ class ModelBased(BaseCallback):
             default: the agent's seed, or a random one. SB3 seeds an env and its actions alike, so that the noise of
             a step may be a function of a random action: when training starts, the random actions get a stream of
             their own, see :func:`~mbrl_wrappers.seeding.set_apart`.
-        verbose: as in SB3.
+        verbose: as in SB3; from 1 on the model prints how a long fit is getting on.
 
     Raises:
         ValueError: if ``strategy`` is not one, ``fit_every`` is not a whole number from 1 on, or ``seed`` is not one
@@ -121,6 +121,7 @@ class ModelBased(BaseCallback):
         self._warn_of_lost_terminations(buffer)
         self._warn_of_time_limits(buffer)
         self.dynamics.to(agent.device)
+        self.dynamics.verbose = self.verbose
         self.view = AgentView(agent, self.dynamics)
         self._make_generators(agent)
         set_apart(agent.action_space)

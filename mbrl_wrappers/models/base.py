@@ -46,7 +46,10 @@ class DynamicsModel(nn.Module, ABC):
             leaves up to 4096 of them here, so a saved model can be imagined in on its own.
         seen_range: ``[2, D]`` lowest and highest value of each column in all that the model was fitted on;
             ``[0, D]`` before.
+        verbose: 1 to print how a long fit is getting on; 0 by default.
     """
+
+    verbose = 0
 
     start_obs: Tensor
     seen_range: Tensor
@@ -71,6 +74,11 @@ class DynamicsModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the model's tensors lie."""
         return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's parameters."""
+        return self._like.dtype
 
     @property
     def obs_dtype(self) -> torch.dtype:
@@ -246,15 +254,14 @@ class DynamicsModel(nn.Module, ABC):
         low, high = self.obs_codec.bounds
         slack = 1e-5 * (1 + torch.where(torch.isfinite(high - low), high - low, 0.0))
         outside = ((seen[0] < low - slack) | (seen[1] > high + slack)).nonzero()[:, 0].tolist()
-        if outside and "outside" not in self._warned:
-            self._warned.add("outside")
+        if outside:
             column = outside[0]
             others = f" and {len(outside) - 1} other columns" if len(outside) > 1 else ""
-            warnings.warn(
+            self.warn_once(
+                "outside",
                 f"the environment leaves its observation_space: {self.obs_codec.column_name(column)}{others} must be "
                 f"in [{low[column]:g}, {high[column]:g}], got {seen[0, column]:g} to {seen[1, column]:g}; the model "
                 "takes the values as they are, and imagined observations may lie outside of the space too",
-                stacklevel=5,
             )
 
     def _is_too_coarse(self, transitions: Transitions) -> bool:
@@ -266,19 +273,22 @@ class DynamicsModel(nn.Module, ABC):
         coarse = moves(t) & (spacing > 0.01 * size_of_change) & self.obs_codec.is_continuous.to(t.obs.device)
         if not coarse.any():
             return False
-        if "coarse" not in self._warned:
-            self._warned.add("coarse")
-            column = int(coarse.nonzero()[0])
-            is_kept = t.obs.dtype == torch.float64
-            kept = "; the model keeps float64, but the networks of agents do not" if is_kept else ""
-            warnings.warn(
-                f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by "
-                f"{size_of_change[column]:.2g} at "
-                f"values of {size[column]:.2g}{kept}: subtract an offset from it, for example by "
-                "gymnasium.wrappers.TransformObservation",
-                stacklevel=5,
-            )
+        column = int(coarse.nonzero()[0])
+        is_kept = t.obs.dtype == torch.float64
+        self.warn_once(
+            "coarse",
+            f"float32 can't resolve how {self.obs_codec.column_name(column)} changes, by "
+            f"{size_of_change[column]:.2g} at values of {size[column]:.2g}"
+            f"{'; the model keeps float64, but the networks of agents do not' if is_kept else ''}: subtract an offset "
+            "from it, for example by gymnasium.wrappers.TransformObservation",
+        )
         return True
+
+    def warn_once(self, key: str, message: str) -> None:
+        """Warn whoever called ``fit``, once in the model's life for each key."""
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, stacklevel=5)
 
     def _flatten(self, value: Tensor, name: str) -> Tensor:
         """Return ``obs`` or ``action``, ``[..., width]``, as rows in the model's dtype."""
@@ -309,12 +319,11 @@ class DynamicsModel(nn.Module, ABC):
         row = first_disagreement(function, name, transitions)
         if row is None:
             return
-        self._warned.add(name)
         t = transitions[row : row + 1]
         real = t.terminated[0].item() if name == "termination_fn" else t.reward[0].item()
         said = function(t.obs, t.action, t.next_obs)[0].item()
-        warnings.warn(
+        self.warn_once(
+            name,
             f"{name} contradicts the real environment: it says {said}, the environment said {real}, for "
             f"obs {t.obs[0].tolist()}, action {t.action[0].tolist()}, next_obs {t.next_obs[0].tolist()}",
-            stacklevel=4,
         )

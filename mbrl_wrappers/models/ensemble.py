@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,23 +10,15 @@ import gymnasium as gym
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.nn import functional as F
 
-from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models import routing, storage
 from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
 from mbrl_wrappers.models.columns import ObservationColumns
+from mbrl_wrappers.models.ensemble_fit import check_outcomes, fit_networks, total_score
+from mbrl_wrappers.models.ensemble_settings import OF_FORMAT_1, check_ranges, layer_decay
 from mbrl_wrappers.models.env_specs import spaces_and_id
-from mbrl_wrappers.models.fit import (
-    HOLDOUT_METRICS,
-    MAX_HOLDOUT_ROWS,
-    FitData,
-    FitReport,
-    FitSettings,
-    fit_ensemble,
-    holdout_mask,
-    spread_rows,
-)
+from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, Progress, holdout_mask, spread_rows
 from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, resolve
 from mbrl_wrappers.models.heads import Heads, Outputs, chance_std
 from mbrl_wrappers.models.network import EnsembleMLP
@@ -38,16 +27,11 @@ from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
 from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
-PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
-# Settings that models of files of the first format have without naming them.
-_FORMAT_1 = {"joint": True, "num_components": 1, "range_margin": None, "averaging": 0.0}
-_LEAST_ENDS = 5
-
 # ``(name of a network, its input [B, in_dim]) -> Outputs`` with fields ``[B, ...]``.
 _Run = Callable[[str, Tensor], Outputs]
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Where steps start, as rows: ``obs [B, D]``, ``action [B, A]``, and the normalised input ``x [B, D + A]``."""
 
     obs: Tensor
@@ -55,7 +39,7 @@ class _Rows(NamedTuple):
     x: Tensor
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """A step, as rows, and the variance of each target that it was drawn with, ``[B, V]``."""
 
     outcome: Outcome
@@ -158,7 +142,7 @@ class EnsembleDynamics(DynamicsModel):
             "joint": joint,
             "range_margin": range_margin,
             "learning_rate": learning_rate,
-            "weight_decay": _layer_decay(weight_decay, len(hidden) + 1),
+            "weight_decay": layer_decay(weight_decay, len(hidden) + 1),
             "batch_size": batch_size,
             "holdout_ratio": holdout_ratio,
             "patience": patience,
@@ -170,7 +154,7 @@ class EnsembleDynamics(DynamicsModel):
             "normalize_targets": normalize_targets,
             "seed": seed,
         }
-        _check_ranges(self.settings)
+        check_ranges(self.settings)
         self.reward_fn, self.reward_name = resolve(reward_fn, "reward_fn")
         self.termination_fn, self.termination_name = resolve(termination_fn, "termination_fn")
         self.columns = ObservationColumns(self.obs_codec, range_margin)
@@ -241,16 +225,16 @@ class EnsembleDynamics(DynamicsModel):
         Returns:
             The prediction, with the leading dimensions of ``obs``.
         """
-        rows = self._inputs(obs, action)
+        rows = self.as_rows(obs, action)
         if deterministic:
-            run = self._run_mixture
+            run = self.run_mixture
         else:
             groups = self._groups(obs, members, generator)
 
             def run(name: str, x: Tensor) -> Outputs:
-                return routing.evaluate(self._network(name), x, groups)
+                return routing.evaluate(self.networks[name], x, groups)
 
-        return self._prediction(obs, self._advance(rows, run, generator, deterministic, not deterministic))
+        return self._prediction(obs, self.advance(rows, run, generator, deterministic, not deterministic))
 
     @property
     def particle_members(self) -> list[int]:
@@ -268,7 +252,7 @@ class EnsembleDynamics(DynamicsModel):
         samples = not deterministic if sample_discrete is None else sample_discrete
 
         def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Outcome:
-            taken = self._advance(self._inputs(obs, action), run, generator, deterministic, samples)
+            taken = self.advance(self.as_rows(obs, action), run, generator, deterministic, samples)
             return _shaped(taken.outcome, obs)
 
         return step
@@ -288,11 +272,11 @@ class EnsembleDynamics(DynamicsModel):
         columns, heads = self.columns, self.network.heads
 
         def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
-            rows = self._inputs(obs, action)
+            rows = self.as_rows(obs, action)
             real_obs = self._flatten(next_obs, "obs").to(rows.obs)
             real_reward = reward.reshape(-1, 1).to(rows.x)
             real = columns.change_of(rows.obs, real_obs).to(rows.x)
-            if self._joint_reward:
+            if self.has_joint_reward:
                 real = torch.cat([real, real_reward], dim=-1)
             outputs = run("network", rows.x)
             # target = mean + std * noise with the noise that made the real step
@@ -311,8 +295,8 @@ class EnsembleDynamics(DynamicsModel):
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""
-        rows = self._inputs(obs, action)
-        return self._prediction(obs, self._advance(rows, self._run_mixture, generator, False, True))
+        rows = self.as_rows(obs, action)
+        return self._prediction(obs, self.advance(rows, self.run_mixture, generator, False, True))
 
     def predict_measured(
         self, obs: Tensor, action: Tensor, measure: Measure, *, generator: torch.Generator | None = None
@@ -323,17 +307,17 @@ class EnsembleDynamics(DynamicsModel):
         compared by its chance, as a Gaussian of the same mean and variance.
         """
         self.check_several_members()
-        rows = self._inputs(obs, action)
+        rows = self.as_rows(obs, action)
         count, places = len(rows.x), list(range(len(self._elite_list)))
         drawn = routing.member_of_row(routing.dealt(count, places, generator, self.device))
         index = torch.arange(count, device=drawn.device)
         of_all: dict[str, Outputs] = {}
 
         def run(name: str, x: Tensor) -> Outputs:
-            of_all[name] = self._network(name).members(self._elite_list, x)
+            of_all[name] = self.networks[name].members(self._elite_list, x)
             return Outputs(*(output[drawn, index] for output in of_all[name]))
 
-        taken = self._advance(rows, run, generator, False, True)
+        taken = self.advance(rows, run, generator, False, True)
         uncertainty = measure(self._gaussians(of_all), drawn)
         outcome = _shaped(taken.outcome, obs)
         return Prediction(*outcome, uncertainty.reshape(outcome.reward.shape))
@@ -379,16 +363,16 @@ class EnsembleDynamics(DynamicsModel):
         own = torch.arange(members, device=self.device)
 
         def run(name: str, x: Tensor) -> Outputs:  # rows of the first elite, then those of the second, ...
-            if name == "reward_network" or self._joint_reward:
-                of_all[name] = self._network(name).members(self._elite_list, x)
+            if name == "reward_network" or self.has_joint_reward:
+                of_all[name] = self.networks[name].members(self._elite_list, x)
                 pairs = (output.unflatten(1, (members, -1)) for output in of_all[name])
                 return Outputs(*(pair[own, own].flatten(0, 1) for pair in pairs))
             return own_rows(name, x)
 
         own_rows = self._run_members(self._elite_list)
-        rows = self._inputs(obs, action)
-        taken = self._advance(rows, run, generator, True, True, copies=members)
-        if self._joint_reward:
+        rows = self.as_rows(obs, action)
+        taken = self.advance(rows, run, generator, True, True, copies=members)
+        if self.has_joint_reward:
             means = self.network.heads.moments(of_all["network"])[0]
             reward = self.target_normalizer.denormalize(means)[..., -1]
         else:
@@ -399,15 +383,15 @@ class EnsembleDynamics(DynamicsModel):
 
     # -- one step, by whatever networks ---------------------------------------------------------------
 
-    def _advance(
+    def advance(
         self,
-        rows: _Rows,
+        rows: Rows,
         run: _Run,
         generator: torch.Generator | None,
         deterministic: bool,
         sample_discrete: bool,
         copies: int = 1,
-    ) -> _Step:
+    ) -> Step:
         """Take a step with rows ``[B, ...]``.
 
         Args:
@@ -446,11 +430,11 @@ class EnsembleDynamics(DynamicsModel):
             variances.append(variance)
         terminated = self._terminated(rows, run, next_obs, discrete, decided, change)
         counted = self._what_counts(torch.cat(variances, dim=-1) if len(variances) > 1 else variances[0])
-        return _Step(Outcome(next_obs, reward, terminated), counted)
+        return Step(Outcome(next_obs, reward, terminated), counted)
 
     def _reward(
         self,
-        rows: _Rows,
+        rows: Rows,
         run: _Run,
         next_obs: Tensor,
         target: Tensor,
@@ -461,7 +445,7 @@ class EnsembleDynamics(DynamicsModel):
         """Return the rewards ``[B]`` of a step, and the variance ``[B, 1]`` that a network of its own gives them."""
         if self.reward_fn is not None:
             return call_given(self.reward_fn, "reward_fn", rows.obs, rows.action, next_obs), None
-        if self._joint_reward:
+        if self.has_joint_reward:
             return self.target_normalizer.denormalize(target)[:, -1], None
         assert self.reward_normalizer is not None
         outputs = run("reward_network", self._outcome_input(rows.x, change, discrete))
@@ -469,7 +453,7 @@ class EnsembleDynamics(DynamicsModel):
 
     def _terminated(
         self,
-        rows: _Rows,
+        rows: Rows,
         run: _Run,
         next_obs: Tensor,
         discrete: Tensor,
@@ -497,12 +481,12 @@ class EnsembleDynamics(DynamicsModel):
         return torch.cat(parts if self.columns.num_discrete else parts[:2], dim=-1)
 
     @property
-    def _joint_end(self) -> bool:
+    def has_joint_end(self) -> bool:
         """Whether the termination is the last flag of the network of next observations."""
         return self.termination_fn is None and self.termination_network is None
 
     @property
-    def _joint_reward(self) -> bool:
+    def has_joint_reward(self) -> bool:
         """Whether the reward is the last target of the network of next observations."""
         return self.reward_fn is None and self.reward_network is None
 
@@ -510,17 +494,17 @@ class EnsembleDynamics(DynamicsModel):
         """Return those of the targets ``[..., V]``, the discrete ones and the reward included, that ever change."""
         return values if self._counting is None else values.index_select(-1, self._counting)
 
-    def _prediction(self, obs: Tensor, step: _Step) -> Prediction:
+    def _prediction(self, obs: Tensor, step: Step) -> Prediction:
         """Give a step the leading dimensions of ``obs``, and its uncertainty."""
         outcome = _shaped(step.outcome, obs)
         return Prediction(*outcome, step.variance.mean(-1).sqrt().reshape(outcome.reward.shape))
 
-    def _inputs(self, obs: Tensor, action: Tensor) -> _Rows:
+    def as_rows(self, obs: Tensor, action: Tensor) -> Rows:
         """Return observations and actions as rows, and the networks' input made of them."""
         flat_obs = self._flatten(obs, "obs").to(self.obs_dtype)
         flat_action = self._flatten(action, "action").to(self._like.dtype)
         x = self.input_normalizer.normalize(torch.cat([flat_obs, flat_action], dim=-1))
-        return _Rows(flat_obs, flat_action, x)
+        return Rows(flat_obs, flat_action, x)
 
     def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Deal:
         """Return who predicts which row, of rows with the leading dimensions of ``obs``."""
@@ -543,9 +527,15 @@ class EnsembleDynamics(DynamicsModel):
             settings["seed"],
         )
 
-    def _network(self, name: str) -> EnsembleMLP:
-        network: EnsembleMLP = getattr(self, name)
-        return network
+    @property
+    def networks(self) -> dict[str, EnsembleMLP]:
+        """The networks that the model has, by the names of their attributes."""
+        found = {
+            "network": self.network,
+            "reward_network": self.reward_network,
+            "termination_network": self.termination_network,
+        }
+        return {name: network for name, network in found.items() if network is not None}
 
     def _run_members(self, members: Sequence[int]) -> _Run:
         """Return what evaluates networks on rows ``[M R, in_dim]``, the first ``R`` by the first of the members, ..."""
@@ -553,17 +543,17 @@ class EnsembleDynamics(DynamicsModel):
         if wrong or not members:
             raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
         with torch.no_grad():  # a compiled step would work out the gradients of weights that nobody asks for
-            chosen = {name: self._network(name).choose(members) for name in self._network_names}
+            chosen = {name: self.networks[name].choose(members) for name in self.networks}
 
         def run(name: str, x: Tensor) -> Outputs:
             dealt = x.reshape(len(members), -1, x.shape[-1])
-            return Outputs(*(part.flatten(0, 1) for part in self._network(name).evaluate(chosen[name], dealt)))
+            return Outputs(*(part.flatten(0, 1) for part in self.networks[name].evaluate(chosen[name], dealt)))
 
         return run
 
-    def _run_mixture(self, name: str, x: Tensor) -> Outputs:
+    def run_mixture(self, name: str, x: Tensor) -> Outputs:
         """Match the first two moments of the equal mixture of the elites; chances are averaged."""
-        network = self._network(name)
+        network = self.networks[name]
         outputs = network.members(self._elite_list, x)
         means, stds = network.heads.moments(outputs)
         mean = means.mean(0)
@@ -571,11 +561,6 @@ class EnsembleDynamics(DynamicsModel):
         chances = network.heads.chances(outputs).mean(0)
         categories, flags = chances.split([sum(network.heads.categories), network.heads.flags], dim=-1)
         return Outputs(mean, variance.sqrt(), mean[:, :0], categories.log(), flags.logit())
-
-    @property
-    def _network_names(self) -> list[str]:
-        names = ("network", "reward_network", "termination_network")
-        return [name for name in names if getattr(self, name) is not None]
 
     # -- fitting -----------------------------------------------------------------------------------------
 
@@ -598,12 +583,8 @@ class EnsembleDynamics(DynamicsModel):
             train, holdout = transitions, transitions
         else:
             train, holdout = transitions[~held], transitions[spread_rows(held, MAX_HOLDOUT_ROWS)]
-        self._fit_normalizers(train)
-        reports = {}
-        for name in self._network_names:  # the next observation's first: the others are fitted on what it predicts
-            data = [self._fit_data(name, part, generator) for part in (train, holdout)]
-            reports[name] = fit_ensemble(self._network(name), *data, self._fit_settings(name), generator)
-        score = self._score(reports)
+        reports = fit_networks(self, train, holdout, generator, Progress(len(train)) if self.verbose else None)
+        score = total_score(self, reports)
         self._choose_elites(score)
         self._keep_start_states(train.obs, generator)
         return {
@@ -611,67 +592,8 @@ class EnsembleDynamics(DynamicsModel):
             "train_loss": sum(report.train_loss for report in reports.values()),
             "grad_steps": float(sum(report.steps for report in reports.values())),
             "rows": float(len(transitions)),
-            **self._check_outcomes(holdout),
+            **check_outcomes(self, holdout),
         }
-
-    def _score(self, reports: dict[str, FitReport]) -> Tensor:
-        """Return the hold-out error ``[E]`` over all networks: the mean over the continuous targets, plus the rest."""
-        score = reports["network"].score
-        if "reward_network" in reports:
-            targets = self.network.heads.targets
-            score = (targets * score + reports["reward_network"].score) / (targets + 1) if targets else score
-            score = score if targets else score + reports["reward_network"].score
-        if "termination_network" in reports:
-            score = score + reports["termination_network"].score
-        return score
-
-    def _targets(self, transitions: Transitions) -> Tensor:
-        """Return the continuous targets ``[N, T]`` of the network of next observations, differences in float64."""
-        change = self.columns.change_of(transitions.obs.double(), transitions.next_obs.double())
-        return torch.cat([change, transitions.reward[:, None].double()], dim=-1) if self._joint_reward else change
-
-    def _fit_normalizers(self, train: Transitions) -> None:
-        self.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
-        if self.settings["normalize_targets"]:
-            self.target_normalizer.fit(self._targets(train).to(train.obs.dtype))
-            if self.reward_normalizer is not None:
-                self.reward_normalizer.fit(train.reward[:, None])
-
-    def _fit_data(self, name: str, transitions: Transitions, generator: torch.Generator | None) -> FitData:
-        """Return what a network is fitted on."""
-        t, dtype = transitions, self._like.dtype
-        x = self.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
-        y = self.target_normalizer.normalize(self._targets(t).to(t.obs.dtype)).to(dtype)
-        label = self.columns.discrete_of(t.next_obs).to(dtype)
-        end, none, one = t.terminated[:, None].to(dtype), x[:, :0], torch.ones(1, dtype=dtype, device=x.device)
-        y_counts, label_counts = (counts.to(dtype) for counts in self.columns.counts())
-        if name == "network":
-            if self._joint_reward:
-                y_counts = torch.cat([y_counts, one])
-            if self._joint_end:
-                label, label_counts = torch.cat([label, end], dim=-1), torch.cat([label_counts, one])
-            return FitData(x, y, label, y_counts, label_counts)
-        # Real changes lie on thin surfaces: each row comes once more with some of the noise that imagined ones have.
-        blurred = y + y_counts * self._some_noise(x, generator)
-        seen = torch.cat([torch.cat([x, change, label], dim=-1) for change in (y, blurred)])
-        if name == "reward_network":
-            assert self.reward_normalizer is not None
-            reward = self.reward_normalizer.normalize(t.reward[:, None].to(dtype))
-            return FitData(seen, reward.repeat(2, 1), none.repeat(2, 1), one, one[:0])
-        return FitData(seen, none.repeat(2, 1), end.repeat(2, 1), one[:0], one)
-
-    @torch.no_grad()
-    def _some_noise(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return up to as much noise as the predicted changes ``[N, C]`` have, a random share of it for each row."""
-        std = self.network.heads.moments(self._run_mixture("network", x))[1]
-        noise, share = torch.randn(std.shape, generator=generator), torch.rand(len(std), 1, generator=generator)
-        return (noise * share).to(std) * std
-
-    def _fit_settings(self, name: str) -> FitSettings:
-        settings = FitSettings(**{field.name: self.settings[field.name] for field in fields(FitSettings)})
-        layers = len(self._network(name).weights)
-        decay = [*settings.weight_decay[: layers - 1], settings.weight_decay[-1]]
-        return replace(settings, weight_decay=decay)
 
     def _choose_elites(self, score: Tensor) -> None:
         # Python's list beside the buffer: picking a member must not wait for a device.
@@ -682,52 +604,10 @@ class EnsembleDynamics(DynamicsModel):
         """Take over what is known of the columns from the buffers."""
         self.columns.set_range(self.seen_range if len(self.seen_range) else None)
         continuous, discrete = (counts.bool() for counts in self.columns.counts())
-        kept = torch.cat([continuous, *[continuous.new_ones(1)] * self._joint_reward, discrete])
+        kept = torch.cat([continuous, *[continuous.new_ones(1)] * self.has_joint_reward, discrete])
         if self.reward_network is not None:
             kept = torch.cat([kept, kept.new_ones(1)])
         self._counting: Tensor | None = None if kept.all() or not kept.any() else kept.nonzero()[:, 0]
-
-    @torch.no_grad()
-    def _check_outcomes(self, holdout: Transitions) -> dict[str, float]:
-        """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all."""
-        chances: list[Tensor] = []
-
-        def run(name: str, x: Tensor) -> Outputs:
-            outputs = self._run_mixture(name, x)
-            if name == "termination_network" or (name == "network" and self.termination_network is None):
-                chances.append(outputs.flags[:, -1:].sigmoid())
-            return outputs
-
-        said = self._advance(self._inputs(holdout.obs, holdout.action), run, None, True, False).outcome
-        report, real = {}, holdout.terminated
-        spread = (holdout.reward - holdout.reward.mean()).square().sum()
-        if self.reward_fn is None and spread > 0:
-            report["reward_r2"] = 1 - float((said.reward - holdout.reward).square().sum() / spread)
-        num_ends, num_found = int(real.sum()), int((said.terminated & real).sum())
-        if num_ends:
-            report["ends_recall"] = num_found / num_ends
-        if num_said := int(said.terminated.sum()):
-            report["ends_precision"] = num_found / num_said
-        if self.termination_fn is None:
-            chance = chances[0][:, 0].clamp(1e-6, 1 - 1e-6)
-            loss = F.binary_cross_entropy(chance, real.to(chance))
-            report["ends_log_loss"] = float(loss)
-            rate = real.to(chance).mean().clamp(1e-6, 1 - 1e-6)
-            of_rate = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
-            if num_ends >= _LEAST_ENDS and not num_found and loss > 0.95 * of_rate:
-                self._warn_of_unseen_ends(num_ends, len(real), float(chance[real].mean()))
-        return report
-
-    def _warn_of_unseen_ends(self, ends: int, rows: int, chance: float) -> None:
-        if "ends" in self._warned:
-            return
-        self._warned.add("ends")
-        warnings.warn(
-            f"the model foresees none of the {ends} terminations among {rows} held-out transitions (their chance is "
-            f"{chance:.2g} on average, no more than elsewhere): either they happen by chance, or the observation does "
-            "not show what ends an episode. If you know the rule, give the model a termination_fn",
-            stacklevel=4,
-        )
 
     # -- saving ------------------------------------------------------------------------------------------
 
@@ -801,7 +681,7 @@ class EnsembleDynamics(DynamicsModel):
             functions[name] = given if stored == "custom" else stored
         settings = description["settings"]
         if description.get("format_version", 1) < 2:
-            settings = {**_FORMAT_1, **settings}
+            settings = {**OF_FORMAT_1, **settings}
         try:
             observation_space, action_space = storage.spaces_of(description)
             model = cls(observation_space, action_space, **settings, **functions)
@@ -851,48 +731,3 @@ def _shaped(outcome: Outcome, obs: Tensor) -> Outcome:
     return Outcome(
         outcome.next_obs.reshape(obs.shape), outcome.reward.reshape(batch), outcome.terminated.reshape(batch)
     )
-
-
-def _layer_decay(weight_decay: float | Sequence[float] | None, num_layers: int) -> list[float]:
-    if weight_decay is None:
-        return list(PAPER_WEIGHT_DECAY) if num_layers == len(PAPER_WEIGHT_DECAY) else [1e-4] * num_layers
-    if isinstance(weight_decay, Iterable):
-        decay = list(weight_decay)
-        if len(decay) != num_layers:
-            raise ValueError(f"weight_decay must have one number per layer, {num_layers}, got {decay}")
-        return decay
-    return [weight_decay] * num_layers
-
-
-def _check_ranges(settings: dict[str, Any]) -> None:
-    for name, least in (
-        ("num_members", 1),
-        ("num_components", 1),
-        ("batch_size", 1),
-        ("patience", 0),
-        ("min_epoch_steps", 1),
-    ):
-        check_whole_number(name, settings[name], least)
-    if settings["max_steps"] is not None:
-        check_whole_number("max_steps", settings["max_steps"])
-    check_whole_number("num_elites", settings["num_elites"])
-    if settings["num_elites"] > settings["num_members"]:
-        raise ValueError(
-            f"num_elites must be at most num_members={settings['num_members']}, got {settings['num_elites']}"
-        )
-    for units in settings["hidden"]:
-        check_whole_number("hidden", units)
-    check_number("beta_nll", settings["beta_nll"], 0, 1)
-    if settings["range_margin"] is not None:
-        check_number("range_margin", settings["range_margin"], 0, sys.float_info.max)
-    if not isinstance(settings["joint"], bool):
-        raise ValueError(f"joint must be True or False, got {settings['joint']!r}")
-    if settings["holdout_metric"] not in HOLDOUT_METRICS:
-        raise ValueError(f"holdout_metric must be one of {sorted(HOLDOUT_METRICS)}, got {settings['holdout_metric']!r}")
-    check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
-    for decay in settings["weight_decay"]:
-        check_number("weight_decay", decay, 0, 1)
-    if not 0 <= settings["averaging"] < 1:
-        raise ValueError(f"averaging must be in [0, 1), got {settings['averaging']}")
-    if not 0 < settings["holdout_ratio"] < 1:
-        raise ValueError(f"holdout_ratio must be in (0, 1), got {settings['holdout_ratio']}")

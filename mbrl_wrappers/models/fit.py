@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
 _LEAST_GAIN = 0.05
 _TINY = 1e-8
+_SECONDS_A_LINE = 2.0
 _GOLDEN = 0.6180339887498949
 
 
@@ -71,6 +73,28 @@ class FitReport:
     score: Tensor
     steps: int
     train_loss: float
+
+
+class Progress:
+    """Prints how a fit is getting on, a line every few seconds.
+
+    Args:
+        rows: that the fit learns from.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._last = time.monotonic()
+
+    def of(self, name: str) -> Callable[[int, float], None]:
+        """Return what is to be told of each evaluation of a network."""
+
+        def tell(steps: int, error: float) -> None:
+            if time.monotonic() - self._last > _SECONDS_A_LINE:
+                self._last = time.monotonic()
+                print(f"fitting {name} on {self._rows:,} rows: {steps:,} gradient steps, hold-out error {error:.4g}")
+
+        return tell
 
 
 def holdout_mask(key: Tensor, ratio: float) -> Tensor:
@@ -146,6 +170,7 @@ def fit_ensemble(
     holdout: FitData,
     settings: FitSettings,
     generator: torch.Generator | None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> FitReport:
     """Train all members until none has gained 1% on the hold-out for more than ``patience`` epochs.
 
@@ -162,6 +187,7 @@ def fit_ensemble(
         holdout: rows to score on.
         settings: see there.
         generator: CPU generator of the bootstrap and the order of batches.
+        progress: is told the number of steps and the mean hold-out error at each evaluation.
     """
     optimizer = _optimizer(network, settings)
     parameters = [p.detach() for p in network.parameters()]
@@ -188,6 +214,8 @@ def fit_ensemble(
         for kept, value in zip(best, average, strict=True):
             kept[improved] = value[improved]
         scores.append(best_score.mean())
+        if progress is not None:
+            progress(steps, float(scores[-1]))
         is_stale = len(scores) > settings.patience + 1 and not worth(scores[-settings.patience - 2], scores[-1])
         if is_stale or out_of_steps:
             break

@@ -1,0 +1,153 @@
+"""What each network of an ensemble is fitted on, and how the fitted model does on rewards and ends."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, fit_ensemble
+from mbrl_wrappers.models.heads import Outputs
+from mbrl_wrappers.types import Transitions
+
+if TYPE_CHECKING:
+    from mbrl_wrappers.models.ensemble import EnsembleDynamics
+
+_LEAST_ENDS = 5
+
+
+def fit_networks(
+    model: EnsembleDynamics,
+    train: Transitions,
+    holdout: Transitions,
+    generator: torch.Generator | None,
+    progress: Progress | None,
+) -> dict[str, FitReport]:
+    """Fit the normalisers and then each network, for as long as that network improves.
+
+    That of next observations comes first: the others are fitted on what it predicts.
+
+    Args:
+        model: fitted in place.
+        train: rows to learn from.
+        holdout: rows to score on.
+        generator: CPU generator of all randomness.
+        progress: is told of each evaluation.
+    """
+    _fit_normalizers(model, train)
+    reports = {}
+    for name, network in model.networks.items():
+        data = [_fit_data(model, name, part, generator) for part in (train, holdout)]
+        told = None if progress is None else progress.of(name)
+        reports[name] = fit_ensemble(network, *data, _fit_settings(model, name), generator, told)
+    return reports
+
+
+def total_score(model: EnsembleDynamics, reports: dict[str, FitReport]) -> Tensor:
+    """Return the hold-out error ``[E]`` over all networks.
+
+    That is the mean over the continuous targets, the reward one of them, plus the cross-entropies.
+    """
+    score, targets = reports["network"].score, model.network.heads.targets
+    if "reward_network" in reports:
+        of_reward = reports["reward_network"].score
+        score = (targets * score + of_reward) / (targets + 1) if targets else score + of_reward
+    if "termination_network" in reports:
+        score = score + reports["termination_network"].score
+    return score
+
+
+def _targets(model: EnsembleDynamics, transitions: Transitions) -> Tensor:
+    """Return the continuous targets ``[N, T]`` of the network of next observations, differences in float64."""
+    change = model.columns.change_of(transitions.obs.double(), transitions.next_obs.double())
+    return torch.cat([change, transitions.reward[:, None].double()], dim=-1) if model.has_joint_reward else change
+
+
+def _fit_normalizers(model: EnsembleDynamics, train: Transitions) -> None:
+    model.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
+    if model.settings["normalize_targets"]:
+        model.target_normalizer.fit(_targets(model, train).to(train.obs.dtype))
+        if model.reward_normalizer is not None:
+            model.reward_normalizer.fit(train.reward[:, None])
+
+
+def _fit_data(
+    model: EnsembleDynamics, name: str, transitions: Transitions, generator: torch.Generator | None
+) -> FitData:
+    """Return what a network is fitted on."""
+    t, dtype = transitions, model.dtype
+    x = model.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
+    y = model.target_normalizer.normalize(_targets(model, t).to(t.obs.dtype)).to(dtype)
+    label = model.columns.discrete_of(t.next_obs).to(dtype)
+    end, none, one = t.terminated[:, None].to(dtype), x[:, :0], torch.ones(1, dtype=dtype, device=x.device)
+    y_counts, label_counts = (counts.to(dtype) for counts in model.columns.counts())
+    if name == "network":
+        if model.has_joint_reward:
+            y_counts = torch.cat([y_counts, one])
+        if model.has_joint_end:
+            label, label_counts = torch.cat([label, end], dim=-1), torch.cat([label_counts, one])
+        return FitData(x, y, label, y_counts, label_counts)
+    # Real changes lie on thin surfaces: each row comes once more with some of the noise that imagined ones have.
+    blurred = y + y_counts * _some_noise(model, x, generator)
+    seen = torch.cat([torch.cat([x, change, label], dim=-1) for change in (y, blurred)])
+    if name == "reward_network":
+        assert model.reward_normalizer is not None
+        reward = model.reward_normalizer.normalize(t.reward[:, None].to(dtype))
+        return FitData(seen, reward.repeat(2, 1), none.repeat(2, 1), one, one[:0])
+    return FitData(seen, none.repeat(2, 1), end.repeat(2, 1), one[:0], one)
+
+
+@torch.no_grad()
+def _some_noise(model: EnsembleDynamics, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return up to as much noise as the predicted changes ``[N, C]`` have, a random share of it for each row."""
+    std = model.network.heads.moments(model.run_mixture("network", x))[1]
+    noise, share = torch.randn(std.shape, generator=generator), torch.rand(len(std), 1, generator=generator)
+    return (noise * share).to(std) * std
+
+
+def _fit_settings(model: EnsembleDynamics, name: str) -> FitSettings:
+    settings = FitSettings(**{field.name: model.settings[field.name] for field in fields(FitSettings)})
+    layers = len(model.networks[name].weights)
+    decay = [*settings.weight_decay[: layers - 1], settings.weight_decay[-1]]
+    return replace(settings, weight_decay=decay)
+
+
+@torch.no_grad()
+def check_outcomes(model: EnsembleDynamics, holdout: Transitions) -> dict[str, float]:
+    """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all."""
+    chances: list[Tensor] = []
+
+    def run(name: str, x: Tensor) -> Outputs:
+        outputs = model.run_mixture(name, x)
+        if name == "termination_network" or (name == "network" and model.termination_network is None):
+            chances.append(outputs.flags[:, -1:].sigmoid())
+        return outputs
+
+    said = model.advance(model.as_rows(holdout.obs, holdout.action), run, None, True, False).outcome
+    report, real = {}, holdout.terminated
+    spread = (holdout.reward - holdout.reward.mean()).square().sum()
+    if model.reward_fn is None and spread > 0:
+        report["reward_r2"] = 1 - float((said.reward - holdout.reward).square().sum() / spread)
+    num_ends, num_found = int(real.sum()), int((said.terminated & real).sum())
+    if num_ends:
+        report["ends_recall"] = num_found / num_ends
+    if num_said := int(said.terminated.sum()):
+        report["ends_precision"] = num_found / num_said
+    if model.termination_fn is None:
+        chance = chances[0][:, 0].clamp(1e-6, 1 - 1e-6)
+        loss = F.binary_cross_entropy(chance, real.to(chance))
+        report["ends_log_loss"] = float(loss)
+        rate = real.to(chance).mean().clamp(1e-6, 1 - 1e-6)
+        of_rate = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
+        if num_ends >= _LEAST_ENDS and not num_found and loss > 0.95 * of_rate:
+            model.warn_once(
+                "ends",
+                f"the model foresees none of the {num_ends} terminations among {len(real)} held-out transitions (their "
+                f"chance is {float(chance[real].mean()):.2g} on average, no more than elsewhere): either they happen by "
+                "chance, or the observation does not show what ends an episode. If you know the rule, give the model a "
+                "termination_fn",
+            )
+    return report
