@@ -62,7 +62,7 @@ class Heads:
 
     def moments(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the continuous targets, ``[..., T]`` each."""
-        if self.components == 1:
+        if not outputs.mixture.shape[-1]:  # of one component, or of several that have been merged
             return outputs.mean, outputs.std
         means, stds = self._of_components(outputs)
         weight = outputs.mixture.softmax(-1)[..., None]
@@ -73,7 +73,7 @@ class Heads:
     def sample(self, outputs: Outputs, generator: torch.Generator | None) -> Tensor:
         """Draw the continuous targets ``[..., T]``, differentiable but for the choice of the component."""
         mean, std = outputs.mean, outputs.std
-        if self.components > 1:
+        if outputs.mixture.shape[-1]:
             component = _gumbel_max(outputs.mixture, _uniform_like(outputs.mixture, generator))
             index = component[..., None, None].expand(*component.shape, 1, self.targets)
             mean, std = (part.gather(-2, index).squeeze(-2) for part in self._of_components(outputs))
