@@ -239,7 +239,9 @@ class FlatSpace:
         if isinstance(leaf.space, spaces.MultiBinary):
             return (columns > 0.5).long().reshape((*batch, *shape))
         if not np.issubdtype(leaf.space.dtype, np.floating):
-            return columns.round().long().reshape((*batch, *shape))
+            # The largest float below 2^63: a cast of more than int64 holds would wrap around.
+            most = 2.0**63 * (1 - torch.finfo(columns.dtype).eps / 2)
+            return columns.round().clamp(max=most).long().reshape((*batch, *shape))
         return columns.reshape((*batch, *shape))
 
     def decode_numpy(self, flat: Tensor) -> Any:

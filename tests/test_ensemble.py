@@ -62,10 +62,11 @@ def _all_to(member: int, rows: int) -> Tensor:
 
 @torch.no_grad()
 def _moments(model: EnsembleDynamics, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and variance of each elite's normalised targets, and its logits: ``[elites, N, ...]``."""
+    """Return mean and variance of each elite's normalised targets, and its chance of an end: ``[elites, N, ...]``."""
     x = (torch.cat([obs, action], -1) - model.input_normalizer.mean) / model.input_normalizer.std
-    means, stds, logits = zip(*(model.network.member(member, x) for member in model.elites.tolist()), strict=True)
-    return torch.stack(means), torch.stack(stds).square(), torch.stack(logits)
+    outputs = [model.network.member(member, x) for member in model.elites.tolist()]
+    means, stds, _, _, logits = (torch.stack(parts) for parts in zip(*outputs, strict=True))
+    return means, stds.square(), logits.sigmoid()
 
 
 def _members_of(model: EnsembleDynamics, uncertainty: Tensor, obs: Tensor, action: Tensor) -> Tensor:
@@ -130,9 +131,9 @@ def test_parts_that_are_one_hot_stay_one_hot():
 
 @torch.no_grad()
 def test_deterministic_prediction_is_the_moment_matched_mixture_of_the_elites():
-    model = _model()
+    model = _model(joint=True)
     obs, action = _inputs(40)
-    means, variances, logits = _moments(model, obs, action)
+    means, variances, chances = _moments(model, obs, action)
     second_moment = (variances + means.square()).mean(0)  # E[y^2] = Var[y] + E[y]^2, of each elite and of all
     mean = means.mean(0)
     variance = second_moment - mean.square()
@@ -141,18 +142,18 @@ def test_deterministic_prediction_is_the_moment_matched_mixture_of_the_elites():
     torch.testing.assert_close(prediction.next_obs, obs + target[:, :OBS_DIM], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(prediction.reward, target[:, OBS_DIM], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(prediction.uncertainty, variance.mean(-1).sqrt(), rtol=1e-4, atol=1e-5)
-    assert torch.equal(prediction.terminated, logits.mean(0)[:, 0] > 0)
+    assert torch.equal(prediction.terminated, chances.mean(0)[:, 0] > 0.5)
     assert 0 < prediction.terminated.sum() < 40
 
 
 @torch.no_grad()
 def test_disagreement_counts_in_the_uncertainty_of_a_deterministic_prediction():
-    model = _model()
+    model = _model(joint=True)
     obs, action = _inputs(40)
     _, variances, _ = _moments(model, obs, action)
     noise_alone = variances.mean(0).mean(-1).sqrt()
     assert (model.predict(obs, action, deterministic=True).uncertainty > noise_alone).all()
-    single = _model(num_members=1, num_elites=1)
+    single = _model(num_members=1, num_elites=1, joint=True)
     _, variances, _ = _moments(single, obs, action)
     for deterministic in (True, False):
         uncertainty = single.predict(obs, action, generator=_seeded(), deterministic=deterministic).uncertainty
@@ -162,13 +163,13 @@ def test_disagreement_counts_in_the_uncertainty_of_a_deterministic_prediction():
 @torch.no_grad()
 def test_samples_are_the_members_gaussian():
     rows = 40_000
-    model = _model()
+    model = _model(joint=True)
     obs, action = _inputs()
     member = int(model.elites[1])
     sample = model.predict(
         obs.expand(rows, -1), action.expand(rows, -1), generator=_seeded(), members=_all_to(member, rows)
     )
-    means, variances, logits = _moments(model, obs[None], action[None])
+    means, variances, chances = _moments(model, obs[None], action[None])
     scale, shift = model.target_normalizer.std, model.target_normalizer.mean
     mean, std = means[1, 0] * scale + shift, variances[1, 0].sqrt() * scale
     drawn = torch.cat([sample.next_obs - obs, sample.reward[:, None]], -1)
@@ -179,7 +180,8 @@ def test_samples_are_the_members_gaussian():
     assert (torch.corrcoef(standard.T) - torch.eye(OBS_DIM + 1)).abs().max() < 0.025
     within = (standard.abs() < 1.6449).double().mean()
     assert 0.89 < within < 0.91
-    assert (sample.terminated == (logits[1, 0] > 0)).all()
+    chance = chances[1, 0].item()
+    assert 0.1 < chance < 0.9 and abs(sample.terminated.double().mean() - chance) < 0.015
 
 
 # ---------------------------------------------------------------------------- members of a batch
@@ -202,7 +204,10 @@ def test_rows_are_predicted_by_the_members_asked_for():
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [10, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 3])
 def test_a_row_does_not_depend_on_its_batch(rows):
-    model = _model()
+    model = _model(joint=True)
+    with torch.no_grad():  # nothing of an end is left to chance
+        for last in (model.network.weights[-1], model.network.biases[-1]):
+            last[..., -1] *= 1e6
     obs, action = _inputs(rows)
     batch = model.predict(obs, action, deterministic=True)
     # The noise is drawn for the batch as a whole; the same noise is had by the same members alone.
@@ -220,7 +225,7 @@ def test_a_row_does_not_depend_on_its_batch(rows):
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [2, 3, 5, 203, CHUNK_ROWS + 1])
 def test_every_elite_gets_its_share_of_the_rows(rows):
-    model = _model(num_members=7, num_elites=5)
+    model = _model(num_members=7, num_elites=5, joint=True)
     obs, action = _inputs()
     counts = torch.zeros(40, 7)
     for draw in range(40):
@@ -239,7 +244,7 @@ def test_every_elite_gets_its_share_of_the_rows(rows):
 
 @torch.no_grad()
 def test_members_are_spread_over_the_rows_at_random():
-    model = _model()
+    model = _model(joint=True)
     obs, action = _inputs()
     elites = set(model.elites.tolist())
     generator = _seeded()
@@ -257,7 +262,7 @@ def test_members_are_spread_over_the_rows_at_random():
 
 @torch.no_grad()
 def test_a_single_row_meets_every_elite():
-    model = _model(num_members=7, num_elites=5)
+    model = _model(num_members=7, num_elites=5, joint=True)
     obs, action = _inputs()
     generator = _seeded()
     for batch in ((), (1,)):
@@ -466,6 +471,13 @@ def test_a_fit_leaves_start_states_that_were_observed(rows):
         ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
         ({"min_epoch_steps": -1}, "min_epoch_steps must be a whole number of at least 1, got -1"),
         ({"beta_nll": 1.5}, "beta_nll must be in [0, 1], got 1.5"),
+        ({"num_components": 0}, "num_components must be a whole number of at least 1, got 0"),
+        ({"num_components": 1.5}, "num_components must be a whole number of at least 1, got 1.5"),
+        ({"joint": "yes"}, "joint must be True or False, got 'yes'"),
+        ({"range_margin": -0.1}, "range_margin must be in [0, "),
+        ({"range_margin": float("nan")}, "got nan"),
+        ({"averaging": 1.0}, "averaging must be in [0, 1), got 1.0"),
+        ({"averaging": -0.1}, "averaging must be in [0, 1), got -0.1"),
         ({"holdout_metric": "rmse"}, "holdout_metric must be one of ['mae', 'mse'], got 'rmse'"),
         ({"weight_decay": float("nan")}, "weight_decay must be in [0, 1], got nan"),
         ({"hidden": (2.5,)}, "hidden must be a whole number of at least 1, got 2.5"),

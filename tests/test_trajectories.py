@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
-from mbrl_wrappers.models.network import CHUNK_ROWS
+from mbrl_wrappers.models.network import CHUNK_ROWS, EnsembleMLP
 from mbrl_wrappers.models.trajectories import TrajectoryReturns
 from mbrl_wrappers.types import Outcome, Prediction
 
@@ -364,20 +364,25 @@ def test_a_policy_answers_what_each_particle_sees():
 
 
 def certain(**functions: Any) -> EnsembleDynamics:
-    """An ensemble whose members differ and hardly vary."""
+    """An ensemble whose members differ and hardly vary, nor leave an end to chance."""
     model = EnsembleDynamics(OBS, ACTION, num_members=6, num_elites=5, hidden=[8, 8], seed=1, **functions)
+    networks = [child for child in model.children() if isinstance(child, EnsembleMLP)]
     with torch.no_grad():
-        model.network.max_logvar.fill_(-60.0)
-        model.network.min_logvar.fill_(-80.0)
-        for bias in model.network.biases:
-            bias.normal_(generator=generator())
+        for network in networks:
+            network.max_logvar.fill_(-60.0)
+            network.min_logvar.fill_(-80.0)
+            for bias in network.biases:
+                bias.normal_(generator=generator())
+        for last in (networks[-1].weights[-1], networks[-1].biases[-1]):
+            last[..., -1] *= 1e6  # the logit of the termination
     return model
 
 
 @pytest.mark.parametrize("members", [[0], [4], [0, 1, 2, 3, 4], [3, 1], [2, 2, 5]])
 @pytest.mark.parametrize("count", [1, 5, 300])  # the last takes the path of a product for each member
-def test_a_particle_step_is_the_prediction_of_its_members(members, count):
-    model = certain()
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_particle_step_is_the_prediction_of_its_members(members, count, joint):
+    model = certain(joint=joint)
     obs, action = rows(len(members), count, 2), rows(len(members), count, 1, seed=1)
     with torch.no_grad():
         p = model.particle_step(members)(obs, action, generator())
@@ -387,6 +392,7 @@ def test_a_particle_step_is_the_prediction_of_its_members(members, count):
     torch.testing.assert_close(p.next_obs, expected.next_obs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(p.reward, expected.reward, rtol=1e-5, atol=1e-5)
     assert torch.equal(p.terminated, expected.terminated)
+    assert len(members) * count < 1000 or 0 < p.terminated.double().mean() < 1
 
 
 def test_few_rows_and_many_rows_are_worked_out_alike():
@@ -403,7 +409,7 @@ def test_few_rows_and_many_rows_are_worked_out_alike():
 
 
 def test_a_particle_step_has_the_noise_of_its_member():
-    model = EnsembleDynamics(OBS, ACTION, num_members=2, num_elites=2, hidden=[4], termination_fn=never)
+    model = EnsembleDynamics(OBS, ACTION, num_members=2, num_elites=2, hidden=[4], joint=True, termination_fn=never)
     with torch.no_grad():
         for p in model.network.parameters():
             p.zero_()
@@ -433,14 +439,14 @@ def test_what_a_particle_step_returned_outlives_the_next_one(monkeypatch):
 
 @pytest.mark.parametrize("count", [5, 300])
 def test_a_particle_step_without_noise_is_the_mean_of_its_member(count):
-    model = EnsembleDynamics(OBS, ACTION, hidden=[4], termination_fn=never)
+    model = EnsembleDynamics(OBS, ACTION, hidden=[4], joint=True, termination_fn=never)
     obs, action = rows(2, count, 2), rows(2, count, 1, seed=1)
     step = model.particle_step([4, 1], deterministic=True)
     sample = model.particle_step([4, 1])
     with torch.no_grad():
         p = step(obs, action, None)
         for place, member in enumerate((4, 1)):
-            target, _, _ = model.network.member(member, torch.cat([obs[place], action[place]], -1))
+            target, *_ = model.network.member(member, torch.cat([obs[place], action[place]], -1))
             torch.testing.assert_close(p.next_obs[place], obs[place] + target[:, :2], rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(p.reward[place], target[:, 2], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(sample(obs, action, generator()).next_obs, p.next_obs, atol=0.01)

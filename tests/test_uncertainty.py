@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.uncertainty import (
     MEASURES,
     MemberGaussians,
@@ -170,14 +171,20 @@ def inputs(rows: int = 60) -> tuple[Tensor, Tensor]:
 
 
 def noiseless(dynamics: EnsembleDynamics) -> EnsembleDynamics:
+    """Leave no noise to a model, and no end to chance."""
+    networks = [child for child in dynamics.children() if isinstance(child, EnsembleMLP)]
     with torch.no_grad():
-        dynamics.network.min_logvar.fill_(-60.0)
-        dynamics.network.max_logvar.fill_(-50.0)
+        for network in networks:
+            network.min_logvar.fill_(-60.0)
+            network.max_logvar.fill_(-50.0)
+        for last in (networks[-1].weights[-1], networks[-1].biases[-1]):
+            last[..., -1] *= 1e6  # the logit of the termination
     return dynamics
 
 
-def test_a_measured_step_is_taken_by_a_random_elite_each_with_its_share():
-    dynamics, (obs, action) = noiseless(ensemble()), inputs()
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_measured_step_is_taken_by_a_random_elite_each_with_its_share(joint: bool):
+    dynamics, (obs, action) = noiseless(ensemble(joint=joint)), inputs()
     seen: list[Tensor] = []
 
     def measure(g: MemberGaussians, chosen: Tensor) -> Tensor:
@@ -229,8 +236,9 @@ def test_what_can_not_be_measured_is_refused():
         known.predict_measured(torch.zeros(1, 3), torch.zeros(1, 1), one_versus_rest)
 
 
-def test_a_crossed_step_moves_by_its_own_elite_and_is_rewarded_by_all():
-    dynamics = ensemble()
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_crossed_step_moves_by_its_own_elite_and_is_rewarded_by_all(joint: bool):
+    dynamics = noiseless(ensemble(joint=joint))
     source = torch.Generator().manual_seed(2)
     obs, action = torch.randn(3, 5, 3, generator=source), torch.rand(3, 5, 2, generator=source)
     crossed = dynamics.cross_step(obs, action)
@@ -240,8 +248,13 @@ def test_a_crossed_step_moves_by_its_own_elite_and_is_rewarded_by_all():
         assert torch.allclose(crossed.next_obs[place], own.next_obs[0], atol=1e-6)
         assert torch.equal(crossed.terminated[place], own.terminated[0])
         for mover in range(3):
-            rated = step(obs[mover][None], action[mover][None], None)
-            assert torch.allclose(crossed.reward[place, mover], rated.reward[0], atol=1e-6)
+            if joint:
+                rated = step(obs[mover][None], action[mover][None], None).reward[0]
+            else:  # of where the mover gets to; the normalisers of a new model change nothing
+                change = crossed.next_obs[mover] - obs[mover]
+                seen = torch.cat([obs[mover], action[mover], change], dim=-1)
+                rated = dynamics.reward_network.member(member, seen).mean[:, 0]
+            assert torch.allclose(crossed.reward[place, mover], rated, atol=1e-5)
 
 
 def test_a_crossed_step_refuses_what_it_can_not_cross():
