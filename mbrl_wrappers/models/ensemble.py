@@ -604,8 +604,8 @@ class EnsembleDynamics(DynamicsModel):
         self._fit_normalizers(train)
         reports = {}
         for name in self._network_names:  # the next observation's first: the others are fitted on what it predicts
-            data = [self._fit_data(name, part, generator) for part in (train, holdout)]
-            reports[name] = fit_ensemble(self._network(name), *data, self._fit_settings(name), generator)
+            learned, scored = (self._fit_data(name, part, generator) for part in (train, holdout))
+            reports[name] = fit_ensemble(self._network(name), learned, scored, self._fit_settings(name), generator)
         score = self._score(reports)
         self._choose_elites(score)
         self._keep_start_states(train.obs, generator)
