@@ -276,19 +276,22 @@ class EnsembleDynamics(DynamicsModel):
             rows = self.as_rows(obs, action)
             real_obs = self._flatten(next_obs, "obs").to(rows.obs)
             real_reward = reward.reshape(-1, 1).to(rows.x)
+
+            def drawn_reward(outputs: Outputs) -> Tensor:
+                assert self.reward_normalizer is not None  # the network is there
+                return _as_drawn(outputs, self.reward_normalizer.normalize(real_reward))
+
             real = columns.change_of(rows.obs, real_obs).to(rows.x)
             if self.has_joint_reward:
                 real = torch.cat([real, real_reward], dim=-1)
             outputs = run("network", rows.x)
-            # target = mean + std * noise with the noise that made the real step
-            noise = ((self.target_normalizer.normalize(real) - outputs.mean) / outputs.std).detach()
-            target = outputs.mean + outputs.std * noise
+            target = _as_drawn(outputs, self.target_normalizer.normalize(real))
             chances = heads.chances(outputs)[:, : columns.num_discrete]
             discrete = columns.discrete_of(real_obs).to(chances)
             discrete = chances + (discrete - chances).detach()
             change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
             again = columns.land(rows.obs, change, discrete)
-            paid = self._reward(rows, run, again, target, discrete, change, lambda outputs: outputs.mean)[0]
+            paid = self._reward(rows, run, again, target, discrete, change, drawn_reward)[0]
             # a given function knows nothing of noise in rewards
             return again.reshape(obs.shape), (paid + (real_reward[:, 0] - paid).detach()).reshape(reward.shape)
 
@@ -732,3 +735,9 @@ def _shaped(outcome: Outcome, obs: Tensor) -> Outcome:
     return Outcome(
         outcome.next_obs.reshape(obs.shape), outcome.reward.reshape(batch), outcome.terminated.reshape(batch)
     )
+
+
+def _as_drawn(outputs: Outputs, real: Tensor) -> Tensor:
+    """Return real targets ``[B, T]`` as ``mean + std * noise``, with the noise that makes them taken for a constant."""
+    noise = ((real - outputs.mean) / outputs.std).detach()
+    return outputs.mean + outputs.std * noise

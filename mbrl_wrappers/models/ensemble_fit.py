@@ -43,9 +43,9 @@ def fit_networks(
         model.termination_network.biases[-1].data.fill_(float(rate.logit()))
     reports = {}
     for name, network in model.networks.items():
-        data = [_fit_data(model, name, part, generator) for part in (train, holdout)]
+        learned, scored = (_fit_data(model, name, part, generator) for part in (train, holdout))
         told = None if progress is None else progress.of(name)
-        reports[name] = fit_ensemble(network, *data, _fit_settings(model, name), generator, told)
+        reports[name] = fit_ensemble(network, learned, scored, _fit_settings(model, name), generator, told)
     return reports
 
 
