@@ -596,7 +596,7 @@ class EnsembleDynamics(DynamicsModel):
             "train_loss": sum(report.train_loss for report in reports.values()),
             "grad_steps": float(sum(report.steps for report in reports.values())),
             "rows": float(len(transitions)),
-            **check_outcomes(self, holdout),
+            **check_outcomes(self, holdout, reports),
         }
 
     def _choose_elites(self, score: Tensor) -> None:
