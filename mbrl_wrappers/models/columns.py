@@ -42,6 +42,7 @@ class ObservationColumns(nn.Module):
     _rounds: Tensor
     _low: Tensor
     _high: Tensor
+    _slack: Tensor
 
     def __init__(self, codec: FlatSpace, range_margin: float | None) -> None:
         super().__init__()
@@ -61,6 +62,8 @@ class ObservationColumns(nn.Module):
         self.register_buffer("_rounds", codec.is_whole[order[0]], persistent=False)
         self.register_buffer("_low", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
         self.register_buffer("_high", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
+        # What rounding may add to a state at its bound, which must not count as outside.
+        self.register_buffer("_slack", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
         self._any_rounds = bool(codec.is_whole.any())
         self._all_change, self._is_bounded = True, False
         self.set_range(None)
@@ -93,6 +96,8 @@ class ObservationColumns(nn.Module):
         self._is_bounded = bool((torch.isfinite(low) | torch.isfinite(high)).any())
         self._low.copy_(low)
         self._high.copy_(high)
+        size = torch.where(torch.isfinite(low), low.abs(), 0.0) + torch.where(torch.isfinite(high), high.abs(), 0.0)
+        self._slack.copy_(1e-4 * (1e-2 + size))
 
     def counts(self) -> tuple[Tensor, Tensor]:
         """Return which targets are to be learned, 1 or 0: ``[C]`` continuous and ``[L]`` discrete ones."""
@@ -117,9 +122,11 @@ class ObservationColumns(nn.Module):
                 rounded = ((before + change).round() - before).to(change)
                 change = torch.where(self._rounds, straight_through(rounded, change), change)
             if self._is_bounded:
-                # A state that is outside already need not come back.
-                low = (self._low.to(before.dtype) - before).clamp(max=0).to(change)
-                high = (self._high.to(before.dtype) - before).clamp(min=0).to(change)
+                low, high = (bound.to(before.dtype) - before for bound in (self._low, self._high))
+                # Imagined states don't leave the bounds; a real one that is outside already is not held.
+                slack = self._slack.to(before.dtype)
+                low = torch.where(low > slack, -torch.inf, low).to(change)
+                high = torch.where(high < -slack, torch.inf, high).to(change)
                 change = straight_through(torch.clamp(change, low, high), change)
         if self._all_change:
             return change
