@@ -38,6 +38,21 @@ def flops(widths: Sequence[int]) -> int:
     return sum(2 * a * b for a, b in itertools.pairwise(widths))
 
 
+def model_widths(env_id: str) -> dict[str, list[int]]:
+    """Return the widths of the model's networks, of which each predicts by mean and standard deviation, or a chance."""
+    hidden = list(ENVS[env_id][0])
+    env = gym.make(env_id)
+    obs, action = (math.prod(space.shape or ()) for space in (env.observation_space, env.action_space))
+    widths = {
+        "next_obs": [obs + action, *hidden, 2 * obs],
+        "reward": [2 * obs + action, *hidden[:2], 2],
+        "end": [2 * obs + action, *hidden[:2], 1],
+    }
+    if EnsembleDynamics.for_env(env).termination_fn is not None:
+        del widths["end"]
+    return widths
+
+
 def make(env_id: str, strategy: Strategy) -> tuple[Any, EnsembleDynamics]:
     """Bind a strategy to an agent that has met 1,000 random steps, and a model of its env."""
     hidden, net_arch = ENVS[env_id]
@@ -51,11 +66,11 @@ def make(env_id: str, strategy: Strategy) -> tuple[Any, EnsembleDynamics]:
 
 def floors(env_id: str) -> dict[str, int]:
     """Return the least FLOPs of each strategy's work, from the sizes of the networks."""
-    hidden, net_arch = ENVS[env_id]
+    net_arch = ENVS[env_id][1]
     env = gym.make(env_id)
     obs, action = (math.prod(space.shape or ()) for space in (env.observation_space, env.action_space))
-    is_learned = EnsembleDynamics.for_env(env).termination_fn is None
-    model = flops([obs + action, *hidden, 2 * (obs + 1) + is_learned])
+    networks = {name: flops(widths) for name, widths in model_widths(env_id).items()}
+    model, reward = sum(networks.values()), networks["reward"]
     actor, critic = flops([obs, *net_arch, 2 * action]), flops([obs + action, *net_arch, 1])
     starts = math.ceil(BATCH / (HORIZON + 1))
     ahead = HORIZON * MEMBERS * BATCH
@@ -63,7 +78,8 @@ def floors(env_id: str) -> dict[str, int]:
         "Dyna": ROLLOUTS * (actor + model),
         "M2AC": HORIZON * ROLLOUTS * (actor + MEMBERS * model),
         "MVE": starts * HORIZON * (actor + model),
-        "STEVE": (BATCH + ahead) * (actor + CRITICS * critic) + ahead * MEMBERS * model,
+        # each member's rows by that member, and their rewards by all
+        "STEVE": (BATCH + ahead) * (actor + CRITICS * critic) + ahead * (model + (MEMBERS - 1) * reward),
     }
 
 

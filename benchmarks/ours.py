@@ -44,13 +44,17 @@ ACTION_SPACE = spaces.Box(-1, 1, (ACTION_DIM,))
 
 
 def build_model() -> EnsembleDynamics:
-    """Build the ensemble of the benchmark: learned reward, known termination (HalfCheetah never ends)."""
+    """Build the ensemble of the benchmark: learned reward, known termination (HalfCheetah never ends).
+
+    The reward is an output of the network of next observations, as in mbrl-lib, so that both compute the same thing.
+    """
     return EnsembleDynamics(
         OBSERVATION_SPACE,
         ACTION_SPACE,
         num_members=NUM_MEMBERS,
         num_elites=NUM_ELITES,
         hidden=[HIDDEN] * NUM_LAYERS,
+        joint=True,
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
@@ -66,6 +70,8 @@ def fit_call() -> Callable[[], object]:
         torch.cat([rows.obs, rows.action], dim=1),
         torch.cat([rows.next_obs - rows.obs, rows.reward[:, None]], dim=1),
         torch.zeros(len(rows.obs), 0),
+        torch.ones(OBS_DIM + 1),
+        torch.zeros(0),
     )
     holdout = data[torch.arange(1)]
     settings = FitSettings(
@@ -77,6 +83,7 @@ def fit_call() -> Callable[[], object]:
         max_steps=STEPS_PER_FIT,
         beta_nll=0.0,
         holdout_metric="mse",
+        averaging=0.0,
     )
     generator = torch.Generator().manual_seed(0)
     return lambda: fit_ensemble(network, data, holdout, settings, generator)

@@ -121,7 +121,8 @@ all meet the same load; mbrl-lib and SBX (0.28.0, JAX) have a process and an env
 the same torch. Times are milliseconds, median and (minimum).
 
 {sections}
-- The model: 7 members (5 elites), 4 x 200 SiLU, 17 observations, 6 actions, learned reward, no learned termination.
+- The model: 7 members (5 elites), 4 x 200 SiLU, 17 observations, 6 actions, no learned termination, the learned reward
+  an output of the same network as in mbrl-lib (`joint=True`), so that both compute the same thing.
 - Gradient step: ours is a fit of {steps} steps over {steps}, drawing the batches included; mbrl-lib's is the body of
   `ModelTrainer.train`'s loop (`update`), its batches drawn beforehand.
 - Imagined step: ours is `EnsembleDynamics.predict` without gradients; mbrl-lib's is `ModelEnv.step(sample=True)` with

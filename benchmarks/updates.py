@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from batches import ENVS, flops, milliseconds
+from batches import ENVS, flops, milliseconds, model_widths
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -44,13 +44,16 @@ class FlopCounter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Network:
-    """The least FLOPs of a row through a network, forward and back."""
+    """The least FLOPs of a row through a network, or several, forward and back."""
 
-    widths: list[int]
+    widths: tuple[list[int], ...]
+
+    def __init__(self, *widths: list[int]) -> None:
+        object.__setattr__(self, "widths", widths)
 
     @property
     def forward(self) -> int:
-        return flops(self.widths)
+        return sum(map(flops, self.widths))
 
     @property
     def to_input(self) -> int:
@@ -60,7 +63,7 @@ class Network:
     @property
     def to_weights(self) -> int:
         """Forward, and back to the weights alone."""
-        return 3 * self.forward - flops(self.widths[:2])
+        return 3 * self.forward - sum(flops(widths[:2]) for widths in self.widths)
 
     @property
     def to_both(self) -> int:
@@ -70,12 +73,11 @@ class Network:
 
 def networks(env_id: str) -> tuple[Network, Network, Network, Network]:
     """Return model, actor, critic of actions and critic of states."""
-    hidden, net_arch = ENVS[env_id]
+    net_arch = ENVS[env_id][1]
     env = gym.make(env_id)
     obs, action = (math.prod(space.shape or ()) for space in (env.observation_space, env.action_space))
-    is_learned = EnsembleDynamics.for_env(env).termination_fn is None
     return (
-        Network([obs + action, *hidden, 2 * (obs + 1) + is_learned]),
+        Network(*model_widths(env_id).values()),
         Network([obs, *net_arch, 2 * action]),
         Network([obs + action, *net_arch, 1]),
         Network([obs, *net_arch, 1]),

@@ -360,7 +360,7 @@ def test_held_out_rows_never_train():
     one_training_row = torch.arange(400) == int((~held).nonzero()[5])
     states, errors = [], []
     for data in (transitions, _made_wild(transitions, held), _made_wild(transitions, one_training_row)):
-        model = _model(max_steps=150, min_epoch_steps=150)
+        model = _model(max_steps=150, min_epoch_steps=150, joint=True)
         start = _state(model.network)
         errors.append(model.fit(data, _seeded())["holdout_error"])
         of_all_rows = ("elites", "start_obs", "seen_range")

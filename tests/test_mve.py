@@ -20,6 +20,7 @@ from torch import Tensor
 from mbrl_wrappers.agents import MVE, PETS
 from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.seeding import set_apart
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
 GAMMA, ALPHA = 0.9, 0.3
@@ -159,10 +160,13 @@ def test_the_members_of_an_ensemble_take_turns_and_each_follows_its_mean():
     agent = make_agent(TD3)
     agent.target_policy_noise = 0.0  # so that loops in another order act alike
     dynamics = EnsembleDynamics(OBS, ACTION, hidden=(8,), num_members=4, num_elites=3, seed=0)
+    with torch.no_grad():
+        dynamics.termination_network.weights[-1].mul_(1e6)  # chances of 0 or 1
     fill(agent.replay_buffer)
     batch = draw(bound(MVE(2, td_k=False), agent, dynamics), agent, 12)
     np.random.seed(0)  # noqa: NPY002
     real, view = agent.replay_buffer.sample(12), AgentView(agent, dynamics)
+    assert 0 < batch.dones.sum() < 12
     for row in range(12):
         step = dynamics.particle_step([dynamics.particle_members[row % 3]], deterministic=True)
         obs, total, factor, ends = real.next_observations[row : row + 1], real.rewards[row].item(), GAMMA, False
@@ -241,6 +245,7 @@ def test_normalized_rewards_and_observations_are_those_of_the_agent():
 
 def parameters_after(kind: type, strategy: MVE | None, steps: int = 120) -> list[Tensor]:
     agent = make_agent(kind, learning_starts=20, train_freq=1, gradient_steps=1, batch_size=16)
+    set_apart(agent.action_space)
     agent.learn(steps, callback=None if strategy is None else ModelBased(strategy, line(3.0), fit_every=50, seed=3))
     return [parameter.detach().clone() for parameter in agent.policy.parameters()]
 

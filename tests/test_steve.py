@@ -17,6 +17,8 @@ from torch import Tensor
 from mbrl_wrappers.agents import STEVE
 from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models.network import EnsembleMLP
+from mbrl_wrappers.seeding import set_apart
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-2.0, 3.0, (1,), np.float32)
 GAMMA, ALPHA = 0.9, 0.3
@@ -54,8 +56,19 @@ def ensemble(**kwargs: Any) -> EnsembleDynamics:
     settings = {"num_members": 4, "num_elites": 3, "hidden": (8,), "seed": 1, **kwargs}
     dynamics = EnsembleDynamics(OBS, ACTION, **settings)
     with torch.no_grad():  # far enough apart for horizons to differ, and some rollouts to end
-        for weight in dynamics.network.weights:
+        for weight in (weight for network in networks(dynamics) for weight in network.weights):
             weight.mul_(3.0)
+    return dynamics
+
+
+def networks(dynamics: EnsembleDynamics) -> list[EnsembleMLP]:
+    return [module for module in dynamics.modules() if isinstance(module, EnsembleMLP)]
+
+
+def without_ends(dynamics: EnsembleDynamics) -> EnsembleDynamics:
+    assert dynamics.termination_network is not None
+    with torch.no_grad():
+        dynamics.termination_network.biases[-1].fill_(-1e3)
     return dynamics
 
 
@@ -83,19 +96,37 @@ def act(agent: Any, view: AgentView, obs: Tensor, noise: Tensor) -> tuple[Tensor
     return low + (high - low) * (gaussian.tanh() + 1) / 2, -ALPHA * log_prob.item()
 
 
+def step_of(
+    dynamics: EnsembleDynamics, mover: int, rater: int, obs: Tensor, action: Tensor
+) -> tuple[Tensor, float, float]:
+    """Return where one member's mean leads, what another one's pays for it, and the first one's chance of an end."""
+    x = dynamics.input_normalizer.normalize(torch.cat([obs, action], dim=-1))
+    outputs = dynamics.network.member(mover, x)
+    change = dynamics.target_normalizer.denormalize(outputs.mean)[:, :2]
+    if dynamics.reward_network is None:  # joint
+        paid = dynamics.target_normalizer.denormalize(dynamics.network.member(rater, x).mean)[:, 2]
+        return obs + change, paid.item(), outputs.flags.sigmoid().item()
+    seen = torch.cat([x, dynamics.target_normalizer.normalize(change)], dim=-1)
+    paid = dynamics.reward_normalizer.denormalize(dynamics.reward_network.member(rater, seen).mean)
+    return obs + change, paid.item(), dynamics.termination_network.member(mover, seen).flags.sigmoid().item()
+
+
 @torch.no_grad()
 def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any) -> tuple[Tensor, Tensor]:
     """Return the targets of each horizon, ``[B, H+1, K]`` over all combinations, and of the least critic, [B, H+1]."""
     view, generator = AgentView(agent, dynamics), torch.Generator().manual_seed(0)
-    noise = [torch.randn(len(real.rewards), 1, generator=generator) for _ in range(horizon + 1)]
-    steps = [dynamics.particle_step([member], deterministic=True) for member in dynamics.particle_members]
+    shape, noise, uniform = (len(real.rewards), 1), [], []
+    for _ in range(horizon + 1):
+        noise.append(torch.randn(shape, generator=generator))
+        uniform.append(torch.rand(shape, generator=generator))
+    members = dynamics.particle_members
     targets, of_least = [], []
     for i in range(len(real.rewards)):
         r, goes_on = real.rewards[i].item(), 1 - real.dones[i].item()
         combinations: list[list[float]] = [[] for _ in range(horizon + 1)]
         least: list[list[float]] = [[] for _ in range(horizon + 1)]
-        for mover in steps:
-            for rater in steps:
+        for mover in members:
+            for rater in members:
                 obs, total, alive = real.next_observations[i : i + 1], 0.0, 1.0
                 for h in range(horizon + 1):
                     action, bonus = act(agent, view, obs, noise[h][i])
@@ -103,20 +134,19 @@ def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any)
                     found = [r + goes_on * GAMMA * (total + alive * GAMMA**h * value) for value in values]
                     combinations[h] += found
                     least[h].append(min(found))
-                    total += alive * GAMMA**h * (rater(obs[None], action[None], None).reward.item() + bonus)
-                    moved = mover(obs[None], action[None], None)
-                    alive *= 1.0 - float(moved.terminated)
-                    obs = moved.next_obs[0]
+                    obs, reward, chance = step_of(dynamics, mover, rater, obs, action)
+                    total += alive * GAMMA**h * (reward + bonus)
+                    alive *= float(uniform[h][i] >= chance)
         targets.append(combinations)
         of_least.append([np.mean(found) for found in least])
     return torch.tensor(targets), torch.tensor(of_least)
 
 
-@pytest.mark.parametrize("kind", [TD3, SAC])
+@pytest.mark.parametrize(("kind", "joint"), [(TD3, False), (SAC, False), (SAC, True)])
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, covariance: bool, kind: type):
-    agent, dynamics = make_agent(kind, **({"ent_coef": ALPHA} if kind is SAC else {})), ensemble()
+def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, covariance: bool, kind: type, joint: bool):
+    agent, dynamics = make_agent(kind, **({"ent_coef": ALPHA} if kind is SAC else {})), ensemble(joint=joint)
     real, batch = draw(bound(STEVE(horizon, covariance=covariance), agent, dynamics), agent, 12)
     targets, of_least = written_out(agent, dynamics, horizon, real)
     centred = targets - targets.mean(-1, keepdim=True)
@@ -136,8 +166,9 @@ def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, cov
 
 def alike(dynamics: EnsembleDynamics) -> EnsembleDynamics:
     with torch.no_grad():
-        for parameter in (*dynamics.network.weights, *dynamics.network.biases):
-            parameter.copy_(parameter[:1].expand_as(parameter))
+        for network in networks(dynamics):
+            for parameter in (*network.weights, *network.biases):
+                parameter.copy_(parameter[:1].expand_as(parameter))
     return dynamics
 
 
@@ -162,10 +193,9 @@ def test_noise_of_the_policy_is_no_doubt_about_the_model(kind: type):
 
 def test_a_model_whose_members_agree_is_trusted_and_one_whose_members_do_not_is_not():
     agent = make_agent()
-    wild = ensemble()
-    with torch.no_grad():
-        wild.network.biases[-1][..., -2:] = -50.0  # no termination
-        wild.target_normalizer.std.fill_(100.0)
+    wild = without_ends(ensemble())
+    wild.target_normalizer.std.fill_(100.0)
+    wild.reward_normalizer.std.fill_(100.0)
     shares = []
     for dynamics in (alike(ensemble()), wild):
         strategy = bound(STEVE(3), agent, dynamics)
@@ -224,9 +254,7 @@ def test_normalized_rewards_and_n_steps():
     env = VecNormalize(DummyVecEnv([Still]))
     agent = make_agent(env=env, n_steps=3)
     env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var = np.array([0.5, 0.0]), np.array([4.0, 1.0]), np.array(100.0)
-    dynamics = alike(ensemble())
-    with torch.no_grad():
-        dynamics.network.biases[-1][..., -1:] = -1e3  # no termination
+    dynamics = without_ends(alike(ensemble()))
     _, batch = draw(bound(STEVE(1), agent, dynamics), agent, 10, env)
     np.random.seed(0)  # noqa: NPY002
     real = agent.replay_buffer.sample(10)
@@ -249,6 +277,7 @@ def test_normalized_rewards_and_n_steps():
 def parameters_after(kind: type, strategy: STEVE | None) -> list[Tensor]:
     agent = make_agent(kind, learning_starts=20, train_freq=1, gradient_steps=1, batch_size=16)
     dynamics = ensemble(max_steps=5)
+    set_apart(agent.action_space)
     agent.learn(80, callback=None if strategy is None else ModelBased(strategy, dynamics, fit_every=50, seed=3))
     return [parameter.detach().clone() for parameter in agent.policy.parameters()]
 

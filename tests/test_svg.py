@@ -22,6 +22,7 @@ from mbrl_wrappers.agents.expansion import infer_in_turn
 from mbrl_wrappers.agents.trajectories import TrajectoryBuffer
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models.network import EnsembleMLP
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-2.0, 2.0, (1,), np.float32)
 GAMMA, SLOPE, NOISE = 0.9, 0.8, 0.1
@@ -91,8 +92,10 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 # -- the noise that is inferred --------------------------------------------------------------------
 
 
-def test_an_ensemble_makes_the_real_step_again() -> None:
-    dynamics = EnsembleDynamics.for_env(gym.make("Pendulum-v1"), num_members=4, num_elites=3, hidden=(8,)).double()
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_ensemble_makes_the_real_step_again(joint: bool) -> None:
+    settings = {"num_members": 4, "num_elites": 3, "hidden": (8,), "joint": joint}
+    dynamics = EnsembleDynamics.for_env(gym.make("Pendulum-v1"), **settings).double()
     generator = torch.Generator().manual_seed(0)
     obs, action, next_obs, reward = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((7, 3), (7, 1), (7, 3), (7,))
@@ -109,25 +112,27 @@ def test_an_ensemble_makes_the_real_step_again() -> None:
         """The model's reparameterised sample, with the noise of the real step written out."""
         columns = []
         for row in range(7):
-            member = dynamics.elites[row % 3].item()
-            mean, std = gaussian(dynamics, member, obs[row : row + 1], action[row : row + 1])
-            real = torch.cat([next_obs[row] - obs0[row], reward[row : row + 1]])[None]
-            mean0, std0 = gaussian(dynamics, member, obs0[row : row + 1], action0[row : row + 1])
-            target = mean + std * ((real - mean0) / std0).detach()
+            member, x = dynamics.elites[row % 3].item(), torch.cat([obs[row], action[row]])[None]
+            change, paid = (next_obs[row] - obs[row]).detach()[None], reward[row : row + 1][None]
+            if joint:
+                target = drawn_again(dynamics.network, member, x, torch.cat([change, paid], dim=-1))
+            else:
+                change = drawn_again(dynamics.network, member, x, change)
+                paid = drawn_again(dynamics.reward_network, member, torch.cat([x, change], dim=-1), paid)
+                target = torch.cat([change, paid], dim=-1)
             columns.append(torch.cat([obs[row : row + 1] + target[:, :3], target[:, 3:]], dim=-1))
         return torch.cat(columns)
 
-    obs0, action0 = obs.detach(), action.detach()
     ours = torch.autograd.grad(torch.cat([again, paid[:, None]], -1).sin().sum(), (obs, action))
     theirs = torch.autograd.grad(with_constant_noise(obs, action).sin().sum(), (obs, action))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other)
 
 
-def gaussian(dynamics: EnsembleDynamics, member: int, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and std of a member's targets in the env's units; no data has been seen, so normalisers do nothing."""
-    mean, logvar, _ = dynamics.network(torch.cat([obs, action], -1).expand(4, 1, 4))
-    return mean[member], logvar[member].mul(0.5).exp()
+def drawn_again(network: EnsembleMLP, member: int, x: Tensor, real: Tensor) -> Tensor:
+    """Real targets as a member's sample; no data has been seen, so normalisers do nothing."""
+    mean, std, *_ = network.member(member, x)
+    return mean + std * ((real - mean) / std).detach()
 
 
 def test_a_known_system_makes_the_real_step_again() -> None:

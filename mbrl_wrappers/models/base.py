@@ -54,6 +54,7 @@ class DynamicsModel(nn.Module, ABC):
     start_obs: Tensor
     seen_range: Tensor
     _like: Tensor
+    _like_obs: Tensor
     reward_fn: GivenFunction | None
     termination_fn: GivenFunction | None
 
@@ -67,8 +68,10 @@ class DynamicsModel(nn.Module, ABC):
         self._warned: set[str] = set()
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
         self.register_buffer("seen_range", torch.zeros(0, self.obs_codec.dim, dtype=torch.float64))
-        # Whose dtype and device are the model's: a compiler takes another number of starts for another function.
+        # Whose dtypes and device are the model's and those of imagined observations: a compiler takes another number of
+        # starts for another function.
         self.register_buffer("_like", torch.zeros(()), persistent=False)
+        self.register_buffer("_like_obs", torch.zeros(()), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +86,7 @@ class DynamicsModel(nn.Module, ABC):
     @property
     def obs_dtype(self) -> torch.dtype:
         """The dtype in which imagined observations are kept: float64 where float32 can't resolve the changes."""
-        return self.start_obs.dtype
+        return self._like_obs.dtype
 
     @abstractmethod
     def predict(
@@ -217,6 +220,7 @@ class DynamicsModel(nn.Module, ABC):
             setattr(self, name, torch.empty_like(stored, device=self.device))
         report = super().load_state_dict(state_dict, strict, assign)
         self._like = self._like.new_zeros((), device=self.start_obs.device)
+        self._like_obs = self.start_obs.new_zeros(())
         if len(self.seen_range):
             self.obs_codec.widen(*self.seen_range.cpu())
         return report
@@ -248,7 +252,7 @@ class DynamicsModel(nn.Module, ABC):
         self.seen_range = seen
         self.obs_codec.widen(*seen.cpu())
         if self.obs_dtype != torch.float64 and self._is_too_coarse(transitions):
-            self.start_obs = self.start_obs.to(t.obs.dtype)
+            self.start_obs, self._like_obs = self.start_obs.to(t.obs.dtype), self._like_obs.to(t.obs.dtype)
 
     def _warn_of_values_outside(self, seen: Tensor) -> None:
         low, high = self.obs_codec.bounds

@@ -69,7 +69,8 @@ class EnsembleDynamics(DynamicsModel):
         action_space: the environment's.
         num_members: networks in the ensemble.
         num_elites: how many of them predict: the best on the hold-out.
-        hidden: units of the hidden layers; the networks of rewards and terminations have the first two.
+        hidden: units of the hidden layers; the networks of rewards and terminations have the first two, at half the
+            width (but 64 units, or as many as there are if these are fewer).
         num_components: Gaussians in the mixture that a member predicts for the continuous parts; more than one where
             values jump, such as a pipe that leaves the screen and comes again.
         joint: whether one network predicts reward and termination beside the next observation, from ``(obs,
@@ -275,19 +276,22 @@ class EnsembleDynamics(DynamicsModel):
             rows = self.as_rows(obs, action)
             real_obs = self._flatten(next_obs, "obs").to(rows.obs)
             real_reward = reward.reshape(-1, 1).to(rows.x)
+
+            def drawn_reward(outputs: Outputs) -> Tensor:
+                assert self.reward_normalizer is not None  # the network is there
+                return _as_drawn(outputs, self.reward_normalizer.normalize(real_reward))
+
             real = columns.change_of(rows.obs, real_obs).to(rows.x)
             if self.has_joint_reward:
                 real = torch.cat([real, real_reward], dim=-1)
             outputs = run("network", rows.x)
-            # target = mean + std * noise with the noise that made the real step
-            noise = ((self.target_normalizer.normalize(real) - outputs.mean) / outputs.std).detach()
-            target = outputs.mean + outputs.std * noise
+            target = _as_drawn(outputs, self.target_normalizer.normalize(real))
             chances = heads.chances(outputs)[:, : columns.num_discrete]
             discrete = columns.discrete_of(real_obs).to(chances)
             discrete = chances + (discrete - chances).detach()
             change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
             again = columns.land(rows.obs, change, discrete)
-            paid = self._reward(rows, run, again, target, discrete, change, lambda outputs: outputs.mean)[0]
+            paid = self._reward(rows, run, again, target, discrete, change, drawn_reward)[0]
             # a given function knows nothing of noise in rewards
             return again.reshape(obs.shape), (paid + (real_reward[:, 0] - paid).detach()).reshape(reward.shape)
 
@@ -523,7 +527,7 @@ class EnsembleDynamics(DynamicsModel):
             settings["num_members"],
             width if first else width + self.obs_codec.dim,
             heads,
-            settings["hidden"] if first else settings["hidden"][:2],
+            settings["hidden"] if first else [max(units // 2, min(units, 64)) for units in settings["hidden"][:2]],
             settings["seed"],
         )
 
@@ -592,7 +596,7 @@ class EnsembleDynamics(DynamicsModel):
             "train_loss": sum(report.train_loss for report in reports.values()),
             "grad_steps": float(sum(report.steps for report in reports.values())),
             "rows": float(len(transitions)),
-            **check_outcomes(self, holdout),
+            **check_outcomes(self, holdout, reports),
         }
 
     def _choose_elites(self, score: Tensor) -> None:
@@ -731,3 +735,9 @@ def _shaped(outcome: Outcome, obs: Tensor) -> Outcome:
     return Outcome(
         outcome.next_obs.reshape(obs.shape), outcome.reward.reshape(batch), outcome.terminated.reshape(batch)
     )
+
+
+def _as_drawn(outputs: Outputs, real: Tensor) -> Tensor:
+    """Return real targets ``[B, T]`` as ``mean + std * noise``, with the noise that makes them taken for a constant."""
+    noise = ((real - outputs.mean) / outputs.std).detach()
+    return outputs.mean + outputs.std * noise

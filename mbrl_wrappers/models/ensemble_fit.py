@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.models.ensemble import EnsembleDynamics
 
 _LEAST_ENDS = 5
+_LEAST_STEPS = 100
 
 
 def fit_networks(
@@ -38,11 +39,14 @@ def fit_networks(
         progress: is told of each evaluation.
     """
     _fit_normalizers(model, train)
+    if model.termination_network is not None and not len(model.start_obs):  # the first fit begins at the rate of ends
+        rate = train.terminated.double().mean().clamp(1e-4, 1 - 1e-4)
+        model.termination_network.biases[-1].data.fill_(float(rate.logit()))
     reports = {}
     for name, network in model.networks.items():
-        data = [_fit_data(model, name, part, generator) for part in (train, holdout)]
+        learned, scored = (_fit_data(model, name, part, generator) for part in (train, holdout))
         told = None if progress is None else progress.of(name)
-        reports[name] = fit_ensemble(network, *data, _fit_settings(model, name), generator, told)
+        reports[name] = fit_ensemble(network, learned, scored, _fit_settings(model, name), generator, told)
     return reports
 
 
@@ -116,8 +120,14 @@ def _fit_settings(model: EnsembleDynamics, name: str) -> FitSettings:
 
 
 @torch.no_grad()
-def check_outcomes(model: EnsembleDynamics, holdout: Transitions) -> dict[str, float]:
-    """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all."""
+def check_outcomes(model: EnsembleDynamics, holdout: Transitions, reports: dict[str, FitReport]) -> dict[str, float]:
+    """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all.
+
+    Args:
+        model: fitted.
+        holdout: rows to judge it by.
+        reports: of the fit; after a few gradient steps there is no point in a warning.
+    """
     chances: list[Tensor] = []
 
     def run(name: str, x: Tensor) -> Outputs:
@@ -142,12 +152,12 @@ def check_outcomes(model: EnsembleDynamics, holdout: Transitions) -> dict[str, f
         report["ends_log_loss"] = float(loss)
         rate = real.to(chance).mean().clamp(1e-6, 1 - 1e-6)
         of_rate = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
-        # It knows how frequent ends are, and no more; one that doesn't know even that was hardly trained.
-        if num_ends >= _LEAST_ENDS and not num_found and 0.95 * of_rate < loss < 1.1 * of_rate:
+        steps = reports["network" if model.has_joint_end else "termination_network"].steps
+        if num_ends >= _LEAST_ENDS and not num_found and loss > 0.95 * of_rate and steps >= _LEAST_STEPS:
             model.warn_once(
                 "ends",
-                f"the model foresees none of the {num_ends} terminations among {len(real)} held-out transitions (their "
-                f"chance is {float(chance[real].mean()):.2g} on average, no more than elsewhere): either they happen by "
+                f"the model foresees none of the {num_ends} terminations among {len(real)} held-out transitions: their "
+                f"chance is {float(chance[real].mean()):.2g} on average, no more than elsewhere. Either they happen by "
                 "chance, or the observation does not show what ends an episode. If you know the rule, give the model a "
                 "termination_fn",
             )

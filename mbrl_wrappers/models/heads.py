@@ -145,7 +145,7 @@ class Heads:
             counts: ``[S + F]``, 1 for the columns that count and 0 for the others.
         """
         loss = target.new_zeros(target.shape[:-1])
-        *logits, flags = *outputs.categories.split(self.categories, -1), outputs.flags
+        logits, flags = outputs.categories.split(self.categories, -1), outputs.flags
         *labels, flag_labels = target.split([*self.categories, self.flags], -1)
         *block_counts, flag_counts = counts.split([*self.categories, self.flags], -1)
         if self.categories:
