@@ -154,14 +154,15 @@ def test_constants_come_back_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("margin", [None, 0.0, 0.2])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
-def test_counters_are_whole_and_stay_in_their_space(dtype: Any, margin: float | None):
-    space = spaces.Box(0, 6, (2,), dtype)
+@pytest.mark.parametrize("highest", [6, 127])
+def test_counters_are_whole_and_stay_in_their_space(dtype: Any, margin: float | None, highest: int):
+    space = spaces.Box(0, highest, (2,), dtype)
     model = model_of(space, range_margin=margin)
     obs = torch.randint(7, (300, 2), generator=seeded()).float()
     step = torch.randint(-1, 2, (300, 2), generator=seeded(1))
     model.fit(made_of(obs, (obs + step).clamp(0, 6)), seeded())
     for imagined in rollout(model, obs, 10):
-        assert torch.equal(imagined, imagined.round()) and imagined.min() >= 0 and imagined.max() <= 6
+        assert torch.equal(imagined, imagined.round()) and imagined.min() >= 0 and imagined.max() <= highest
         assert space.contains(model.obs_codec.decode_numpy(imagined)[0])
 
 
