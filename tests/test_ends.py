@@ -140,9 +140,9 @@ def test_the_report_is_right_on_a_case_that_can_be_worked_out(monkeypatch):
 
 
 def test_what_is_given_or_never_varies_is_not_reported():
-    data = falling(200, seed=0)
+    data = falling(1000, seed=0)
     still = Transitions(
-        data.obs, data.action, torch.ones(200), data.next_obs, torch.zeros(200, dtype=torch.bool), data.key
+        data.obs, data.action, torch.ones(1000), data.next_obs, torch.zeros(1000, dtype=torch.bool), data.key
     )
     report = model_of(3, max_steps=5).fit(still, seeded())
     assert {"ends_recall", "reward_r2"}.isdisjoint(report) and report["ends_log_loss"] >= 0
