@@ -91,6 +91,18 @@ def test_small_steps_of_a_counter_are_no_rounding():
     assert model.columns.changes.all()
 
 
+def test_the_rounding_of_a_constant_motion_is_nothing_to_learn():
+    """A clock goes on by 0.04 at each step: beside it the other column is learned as if it were alone."""
+    obs = torch.rand(400, 2, generator=seeded()) * 2 - 1
+    action = torch.rand(400, 1, generator=seeded(1)) * 2 - 1
+    data = made_of(obs, torch.stack([obs[:, 0] - 0.04, obs[:, 1] + 0.5 * action[:, 0]], -1), action)
+    model = model_of(box(2), max_steps=300, range_margin=None)
+    report = model.fit(data, seeded())
+    assert report["holdout_error"] < 0.05
+    after = rollout(model, obs, 20)[-1][:, 0]
+    torch.testing.assert_close(after, obs[:, 0] - 20 * 0.04, rtol=0, atol=2e-5)
+
+
 def test_a_task_that_differs_from_episode_to_episode_stays_one_hot_and_a_part_that_changes_does_not():
     space = spaces.Dict(task=spaces.Discrete(4), gear=spaces.Discrete(3), flags=spaces.MultiBinary(2))
     model = model_of(space)
@@ -142,14 +154,15 @@ def test_constants_come_back_from_a_file(tmp_path):
 
 @pytest.mark.parametrize("margin", [None, 0.0, 0.2])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
-def test_counters_are_whole_and_stay_in_their_space(dtype: Any, margin: float | None):
-    space = spaces.Box(0, 6, (2,), dtype)
+@pytest.mark.parametrize("highest", [6, 127])
+def test_counters_are_whole_and_stay_in_their_space(dtype: Any, margin: float | None, highest: int):
+    space = spaces.Box(0, highest, (2,), dtype)
     model = model_of(space, range_margin=margin)
     obs = torch.randint(7, (300, 2), generator=seeded()).float()
     step = torch.randint(-1, 2, (300, 2), generator=seeded(1))
     model.fit(made_of(obs, (obs + step).clamp(0, 6)), seeded())
     for imagined in rollout(model, obs, 10):
-        assert torch.equal(imagined, imagined.round()) and imagined.min() >= 0 and imagined.max() <= 6
+        assert torch.equal(imagined, imagined.round()) and imagined.min() >= 0 and imagined.max() <= highest
         assert space.contains(model.obs_codec.decode_numpy(imagined)[0])
 
 

@@ -93,6 +93,8 @@ class ObservationColumns(nn.Module):
             least, most = seen.cpu()[:, order]
             margin = self._range_margin * (most - least)
             low, high = torch.maximum(low, least - margin), torch.minimum(high, most + margin)
+            whole = self._rounds.cpu()
+            low, high = torch.where(whole, low.ceil(), low), torch.where(whole, high.floor(), high)
         self._is_bounded = bool((torch.isfinite(low) | torch.isfinite(high)).any())
         self._low.copy_(low)
         self._high.copy_(high)

@@ -73,7 +73,10 @@ def _targets(model: EnsembleDynamics, transitions: Transitions) -> Tensor:
 def _fit_normalizers(model: EnsembleDynamics, train: Transitions) -> None:
     model.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
     if model.settings["normalize_targets"]:
-        model.target_normalizer.fit(_targets(model, train).to(train.obs.dtype))
+        size = torch.maximum(train.obs.abs(), train.next_obs.abs()).amax(0)
+        spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
+        resolution = F.pad(model.columns.change_of(0 * spacing, spacing), (0, int(model.has_joint_reward)))
+        model.target_normalizer.fit(_targets(model, train).to(train.obs.dtype), resolution)
         if model.reward_normalizer is not None:
             model.reward_normalizer.fit(train.reward[:, None])
 

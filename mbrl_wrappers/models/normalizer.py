@@ -28,13 +28,21 @@ class Normalizer(nn.Module):
         self.register_buffer("std", torch.ones(dim))
         self.register_buffer("offset", torch.zeros(dim, dtype=torch.float64) if exact else None)
 
-    def fit(self, data: Tensor) -> None:
-        """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64."""
+    def fit(self, data: Tensor, resolution: Tensor | None = None) -> None:
+        """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64.
+
+        Args:
+            data: to be normalised.
+            resolution: ``[dim]``, the spacing of the numbers that the data are differences of: what varies by less is
+                rounding, which comes out small, as there is nothing to be learned of it.
+        """
         if not data.shape[1]:
             return
         std, mean = torch.std_mean(data.double(), dim=0, unbiased=False)
         rounding = 1e-14 if data.dtype == torch.float64 else 1e-7
         constant = std <= (rounding * mean.abs()).clamp(min=1e-12)
+        if resolution is not None:  # numbers that are rounded err by up to 0.29 of it
+            std = torch.where(std <= 0.35 * resolution, 4 * resolution, std)
         self.mean.copy_(mean)
         if self.offset is not None:
             self.offset.copy_(mean)
