@@ -200,10 +200,19 @@ def test_without_a_margin_predictions_are_free(space: spaces.Box):
     assert torch.equal(columns.bound(torch.full((2, 1), 3.0), change), change)
 
 
-def test_a_state_that_is_outside_already_is_not_pulled_inwards():
+def test_a_state_that_is_outside_already_goes_where_it_goes():
     columns = columns_of(box(1), 0.0, [[2.0], [4.0]])
-    obs, change = torch.tensor([[10.0], [10.0], [10.0]]), torch.tensor([[0.0], [1.0], [-1.0]])
-    assert (obs + columns.bound(obs, change))[:, 0].tolist() == [10.0, 10.0, 9.0]
+    obs, change = torch.tensor([[10.0], [10.0], [10.0], [0.0]]), torch.tensor([[0.0], [1.0], [-1.0], [-2.0]])
+    assert (obs + columns.bound(obs, change))[:, 0].tolist() == [10.0, 11.0, 9.0, -2.0]
+
+
+@pytest.mark.parametrize("bound", [0.1, 1.0, 123.456, 1e6])
+def test_what_rounding_adds_at_a_bound_is_not_taken_for_outside(bound):
+    columns = columns_of(box(1), 0.0, [[-bound], [bound]])
+    obs = torch.full((1, 1), 0.3 * bound)
+    for _ in range(100):
+        obs = obs + columns.bound(obs, torch.full((1, 1), 0.7 * bound))
+    assert obs.item() <= bound * (1 + 1e-5)
 
 
 def test_bounds_let_gradients_through():
