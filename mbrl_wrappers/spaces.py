@@ -284,7 +284,7 @@ class FlatSpace:
         for start, stop in self.blocks:
             block = flat[..., start:stop]
             hard = F.one_hot(block.argmax(-1), stop - start).to(flat.dtype)
-            columns[start:stop] = (block + (hard - block).detach()).split(1, dim=-1)
+            columns[start:stop] = straight_through(hard, block).split(1, dim=-1)
         return torch.cat(columns, dim=-1)
 
     def project(self, flat: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ class FlatSpace:
 def straight_through(value: Tensor, original: Tensor) -> Tensor:
     """Return ``value`` with the gradient of ``original``; NaN where ``original`` is not finite."""
     if original.requires_grad:
-        return original + (value - original).detach()
+        return value.detach() + (original - original.detach())
     return torch.add(value, original, alpha=0.0)
 
 

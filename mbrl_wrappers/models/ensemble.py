@@ -588,7 +588,7 @@ class EnsembleDynamics(DynamicsModel):
         else:
             train, holdout = transitions[~held], transitions[spread_rows(held, MAX_HOLDOUT_ROWS)]
         reports = fit_networks(self, train, holdout, generator, Progress(len(train)) if self.verbose else None)
-        score = total_score(self, reports)
+        score = total_score(reports)
         self._choose_elites(score)
         self._keep_start_states(train.obs, generator)
         return {

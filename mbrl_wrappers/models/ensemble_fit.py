@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, fit_ensemble
+from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, TargetErrors, fit_ensemble
 from mbrl_wrappers.models.heads import Outputs
 from mbrl_wrappers.types import Transitions
 
@@ -50,18 +50,16 @@ def fit_networks(
     return reports
 
 
-def total_score(model: EnsembleDynamics, reports: dict[str, FitReport]) -> Tensor:
+def total_score(reports: dict[str, FitReport]) -> Tensor:
     """Return the hold-out error ``[E]`` over all networks.
 
-    That is the mean over the continuous targets, the reward one of them, plus the cross-entropies.
+    That is the mean over the continuous targets, the reward one of them, plus the mean cross-entropies of the one-hot
+    blocks and of the flags, the termination one of them.
     """
-    score, targets = reports["network"].score, model.network.heads.targets
-    if "reward_network" in reports:
-        of_reward = reports["reward_network"].score
-        score = (targets * score + of_reward) / (targets + 1) if targets else score + of_reward
-    if "termination_network" in reports:
-        score = score + reports["termination_network"].score
-    return score
+    errors = [report.errors for report in reports.values()]
+    continuous = torch.cat([part.continuous for part in errors], dim=-1)
+    blocks, flags = (torch.cat([part[kind] for part in errors], dim=-1) for kind in (1, 2))
+    return TargetErrors(continuous, blocks, flags).score
 
 
 def _targets(model: EnsembleDynamics, transitions: Transitions) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from mbrl_wrappers.recording import Recorder, objection_to
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
 _LEAST_GAIN = 0.05
-_TINY = 1e-8
+_TINY = 1e-5
 _SECONDS_A_LINE = 2.0
 _GOLDEN = 0.6180339887498949
 
@@ -65,14 +66,19 @@ class FitReport:
     """What a fit did.
 
     Attributes:
-        score: ``[E]`` hold-out error of each member's kept weights.
+        errors: on the hold-out, of each member's kept weights.
         steps: gradient steps taken.
         train_loss: loss of the last batch, summed over members.
     """
 
-    score: Tensor
+    errors: TargetErrors
     steps: int
     train_loss: float
+
+    @property
+    def score(self) -> Tensor:
+        """Hold-out errors ``[E]`` of the members."""
+        return self.errors.score
 
 
 class Progress:
@@ -137,31 +143,112 @@ def ensemble_loss(network: EnsembleMLP, batch: FitData, beta_nll: float = 0.0) -
     return loss
 
 
-@torch.no_grad()
-def holdout_score(network: EnsembleMLP, data: FitData, metric: str = "mse") -> Tensor:
-    """Return each member's hold-out error ``[E]``: of the means, plus the cross-entropy of what is discrete.
+class TargetErrors(NamedTuple):
+    """The hold-out errors of ``E`` members, of each target that counts.
 
-    The mean of a mixture may lie where nothing does, so that a mixture is scored by its likelihood instead.
+    Attributes:
+        continuous: ``[E, T']`` of the means; of a mixture ``[E, 1]``, its negative log-likelihood, since its mean may
+            lie where nothing does.
+        blocks: ``[E, B']`` cross-entropies.
+        flags: ``[E, F']`` cross-entropies.
+    """
+
+    continuous: Tensor
+    blocks: Tensor
+    flags: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """Errors of the members ``[E]``: the mean of each kind, and their sum."""
+        return sum((part.mean(-1) for part in self if part.shape[-1]), self.continuous.new_zeros(len(self.continuous)))
+
+
+@torch.no_grad()
+def target_errors(network: EnsembleMLP, data: FitData, metric: str = "mse") -> TargetErrors:
+    """Return the members' errors on rows, target by target.
 
     Args:
         network: to score.
         data: rows to score on.
-        metric: one of ``HOLDOUT_METRICS``, averaged over rows and targets.
+        metric: one of ``HOLDOUT_METRICS``, averaged over the rows.
     """
     heads, size = network.heads, HOLDOUT_METRICS[metric]
-    scores = []
+    count_blocks, count_flags = (counts.bool() for counts in heads.counts_of_groups(data.label_counts))
+    found = []
     for index in range(network.num_members):
         outputs = network.member(index, data.x)
-        score = data.x.new_zeros(())
         if heads.components > 1:
-            score = heads.gaussian_loss(outputs, data.y, data.y_counts).mean()
-        elif heads.targets:
-            errors = size(outputs.mean - data.y).mean(0)
-            score = (errors * data.y_counts).sum() / data.y_counts.sum().clamp(min=1)
-        if data.label.shape[-1]:
-            score = score + heads.discrete_loss(outputs, data.label, data.label_counts).mean()
-        scores.append(score)
-    return torch.stack(scores)
+            continuous = heads.gaussian_loss(outputs, data.y, data.y_counts).mean()[None]
+        else:
+            continuous = size(outputs.mean - data.y).mean(0)[data.y_counts.bool()]
+        blocks, flags = (terms.mean(0) for terms in heads.discrete_terms(outputs, data.label))
+        found.append((continuous, blocks[count_blocks], flags[count_flags]))
+    return TargetErrors(*(torch.stack(part) for part in zip(*found, strict=True)))
+
+
+def holdout_score(network: EnsembleMLP, data: FitData, metric: str = "mse") -> Tensor:
+    """Return each member's hold-out error ``[E]``: of the means, plus the cross-entropies of what is discrete."""
+    return target_errors(network, data, metric).score
+
+
+class _Judge:
+    """Decides which weights of a member are the best, and whether to go on, by each target in its own proportion.
+
+    A mean over the targets would be decided by those with the largest errors, which are those that can't be foreseen:
+    noise, coins. So errors are compared by their logarithms, and targets that are not foreseen at all have no say in
+    whether to go on.
+
+    Args:
+        network: to be fitted.
+        holdout: rows to score on.
+        metric: one of ``HOLDOUT_METRICS``.
+        patience: a fit stops when the errors fell by less than 5% in this many evaluations and one.
+    """
+
+    def __init__(self, network: EnsembleMLP, holdout: FitData, metric: str, patience: int) -> None:
+        self._network, self._holdout, self._metric, self._patience = network, holdout, metric, patience
+        self._is_mixture = network.heads.components > 1
+        self._unforeseen = self._errors_of_a_constant()
+        self._history: list[Tensor] = []
+
+    def look(self) -> tuple[TargetErrors, Tensor]:
+        """Return the errors of the network as it is, and what is to be least, ``[E]``."""
+        errors = target_errors(self._network, self._holdout, self._metric)
+        logs = self._logarithms(errors)
+        least = logs.mean(0)
+        self._history.append(torch.minimum(least, self._history[-1]) if self._history else least)
+        return errors, logs.mean(-1)
+
+    def is_stale(self) -> bool:
+        """Tell whether the errors have stopped falling."""
+        if len(self._history) <= self._patience + 1:
+            return False
+        before, now = self._history[-self._patience - 2], self._history[-1]
+        foreseen = now < self._unforeseen + math.log(0.9)
+        gain = before - now
+        return not bool((gain[foreseen] if foreseen.any() else gain).mean() > _LEAST_GAIN)
+
+    def _logarithms(self, errors: TargetErrors) -> Tensor:
+        """Return the logarithms of errors, ``[E, G]``; a likelihood is one already."""
+        continuous = errors.continuous if self._is_mixture else (errors.continuous + self._tiny).log()
+        return torch.cat([continuous, (torch.cat(errors[1:], dim=-1) + _TINY).log()], dim=-1)
+
+    def _errors_of_a_constant(self) -> Tensor:
+        """Return the logarithms of the errors ``[G]`` of predicting the mean and the rates of the hold-out."""
+        holdout, heads, size = self._holdout, self._network.heads, HOLDOUT_METRICS[self._metric]
+        y = holdout.y[:, holdout.y_counts.bool()]
+        spread = size(y - y.mean(0)).mean(0)
+        # Noiseless data would be fitted for ever: of a vanishing error a share can always be gained.
+        self._tiny = _TINY * spread
+        rates = holdout.label.mean(0)
+        *blocks, flags = rates.split([*heads.categories, heads.flags])
+        entropies = [torch.special.entr(block).sum() for block in blocks]
+        of_blocks = torch.stack(entropies) if entropies else flags[:0]
+        of_flags = torch.special.entr(flags) + torch.special.entr(1 - flags)
+        count_blocks, count_flags = (counts.bool() for counts in heads.counts_of_groups(holdout.label_counts))
+        continuous = y.new_full((1,), torch.inf) if self._is_mixture else (spread + self._tiny).log()
+        discrete = torch.cat([of_blocks[count_blocks], of_flags[count_flags]]) + _TINY
+        return torch.cat([continuous, discrete.log()])
 
 
 def fit_ensemble(
@@ -172,14 +259,14 @@ def fit_ensemble(
     generator: torch.Generator | None,
     progress: Callable[[int, float], None] | None = None,
 ) -> FitReport:
-    """Train all members until none has gained 1% on the hold-out for more than ``patience`` epochs.
+    """Train all members until their hold-out errors have fallen by less than 5% in ``patience`` epochs and one.
 
     Scored are running averages of the weights, which do at once what a falling learning rate does in the end. Each
-    member is left with the average that scored best on the hold-out, its starting weights included, so a fit never
-    makes a member worse there. The scores returned are those of exactly these weights. Deviations from MBPO: the
-    averages (``averaging=0`` for the last weights); the optimiser starts afresh at each fit; and an epoch has at least
-    ``min_epoch_steps`` gradient steps, since patience counted in passes over little data stops long before anything is
-    learned.
+    member is left with the average whose errors on the hold-out were the least, by the mean of their logarithms over
+    the targets, its starting weights included. The errors returned are those of exactly these weights. Deviations from
+    MBPO: the averages (``averaging=0`` for the last weights); errors are compared target by target; the optimiser
+    starts afresh at each fit; and an epoch has at least ``min_epoch_steps`` gradient steps, since patience counted in
+    passes over little data stops long before anything is learned.
 
     Args:
         network: trained in place.
@@ -192,11 +279,11 @@ def fit_ensemble(
     optimizer = _optimizer(network, settings)
     parameters = [p.detach() for p in network.parameters()]
     best, average, last = ([p.clone() for p in parameters] for _ in range(3))
-    best_score = holdout_score(network, holdout, settings.holdout_metric)
+    judge = _Judge(network, holdout, settings.holdout_metric, settings.patience)
+    best_errors, best_merit = judge.look()
     rows = len(train.x)
     epoch_steps = max(-(-rows // settings.batch_size), settings.min_epoch_steps)
-    worth = _worth_going_on(network, holdout, settings.holdout_metric)
-    scores, steps, loss = [best_score.mean()], 0, torch.zeros(())
+    steps, loss = 0, torch.zeros(())
     descend = _descent(network, optimizer, train, settings.beta_nll)
     for index in _bootstrap_batches(rows, network.num_members, settings.batch_size, generator, train.x.device):
         loss = descend(index)
@@ -207,34 +294,18 @@ def fit_ensemble(
             continue
         torch._foreach_copy_(last, parameters)
         torch._foreach_copy_(parameters, average)
-        score = holdout_score(network, holdout, settings.holdout_metric)
+        errors, merit = judge.look()
         torch._foreach_copy_(parameters, last)
-        improved = score < best_score
-        best_score = torch.where(improved, score, best_score)
-        for kept, value in zip(best, average, strict=True):
+        improved = merit < best_merit
+        best_merit = torch.where(improved, merit, best_merit)
+        for kept, value in zip([*best_errors, *best], [*errors, *average], strict=True):
             kept[improved] = value[improved]
-        scores.append(best_score.mean())
         if progress is not None:
-            progress(steps, float(scores[-1]))
-        is_stale = len(scores) > settings.patience + 1 and not worth(scores[-settings.patience - 2], scores[-1])
-        if is_stale or out_of_steps:
+            progress(steps, float(best_errors.score.mean()))
+        if out_of_steps or judge.is_stale():
             break
     torch._foreach_copy_(parameters, best)
-    return FitReport(best_score, steps, float(loss))
-
-
-def _worth_going_on(network: EnsembleMLP, holdout: FitData, metric: str) -> Callable[[Tensor, Tensor], bool]:
-    """Return whether a score that fell from one value to another fell by enough: 5% of it, or 0.02 of a likelihood.
-
-    Noiseless data would be fitted for ever, of whose vanishing error a share can always be gained: enough is also more
-    than a tiny share of the targets' spread.
-    """
-    if network.heads.components > 1:
-        return lambda before, now: bool(before - now > 0.02)
-    tiny = 1e-5 if holdout.label.shape[-1] else 0.0
-    if holdout.y.numel():
-        tiny += _TINY * float(HOLDOUT_METRICS[metric](holdout.y).mean())
-    return lambda before, now: bool(before - now > _LEAST_GAIN * before + tiny)
+    return FitReport(best_errors, steps, float(loss))
 
 
 def _descent(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mbrl_wrappers.spaces import straight_through
+
 LEAST_STD = 1e-2
 """Of a category's or flag's probability, where it is compared as a Gaussian."""
 
@@ -134,7 +136,20 @@ class Heads:
             set_flags = of_flags < flags
         hard = [F.one_hot(index, size) for index, size in zip(chosen, self.categories, strict=True)]
         decided = torch.cat([*hard, set_flags.long()], dim=-1).to(chances.dtype)
-        return chances + (decided - chances).detach() if chances.requires_grad else decided
+        return straight_through(decided, chances)
+
+    def discrete_terms(self, outputs: Outputs, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropies of the blocks, ``[..., B]``, and of the flags, ``[..., F]``.
+
+        Args:
+            outputs: of the network.
+            target: ``[..., S + F]`` zeros and ones.
+        """
+        *labels, flag_labels = target.split([*self.categories, self.flags], -1)
+        logits = outputs.categories.split(self.categories, -1)
+        terms = [-(label * logit.log_softmax(-1)).sum(-1) for label, logit in zip(labels, logits, strict=True)]
+        of_blocks = torch.stack(terms, -1) if terms else flag_labels[..., :0]
+        return of_blocks, F.binary_cross_entropy_with_logits(outputs.flags, flag_labels, reduction="none")
 
     def discrete_loss(self, outputs: Outputs, target: Tensor, counts: Tensor) -> Tensor:
         """Return the mean over the blocks of their cross-entropy plus that over the flags of theirs, ``[...]``.
@@ -144,18 +159,16 @@ class Heads:
             target: ``[..., S + F]`` zeros and ones.
             counts: ``[S + F]``, 1 for the columns that count and 0 for the others.
         """
-        loss = target.new_zeros(target.shape[:-1])
-        logits, flags = outputs.categories.split(self.categories, -1), outputs.flags
-        *labels, flag_labels = target.split([*self.categories, self.flags], -1)
-        *block_counts, flag_counts = counts.split([*self.categories, self.flags], -1)
-        if self.categories:
-            counted = torch.stack([part.amax() for part in block_counts])
-            terms = [-(label * logit.log_softmax(-1)).sum(-1) for label, logit in zip(labels, logits, strict=True)]
-            loss = loss + (torch.stack(terms, -1) * counted).sum(-1) / counted.sum().clamp(min=1)
-        if self.flags:
-            terms_of_flags = F.binary_cross_entropy_with_logits(flags, flag_labels, reduction="none")
-            loss = loss + (terms_of_flags * flag_counts).sum(-1) / flag_counts.sum().clamp(min=1)
-        return loss
+        parts = zip(self.discrete_terms(outputs, target), self.counts_of_groups(counts), strict=True)
+        return sum(
+            ((terms * counted).sum(-1) / counted.sum().clamp(min=1) for terms, counted in parts),
+            target.new_zeros(target.shape[:-1]),
+        )
+
+    def counts_of_groups(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which blocks ``[B]`` and which flags ``[F]`` count, by their columns' ``counts [S + F]``."""
+        *blocks, flags = counts.split([*self.categories, self.flags], -1)
+        return torch.stack([block.amax() for block in blocks]) if blocks else flags[:0], flags
 
 
 def chance_std(chances: Tensor) -> Tensor:
