@@ -107,10 +107,10 @@ class MVE(Strategy):
             )
         behind = ahead.seen_from_before(real.rewards.reshape(-1), is_last, discount)
         real = real._replace(
-            rewards=behind.reward[:, None],
+            rewards=behind.reward[:, None].to(real.rewards),
             dones=behind.terminated[:, None].to(real.dones),
             next_observations=view.policy_obs(behind.obs, env),
-            discounts=behind.discount[:, None],
+            discounts=behind.discount[:, None].to(real.rewards),
         )
         self._rows += starts
         if not self.td_k:

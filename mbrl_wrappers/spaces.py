@@ -161,15 +161,14 @@ class FlatSpace:
                 high[leaf.start : leaf.stop] = torch.as_tensor(leaf.space.high.astype(np.float64)).flatten()
         return low, high
 
-    def widen(self, low: Tensor, high: Tensor) -> None:
+    def reach(self, seen: Tensor) -> None:
         """Let columns reach further than the space says, for envs whose observations leave their own space.
 
         Args:
-            low: ``[dim]`` values that have been observed.
-            high: likewise.
+            seen: ``[2, dim]`` lowest and highest values that have been observed; ``[0, dim]`` for none.
         """
-        self._low = torch.minimum(self._low, low.to(self._low))
-        self._high = torch.maximum(self._high, high.to(self._high))
+        low, high = self._bounds()
+        self._low, self._high = torch.cat([low[None], seen]).amin(0), torch.cat([high[None], seen]).amax(0)
 
     def encode(
         self, value: Any, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32

@@ -89,6 +89,13 @@ class ImaginedBuffer:
         rows = rows[-self.capacity :]
         if self._rows is None:
             self._rows = _empty_like(rows, self.capacity)
+        elif self._rows.obs.dtype != rows.obs.dtype:  # a model that has turned to float64
+            self._rows = ImaginedRows(
+                **{
+                    f.name: getattr(self._rows, f.name).to(getattr(rows, f.name).dtype)
+                    for f in dataclasses.fields(rows)
+                }
+            )
         first = min(len(rows), self.capacity - self._position)
         for field in dataclasses.fields(rows):
             kept, new = getattr(self._rows, field.name), getattr(rows, field.name)

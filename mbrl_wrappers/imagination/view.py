@@ -63,6 +63,7 @@ class AgentView:
 
     def __init__(self, agent: OffPolicyAlgorithm, dynamics: DynamicsModel) -> None:
         self._agent = agent
+        self._dynamics = dynamics
         self._obs_codec = dynamics.obs_codec
         self._action_codec = dynamics.action_codec
         self.device = agent.device
@@ -350,7 +351,8 @@ class AgentView:
             np.random.set_state(state)  # noqa: NPY002
             samples = buffer.sample(count, env=env)
         discounts = torch.full_like(samples.rewards, self.gamma) if samples.discounts is None else samples.discounts
-        return samples, self._obs_codec.encode(raw.next_observations, self.device), discounts.reshape(-1)
+        dtype = self._dynamics.obs_dtype
+        return samples, self._obs_codec.encode(raw.next_observations, self.device, dtype), discounts.reshape(-1)
 
     def policy_obs(self, flat: Tensor, env: Normalizer) -> Any:
         """Turn raw flat observations ``[B, D]`` into those that the agent's networks take."""
@@ -368,7 +370,8 @@ class AgentView:
 
         What VecNormalize has cut off stays cut off.
         """
-        return self._obs_codec.encode(_each_standardized(obs, env, self.device, _unstandardize), self.device)
+        raw = _each_standardized(obs, env, self.device, _unstandardize)
+        return self._obs_codec.encode(raw, self.device, self._dynamics.obs_dtype)
 
     def _normalize_obs(self, obs: Any, env: Normalizer) -> Any:
         """Apply VecNormalize's current statistics to tensors; the same numbers as its ``normalize_obs``."""

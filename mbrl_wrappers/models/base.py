@@ -221,9 +221,15 @@ class DynamicsModel(nn.Module, ABC):
         report = super().load_state_dict(state_dict, strict, assign)
         self._like = self._like.new_zeros((), device=self.start_obs.device)
         self._like_obs = self.start_obs.new_zeros(())
-        if len(self.seen_range):
-            self.obs_codec.widen(*self.seen_range.cpu())
+        self.obs_codec.reach(self.seen_range.cpu())
         return report
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move to a device or cast; the range that was seen stays in float64."""
+        seen = self.seen_range
+        result = super()._apply(fn, recurse)
+        self.seen_range = seen.to(self.seen_range.device)
+        return result
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Refuse to serve an environment of other spaces.
@@ -250,7 +256,7 @@ class DynamicsModel(nn.Module, ABC):
             low, high = self.seen_range
             seen = torch.stack([torch.minimum(seen[0], low), torch.maximum(seen[1], high)])
         self.seen_range = seen
-        self.obs_codec.widen(*seen.cpu())
+        self.obs_codec.reach(seen.cpu())
         if self.obs_dtype != torch.float64 and self._is_too_coarse(transitions):
             self.start_obs, self._like_obs = self.start_obs.to(t.obs.dtype), self._like_obs.to(t.obs.dtype)
 
@@ -315,9 +321,22 @@ class DynamicsModel(nn.Module, ABC):
             shape = tuple(getattr(transitions, name).shape)
             if shape != (len(transitions), codec.dim):
                 raise ValueError(f"transitions.{name} must have shape [N, {codec.dim}], got {shape}")
+        for name in ("obs", "next_obs"):
+            self._check_flags(getattr(transitions, name), name)
         for name, function in (("termination_fn", self.termination_fn), ("reward_fn", self.reward_fn)):
             if function is not None and name not in self._warned:
                 self._warn_of_contradiction(name, function, transitions)
+
+    def _check_flags(self, obs: Tensor, name: str) -> None:
+        """Refuse other values than 0 and 1 in columns that the space says are flags."""
+        binary = self.obs_codec.is_binary.to(obs.device)
+        wrong = (obs != 0) & (obs != 1) & binary
+        if wrong.any():
+            row, column = (int(index) for index in wrong.nonzero()[0])
+            raise ValueError(
+                f"transitions.{name} must hold 0 or 1 in {self.obs_codec.column_name(column)}, as the observation_space "
+                f"says, got {obs[row, column]:g} in row {row}"
+            )
 
     def _warn_of_contradiction(self, name: str, function: GivenFunction, transitions: Transitions) -> None:
         row = first_disagreement(function, name, transitions)

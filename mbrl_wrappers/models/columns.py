@@ -130,6 +130,10 @@ class ObservationColumns(nn.Module):
                 low = torch.where(low > slack, -torch.inf, low).to(change)
                 high = torch.where(high < -slack, torch.inf, high).to(change)
                 change = straight_through(torch.clamp(change, low, high), change)
+        return self.keep_constants(change)
+
+    def keep_constants(self, change: Tensor) -> Tensor:
+        """Return changes ``[B, C]`` of which those of columns that never change are 0, without a gradient."""
         if self._all_change:
             return change
         changes = self.changes if self._is_plain else self.changes[self._order[: self.num_continuous]]

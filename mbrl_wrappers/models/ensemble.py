@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import gymnasium as gym
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models import routing, storage
@@ -82,7 +84,8 @@ class EnsembleDynamics(DynamicsModel):
             Default: MBPO's five values for four hidden layers, 1e-4 otherwise.
         batch_size: rows per member and gradient step.
         holdout_ratio: share of the transitions that is never trained on, at most 5000 rows of it scored.
-        patience: a fit stops when more epochs than this go by without a 1% gain of any member.
+        patience: a fit stops when the hold-out errors, by the mean of their logarithms over the targets that are
+            foreseen at all, have fallen by less than 5% in this many epochs and one.
         min_epoch_steps: gradient steps that an epoch has at least.
         max_steps: most gradient steps of one fit; None for no limit.
         beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (the
@@ -290,6 +293,7 @@ class EnsembleDynamics(DynamicsModel):
             discrete = columns.discrete_of(real_obs).to(chances)
             discrete = chances + (discrete - chances).detach()
             change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
+            change = columns.keep_constants(change)
             again = columns.land(rows.obs, change, discrete)
             paid = self._reward(rows, run, again, target, discrete, change, drawn_reward)[0]
             # a given function knows nothing of noise in rewards
@@ -429,10 +433,15 @@ class EnsembleDynamics(DynamicsModel):
         change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
         change = columns.bound(rows.obs, change)
         next_obs = columns.land(rows.obs, change, discrete[:, : columns.num_discrete])
-        reward, variance = self._reward(rows, run, next_obs, target, discrete, change, lambda out: drawn(Heads(1), out))
+        # As landed: blocks and flags that never change are those of the observation before.
+        landed = columns.discrete_of(next_obs).to(rows.x)
+        reward, variance = self._reward(rows, run, next_obs, target, landed, change, lambda out: drawn(Heads(1), out))
         if variance is not None:
             variances.append(variance)
-        terminated = self._terminated(rows, run, next_obs, discrete, decided, change)
+        if self.has_joint_end:
+            terminated = discrete[:, -1] > 0.5
+        else:
+            terminated = self._terminated(rows, run, next_obs, landed, decided, change)
         counted = self._what_counts(torch.cat(variances, dim=-1) if len(variances) > 1 else variances[0])
         return Step(Outcome(next_obs, reward, terminated), counted)
 
@@ -467,8 +476,7 @@ class EnsembleDynamics(DynamicsModel):
         """Return which steps end their episodes, ``[B]`` bool."""
         if self.termination_fn is not None:
             return call_given(self.termination_fn, "termination_fn", rows.obs, rows.action, next_obs)
-        if self.termination_network is None:  # joint: the last of the flags
-            return discrete[:, -1] > 0.5
+        assert self.termination_network is not None
         outputs = run("termination_network", self._outcome_input(rows.x, change, discrete))
         heads = self.termination_network.heads
         return decided(heads, heads.chances(outputs).detach())[:, 0] > 0.5
@@ -562,9 +570,10 @@ class EnsembleDynamics(DynamicsModel):
         means, stds = network.heads.moments(outputs)
         mean = means.mean(0)
         variance = stds.square().mean(0) + (means - mean).square().mean(0)
-        chances = network.heads.chances(outputs).mean(0)
-        categories, flags = chances.split([sum(network.heads.categories), network.heads.flags], dim=-1)
-        return Outputs(mean, variance.sqrt(), mean[:, :0], categories.log(), flags.logit())
+        blocks = outputs.categories.split(network.heads.categories, -1)
+        categories = torch.cat([mean[:, :0], *(_log_mean(block.log_softmax(-1)) for block in blocks)], dim=-1)
+        flags = _log_mean(F.logsigmoid(outputs.flags)) - _log_mean(F.logsigmoid(-outputs.flags))
+        return Outputs(mean, variance.sqrt(), mean[:, :0], categories, flags)
 
     # -- fitting -----------------------------------------------------------------------------------------
 
@@ -727,6 +736,11 @@ class EnsembleDynamics(DynamicsModel):
             tensors = storage.upgraded(tensors, model)
         storage.restore(model, tensors, path)
         return model.to(device)
+
+
+def _log_mean(log_chances: Tensor) -> Tensor:
+    """Return the logarithm of the mean over the members of chances ``[M, ...]``, given by their logarithms."""
+    return log_chances.logsumexp(0) - math.log(len(log_chances))
 
 
 def _shaped(outcome: Outcome, obs: Tensor) -> Outcome:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mbrl_wrappers.models import routing
 from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, TargetErrors, fit_ensemble
 from mbrl_wrappers.models.heads import Outputs
 from mbrl_wrappers.types import Transitions
@@ -40,11 +41,18 @@ def fit_networks(
     """
     _fit_normalizers(model, train)
     if model.termination_network is not None and not len(model.start_obs):  # the first fit begins at the rate of ends
-        rate = train.terminated.double().mean().clamp(1e-4, 1 - 1e-4)
+        rate = train.terminated.double().mean().clamp(1e-9, 1 - 1e-9)
         model.termination_network.biases[-1].data.fill_(float(rate.logit()))
     reports = {}
+    seen: list[Tensor] = []  # by the networks of rewards and terminations
     for name, network in model.networks.items():
-        learned, scored = (_fit_data(model, name, part, generator) for part in (train, holdout))
+        if name == "network":
+            learned, scored = (_observation_data(model, part) for part in (train, holdout))
+        else:
+            seen = seen or [_outcome_inputs(model, part, generator) for part in (train, holdout)]
+            learned, scored = (
+                _outcome_data(model, name, x, part) for x, part in zip(seen, (train, holdout), strict=True)
+            )
         told = None if progress is None else progress.of(name)
         reports[name] = fit_ensemble(network, learned, scored, _fit_settings(model, name), generator, told)
     return reports
@@ -79,38 +87,51 @@ def _fit_normalizers(model: EnsembleDynamics, train: Transitions) -> None:
             model.reward_normalizer.fit(train.reward[:, None])
 
 
-def _fit_data(
-    model: EnsembleDynamics, name: str, transitions: Transitions, generator: torch.Generator | None
-) -> FitData:
-    """Return what a network is fitted on."""
+def _inputs_and_changes(model: EnsembleDynamics, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+    """Return normalised inputs ``[N, D + A]`` and targets ``[N, T]``, and the discrete columns ``[N, L]``."""
     t, dtype = transitions, model.dtype
     x = model.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
     y = model.target_normalizer.normalize(_targets(model, t).to(t.obs.dtype)).to(dtype)
-    label = model.columns.discrete_of(t.next_obs).to(dtype)
-    end, none, one = t.terminated[:, None].to(dtype), x[:, :0], torch.ones(1, dtype=dtype, device=x.device)
-    y_counts, label_counts = (counts.to(dtype) for counts in model.columns.counts())
-    if name == "network":
-        if model.has_joint_reward:
-            y_counts = torch.cat([y_counts, one])
-        if model.has_joint_end:
-            label, label_counts = torch.cat([label, end], dim=-1), torch.cat([label_counts, one])
-        return FitData(x, y, label, y_counts, label_counts)
-    # Real changes lie on thin surfaces: each row comes once more with some of the noise that imagined ones have.
-    blurred = y + y_counts * _some_noise(model, x, generator)
-    seen = torch.cat([torch.cat([x, change, label], dim=-1) for change in (y, blurred)])
-    if name == "reward_network":
-        assert model.reward_normalizer is not None
-        reward = model.reward_normalizer.normalize(t.reward[:, None].to(dtype))
-        return FitData(seen, reward.repeat(2, 1), none.repeat(2, 1), one, one[:0])
-    return FitData(seen, none.repeat(2, 1), end.repeat(2, 1), one[:0], one)
+    return x, y, model.columns.discrete_of(t.next_obs).to(dtype)
+
+
+def _observation_data(model: EnsembleDynamics, transitions: Transitions) -> FitData:
+    """Return what the network of next observations is fitted on."""
+    x, y, label = _inputs_and_changes(model, transitions)
+    y_counts, label_counts = (counts.to(x) for counts in model.columns.counts())
+    one = x.new_ones(1)
+    if model.has_joint_reward:
+        y_counts = torch.cat([y_counts, one])
+    if model.has_joint_end:
+        end = transitions.terminated[:, None].to(x)
+        label, label_counts = torch.cat([label, end], dim=-1), torch.cat([label_counts, one])
+    return FitData(x, y, label, y_counts, label_counts)
 
 
 @torch.no_grad()
-def _some_noise(model: EnsembleDynamics, x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return up to as much noise as the predicted changes ``[N, C]`` have, a random share of it for each row."""
-    std = model.network.heads.moments(model.run_mixture("network", x))[1]
-    noise, share = torch.randn(std.shape, generator=generator), torch.rand(len(std), 1, generator=generator)
-    return (noise * share).to(std) * std
+def _outcome_inputs(model: EnsembleDynamics, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
+    """Return what the networks of rewards and terminations see, ``[2 N, 2 D + A]``.
+
+    Real changes lie on thin surfaces. So each row comes once more, with up to as much noise as imagined changes have:
+    that of a member in turn, a random share of it for each row.
+    """
+    x, y, label = _inputs_and_changes(model, transitions)
+    members = torch.arange(len(x), device=x.device) % model.network.num_members
+    deal = routing.grouped(members, model.network.num_members)
+    std = model.network.heads.moments(routing.evaluate(model.network, x, deal))[1]
+    noise, share = torch.randn(y.shape, generator=generator), torch.rand(len(y), 1, generator=generator)
+    blurred = y + model.columns.counts()[0].to(y) * std * (noise * share).to(y)
+    return torch.cat([torch.cat([x, change, label], dim=-1) for change in (y, blurred)])
+
+
+def _outcome_data(model: EnsembleDynamics, name: str, x: Tensor, transitions: Transitions) -> FitData:
+    """Return what the network of rewards or that of terminations is fitted on, from its inputs."""
+    t, none, one = transitions, x[:, :0], x.new_ones(1)
+    if name == "termination_network":
+        return FitData(x, none, t.terminated[:, None].to(x).repeat(2, 1), one[:0], one)
+    assert model.reward_normalizer is not None
+    reward = model.reward_normalizer.normalize(t.reward[:, None].to(x))
+    return FitData(x, reward.repeat(2, 1), none, one, one[:0])
 
 
 def _fit_settings(model: EnsembleDynamics, name: str) -> FitSettings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,14 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
         self.register_buffer("offset", torch.zeros(dim, dtype=torch.float64) if exact else None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move to a device or cast; the offset stays in float64."""
+        offset = self.offset
+        result = super()._apply(fn, recurse)
+        if offset is not None:
+            self.offset = offset.to(self.mean.device)
+        return result
 
     def fit(self, data: Tensor, resolution: Tensor | None = None) -> None:
         """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64.
