@@ -39,18 +39,12 @@ def flops(widths: Sequence[int]) -> int:
 
 
 def model_widths(env_id: str) -> dict[str, list[int]]:
-    """Return the widths of the model's networks, of which each predicts by mean and standard deviation, or a chance."""
-    hidden = list(ENVS[env_id][0])
-    env = gym.make(env_id)
-    obs, action = (math.prod(space.shape or ()) for space in (env.observation_space, env.action_space))
-    widths = {
-        "next_obs": [obs + action, *hidden, 2 * obs],
-        "reward": [2 * obs + action, *hidden[:2], 2],
-        "end": [2 * obs + action, *hidden[:2], 1],
+    """Return the widths of the layers of the model's networks, by their names."""
+    networks = EnsembleDynamics.for_env(env_id, hidden=ENVS[env_id][0]).networks
+    return {
+        name: [network.weights[0].shape[1], *(weight.shape[2] for weight in network.weights)]
+        for name, network in networks.items()
     }
-    if EnsembleDynamics.for_env(env).termination_fn is not None:
-        del widths["end"]
-    return widths
 
 
 def make(env_id: str, strategy: Strategy) -> tuple[Any, EnsembleDynamics]:
@@ -70,7 +64,7 @@ def floors(env_id: str) -> dict[str, int]:
     env = gym.make(env_id)
     obs, action = (math.prod(space.shape or ()) for space in (env.observation_space, env.action_space))
     networks = {name: flops(widths) for name, widths in model_widths(env_id).items()}
-    model, reward = sum(networks.values()), networks["reward"]
+    model, reward = sum(networks.values()), networks["reward_network"]
     actor, critic = flops([obs, *net_arch, 2 * action]), flops([obs + action, *net_arch, 1])
     starts = math.ceil(BATCH / (HORIZON + 1))
     ahead = HORIZON * MEMBERS * BATCH

@@ -268,3 +268,21 @@ def test_what_was_observed_outside_the_space_is_imagined_and_decoded_there(tmp_p
         assert torch.equal(one.obs_codec.project(obs), obs)
         assert np.array_equal(one.obs_codec.decode_numpy(obs), obs.numpy())
         assert all((part > 1).all() for part in rollout(one, obs, 5))
+
+
+def test_a_clock_that_is_held_at_its_bound_leaves_rewards_alone():
+    # Its steps of 0.1 differ by rounding alone; measured in that, the step that is missing would be a million wide.
+    model = EnsembleDynamics(box(2), ACTION, hidden=(16,), num_members=3, num_elites=2, max_steps=40, seed=1)
+    obs = torch.randn(400, 2, generator=seeded())
+    obs[:, 1] = torch.arange(400) % 9 / 10
+    next_obs = torch.stack([0.9 * obs[:, 0], torch.arange(400) % 9 / 10 + 0.1], dim=-1)
+    data = made_of(obs, next_obs)
+    change = next_obs[:, 1] - obs[:, 1]
+    assert 0 < change.double().std() < 1e-7
+    model.fit(Transitions(obs, data.action, -obs[:, 0].abs(), next_obs, data.terminated, data.key), seeded())
+    steps = rollout(model, obs[:50], 20)
+    assert (steps[-1][:, 1] - 1.08).abs().max() < 0.1  # where it is held
+    with torch.no_grad():
+        held = model.predict(steps[-1], data.action[:50], generator=seeded())
+    assert held.reward.abs().max() < 20
+    assert torch.allclose(steps[0][:9, 1], next_obs[:9, 1], atol=0.05)

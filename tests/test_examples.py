@@ -50,7 +50,7 @@ SMALLER: dict[str, dict[str, str]] = {
     },
     "examples/mbpo_on_your_env.py": {
         "learning_starts=200, gradient_steps=5": "learning_starts=50, gradient_steps=1",
-        "max_steps=500": "max_steps=20",
+        "(64, 64), max_steps=500": "(16, 16), max_steps=20",
         "agent.learn(1_000,": "agent.learn(120,",
         "rollouts_per_step=100": "rollouts_per_step=2",
         "fit_every=200": "fit_every=50",
@@ -124,7 +124,8 @@ def test_every_example_is_run_here():
     assert set(SMALLER) == {"README.md", *examples}
 
 
-def test_the_readme(run_smaller):
+def test_the_readme(run_smaller, monkeypatch):
+    monkeypatch.setitem(EnsembleDynamics.__init__.__kwdefaults__, "max_steps", 20)
     run_smaller("README.md")
     agent = SAC.load("hopper", device="cpu")
     assert agent.num_timesteps == 30
@@ -190,6 +191,7 @@ def test_a_documented_training_can_be_started(command, monkeypatch):
     assert (spec.agent, spec.env) == (wanted.agent, wanted.env)
 
 
+@pytest.mark.usefixtures("brief_diagnosis")
 def test_the_command_for_an_env_of_ones_own_trains(tmp_path, monkeypatch, capsys):
     (command,) = (command for command in documented_commands() if "mbpo_on_your_env" in command)
     for old, new in {

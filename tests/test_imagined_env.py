@@ -60,10 +60,9 @@ def _random_transitions(dynamics: DynamicsModel, rows: int) -> Transitions:
     )
 
 
-def _fitted(observation_space: spaces.Space, action_space: spaces.Space) -> EnsembleDynamics:
-    dynamics = EnsembleDynamics(
-        observation_space, action_space, num_members=3, num_elites=2, hidden=(32, 32), max_steps=30
-    )
+def _fitted(observation_space: spaces.Space, action_space: spaces.Space, **kwargs: Any) -> EnsembleDynamics:
+    settings = {"num_members": 3, "num_elites": 2, "hidden": (32, 32), "max_steps": 30, **kwargs}
+    dynamics = EnsembleDynamics(observation_space, action_space, **settings)
     dynamics.fit(_random_transitions(dynamics, 64), torch.Generator().manual_seed(0))
     return dynamics
 
@@ -234,7 +233,7 @@ def test_a_model_that_diverges_truncates_and_shows_the_last_finite_observation(w
 
 
 def test_a_fitted_model_that_explodes_stays_in_the_space():
-    dynamics = _fitted(spaces.Box(-np.inf, np.inf, (3,)), ACTION_SPACES["continuous"])
+    dynamics = _fitted(spaces.Box(-np.inf, np.inf, (3,)), ACTION_SPACES["continuous"], range_margin=None)
     dynamics.target_normalizer.std *= 1e30
     env = ImaginedEnv(dynamics, horizon=50)
     record = _record(env, 60, seed=0)

@@ -86,7 +86,7 @@ def _ensemble() -> EnsembleDynamics:
         spaces.Box(-3, 3, (3,)), spaces.Box(-1, 1, (2,)), num_members=3, num_elites=2, hidden=(32, 32), max_steps=30
     )
     generator = torch.Generator().manual_seed(0)
-    obs, action = torch.randn(64, 3, generator=generator), torch.rand(64, 2, generator=generator)
+    obs, action = torch.randn(64, 3, generator=generator).clamp(-3, 3), torch.rand(64, 2, generator=generator)
     transitions = Transitions(
         obs, action, obs[:, 0], obs.roll(1, 0), torch.rand(64, generator=generator) < 0.1, torch.arange(64)
     )

@@ -588,9 +588,9 @@ def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("expand_critic", [False, True])
 def test_it_learns_to_stand_at_the_best_place(expand_critic: bool) -> None:
-    dynamics = EnsembleDynamics.for_env(Line(), num_members=3, num_elites=2, hidden=(32, 32), max_steps=300)
+    dynamics = EnsembleDynamics.for_env(Line(), num_members=3, num_elites=2, hidden=(32, 32), max_steps=100)
     agent = make_agent(horizon=3, learning_rate=3e-3, expand_critic=expand_critic)
-    agent.learn(300, callback=ModelBased(RealData(), dynamics, fit_every=50))
+    agent.learn(200, callback=ModelBased(RealData(), dynamics, fit_every=100))
 
     mean, _ = evaluate_policy(agent, Monitor(Line()), n_eval_episodes=10)
     assert mean > -2.0  # where it starts it would lose 27 on average by standing still

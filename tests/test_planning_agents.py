@@ -77,7 +77,7 @@ class Walk(gym.Env):
         assert self.action_space.contains(action)
         self.received.append(np.array(action))
         push = 0.2 * float(np.reshape(action, -1)[0])
-        self.x = self.x + push - (0.3 if self.action_space == PUSH else 0.2)
+        self.x = float(np.clip(self.x + push - (0.3 if self.action_space == PUSH else 0.2), -10, 10))
         self.count += 1
         reward = -abs(self.x)
         if self.poison is not None and self.poison[1] == "reward" and len(self.received) >= self.poison[0]:

@@ -401,9 +401,9 @@ def test_every_horizon_trains_every_network(horizon: Any) -> None:
 
 def test_it_learns_to_stand_at_the_best_place() -> None:
     agent = make_agent(horizon=1, learning_rate=3e-3, ent_coef=0.01, gradient_steps=2)
-    dynamics = EnsembleDynamics.for_env(Line(), num_members=3, num_elites=2, hidden=(32, 32), max_steps=300)
+    dynamics = EnsembleDynamics.for_env(Line(), num_members=3, num_elites=2, hidden=(32, 32), max_steps=100)
     start, _ = evaluate_policy(agent, Monitor(Line()), n_eval_episodes=20)
-    agent.learn(400, callback=ModelBased(RealData(), dynamics, fit_every=100))
+    agent.learn(300, callback=ModelBased(RealData(), dynamics, fit_every=100))
 
     mean, _ = evaluate_policy(agent, Monitor(Line()), n_eval_episodes=20)
     assert mean > -1.5  # the best there is loses 0.1
@@ -412,8 +412,8 @@ def test_it_learns_to_stand_at_the_best_place() -> None:
 
 @pytest.mark.parametrize("horizon", [3, "inf"])
 def test_updates_differ_in_how_long_their_stretches_are(horizon: Any) -> None:
-    agent = make_agent(horizon=horizon, batch_size=2, gradient_steps=8, window=60)
-    agent.learn(60, callback=ModelBased(RealData(), line()))
+    agent = make_agent(horizon=horizon, batch_size=2, gradient_steps=8, window=40)
+    agent.learn(40, callback=ModelBased(RealData(), line()))
     assert all(torch.isfinite(value).all() for value in weights(agent))
 
 

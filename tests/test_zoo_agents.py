@@ -35,6 +35,8 @@ from mbrl_wrappers.zoo.storage.saving import export
 from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
 from mbrl_wrappers.zoo.training import run
 
+pytestmark = pytest.mark.usefixtures("brief_diagnosis")
+
 NET = {"net_arch": [8]}
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
 PLANNERS = ("PETS", "POPLIN", "RS")  # whose zips hold pickled models

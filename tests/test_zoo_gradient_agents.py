@@ -25,6 +25,8 @@ from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import open_folder
 from mbrl_wrappers.zoo.training import Stopped, run
 
+pytestmark = pytest.mark.usefixtures("brief_diagnosis")
+
 KINDS: dict[str, type] = {"dhmbpo": MAAC, "maac": MAAC, "sac_svg": SACSVG, "svg": SVG}
 
 

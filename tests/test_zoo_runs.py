@@ -41,6 +41,8 @@ from mbrl_wrappers.zoo.sweeps.executors import LOCK
 from mbrl_wrappers.zoo.sweeps.sweep import run_job
 from mbrl_wrappers.zoo.training import run
 
+pytestmark = pytest.mark.usefixtures("brief_diagnosis")
+
 CUT_OFF = "had not ended after 1000 steps: it was cut off"
 PARAMS = {
     "agent.learning_starts": 20,

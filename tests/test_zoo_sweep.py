@@ -25,6 +25,8 @@ from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_files
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock, LocalExecutor, Outcome
 from mbrl_wrappers.zoo.sweeps.sweep import SWEEP, Result, read_sweep, run_job, run_sweep
 
+pytestmark = pytest.mark.usefixtures("brief_diagnosis")
+
 ENVS = """\
 import os
 import time
