@@ -334,7 +334,7 @@ class DynamicsModel(nn.Module, ABC):
         if wrong.any():
             row, column = (int(index) for index in wrong.nonzero()[0])
             raise ValueError(
-                f"transitions.{name} must hold 0 or 1 in {self.obs_codec.column_name(column)}, as the observation_space "
+                f"transitions.{name} must hold 0 or 1 in {self.obs_codec.column_name(column)}, as observation_space "
                 f"says, got {obs[row, column]:g} in row {row}"
             )
 

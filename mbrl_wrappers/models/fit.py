@@ -195,8 +195,8 @@ class _Judge:
     """Decides which weights of a member are the best, and whether to go on, by each target in its own proportion.
 
     A mean over the targets would be decided by those with the largest errors, which are those that can't be foreseen:
-    noise, coins. So errors are compared by their logarithms, and targets that are not foreseen at all have no say in
-    whether to go on.
+    noise, coins. So errors are compared by their logarithms (beyond those of a constant prediction they count as they
+    are), and targets that are not foreseen at all have no say in whether to go on.
 
     Args:
         network: to be fitted.
@@ -231,7 +231,9 @@ class _Judge:
     def _logarithms(self, errors: TargetErrors) -> Tensor:
         """Return the logarithms of errors, ``[E, G]``; a likelihood is one already."""
         continuous = errors.continuous if self._is_mixture else (errors.continuous + self._tiny).log()
-        return torch.cat([continuous, (torch.cat(errors[1:], dim=-1) + _TINY).log()], dim=-1)
+        logs = torch.cat([continuous, (torch.cat(errors[1:], dim=-1) + _TINY).log()], dim=-1)
+        worse = (logs - self._unforeseen).clamp(min=0.0)  # than a constant prediction
+        return logs + worse.exp() - 1 - worse
 
     def _errors_of_a_constant(self) -> Tensor:
         """Return the logarithms of the errors ``[G]`` of predicting the mean and the rates of the hold-out."""
