@@ -309,9 +309,18 @@ def test_the_agent_sees_what_its_normalizer_makes_of_observations():
     assert max(map(abs, normalized.exploitation.gaps)) < 0.1  # the same in imagination
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 1}', '{"format_version": 1, "seed": "x"}'])
-def test_what_is_no_diagnosis_is_refused(text):
-    with pytest.raises(ZooError, match="text must be a diagnosis as JSON"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"diagnosis\.json is not JSON"),
+        ("[]", r"diagnosis\.json must hold a JSON object, got list"),
+        ("{}", "a diagnosis must have the format_version 1, got None"),
+        ('{"format_version": 1}', "text must be a diagnosis as JSON"),
+        ('{"format_version": 1, "seed": "x"}', "text must be a diagnosis as JSON"),
+    ],
+)
+def test_what_is_no_diagnosis_is_refused(text, message):
+    with pytest.raises(ZooError, match=message):
         Diagnosis.from_json(text)
 
 

@@ -22,7 +22,7 @@ from mbrl_wrappers.models.ensemble_settings import OF_FORMAT_1, check_ranges, la
 from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, Progress, holdout_mask, spread_rows
 from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, resolve
-from mbrl_wrappers.models.heads import Heads, Outputs, chance_std
+from mbrl_wrappers.models.heads import MOST_SPREADS, Heads, Outputs, chance_std
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
@@ -489,7 +489,8 @@ class EnsembleDynamics(DynamicsModel):
             change: ``[B, C]`` of the continuous columns, in the env's units.
             discrete: ``[B, L]`` blocks and flags of the next observation.
         """
-        parts = [x, self.target_normalizer.normalize(change), discrete]
+        # A clock that is held at its bound misses a step by a million times the rounding that it is measured in.
+        parts = [x, self.target_normalizer.normalize(change).clamp(-MOST_SPREADS, MOST_SPREADS), discrete]
         return torch.cat(parts if self.columns.num_discrete else parts[:2], dim=-1)
 
     @property

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.models import routing
 from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, TargetErrors, fit_ensemble
-from mbrl_wrappers.models.heads import Outputs
+from mbrl_wrappers.models.heads import MOST_SPREADS, Outputs
 from mbrl_wrappers.types import Transitions
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def _outcome_inputs(model: EnsembleDynamics, transitions: Transitions, generator
     std = model.network.heads.moments(routing.evaluate(model.network, x, deal))[1]
     noise, share = torch.randn(y.shape, generator=generator), torch.rand(len(y), 1, generator=generator)
     blurred = y + model.columns.counts()[0].to(y) * std * (noise * share).to(y)
-    return torch.cat([torch.cat([x, change, label], dim=-1) for change in (y, blurred)])
+    changes = [change.clamp(-MOST_SPREADS, MOST_SPREADS) for change in (y, blurred)]
+    return torch.cat([torch.cat([x, change, label], dim=-1) for change in changes])
 
 
 def _outcome_data(model: EnsembleDynamics, name: str, x: Tensor, transitions: Transitions) -> FitData:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.spaces import straight_through
 
+MOST_SPREADS = 10.0
+"""How far from the mean change, in its standard deviations, the networks of rewards and terminations see."""
 LEAST_STD = 1e-2
 """Of a category's or flag's probability, where it is compared as a Gaussian."""
 
