@@ -18,6 +18,7 @@ from mbrl_wrappers.recording import Recorder, objection_to
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
 _LEAST_GAIN = 0.05
+_LEAST_GAIN_OF_LIKELIHOOD = 0.02
 _TINY = 1e-5
 _SECONDS_A_LINE = 2.0
 _GOLDEN = 0.6180339887498949
@@ -202,12 +203,14 @@ class _Judge:
         network: to be fitted.
         holdout: rows to score on.
         metric: one of ``HOLDOUT_METRICS``.
-        patience: a fit stops when the errors fell by less than 5% in this many evaluations and one.
+        patience: a fit stops when the errors fell by less than 5% (a mixture's likelihood by less than 0.02) in this
+            many evaluations and one.
     """
 
     def __init__(self, network: EnsembleMLP, holdout: FitData, metric: str, patience: int) -> None:
         self._network, self._holdout, self._metric, self._patience = network, holdout, metric, patience
         self._is_mixture = network.heads.components > 1
+        self._least_gain = _LEAST_GAIN_OF_LIKELIHOOD if self._is_mixture else _LEAST_GAIN
         self._unforeseen = self._errors_of_a_constant()
         self._history: list[Tensor] = []
 
@@ -226,7 +229,7 @@ class _Judge:
         before, now = self._history[-self._patience - 2], self._history[-1]
         foreseen = now < self._unforeseen + math.log(0.9)
         gain = before - now
-        return not bool((gain[foreseen] if foreseen.any() else gain).mean() > _LEAST_GAIN)
+        return not bool((gain[foreseen] if foreseen.any() else gain).mean() > self._least_gain)
 
     def _logarithms(self, errors: TargetErrors) -> Tensor:
         """Return the logarithms of errors, ``[E, G]``; a likelihood is one already."""
@@ -241,7 +244,7 @@ class _Judge:
         y = holdout.y[:, holdout.y_counts.bool()]
         spread = size(y - y.mean(0)).mean(0)
         # Noiseless data would be fitted for ever: of a vanishing error a share can always be gained.
-        self._tiny = _TINY * spread
+        self._tiny = _TINY * torch.where(spread > 0, spread, 1.0)
         rates = holdout.label.mean(0)
         *blocks, flags = rates.split([*heads.categories, heads.flags])
         entropies = [torch.special.entr(block).sum() for block in blocks]
