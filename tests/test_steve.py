@@ -17,6 +17,7 @@ from torch import Tensor
 from mbrl_wrappers.agents import STEVE
 from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models.heads import MOST_SPREADS
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.seeding import set_apart
 
@@ -106,7 +107,8 @@ def step_of(
     if dynamics.reward_network is None:  # joint
         paid = dynamics.target_normalizer.denormalize(dynamics.network.member(rater, x).mean)[:, 2]
         return obs + change, paid.item(), outputs.flags.sigmoid().item()
-    seen = torch.cat([x, dynamics.target_normalizer.normalize(change)], dim=-1)
+    spreads = dynamics.target_normalizer.normalize(change).clamp(-MOST_SPREADS, MOST_SPREADS)
+    seen = torch.cat([x, spreads], dim=-1)
     paid = dynamics.reward_normalizer.denormalize(dynamics.reward_network.member(rater, seen).mean)
     return obs + change, paid.item(), dynamics.termination_network.member(mover, seen).flags.sigmoid().item()
 

@@ -81,8 +81,8 @@ class EpisodeLimit(gym.Wrapper[Any, Any, Any, Any]):
             self._has_warned = True
             name = type(self.unwrapped).__name__ if self.spec is None else self.spec.id
             warnings.warn(
-                f"{name} has no time limit, and an episode of it had not ended after {self._limit} steps: it was cut "
-                "off there, as all such episodes are. Give the env the limit that you mean: wrap it in "
+                f"an episode of {name} had not ended after {self._limit} steps, and no TimeLimit is around it: it was "
+                "cut off there, as all such episodes are. Give the env the limit that you mean: wrap it in "
                 "gymnasium.wrappers.TimeLimit, or give max_episode_steps where it is registered or made by its id",
                 stacklevel=2,
             )

@@ -122,6 +122,8 @@ def episodes_from_json(value: Any, source: object) -> list[Episode]:
         raise ZooError(f"{source} must list episodes with seed, total_reward and length: {error!r}") from error
     if any(episode.seed < 0 for episode in episodes):
         raise ZooError(f"{source}: seeds must be at least 0, got {min(episode.seed for episode in episodes)}")
+    if any(episode.length < 1 for episode in episodes):
+        raise ZooError(f"{source}: lengths must be at least 1, got {min(episode.length for episode in episodes)}")
     too_long = [episode.length for episode in episodes if episode.cut_off and episode.length > MAX_CUT_STEPS]
     if too_long:
         raise ZooError(f"{source}: an episode must be cut off after at most {MAX_CUT_STEPS} steps, got {too_long[0]}")

@@ -12,7 +12,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.zoo.catalogue import open_agent
-from mbrl_wrappers.zoo.environment import installed_versions, playground
+from mbrl_wrappers.zoo.environment import MAX_EPISODE_STEPS, EpisodeLimit, installed_versions, playground
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, NUM_EPISODES, Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
@@ -102,9 +102,14 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
 
 
 def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode) -> Episode:
-    """Play an episode from its seed; one that was cut off is cut off where it was, whatever the limit is now."""
+    """Play an episode from its seed; one that was cut off is cut off where it was, whatever the limit is now.
+
+    One that was not may go on for a step longer, which is a difference.
+    """
     if episode.cut_off:
         env = TimeLimit(env, episode.length)
+    elif episode.length >= MAX_EPISODE_STEPS:
+        env = EpisodeLimit(env, episode.length + 1)
     return play_episodes(agent, env, 1, first_seed=episode.seed)[0]
 
 

@@ -370,7 +370,7 @@ def _check_shareable(value: Any) -> None:
         return
     references = weakref.getweakrefs(value)
     releases = isinstance(value, weakref.finalize) or any(
-        isinstance(reference.__callback__, weakref.finalize) for reference in references
+        isinstance(getattr(reference, "__callback__", None), weakref.finalize) for reference in references
     )
     if releases or hasattr(kind, "__del__"):
         raise ValueError(

@@ -89,8 +89,9 @@ class EnsembleDynamics(DynamicsModel):
         min_epoch_steps: gradient steps that an epoch has at least.
         max_steps: most gradient steps of one fit; None for no limit.
         beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (the
-            beta-NLL of Seitzer et al. 2022), unless there are several components. At 0, the papers' loss, rare and abrupt steps such as impacts may be
-            taken for noise and their mean hardly be learned; at 1 the mean's gradient is that of squared errors.
+            beta-NLL of Seitzer et al. 2022), unless there are several components. At 0, the papers' loss, rare and
+            abrupt steps such as impacts may be taken for noise and their mean hardly be learned; at 1 the mean's
+            gradient is that of squared errors.
         holdout_metric: which error on the hold-out tells the best weights and the elites, and when to stop. Of the
             squared error (``"mse"``, MBPO's) a few abrupt steps such as impacts can make up nearly all, and then it
             says nothing of the smooth steps; the absolute error (``"mae"``) does.

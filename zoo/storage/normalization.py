@@ -99,7 +99,7 @@ def read_normalizer(file: str | Path) -> tuple[dict[str, Any], Tensors]:
             tensors |= _tensors_of(name, parts.state if isinstance(parts, Record) else parts)
     except ZooError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ZooError(f"{file} must hold the statistics of a VecNormalize: {error!r}") from error
     return settings, tensors
 

@@ -20,6 +20,7 @@ import gymnasium as gym
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
@@ -119,6 +120,11 @@ def import_sb3(
         if statistics is not None:
             venv = wrap_normalizer(venv, *read_normalizer(statistics), statistics)
             notes.append(f"VecNormalize: its statistics are those of {statistics}")
+        elif data.get("_last_original_obs") is not None and not issubclass(kind, OffPolicyAlgorithm):
+            notes.append(
+                "VecNormalize: the agent was trained under one, whose statistics are not beside the zip and are not "
+                "taken: give them by normalize (--normalize FILE)"
+            )
         try:
             with AllocationLimit(records_of(weights), file):
                 agent: Any = kind(_policy_of(data, kind, real, notes), venv, device="cpu", **arguments)

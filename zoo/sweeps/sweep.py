@@ -150,6 +150,8 @@ def run_job(spec: JobSpec, root: str | Path) -> Result:
                     run(spec, folder, should_stop=stop.is_wanted)
                 except Stopped:
                     sys.exit(128 + signal.SIGTERM)
+            if stop.was_made:  # while the finished run was evaluated and kept
+                sys.exit(128 + signal.SIGTERM)
         return _read_result(spec, folder, was_run)
 
 
