@@ -366,7 +366,7 @@ class _MujocoModel:
 def _check_shareable(value: Any) -> None:
     """Refuse an object that releases something when it goes."""
     kind = type(value)
-    if isinstance(value, io.BytesIO | io.StringIO):  # memory alone
+    if isinstance(value, io.BytesIO | io.StringIO | types.BuiltinFunctionType):  # memory, or a function of C
         return
     references = weakref.getweakrefs(value)
     releases = isinstance(value, weakref.finalize) or any(
