@@ -20,10 +20,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from third_party_rows import Data, Rows, column_errors, load_rows, skill, starts_of
+from third_party_stages import as_transitions
 
 from mbrl_wrappers import EnsembleDynamics
 from mbrl_wrappers.spaces import space_from_json
-from mbrl_wrappers.types import Transitions
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "one Gaussian, anywhere": {"range_margin": None},
@@ -52,17 +52,6 @@ def counter_rows(seed: int = 0) -> Data:
     return Data(rows[:NUM_TRAIN], rows[NUM_TRAIN:], spaces)
 
 
-def transitions_of(rows: Rows) -> Transitions:
-    return Transitions(
-        obs=torch.as_tensor(rows.obs),
-        action=torch.as_tensor(rows.action).float(),
-        reward=torch.as_tensor(rows.reward).float(),
-        next_obs=torch.as_tensor(rows.next_obs),
-        terminated=torch.as_tensor(rows.terminated),
-        key=torch.arange(len(rows)),
-    )
-
-
 def spaces_of(data: Data) -> tuple[gym.Space, gym.Space]:
     return space_from_json(data.spaces["observation"]), space_from_json(data.spaces["action"])
 
@@ -75,7 +64,7 @@ def measure(data: Data, settings: dict[str, Any]) -> dict[str, float]:
     )
     started = time.process_time()
     with torch.enable_grad():
-        model.fit(transitions_of(data.train), torch.Generator().manual_seed(0))
+        model.fit(as_transitions(data.train), torch.Generator().manual_seed(0))
     result = {"fit CPU s": time.process_time() - started}
     generator = torch.Generator().manual_seed(1)
     low, high = model.seen_range.numpy()
