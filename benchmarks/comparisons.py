@@ -66,12 +66,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of docs/results, ``name``.md: its title, how its text begins, and its experiments by name."""
+    """A page of docs/results, ``name``.md: its title, how its text begins, its experiments by name, and its seeds."""
 
     name: str
     title: str
     text: list[str]
     experiments: dict[str, Experiment]
+    seeds: tuple[int, ...] = SEEDS
 
     @property
     def folder(self) -> Path:
@@ -107,7 +108,7 @@ def train(page: Page, name: str, label: str, seed: int) -> None:
     file = file_of(page, name, label, seed)
     folder = ROOT / "runs" / page.name / file.parent.name / file.stem
     _, rows = run(spec_of(page, name, label, seed), folder)
-    if seed in SEEDS:  # others are for choosing settings
+    if seed in page.seeds:  # others are for choosing settings
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "progress.csv", file)
     print("finished", name, label, seed, rows[-1], flush=True)
@@ -115,7 +116,7 @@ def train(page: Page, name: str, label: str, seed: int) -> None:
 
 def curves(page: Page, name: str, label: str) -> Curves:
     """The committed curves of a column, by seed."""
-    files = {seed: file_of(page, name, label, seed) for seed in SEEDS}
+    files = {seed: file_of(page, name, label, seed) for seed in page.seeds}
     return {seed: read_rows(file, Evaluation) for seed, file in files.items() if file.exists()}
 
 
@@ -226,7 +227,7 @@ def main(page: Page, description: str | None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run")
     runs.add_argument("experiment", choices=sorted(page.experiments))
-    runs.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    runs.add_argument("--seeds", type=int, nargs="+", default=list(page.seeds))
     runs.add_argument("--columns", nargs="+", help="default: all")
     commands.add_parser("table")
     arguments = parser.parse_args()

@@ -1,0 +1,41 @@
+"""DHMBPO and the SAC compared with it, by what puts rewards and entropy on one scale.
+
+python benchmarks/reward_scale.py run HalfCheetah-v5
+python benchmarks/reward_scale.py table
+"""
+
+from __future__ import annotations
+
+from comparisons import Column, Experiment, Page, main
+
+SCALED = {"agent.compile": True}
+RAW = {**SCALED, "normalize.norm_reward": False}
+
+COLUMNS = {
+    "DHMBPO, scaled": Column("dhmbpo", "MAAC", params=SCALED),
+    "DHMBPO, raw": Column("dhmbpo", "MAAC", params=RAW),
+    "SAC, scaled": Column("dhmbpo", "MAAC", params=SCALED, model=False),
+    "SAC, raw": Column("dhmbpo", "MAAC", params=RAW, model=False),
+}
+
+PAGE = Page(
+    name="reward_scale",
+    title="Reward scale",
+    text=[],
+    seeds=(5, 6, 7),
+    experiments={
+        "HalfCheetah-v5": Experiment(
+            title="HalfCheetah-v5",
+            env="HalfCheetah-v5",
+            steps=20_000,
+            eval_freq=2_000,
+            target=None,
+            columns=COLUMNS,
+            pairs={},
+            panels={"": list(COLUMNS)},
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    main(PAGE, __doc__)
