@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,6 +27,7 @@ from mbrl_wrappers.agents.climbing import (
 from mbrl_wrappers.agents.dyna import Dyna
 from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.real_data import RealData
+from mbrl_wrappers.agents.scaled_critic import ScaledCritic, scaled_critics
 from mbrl_wrappers.agents.through_model import ThroughModel
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import draw_batches
@@ -81,6 +83,9 @@ class MAAC(ThroughModel, SAC):
         target_critics: of how many critics the critic's targets take the least value, drawn anew for each update, at
             least 1 and at most as many as ``policy_kwargs["n_critics"]`` says (REDQ, Chen et al. 2021, algorithm 1);
             default: of all.
+        scaled_critic: whether the critics' outputs are scaled, and their targets bounded, by the 0.01 and 0.99
+            quantiles of imagined rewards (of real ones without ``expand_critic``), entropy included, divided by
+            ``1 - gamma``; the bounds follow at the learning rate. With raw rewards, as in Kubo et al.'s code.
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
@@ -113,6 +118,7 @@ class MAAC(ThroughModel, SAC):
         terminal_value: bool = True,
         actor_value: Literal["min", "mean"] = "min",
         target_critics: int | None = None,
+        scaled_critic: bool = False,
         max_grad_norm: float | None = None,
         backprop_steps: int | None = None,
         compile: bool | Literal["auto"] = False,
@@ -137,6 +143,7 @@ class MAAC(ThroughModel, SAC):
         self.terminal_value = terminal_value
         self.actor_value = actor_value
         self.target_critics = target_critics
+        self.scaled_critic = scaled_critic
         self.max_grad_norm = max_grad_norm
         self.backprop_steps = backprop_steps
         super().__init__(*args, compile=compile, **kwargs)
@@ -144,9 +151,14 @@ class MAAC(ThroughModel, SAC):
             raise ValueError(
                 f"n_steps must be 1 with expand_critic, whose critic takes no real steps, got {self.n_steps}"
             )
+        if scaled_critic and not self.gamma < 1:
+            raise ValueError(f"gamma must be below 1 with scaled_critic, got {self.gamma}")
+        if scaled_critic and self.n_steps > 1:
+            raise ValueError(f"n_steps must be 1 with scaled_critic, which bounds single rewards, got {self.n_steps}")
 
     def _setup_model(self) -> None:
-        super()._setup_model()
+        with scaled_critics(self) if self.scaled_critic else nullcontext():
+            super()._setup_model()
         if self.horizon and self.policy.share_features_extractor:
             raise ValueError(
                 "policy_kwargs must not share a features extractor, whose gradient SB3's critic does not pass back to "
@@ -183,7 +195,14 @@ class MAAC(ThroughModel, SAC):
         return step_in_turn(dynamics)
 
     def _constants(self) -> list[Any]:
-        options = (self.horizon, self.expand_critic, self.terminal_value, self.actor_value, self.target_critics)
+        options = (
+            self.horizon,
+            self.expand_critic,
+            self.terminal_value,
+            self.actor_value,
+            self.target_critics,
+            self.scaled_critic,
+        )
         numbers = (self.max_grad_norm, self.backprop_steps, self.gamma, self.tau, self.target_entropy)
         fixed_alpha = None if self.ent_coef_optimizer is not None else self.ent_coef_tensor.data_ptr()
         return [*options, *numbers, fixed_alpha]
@@ -218,6 +237,8 @@ class MAAC(ThroughModel, SAC):
         rollout = self._look_ahead(batch.observations, obs, step, watch, scales)
         alpha, entropy_log = self._update_alpha(rollout.log_prob[0], steppers.get("alpha"))
 
+        if self.scaled_critic:
+            self._update_value_bounds(rollout, batch, alpha)
         members = self._target_members() if members is None else members
         if self.expand_critic:
             critic_loss = self._part(kind._expanded_loss)(rollout, alpha, members, scales)
@@ -282,12 +303,31 @@ class MAAC(ThroughModel, SAC):
             return None
         return torch.randperm(len(self.critic.q_networks), device=self.device)[: self.target_critics]
 
+    def _target_value(self, obs: Any, action: Tensor, members: Tensor | None) -> Tensor:
+        """Return the least of the target critics' values ``[B]``, within the bounds where critics are scaled."""
+        value = least(self.critic_target(obs, action), members)
+        return self.critic_target.scale.clamp(value) if self.scaled_critic else value
+
+    @torch.no_grad()
+    def _update_value_bounds(self, rollout: Rollout, batch: Samples, alpha: Tensor) -> None:
+        if self.expand_critic:
+            # r_t - alpha log pi(a_t | s_t) of the steps that were taken
+            with_entropy = torch.stack(rollout.reward) - alpha * torch.stack(rollout.log_prob[:-1])
+            counts = torch.stack(rollout.is_reached[:-1]) & rollout.is_finite
+            rewards = torch.where(counts, with_entropy, torch.nan)
+        else:
+            rewards = batch.rewards - alpha * rollout.log_prob[0][:, None]
+        rate = self.critic.optimizer.param_groups[0]["lr"]
+        for critic in (self.critic, self.critic_target):
+            assert isinstance(critic, ScaledCritic)
+            critic.scale.update(rewards, self.gamma, rate)
+
     def _td_loss(self, batch: Samples, alpha: Tensor, members: Tensor | None) -> Tensor:
         """Return SAC's loss (Haarnoja et al. 2018b, equations 5 and 6)."""
         with torch.no_grad():
             discounts = self.gamma if batch.discounts is None else batch.discounts
             next_action, next_log_prob = self.actor.action_log_prob(batch.next_observations)
-            next_value = least(self.critic_target(batch.next_observations, next_action), members)
+            next_value = self._target_value(batch.next_observations, next_action, members)
             next_value = next_value - alpha * next_log_prob
             target = batch.rewards + (1 - batch.dones) * discounts * next_value.reshape(-1, 1)
         losses = [F.mse_loss(value, target) for value in self.critic(batch.observations, batch.actions)]
@@ -297,7 +337,7 @@ class MAAC(ThroughModel, SAC):
         """Return the loss of the first ``H`` states and actions of the rollouts against what lies behind them."""
         with torch.no_grad():
             last_obs = self._policy_obs(rollout.obs[-1], scales)
-            last = least(self.critic_target(last_obs, rollout.action[-1]), members)
+            last = self._target_value(last_obs, rollout.action[-1], members)
             last = last - alpha * rollout.log_prob[-1]
             target = torch.cat(expanded_values(rollout, last, alpha, self.gamma)[1])
             obs, action = (torch.cat(parts[:-1]) for parts in (rollout.obs, rollout.action))

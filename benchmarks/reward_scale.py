@@ -9,11 +9,15 @@ from __future__ import annotations
 from comparisons import Column, Experiment, Page, main
 
 SCALED = {"agent.compile": True}
+LOW_ENTROPY = {**SCALED, "agent.ent_coef": "auto_0.005"}
 RAW = {**SCALED, "normalize.norm_reward": False}
+SCALED_CRITIC = {**RAW, "agent.scaled_critic": True}
 
 COLUMNS = {
     "DHMBPO, scaled": Column("dhmbpo", "MAAC", params=SCALED),
+    "DHMBPO, scaled, alpha 0.005": Column("dhmbpo", "MAAC", params=LOW_ENTROPY),
     "DHMBPO, raw": Column("dhmbpo", "MAAC", params=RAW),
+    "DHMBPO, scaled critic": Column("dhmbpo", "MAAC", params=SCALED_CRITIC),
     "SAC, scaled": Column("dhmbpo", "MAAC", params=SCALED, model=False),
     "SAC, raw": Column("dhmbpo", "MAAC", params=RAW, model=False),
 }
@@ -29,6 +33,16 @@ PAGE = Page(
             env="HalfCheetah-v5",
             steps=20_000,
             eval_freq=2_000,
+            target=None,
+            columns=COLUMNS,
+            pairs={},
+            panels={"": list(COLUMNS)},
+        ),
+        "Hopper-v5": Experiment(
+            title="Hopper-v5",
+            env="Hopper-v5",
+            steps=20_000,
+            eval_freq=2_500,
             target=None,
             columns=COLUMNS,
             pairs={},

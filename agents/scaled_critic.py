@@ -1,0 +1,85 @@
+"""Critics whose outputs are in units of what returns can be, so that raw rewards of any size suit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.policies import ContinuousCritic
+from torch import Tensor, nn
+
+QUANTILES = (0.01, 0.99)
+
+
+class ValueBounds(nn.Module):
+    """The least and the greatest value that rewards allow, followed slowly.
+
+    With ``r`` the rewards of a batch, entropy included, the bounds move towards ``quantile(r) / (1 - gamma)``, the
+    values of those who get such a reward for ever (the code of Kubo et al. 2025).
+    """
+
+    bounds: Tensor
+    updates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bounds", torch.tensor([-1.0, 1.0]))
+        self.register_buffer("updates", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, rewards: Tensor, gamma: float, rate: float) -> None:
+        """Move the bounds, to the first batch's at once.
+
+        Args:
+            rewards: of any shape, entropy included; NaN where they don't count. A batch of NaN moves nothing.
+            gamma: discount, below 1.
+            rate: share of the way that the bounds move, in (0, 1].
+        """
+        quantiles = rewards.new_tensor(QUANTILES)
+        found = rewards.flatten().nanquantile(quantiles) / (1 - gamma)
+        counts = found.isfinite().all()
+        weight = torch.where(self.updates == 0, 1.0, rate) * counts
+        self.bounds.add_(weight * (torch.where(counts, found, 0.0) - self.bounds))
+        self.updates.add_(counts)
+
+    def value(self, output: Tensor) -> Tensor:
+        """Return the value that a network's output stands for: -1 is the lower bound, 1 the upper one."""
+        low, high = self.bounds.unbind()
+        return output * (high - low) / 2 + (high + low) / 2
+
+    def clamp(self, values: Tensor) -> Tensor:
+        """Return values with those outside the bounds moved onto them."""
+        low, high = self.bounds.unbind()
+        return values.clamp(low, high)
+
+
+class ScaledCritic(ContinuousCritic):
+    """SB3's critics with their outputs scaled by :class:`ValueBounds`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scale = ValueBounds()
+
+    def forward(self, obs: Any, actions: Tensor) -> tuple[Tensor, ...]:
+        """Return the values ``[B, 1]`` of each critic."""
+        return tuple(self.scale.value(output) for output in super().forward(obs, actions))
+
+
+@contextmanager
+def scaled_critics(agent: SAC) -> Iterator[None]:
+    """Let the policy that an agent makes meanwhile have :class:`ScaledCritic`."""
+    plain = agent.policy_class
+
+    class WithScaledCritic(plain):  # type: ignore[misc, valid-type]
+        def make_critic(self, features_extractor: nn.Module | None = None) -> ScaledCritic:
+            kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+            return ScaledCritic(**kwargs).to(self.device)
+
+    agent.policy_class = WithScaledCritic
+    try:
+        yield
+    finally:
+        agent.policy_class = plain
