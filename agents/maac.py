@@ -52,8 +52,8 @@ class MAAC(ThroughModel, SAC):
     - SAC-SVG(H) of Amos et al.: :class:`SACSVG`, states from the replay buffer alone;
     - DHMBPO (Kubo et al. 2025): ``horizon=5``, ``expand_critic=True`` and ``callback=ModelBased(Dyna(real_ratio=0,
       rollout_length=20, rollouts_per_step=13))``, whose long rollouts only bring states up to date, at one update per
-      step; the authors' code has ``actor_value="mean"``, ``target_critics=2`` of five, and scaled inputs and critics,
-      for which ``VecNormalize`` around the env stands in.
+      step; the authors' code has ``actor_value="mean"``, ``target_critics=2`` of five, ``scaled_critic=True`` with raw
+      rewards, and scaled inputs, for which ``VecNormalize(norm_reward=False)`` around the env stands in.
 
     Each row follows one member of the ensemble, with its noise. Rows that a step of the model leads to something that
     is not finite are left out where the model is used, and counted.
@@ -66,8 +66,9 @@ class MAAC(ThroughModel, SAC):
 
     Deviations: of Clavera et al., entropy counts at every step, as the soft values behind the last one have it, and the
     critic has no STEVE-like target (for that, take :class:`~mbrl_wrappers.agents.STEVE` as the strategy); of Amos et
-    al., the model is the probabilistic ensemble; of Kubo et al., the data of ``Dyna``, and that rewards are scaled in
-    place of critics. No gradient goes through the discrete and whole-number parts of an observation.
+    al., the model is the probabilistic ensemble; of Kubo et al., the data of ``Dyna``, and a critic that learns
+    from all ``H`` states of a rollout, where theirs takes the first. No gradient goes through the discrete and
+    whole-number parts of an observation.
 
     Args:
         *args: SAC's.
