@@ -30,11 +30,12 @@ class Dyna(Strategy):
     each step by a random elite of the model; a rollout stops at a termination, and the end of a
     rollout is not one. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
 
-    With a ``HerReplayBuffer``, rollouts start with goals as hindsight samples them, the share of them that it
-    relabels; a rollout keeps its goal, and its rewards are those of the env's ``compute_reward``. An imagined step has
-    no info: with ``copy_info_dict=True`` the model learns the reward from relabelled transitions instead. Episodes end
-    as the model has learned it of the real goals; where they end at success and the real goal is always the same one,
-    a ``termination_fn`` tells the model of other goals.
+    With a ``HerReplayBuffer``, rollouts start with goals as hindsight samples them and keep them, and rewards are those
+    of the env's ``compute_reward``. Hindsight gives a share of the real steps the goal that they themselves achieve;
+    the same share of the imagined ones is stored with the goal that they achieve. An imagined step has no info: with
+    ``copy_info_dict=True`` the model learns the reward from relabelled transitions instead, and nothing is stored with
+    another goal. Episodes end as the model has learned it of the real goals; where they end at success and the real
+    goal is always the same one, a ``termination_fn`` tells the model of other goals.
 
     The buffer holds ``rollout_length * rollouts_per_step * epoch_length * retained_epochs`` rows on the agent's
     device, of ``4 * (2 D + A + 1) + 1`` bytes each for observations of width ``D`` and actions of width ``A``:
@@ -101,7 +102,7 @@ class Dyna(Strategy):
         # More rollouts than the buffer keeps would be thrown away at once.
         count = self.rollouts_per_step * min(new_steps, self.epoch_length * self.retained_epochs)
         index = torch.randint(len(transitions), (count,), generator=self._generator, device=self._view.device)
-        obs = self._view.starts(transitions, index, self._generator)
+        obs, share = self._view.starts(transitions, index, self._generator)
         length = self.rollout_length_at(num_timesteps)
         rows, diverged, terminated = 0, 0, 0
         believed = self._view.believed(transitions.obs)
@@ -109,7 +110,9 @@ class Dyna(Strategy):
             action = self._view.act(obs, self._generator, self.exploration)
             p = self._predict(obs, action)
             finite = believed.holds(p.next_obs) & torch.isfinite(p.reward)
-            imagined, kept = self._judge(ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated), p, step, length)
+            imagined = ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated)
+            imagined = self._view.in_hindsight(imagined, share, self._generator)
+            imagined, kept = self._judge(imagined, p, step, length)
             self._buffer.add(imagined[finite & kept])
             rows += int((finite & kept).sum())
             diverged += len(obs) - int(finite.sum())

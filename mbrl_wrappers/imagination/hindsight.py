@@ -14,8 +14,9 @@ from gymnasium import spaces
 from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor
 
+from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
-from mbrl_wrappers.models.given import call_given
+from mbrl_wrappers.models.given import GivenFunction, call_given
 from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
@@ -51,7 +52,7 @@ class Hindsight:
         """Return ``obs [N, D]``, and behind them the same with the goals that they achieved: new goals are of these."""
         return torch.cat([obs, self.with_goals(obs, obs[..., self.achieved])])
 
-    def relabel(self, obs: Tensor, key: Tensor, generator: torch.Generator) -> Tensor:
+    def relabel(self, obs: Tensor, key: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
         """Put goals as the buffer samples them in the place of the desired ones, in the share of rows that it does.
 
         Args:
@@ -59,6 +60,9 @@ class Hindsight:
                 buffer doesn't draw from them.
             key: ``[N]`` of the transitions, the places where they are stored.
             generator: on the device of ``obs``.
+
+        Returns:
+            The observations ``[N, D]``, and the share of them whose new goal is the one that the transition achieved.
         """
         buffer = self._buffer
         seed = int(torch.randint(2**32, (1,), generator=generator, device=obs.device))
@@ -66,24 +70,42 @@ class Hindsight:
         step, env = np.divmod(key.cpu().numpy(), buffer.n_envs)
         rows = np.flatnonzero((buffer.ep_length[step, env] > 0) & chosen.cpu().numpy())
         if len(rows) == 0:
-            return obs
+            return obs, 0.0
         with _private_numpy(seed):
             goals = buffer._sample_goals(step[rows], env[rows])
         index = torch.as_tensor(rows, device=obs.device)
+        achieved = buffer.next_observations[_ACHIEVED][step[rows], env[rows]]
         relabelled = obs.clone()
         relabelled[index] = self.with_goals(obs[index], self._goal_codec.encode(goals, obs.device, obs.dtype))
-        return relabelled
+        is_own = (goals == achieved).reshape(len(rows), -1).all(-1)
+        return relabelled, int(is_own.sum()) / len(obs)
 
     def relabelled(self, transitions: Transitions, generator: torch.Generator) -> Transitions:
         """Return real transitions as the buffer relabels them: with other goals, the rewards are paid for these."""
         t = transitions
-        obs = self.relabel(t.obs, t.key, generator)
+        obs, _ = self.relabel(t.obs, t.key, generator)
         changed = (obs != t.obs).any(-1)
         next_obs, reward = self.with_goals(t.next_obs, obs[:, self.desired]), t.reward.clone()
         step, env = np.divmod(t.key[changed].cpu().numpy(), self._buffer.n_envs)
         infos = copy.deepcopy(self._buffer.infos[step, env]) if self.needs_info else [{} for _ in step]
         reward[changed] = self._compute_reward(next_obs[changed], infos).to(reward)
         return dataclasses.replace(t, obs=obs, next_obs=next_obs, reward=reward)
+
+    def achieve_own(self, rows: ImaginedRows, own: Tensor, termination_fn: GivenFunction | None) -> ImaginedRows:
+        """Put the goal that an imagined step itself achieves in the place of its desired one.
+
+        Args:
+            rows: ``[B]``.
+            own: ``[B]`` bool, which rows.
+            termination_fn: tells which steps end with these goals; None to leave ends as they are, as the buffer does.
+        """
+        goal = torch.where(own[:, None], rows.next_obs[:, self.achieved], rows.obs[:, self.desired])
+        obs, next_obs = self.with_goals(rows.obs, goal), self.with_goals(rows.next_obs, goal)
+        reward = torch.where(own, self.reward(next_obs).to(rows.reward), rows.reward)
+        terminated = rows.terminated
+        if termination_fn is not None:
+            terminated = call_given(termination_fn, "termination_fn", obs, rows.action, next_obs)
+        return ImaginedRows(obs, rows.action, reward, next_obs, terminated)
 
     def reward(self, next_obs: Tensor) -> Tensor:
         """Return what the env pays for observations ``[..., D]`` with their goals, ``[...]``; NaN if not finite."""

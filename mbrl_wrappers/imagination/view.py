@@ -118,10 +118,24 @@ class AgentView:
 
     # -- where rollouts start -------------------------------------------------------------------
 
-    def starts(self, transitions: Transitions, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the observations ``[B, D]`` of real transitions, with hindsight a share of them with other goals."""
+    def starts(self, transitions: Transitions, index: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Return the observations of real transitions, with hindsight a share of them with other goals.
+
+        Returns:
+            ``[B, D]``, and the share of them whose new goal is the one that the transition achieved, 0 without
+            hindsight; see :meth:`in_hindsight`.
+        """
         obs = transitions.obs[index].to(self._dynamics.obs_dtype)
-        return obs if self._hindsight is None else self._hindsight.relabel(obs, transitions.key[index], generator)
+        if self._hindsight is None:
+            return obs, 0.0
+        return self._hindsight.relabel(obs, transitions.key[index], generator)
+
+    def in_hindsight(self, rows: ImaginedRows, share: float, generator: torch.Generator) -> ImaginedRows:
+        """Return imagined rows, with hindsight a random share of them with the goals that they achieve themselves."""
+        if self._hindsight is None or self._hindsight.needs_info:
+            return rows
+        own = torch.rand(len(rows), generator=generator, device=self.device) < share
+        return self._hindsight.achieve_own(rows, own, self._dynamics.termination_fn)
 
     def believed(self, obs: Tensor) -> RealRange:
         """Return the range in which imagined observations are believed, of all real ones ``[N, D]``."""
