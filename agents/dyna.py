@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import batches_at_once, draws_alike_at_once
-from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import split_samples
@@ -29,8 +28,14 @@ class Dyna(Strategy):
     The defaults are MBPO's (Janner et al. 2019, algorithm 2 and appendix C). Each refresh draws start
     states uniformly from the real data and rolls the sampled policy forward ``rollout_length`` steps,
     each step by a random elite of the model; a rollout stops at a termination, and the end of a
-    rollout is not one. With hindsight replay, real rows are relabelled and imagined ones keep the goal that
-    the model predicts. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
+    rollout is not one. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
+
+    With a ``HerReplayBuffer``, rollouts start with goals as hindsight samples them and keep them, and rewards are those
+    of the env's ``compute_reward``. Hindsight gives a share of the real steps the goal that they themselves achieve;
+    the same share of the imagined ones is stored with the goal that they achieve. An imagined step has no info: with
+    ``copy_info_dict=True`` the model learns the reward from relabelled transitions instead, and nothing is stored with
+    another goal. Episodes end as the model has learned it of the real goals; where they end at success and the real
+    goal is always the same one, a ``termination_fn`` tells the model of other goals.
 
     The buffer holds ``rollout_length * rollouts_per_step * epoch_length * retained_epochs`` rows on the agent's
     device, of ``4 * (2 D + A + 1) + 1`` bytes each for observations of width ``D`` and actions of width ``A``:
@@ -97,15 +102,17 @@ class Dyna(Strategy):
         # More rollouts than the buffer keeps would be thrown away at once.
         count = self.rollouts_per_step * min(new_steps, self.epoch_length * self.retained_epochs)
         index = torch.randint(len(transitions), (count,), generator=self._generator, device=self._view.device)
-        obs = transitions.obs[index].to(self._dynamics.obs_dtype)
+        obs, share = self._view.starts(transitions, index, self._generator)
         length = self.rollout_length_at(num_timesteps)
         rows, diverged, terminated = 0, 0, 0
-        believed = RealRange.around(transitions.obs)
+        believed = self._view.believed(transitions.obs)
         for step in range(length):
             action = self._view.act(obs, self._generator, self.exploration)
             p = self._predict(obs, action)
             finite = believed.holds(p.next_obs) & torch.isfinite(p.reward)
-            imagined, kept = self._judge(ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated), p, step, length)
+            imagined = ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated)
+            imagined = self._view.in_hindsight(imagined, share, self._generator)
+            imagined, kept = self._judge(imagined, p, step, length)
             self._buffer.add(imagined[finite & kept])
             rows += int((finite & kept).sum())
             diverged += len(obs) - int(finite.sum())

@@ -58,6 +58,8 @@ class STEVE(Strategy):
         >>> agent.learn(5_000, callback=ModelBased(STEVE(horizon=3)))                # doctest: +SKIP
     """
 
+    needs_learned_reward = True  # whose variance counts
+
     _dynamics: EnsembleDynamics
 
     def __init__(self, horizon: int = 3, covariance: bool = False) -> None:

@@ -6,17 +6,19 @@ import copy
 import time
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
+from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.terminations import count_unknown_ends, note_terminations
@@ -66,6 +68,7 @@ class ModelBased(BaseCallback):
     # Declared, not set: training makes them, and going on keeps them.
     model: Any
     view: AgentView
+    _hindsight: Hindsight | None
     _fit_generator: torch.Generator
     _imagine_generator: torch.Generator
 
@@ -122,10 +125,12 @@ class ModelBased(BaseCallback):
         self._warn_of_time_limits(buffer)
         self.dynamics.to(agent.device)
         self.dynamics.verbose = self.verbose
-        self.view = AgentView(agent, self.dynamics)
+        codec = self.dynamics.obs_codec
+        self._hindsight = Hindsight(buffer, codec) if isinstance(buffer, HerReplayBuffer) else None
+        self.view = AgentView(agent, self.dynamics, self._hindsight)
         self._make_generators(agent)
         set_apart(agent.action_space)
-        self.strategy.bind(self.view, self.dynamics, self._imagine_generator)
+        self.strategy.bind(self.view, self._model_of_strategy(), self._imagine_generator)
         self.strategy.load_imagined_state(self._imagined_state)
         self._imagined_state = {}
         agent.replay_buffer = BufferDecorator(buffer, self.strategy, partial(self._serves, agent, agent.start_time))
@@ -194,6 +199,17 @@ class ModelBased(BaseCallback):
                 generator.set_state(state)
         self._generator_states = {}
 
+    @property
+    def _learns_rewards_of_goals(self) -> bool:
+        hindsight = self._hindsight
+        return hindsight is not None and (hindsight.needs_info or self.strategy.needs_learned_reward)
+
+    def _model_of_strategy(self) -> DynamicsModel:
+        assert self.dynamics is not None
+        if self._hindsight is None or self._learns_rewards_of_goals:
+            return self.dynamics
+        return cast(DynamicsModel, GoalDynamics(self.dynamics, self._hindsight))
+
     # -- during training ------------------------------------------------------------------------
 
     def _on_step(self) -> bool:
@@ -218,7 +234,10 @@ class ModelBased(BaseCallback):
         if len(transitions) == 0:
             return
         started = time.perf_counter()
-        report = self.dynamics.fit(transitions, self._fit_generator)
+        fitted_on = transitions
+        if self._hindsight is not None and self._learns_rewards_of_goals:
+            fitted_on = self._hindsight.relabelled(transitions, self._imagine_generator)
+        report = self.dynamics.fit(fitted_on, self._fit_generator)
         report["fit_seconds"] = time.perf_counter() - started
         for name, value in report.items():
             self.logger.record(f"dynamics/{name}", value)

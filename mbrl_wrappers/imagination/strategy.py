@@ -23,6 +23,8 @@ class Strategy(ABC):
     training starts, refreshes it after each fit of the model, and asks it for every batch.
     """
 
+    needs_learned_reward = False  # even where the env's own is known
+
     _view: AgentView
     _dynamics: DynamicsModel
     _generator: torch.Generator

@@ -21,8 +21,11 @@ from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.td3.td3 import TD3
 from torch import Tensor
 
+from mbrl_wrappers.imagination.divergence import RealRange
+from mbrl_wrappers.imagination.hindsight import Hindsight
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Transitions
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
 _WHOLE = ""  # the key of an observation that has no keys
@@ -56,14 +59,16 @@ class AgentView:
     Args:
         agent: the algorithm.
         dynamics: knows the flat layout of the agent's spaces.
+        hindsight: the goals of an agent that replays with hindsight; None for others.
 
     Raises:
         ValueError: for a Box of actions that the agent can't scale to [-1, 1] and back.
     """
 
-    def __init__(self, agent: OffPolicyAlgorithm, dynamics: DynamicsModel) -> None:
+    def __init__(self, agent: OffPolicyAlgorithm, dynamics: DynamicsModel, hindsight: Hindsight | None = None) -> None:
         self._agent = agent
         self._dynamics = dynamics
+        self._hindsight = hindsight
         self._obs_codec = dynamics.obs_codec
         self._action_codec = dynamics.action_codec
         self.device = agent.device
@@ -110,6 +115,31 @@ class AgentView:
     def scales(self) -> Scales | None:
         """Return what the agent's VecNormalize scales by now, None without one."""
         return _scales_of(self.normalizer, self.device)
+
+    # -- where rollouts start -------------------------------------------------------------------
+
+    def starts(self, transitions: Transitions, index: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Return the observations of real transitions, with hindsight a share of them with other goals.
+
+        Returns:
+            ``[B, D]``, and the share of them whose new goal is the one that the transition achieved, 0 without
+            hindsight; see :meth:`in_hindsight`.
+        """
+        obs = transitions.obs[index].to(self._dynamics.obs_dtype)
+        if self._hindsight is None:
+            return obs, 0.0
+        return self._hindsight.relabel(obs, transitions.key[index], generator)
+
+    def in_hindsight(self, rows: ImaginedRows, share: float, generator: torch.Generator) -> ImaginedRows:
+        """Return imagined rows, with hindsight a random share of them with the goals that they achieve themselves."""
+        if self._hindsight is None or self._hindsight.needs_info:
+            return rows
+        own = torch.rand(len(rows), generator=generator, device=self.device) < share
+        return self._hindsight.achieve_own(rows, own, self._dynamics.termination_fn)
+
+    def believed(self, obs: Tensor) -> RealRange:
+        """Return the range in which imagined observations are believed, of all real ones ``[N, D]``."""
+        return RealRange.around(obs if self._hindsight is None else self._hindsight.reachable(obs))
 
     # -- acting ---------------------------------------------------------------------------------
 
