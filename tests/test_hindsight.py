@@ -181,13 +181,26 @@ def test_goals_of_every_space(kind):
     assert paid == [(shape, shape, 2, [0])]
 
 
-def test_an_agent_learns_with_an_exact_model():
-    env = make_vec_env(lambda: BitFlippingEnv(n_bits=6), 2)
-    agent = DQN(
+def bit_flipper(bits: int) -> Any:
+    """The agent of SB3's own test of hindsight replay, which has 10 bits and 1500 steps."""
+    env = make_vec_env(lambda: BitFlippingEnv(n_bits=bits), 2)
+    return DQN(
         "MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, learning_rate=2e-3, train_freq=1,
         gradient_steps=2, learning_starts=20, exploration_final_eps=0.02, target_update_interval=100, seed=0,
-        batch_size=32, buffer_size=2000, stats_window_size=50, device="cpu",
+        batch_size=32, buffer_size=int(1e5), stats_window_size=50, device="cpu",
         replay_buffer_kwargs={"n_sampled_goal": 5, "goal_selection_strategy": "future"},
     )  # fmt: skip
-    agent.learn(1200, callback=ModelBased(Dyna(real_ratio=0.25, rollouts_per_step=20), exact(env)))
+
+
+def test_an_agent_learns_with_an_exact_model():
+    agent = bit_flipper(6)
+    agent.learn(1200, callback=ModelBased(Dyna(real_ratio=0.25, rollouts_per_step=20), exact(agent.env)))
+    assert np.mean(agent.ep_success_buffer) > 0.9
+
+
+@pytest.mark.slow
+def test_an_agent_learns_with_a_learned_model():
+    agent = bit_flipper(10)
+    dynamics = EnsembleDynamics.for_env(agent.env, seed=0, hidden=(64, 64))
+    agent.learn(3000, callback=ModelBased(Dyna(real_ratio=0.5, rollouts_per_step=20), dynamics))
     assert np.mean(agent.ep_success_buffer) > 0.9

@@ -87,7 +87,7 @@ class Hindsight:
         changed = (obs != t.obs).any(-1)
         next_obs, reward = self.with_goals(t.next_obs, obs[:, self.desired]), t.reward.clone()
         step, env = np.divmod(t.key[changed].cpu().numpy(), self._buffer.n_envs)
-        infos = copy.deepcopy(self._buffer.infos[step, env]) if self.needs_info else [{} for _ in step]
+        infos: Any = copy.deepcopy(self._buffer.infos[step, env]) if self.needs_info else [{} for _ in step]
         reward[changed] = self._compute_reward(next_obs[changed], infos).to(reward)
         return dataclasses.replace(t, obs=obs, next_obs=next_obs, reward=reward)
 
