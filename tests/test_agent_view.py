@@ -437,3 +437,29 @@ def test_a_range_that_float32_cannot_see_gives_finite_actions():
     rows = some_rows(view, 5, 3)
     assert (rows.action == 1e9).all()
     assert (view.samples(rows, None, None).actions == -1).all()
+
+
+class Heights(gym.Env):
+    """Observations with a number that has no dimensions, as dm_control has them."""
+
+    observation_space = spaces.Dict({"place": spaces.Box(-1, 1, (2,)), "height": spaces.Box(0, 2, ())})
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_a_part_without_dimensions_is_refused_and_the_remedy_helps() -> None:
+    options: dict[str, Any] = {"policy_kwargs": {"net_arch": [4]}, "learning_starts": 5, "seed": 0}
+    agent = SAC("MultiInputPolicy", Heights(), **options)
+    dynamics = EnsembleDynamics.for_env(agent.env, hidden=(4,))
+    with pytest.raises(ValueError, match=r"observation_space\['height'\] must have at least one dimension"):
+        AgentView(agent, dynamics)
+    env = gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(Heights()), 10)
+    agent = SAC("MlpPolicy", env, **options)
+    agent.learn(10)
+    AgentView(agent, EnsembleDynamics.for_env(agent.env, hidden=(4,)))

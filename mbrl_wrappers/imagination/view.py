@@ -62,7 +62,8 @@ class AgentView:
         hindsight: the goals of an agent that replays with hindsight; None for others.
 
     Raises:
-        ValueError: for a Box of actions that the agent can't scale to [-1, 1] and back.
+        ValueError: for a Box of actions that the agent can't scale to [-1, 1] and back, and for a part of Dict
+            observations without dimensions.
     """
 
     def __init__(self, agent: OffPolicyAlgorithm, dynamics: DynamicsModel, hindsight: Hindsight | None = None) -> None:
@@ -79,6 +80,18 @@ class AgentView:
         if isinstance(space, spaces.Box):
             self._low, self._high = (bound.to(self.device, torch.float32) for bound in self._action_codec.bounds)
             self._check_scaling(space)
+        self._check_parts(agent.observation_space)
+
+    @staticmethod
+    def _check_parts(space: spaces.Space) -> None:
+        """Refuse parts of observations that SB3's extractor of Dict observations can't flatten."""
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else ()
+        for key, part in parts:
+            if isinstance(part, spaces.Box) and part.shape == ():
+                raise ValueError(
+                    f"observation_space[{key!r}] must have at least one dimension for SB3's policies, got {part}: "
+                    "gymnasium.wrappers.FlattenObservation makes one vector of all parts"
+                )
 
     def _check_scaling(self, space: spaces.Box) -> None:
         """Refuse actions that the agent's policy can't turn into those of its buffer.
