@@ -307,7 +307,7 @@ class MAAC(ThroughModel, SAC):
     def _target_value(self, obs: Any, action: Tensor, members: Tensor | None) -> Tensor:
         """Return the least of the target critics' values ``[B]``, within the bounds where critics are scaled."""
         value = least(self.critic_target(obs, action), members)
-        return self.critic_target.scale.clamp(value) if self.scaled_critic else value
+        return self.critic_target.scale.clamp(value) if isinstance(self.critic_target, ScaledCritic) else value
 
     @torch.no_grad()
     def _update_value_bounds(self, rollout: Rollout, batch: Samples, alpha: Tensor) -> None:

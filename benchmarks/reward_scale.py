@@ -27,7 +27,7 @@ PAGE = Page(
     title="Reward scale",
     text=[
         "DHMBPO and SAC with the recipe of `dhmbpo` on seeds that no setting was chosen on. `scaled`: rewards divided",
-        "by VecNormalize, as in the recipe; `raw`: rewards as they are; `scaled critic`: raw rewards, and critics scaled",
+        "by VecNormalize, as in the recipe; `raw`: rewards as they are; `scaled critic`: raw rewards, critics scaled",
         "and bounded by quantiles of imagined rewards over 1 - gamma (`MAAC(scaled_critic=True)`), as in the authors'",
         "code; `alpha 0.005`: scaled rewards, and a first entropy coefficient that is smaller by about their scale.",
         "Not all runs are made: a column that a table lacks is still to be run.",
