@@ -319,9 +319,8 @@ class MAAC(ThroughModel, SAC):
         else:
             rewards = batch.rewards - alpha * rollout.log_prob[0][:, None]
         rate = self.critic.optimizer.param_groups[0]["lr"]
-        for critic in (self.critic, self.critic_target):
-            assert isinstance(critic, ScaledCritic)
-            critic.scale.update(rewards, self.gamma, rate)
+        assert isinstance(self.critic, ScaledCritic)
+        self.critic.scale.update(rewards, self.gamma, rate)
 
     def _td_loss(self, batch: Samples, alpha: Tensor, members: Tensor | None) -> Tensor:
         """Return SAC's loss (Haarnoja et al. 2018b, equations 5 and 6)."""

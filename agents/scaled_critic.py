@@ -18,7 +18,7 @@ class ValueBounds(nn.Module):
     """The least and the greatest value that rewards allow, followed slowly.
 
     With ``r`` the rewards of a batch, entropy included, the bounds move towards ``quantile(r) / (1 - gamma)``, the
-    values of those who get such a reward for ever (the code of Kubo et al. 2025).
+    values of getting such a reward at every step for ever (the code of Kubo et al. 2025).
     """
 
     bounds: Tensor
@@ -57,11 +57,17 @@ class ValueBounds(nn.Module):
 
 
 class ScaledCritic(ContinuousCritic):
-    """SB3's critics with their outputs scaled by :class:`ValueBounds`."""
+    """SB3's critics with scaled outputs.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        *args: SB3's.
+        scale: by which they are scaled; critics and target critics share one.
+        **kwargs: SB3's.
+    """
+
+    def __init__(self, *args: Any, scale: ValueBounds, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.scale = ValueBounds()
+        self.scale = scale
 
     def forward(self, obs: Any, actions: Tensor) -> tuple[Tensor, ...]:
         """Return the values ``[B, 1]`` of each critic."""
@@ -71,12 +77,12 @@ class ScaledCritic(ContinuousCritic):
 @contextmanager
 def scaled_critics(agent: SAC) -> Iterator[None]:
     """Let the policy that an agent makes meanwhile have :class:`ScaledCritic`."""
-    plain = agent.policy_class
+    plain, scale = agent.policy_class, ValueBounds()
 
     class WithScaledCritic(plain):  # type: ignore[misc, valid-type]
         def make_critic(self, features_extractor: nn.Module | None = None) -> ScaledCritic:
             kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-            return ScaledCritic(**kwargs).to(self.device)
+            return ScaledCritic(**kwargs, scale=scale).to(self.device)
 
     agent.policy_class = WithScaledCritic
     try:

@@ -62,7 +62,8 @@ class Hindsight:
             generator: on the device of ``obs``.
 
         Returns:
-            The observations ``[N, D]``, and the share of them whose new goal is the one that the transition achieved.
+            The observations ``[N, D]``, and the share of the ``N`` rows that got the goal which their own transition
+            achieved.
         """
         buffer = self._buffer
         seed = int(torch.randint(2**32, (1,), generator=generator, device=obs.device))
@@ -108,7 +109,7 @@ class Hindsight:
         return ImaginedRows(obs, rows.action, reward, next_obs, terminated)
 
     def reward(self, next_obs: Tensor) -> Tensor:
-        """Return what the env pays for observations ``[..., D]`` with their goals, ``[...]``; NaN if not finite."""
+        """Return the env's ``compute_reward`` ``[...]`` at ``next_obs [..., D]``; NaN where that is not finite."""
         flat = next_obs.detach().reshape(-1, next_obs.shape[-1])
         finite = torch.isfinite(flat).all(-1)
         reward = torch.full((len(flat),), torch.nan, device=flat.device)
@@ -136,10 +137,9 @@ class Hindsight:
 class GoalDynamics:
     """A model of an env with goals, in all else that model: goals stay, and rewards are the env's own for them.
 
-    What a step leads to does not depend on the desired goal, as hindsight takes for granted. So the model is asked with
-    goals within the range of those it was fitted on: where all were the same one, it knows nothing of others. A
-    termination function that was given is asked with the goals as they are; so is a learned termination within that
-    range.
+    Hindsight replay assumes that the desired goal does not change where a step leads. So the model predicts with the
+    goals clamped to the range that it was fitted on; where all real episodes have one goal, it knows no other. A given
+    termination function sees the actual goals, a learned termination the clamped ones.
 
     Args:
         inner: the model.
