@@ -230,6 +230,8 @@ class SVG(ThroughModel, OffPolicyAlgorithm):
         (model_based,) = model_callbacks(callback)
         if not isinstance(model_based.strategy, RealData):
             raise ValueError(f"strategy must be RealData() for SVG, got {type(model_based.strategy).__name__}")
+        if model_based.dynamics is not None:
+            self._steps_through(model_based.dynamics)  # refuses now, not after the first fit, a model that can't do it
         return callback
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.files import temporary_beside
 from mbrl_wrappers.imagination import (
     ModelBased,
     checkpoint,
@@ -393,6 +397,18 @@ def test_a_failure_midway_leaves_the_checkpoint_from_before(failing, tmp_path, m
     assert_same(content(load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")), expected)
     save_checkpoint(agent, tmp_path / "checkpoint", {"which": "third"})
     assert checkpoint_extra(tmp_path / "checkpoint") == {"which": "third"} and entries(tmp_path) == ["checkpoint"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_of_a_living_one(tmp_path):
+    agent = trained(5)
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    living = temporary_beside(tmp_path / "checkpoint")
+    left = living.with_name(living.name.replace(f".{os.getpid()}-", f".{dead.pid}-"))
+    for folder in (living, left):
+        folder.mkdir()
+    save_checkpoint(agent, tmp_path / "checkpoint")
+    assert entries(tmp_path) == sorted([living.name, "checkpoint"])
 
 
 def test_extra_values_that_json_cannot_hold_spoil_nothing(tmp_path):

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
@@ -313,6 +313,17 @@ def test_learning_after_an_exception_decorates_once():
 def test_fit_every_below_one(fit_every):
     with pytest.raises(ValueError, match=f"fit_every must be a whole number of at least 1, got {fit_every}"):
         ModelBased(tiny_dyna(), fit_every=fit_every)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_two_callbacks_in_one_learn(is_same):
+    agent = make_agent()
+    own, first = agent.replay_buffer, model_based(agent)
+    second = first if is_same else model_based(agent)
+    with pytest.raises(ValueError, match="callback must hold one ModelBased at most"):
+        agent.learn(30, callback=[first, CallbackList([second])])
+    agent.learn(30, callback=first)
+    assert agent.replay_buffer is own and agent.model_based is first
 
 
 def test_on_policy_agents():

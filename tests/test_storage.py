@@ -263,6 +263,23 @@ def test_a_file_of_a_later_release(saved):
     _refused(saved, "must have a format_version of up to 2, got 3")
 
 
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "must hold a JSON object, got list"),
+        ('{"kind": ' + 100 * "[" + 100 * "]" + "}", "nested at most 50 levels deep"),
+        (100_000 * "[", "is not JSON"),
+        ('{"format_version": ' + 400 * "9" + "}", "at most 40 digits, got 400"),
+        ('{"kind": "' + 4_000_000 * "x" + '"}', "at most 4000000 bytes"),
+    ],
+)
+def test_a_description_that_is_out_of_bounds(saved, description, message):
+    tensors, _ = _contents(saved)
+    save_file(tensors, saved, metadata={"mbrl_wrappers": description})
+    _refused(saved, message)
+
+
 def test_a_missing_tensor(saved):
     tensors, description = _contents(saved)
     for name in tensors:

@@ -527,6 +527,17 @@ def test_a_model_without_gradient_is_refused() -> None:
         trained(dynamics)
 
 
+def test_a_model_of_several_components_is_refused_before_the_first_step() -> None:
+    mixture = EnsembleDynamics.for_env(
+        Line(), num_members=3, num_elites=2, hidden=(16,), max_steps=30, num_components=2
+    )
+    agent = make_agent()
+    with pytest.raises(ValueError, match="num_components must be 1 to infer noise, got 2"):
+        agent.learn(60, callback=ModelBased(RealData(), mixture))
+    assert agent.num_timesteps == 0
+    trained(mixture, horizon=0)  # infers nothing
+
+
 def test_imagined_batches_are_refused() -> None:
     with pytest.raises(ValueError, match=r"strategy must be RealData\(\) for SVG, got Dyna"):
         make_agent().learn(25, callback=ModelBased(Dyna(), small_model()))

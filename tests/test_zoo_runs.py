@@ -183,7 +183,8 @@ def test_a_write_that_is_killed_is_cleaned_up_by_the_next_start(tmp_path):
     killed = subprocess.run([sys.executable, "-c", program, str(folder / "job.json")])
     assert killed.returncode == -signal.SIGKILL
     assert [path.name[:10] for path in folder.iterdir()] == [".job.json."]
-    (folder / ".checkpoint.partial-01234567").mkdir()
+    temporary = next(folder.iterdir())
+    temporary.with_name(temporary.name.replace("job.json", "checkpoint")).mkdir()
     run(spec, folder)
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 

@@ -288,6 +288,24 @@ def test_statistics_beside_the_zip_are_read(place, tmp_path):
     assert own.ret_rms.var == venv.ret_rms.var and own.obs_rms.count == venv.obs_rms.count
 
 
+@pytest.mark.parametrize("trains_under_one", [True, False])
+def test_statistics_of_another_agent_are_not_taken(trains_under_one, tmp_path, capsys):
+    """A folder may hold several zips and one file of statistics: a zip tells whether its agent was trained with any."""
+    venv = seen(PENDULUM, norm_reward=False)
+    env: Any = venv if trains_under_one else gym.make(PENDULUM)
+    agent = sb3.A2C("MlpPolicy", env, n_steps=4, device="cpu", policy_kwargs=dict(NET)).learn(4)
+    agent.save(tmp_path / "a2c.zip")
+    venv.save(str(tmp_path / "vecnormalize.pkl"))
+    loaded, notes = brought(tmp_path / "a2c.zip", PENDULUM)
+    assert (loaded.get_vec_normalize_env() is not None) is trains_under_one
+    assert any("VecNormalize" in note for note in notes) is trains_under_one
+    arguments = ["--env", PENDULUM, "--to", str(tmp_path / "plain"), "--eval-episodes", "0", "--plain"]
+    assert main(["import", str(tmp_path / "a2c.zip"), *arguments]) == 0
+    assert "VecNormalize" not in capsys.readouterr().err
+    with gym.make(PENDULUM) as real:
+        assert zoo.load(tmp_path / "plain", env=real, device="cpu").get_vec_normalize_env() is None
+
+
 def test_without_statistics_none_are_spoken_of(sac):
     _, file = sac
     notes = import_sb3(file, file.with_name("alone"), env=PENDULUM, episodes=0)

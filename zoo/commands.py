@@ -355,6 +355,8 @@ class Import:
         None
     )
     """VecNormalize's statistics: what its save wrote, or JSON"""
+    plain: bool = False
+    """take no statistics, whatever lies beside the zip"""
     eval_episodes: int = 20
     """episodes of the evaluation that is recorded"""
 
@@ -367,7 +369,7 @@ class Import:
             self.to,
             env=self.env,
             algo=self.algo,
-            normalize=self.normalize,
+            normalize=False if self.plain else self.normalize,
             episodes=self.eval_episodes,
         )
         for note in notes:

@@ -29,7 +29,7 @@ from mbrl_wrappers.zoo.storage.manifest import (
     sha256_of,
 )
 
-# A file may take a minute, and longer at the speed of an old modem; a server that sends a byte now and then may not.
+# A download may take a minute, and as much longer as its size needs at this speed: slower servers are given up.
 LEAST_SECONDS = 60.0
 LEAST_BYTES_PER_SECOND = 10_000
 
@@ -184,7 +184,7 @@ def _receive(entry: IndexEntry, name: str, file: Path) -> None:
     with closing(parts):
         status = next(parts)
         # A server that knows no ranges sends the file from its start.
-        with file.open("ab" if status == 206 else "wb", buffering=0) as output:
+        with file.open("ab" if status == 206 else "wb") as output:
             for chunk in parts:
                 output.write(chunk)
                 if output.tell() > size:

@@ -188,9 +188,9 @@ def _end_with_parent() -> None:
 
 
 class StopRequest:
-    """A signal's handler: asks the run to stop, once it can; while nothing runs, the process ends.
+    """Handles a signal: asks the current run to stop at the end of its episode; without a run, the process exits.
 
-    A cluster's signal may reach a process both by itself and through its parent, so a second one is the same wish.
+    A second signal changes nothing: a cluster may signal a process directly and through its parent.
     """
 
     def __init__(self) -> None:

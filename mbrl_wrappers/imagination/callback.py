@@ -95,6 +95,7 @@ class ModelBased(BaseCallback):
         self._warned: set[str] = set()
         self._generator_states: dict[str, torch.Tensor] = {}
         self._imagined_state: dict[str, torch.Tensor] = {}
+        self._learn_began: int | None = None  # SB3's start_time, in nanoseconds
 
     # -- start and end --------------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ class ModelBased(BaseCallback):
                 f"ModelBased needs an off-policy agent with a replay buffer, got {type(agent).__name__}; "
                 "train on-policy agents inside mbrl_wrappers.envs.ImaginedVecEnv"
             )
+        self._check_is_alone(agent)
         buffer = self._plain_buffer(agent)
         if agent.num_timesteps < self._last_fit:  # learn() counts from 0 again
             self._last_fit = _NEVER
@@ -137,6 +139,13 @@ class ModelBased(BaseCallback):
         agent.model_based = self  # type: ignore[attr-defined]
         if self._last_fit != _NEVER and not self.strategy.has_imagined():
             self._imagine(real_transitions(buffer, self.view, self.dynamics), agent.num_timesteps)
+
+    def _check_is_alone(self, agent: OffPolicyAlgorithm) -> None:
+        """Refuse a second callback of this class, or the same one a second time, in one ``learn``."""
+        other = getattr(agent, "model_based", None)
+        if other is not None and other._learn_began == agent.start_time:
+            raise ValueError("callback must hold one ModelBased at most, got another one or the same one twice")
+        self._learn_began = agent.start_time
 
     def _on_training_end(self) -> None:
         self.model.replay_buffer = self._plain_buffer(self.model)
@@ -301,6 +310,7 @@ class ModelBased(BaseCallback):
         """Come back as a callback that no agent is bound to yet."""
         BaseCallback.__init__(self, state["verbose"])
         self._imagined_state = {}
+        self._learn_began = None
         self.__dict__.update(state)
 
 

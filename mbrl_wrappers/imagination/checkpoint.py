@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from mbrl_wrappers.bounded_json import parse_json
+from mbrl_wrappers.files import remove_abandoned, temporary_beside
 from mbrl_wrappers.seeding import is_apart, set_apart
 
 Agent = TypeVar("Agent", bound=OffPolicyAlgorithm)
@@ -37,10 +38,9 @@ def save_checkpoint(agent: OffPolicyAlgorithm, folder: str | Path, extra: dict[s
         extra: JSON-safe values of your own, for :func:`checkpoint_extra`.
     """
     folder = Path(folder)
-    for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):  # by a process that was killed here
-        shutil.rmtree(abandoned, ignore_errors=True)
-    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial = temporary_beside(folder)
     partial.mkdir(parents=True)
+    remove_abandoned(folder.parent)  # a checkpoint is large, and a process may have been killed while writing one
     try:
         agent.save(partial / "agent.zip")
         agent.save_replay_buffer(partial / "replay_buffer.pkl")
@@ -88,7 +88,7 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
         prefix = "model_based."
         model_based.load_full_state({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     _start_episode(agent)
-    _restore_random_state(agent, tensors, json.loads((folder / "state.json").read_text())["random"])
+    _restore_random_state(agent, tensors, _numbers(folder)["random"])
     return agent
 
 
@@ -112,7 +112,11 @@ def checkpoint_extra(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is no checkpoint.
     """
-    return json.loads((_newest(Path(folder)) / "state.json").read_text())["extra"]
+    return _numbers(_newest(Path(folder)))["extra"]
+
+
+def _numbers(folder: Path) -> dict[str, Any]:
+    return parse_json((folder / "state.json").read_bytes(), folder / "state.json", finite=False)
 
 
 def has_checkpoint(folder: str | Path) -> bool:

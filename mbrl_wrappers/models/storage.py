@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from mbrl_wrappers.bounded_json import parse_json
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.spaces import space_from_json
@@ -51,13 +52,9 @@ def load(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]
 
 def _header(metadata: dict[str, str], kind: str, path: str | Path) -> dict[str, Any]:
     """Return the checked description of a file."""
-    try:
-        header = json.loads(metadata.get("mbrl_wrappers", "{}"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: the description is not JSON: {error}") from error
-    if not isinstance(header, dict) or header.get("kind") != kind:
-        found = header.get("kind") if isinstance(header, dict) else type(header).__name__
-        raise ValueError(f"{path} must hold a model of kind {kind!r}, got {found!r}")
+    header = parse_json(metadata.get("mbrl_wrappers", "{}"), f"the description in {path}", finite=False)
+    if header.get("kind") != kind:
+        raise ValueError(f"{path} must hold a model of kind {kind!r}, got {header.get('kind')!r}")
     version = header.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(f"{path} must have a format_version of up to {FORMAT_VERSION}, got {version!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
 
-from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.files import remove_abandoned, temporary_beside, write_atomically
 from mbrl_wrappers.models.env_specs import TRANSPARENT_WRAPPERS, spec_of
 from mbrl_wrappers.zoo.catalogue import open_agent
 from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
@@ -143,8 +142,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ZooError(f"folder must be new or empty, got {folder}")
-    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial = temporary_beside(folder)
     partial.mkdir(parents=True)
+    remove_abandoned(folder.parent)
     try:
         yield partial
         partial.replace(folder)

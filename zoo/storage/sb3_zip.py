@@ -14,7 +14,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
@@ -75,7 +75,7 @@ def import_sb3(
     *,
     env: str,
     algo: str | None = None,
-    normalize: str | Path | None = None,
+    normalize: str | Path | Literal[False] | None = None,
     episodes: int = NUM_EPISODES,
 ) -> list[str]:
     """Turn a zip written by ``agent.save`` into an agent's folder.
@@ -88,7 +88,7 @@ def import_sb3(
         normalize: the statistics that the agent's observations were normalised by: a file that ``VecNormalize.save``
             wrote, or JSON, see :func:`~mbrl_wrappers.zoo.storage.normalization.read_normalizer`; default:
             ``vecnormalize.pkl`` or ``vec_normalize.pkl`` beside the zip, or in a folder there of the zip's or the
-            env's name, as SB3's zoo has it.
+            env's name, as SB3's zoo has it, unless the zip says that the agent was trained without. False for none.
         episodes: of the evaluation that is recorded; 0 for none.
 
     Returns:
@@ -113,14 +113,17 @@ def import_sb3(
         notes.append(
             "model_based: the learned model is in a pickle; load the zip with SB3 and call zoo.save to keep it"
         )
-    statistics = _find_normalizer(file, env) if normalize is None else Path(normalize)
+    was_normalized = _was_normalized(data, kind)
+    statistics = Path(normalize) if normalize else None
+    if normalize is None and was_normalized is not False:
+        statistics = _find_normalizer(file, env)
     with make_env(env) as real:
         venv = BaseAlgorithm._wrap_env(real, verbose=0)
         _check_spaces(data, venv, file)
         if statistics is not None:
             venv = wrap_normalizer(venv, *read_normalizer(statistics), statistics)
             notes.append(f"VecNormalize: its statistics are those of {statistics}")
-        elif data.get("_last_original_obs") is not None and not issubclass(kind, OffPolicyAlgorithm):
+        elif was_normalized and normalize is None:
             notes.append(
                 "VecNormalize: the agent was trained under one, whose statistics are not beside the zip and are not "
                 "taken: give them by normalize (--normalize FILE)"
@@ -139,6 +142,15 @@ def import_sb3(
                 setattr(agent, counter, data[counter])
         save(agent, folder, env=env, episodes=episodes)
     return notes
+
+
+def _was_normalized(data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> bool | None:
+    """Tell whether an agent was trained under VecNormalize; None where its zip does not say.
+
+    On-policy agents keep raw observations only under one; off-policy agents always do.
+    """
+    says = "_last_original_obs" in data and data.get("_last_obs") is not None
+    return data["_last_original_obs"] is not None if says and not issubclass(kind, OffPolicyAlgorithm) else None
 
 
 def _find_normalizer(file: Path, env: str) -> Path | None:

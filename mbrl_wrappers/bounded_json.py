@@ -1,0 +1,60 @@
+"""JSON of unknown origin, read within bounds: of length, of depth and of the size of its numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+MAX_JSON_BYTES = 4_000_000
+MAX_JSON_DEPTH = 50
+# Seeds have 128 bits at most; Python takes long over longer ones, and no float holds one of 309 digits.
+MAX_DIGITS = 40
+
+
+def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        data: the JSON.
+        source: what errors call it.
+        finite: refuse NaN and infinity, in words or as a number that is too large.
+
+    Raises:
+        ValueError: naming ``source``, if it is none, or one that is too long, or too deeply nested.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{source} must have at most {MAX_JSON_BYTES} bytes, got {len(data)}")
+    numbers: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite} if finite else {}
+    try:
+        content = json.loads(data, parse_int=_whole_number, **numbers)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} must hold a JSON object, got {type(content).__name__}")
+    _check_depth(content, source)
+    return content
+
+
+def _check_depth(content: Any, source: object) -> None:
+    """Refuse what a recursive function could not follow."""
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"{source} must be nested at most {MAX_JSON_DEPTH} levels deep")
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, got {text[:MAX_DIGITS]}")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"whole numbers must have at most {MAX_DIGITS} digits, got {len(text)}")
+    return int(text)
