@@ -17,8 +17,8 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 @pytest.fixture(scope="module")
 def brief_diagnosis() -> Iterator[None]:
     """Have runs measure their models on few steps, where a test is about something else."""
-    from mbrl_wrappers.zoo import training  # not before the environment is set
+    from mbrl_wrappers.zoo.training import run  # not before the environment is set
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "diagnose", functools.partial(training.diagnose, steps=100))
+        patch.setattr(run, "diagnose", functools.partial(run.diagnose, steps=100))
         yield

@@ -19,12 +19,13 @@ import torch
 from experiments import RESULTS, ROOT, versions
 from learning_report import at_steps
 
-from mbrl_wrappers.zoo.building import base_of
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.training.building import base_of
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import run
 
 SEEDS = (0, 1, 2, 3, 4)
 EVAL_EPISODES = 10

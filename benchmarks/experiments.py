@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
+from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -24,8 +24,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
 from mbrl_wrappers.agents import CompiledSAC
-from mbrl_wrappers.zoo.plots import COLORS, new_figure, save_figure
-from mbrl_wrappers.zoo.rows import write_rows
+from mbrl_wrappers.zoo.report.plots import COLORS, new_figure, save_figure
+from mbrl_wrappers.zoo.storage.tables import write_rows
 
 ENV_STEPS, UPDATES_PER_STEP = 100, 10
 

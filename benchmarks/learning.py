@@ -25,8 +25,8 @@ from stable_baselines3.common.monitor import Monitor
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv
 from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.run import run
 
 
 def train(env: str, variant: str, seed: int, steps: int | None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from experiments import EXPERIMENTS, PPO_FILE, RESULTS, recipe_of, versions
 
-from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 # A run ends with the rollout in which its steps are done.
 OVERSHOOT = 31

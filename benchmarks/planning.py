@@ -28,12 +28,12 @@ from matplotlib.ticker import ScalarFormatter
 
 from mbrl_wrappers.agents import PETS
 from mbrl_wrappers.models import KnownDynamics
-from mbrl_wrappers.zoo.catalogue import load_dynamics
+from mbrl_wrappers.zoo.catalogue.lookup import load_dynamics
 from mbrl_wrappers.zoo.evaluation import play_episodes
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.plots import new_figure, save_figure
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.report.plots import new_figure, save_figure
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 CURVES = RESULTS / "planning"

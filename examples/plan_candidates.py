@@ -8,8 +8,8 @@ import torch
 
 from mbrl_wrappers import EnsembleDynamics
 from mbrl_wrappers.agents import PETS
-from mbrl_wrappers.zoo.candidates import candidates_of
-from mbrl_wrappers.zoo.plots import new_figure, plan_candidates, save_figure
+from mbrl_wrappers.zoo.analysis.plan_candidates import candidates_of
+from mbrl_wrappers.zoo.report.plots import new_figure, plan_candidates, save_figure
 
 torch.set_num_threads(1)
 env = gym.make("Pendulum-v1")

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

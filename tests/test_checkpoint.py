@@ -35,9 +35,9 @@ from mbrl_wrappers.imagination import (
 )
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.zoo.environment import SeededEpisodes, make_env
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.recipe import Recipe
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.recipe import Recipe
+from mbrl_wrappers.zoo.training.run import run
 
 pytestmark = [
     pytest.mark.usefixtures("brief_diagnosis"),

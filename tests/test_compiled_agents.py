@@ -26,9 +26,9 @@ from mbrl_wrappers.agents.compiled.compilable import MIN_RECORDED_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.recipe import Recipe
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.recipe import Recipe
+from mbrl_wrappers.zoo.training.run import run
 
 MIN_UPDATES = 10_000
 PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}

@@ -12,10 +12,10 @@ import tyro
 from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics
-from mbrl_wrappers.zoo.cli import main
-from mbrl_wrappers.zoo.commands import Train
-from mbrl_wrappers.zoo.job import make_job
-from mbrl_wrappers.zoo.recipe import parse_params
+from mbrl_wrappers.zoo.cli.commands import Train
+from mbrl_wrappers.zoo.cli.main import main
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.recipe import parse_params
 
 CHECKOUT = Path(__file__).parents[1]
 

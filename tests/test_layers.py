@@ -138,7 +138,7 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
         ("mbrl_wrappers.envs.sb3_vec_env", "from stable_baselines3.common.vec_env import VecEnv"),
         ("mbrl_wrappers.imagination.callback", "import stable_baselines3\nimport mbrl_wrappers.models"),
         ("mbrl_wrappers.agents.dyna", "from ..imagination import Strategy"),
-        ("mbrl_wrappers.zoo.hub", "import huggingface_hub\nimport mbrl_wrappers.agents"),
+        ("mbrl_wrappers.zoo.catalogue.hub", "import huggingface_hub\nimport mbrl_wrappers.agents"),
     ],
 )
 def test_a_right_import_is_let_through(module: str, source: str) -> None:

@@ -11,9 +11,9 @@ from stable_baselines3.common.monitor import Monitor
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv
 from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.recipe import load_recipe
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.recipe import load_recipe
+from mbrl_wrappers.zoo.training.run import run
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 
 from mbrl_wrappers.models import KnownDynamics
-from mbrl_wrappers.zoo.model_error import HorizonError, measure_model_error, real_windows
-from mbrl_wrappers.zoo.rows import read_rows, write_rows
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError, measure_model_error, real_windows
+from mbrl_wrappers.zoo.storage.tables import read_rows, write_rows
 
 EPISODE_LENGTHS = (4, 7, 2)
 

@@ -142,7 +142,7 @@ def test_every_public_name_works_in_the_installed_wheel(site: Path, tmp_path: Pa
 def test_the_installed_wheel_finds_its_agents(site: Path, tmp_path: Path) -> None:
     program = (
         "from mbrl_wrappers import zoo\n"
-        "from mbrl_wrappers.zoo.catalogue import open_agent\n"
+        "from mbrl_wrappers.zoo.catalogue.lookup import open_agent\n"
         "print(open_agent('mbpo/Pendulum-v1').path, zoo.load('mbpo/Pendulum-v1').num_timesteps, sep='\\n')"
     )
     done = run_python(tmp_path, "-c", program, path=site)

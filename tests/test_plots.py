@@ -8,10 +8,16 @@ from matplotlib import pyplot
 from matplotlib.colors import same_color
 from matplotlib.image import imread
 
-from mbrl_wrappers.zoo.findings import Calibration
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.plots import learning_curves, new_figure, save_figure, save_training_figure, spread_calibration
-from mbrl_wrappers.zoo.progress import Evaluation
+from mbrl_wrappers.zoo.analysis.findings import Calibration
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
+from mbrl_wrappers.zoo.report.plots import (
+    learning_curves,
+    new_figure,
+    save_figure,
+    save_training_figure,
+    spread_calibration,
+)
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 
 def rows(returns: list[float], every: int = 100) -> list[Evaluation]:

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from mbrl_wrappers.zoo import load_recipe
-from mbrl_wrappers.zoo.building import build_agent, training_env
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.recipe import available_agents, override, parse_params, read_literals, recipe_from
+from mbrl_wrappers.zoo.training.building import build_agent, training_env
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.recipe import available_agents, override, parse_params, read_literals, recipe_from
 
 ENTRIES = {
     "default": {

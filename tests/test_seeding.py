@@ -20,10 +20,10 @@ from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoi
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.seeding import is_apart, set_apart, stream_seed
 from mbrl_wrappers.wrappers import MPCAction
-from mbrl_wrappers.zoo.building import base_of, build_agent
-from mbrl_wrappers.zoo.diagnosis import diagnose
-from mbrl_wrappers.zoo.job import make_job
-from mbrl_wrappers.zoo.model_error import real_windows
+from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.model_error import real_windows
+from mbrl_wrappers.zoo.training.building import base_of, build_agent
+from mbrl_wrappers.zoo.training.job_making import make_job
 
 STEPS = 1000
 BOUND = 0.1  # a bit more than three standard deviations of the correlation of so many pairs

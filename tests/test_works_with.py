@@ -30,9 +30,9 @@ from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.zoo.building import build_agent
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.recipe import Recipe
+from mbrl_wrappers.zoo.training.building import build_agent
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.recipe import Recipe
 
 ALGORITHMS = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN)}
 

@@ -23,17 +23,18 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.zoo import ZooError
-from mbrl_wrappers.zoo.catalogue import open_agent
-from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.catalogue.lookup import open_agent
+from mbrl_wrappers.zoo.catalogue.saving import export
+from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
+from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
-from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.registry import ALGORITHMS
-from mbrl_wrappers.zoo.storage.card import card_text
 from mbrl_wrappers.zoo.storage.folder import EvalRecord, TrainedSeed
 from mbrl_wrappers.zoo.storage.manifest import write_manifest
-from mbrl_wrappers.zoo.storage.saving import export
-from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.training.card import card_text
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.run import run
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 

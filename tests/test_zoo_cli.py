@@ -18,15 +18,16 @@ from matplotlib.image import imread
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.imagination import checkpoint_extra
-from mbrl_wrappers.zoo.cli import main
-from mbrl_wrappers.zoo.commands import COMMANDS
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
+from mbrl_wrappers.zoo.cli.commands import COMMANDS
+from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
 

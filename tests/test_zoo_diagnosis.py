@@ -21,11 +21,11 @@ from mbrl_wrappers.agents import MAAC, STEVE, SVG
 from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
-from mbrl_wrappers.zoo.diagnosis import diagnose, trusted_steps
+from mbrl_wrappers.zoo.analysis.diagnosis import diagnose, trusted_steps
+from mbrl_wrappers.zoo.analysis.findings import Diagnosis
+from mbrl_wrappers.zoo.analysis.gradients import gradient_norms
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.findings import Diagnosis
-from mbrl_wrappers.zoo.gradients import gradient_norms
-from mbrl_wrappers.zoo.model_error import HorizonError
 
 NOISE = 0.1
 FEW: dict[str, Any] = {"steps": 400, "horizon": 10}

@@ -14,16 +14,17 @@ from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics, ModelBased, zoo
 from mbrl_wrappers.agents import MAAC, SACSVG, SVG, CompiledSAC, Dyna, RealData
-from mbrl_wrappers.zoo.building import base_of, build_agent, training_env
+from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.registry import strategy_of
 from mbrl_wrappers.zoo.report import build_report
-from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import open_folder
-from mbrl_wrappers.zoo.training import Stopped, run
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.training.building import base_of, build_agent, training_env
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import Stopped, run
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 

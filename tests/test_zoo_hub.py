@@ -24,9 +24,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.hub import pull, push
-from mbrl_wrappers.zoo.index import (
+from mbrl_wrappers.zoo.catalogue.hub import pull, push
+from mbrl_wrappers.zoo.catalogue.index import (
     IndexEntry,
     cache_folder,
     cache_place,
@@ -35,6 +34,7 @@ from mbrl_wrappers.zoo.index import (
     read_index,
     write_index,
 )
+from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.storage.manifest import FileRecord, sha256_of, write_manifest
 
 NAME = "mbpo/Hopper-v5"
@@ -50,8 +50,8 @@ ENDLESS_CHUNKS = 1000
 PULL = """\
 import sys
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.hub import pull
-from mbrl_wrappers.zoo.index import read_index
+from mbrl_wrappers.zoo.catalogue.hub import pull
+from mbrl_wrappers.zoo.catalogue.index import read_index
 
 for name in sys.argv[2:]:
     try:
@@ -552,8 +552,8 @@ def test_an_endless_file_is_broken_off(hub, entry, agent):
 
 @pytest.mark.parametrize("part", ["head", "body"])
 def test_a_file_that_comes_byte_by_byte_is_given_up(hub, entry, agent, part, monkeypatch):
-    monkeypatch.setattr("mbrl_wrappers.zoo.hub.LEAST_SECONDS", 0.3)
-    monkeypatch.setattr("mbrl_wrappers.zoo.hub.LEAST_BYTES_PER_SECOND", 10**9)
+    monkeypatch.setattr("mbrl_wrappers.zoo.catalogue.hub.LEAST_SECONDS", 0.3)
+    monkeypatch.setattr("mbrl_wrappers.zoo.catalogue.hub.LEAST_BYTES_PER_SECOND", 10**9)
     hub.dripping = part
     with pytest.raises(ZooError, match=r"agent.zip .* can't be downloaded: it took more than 0 s; the next pull goes"):
         pull(NAME, index={NAME: entry})

@@ -22,22 +22,23 @@ from safetensors.torch import load_file, save_file
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased, zoo
 from mbrl_wrappers.agents import PETS
 from mbrl_wrappers.zoo import ZooError
-from mbrl_wrappers.zoo.findings import Diagnosis
-from mbrl_wrappers.zoo.index import read_index
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.recipe import load_recipe
+from mbrl_wrappers.zoo.analysis.findings import Diagnosis
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
+from mbrl_wrappers.zoo.catalogue.index import read_index
 from mbrl_wrappers.zoo.report import build_report
 from mbrl_wrappers.zoo.report.runs import find_runs
-from mbrl_wrappers.zoo.rows import read_rows, write_rows
 from mbrl_wrappers.zoo.storage import versions
 from mbrl_wrappers.zoo.storage.folder import JOB, PROGRESS
 from mbrl_wrappers.zoo.storage.limits import parse_json, read_bytes, sha256_of_file
 from mbrl_wrappers.zoo.storage.literals import decode
 from mbrl_wrappers.zoo.storage.manifest import check_files, parse_manifest, read_manifest, write_manifest
+from mbrl_wrappers.zoo.storage.tables import read_rows, write_rows
 from mbrl_wrappers.zoo.storage.versions import FileFormat
 from mbrl_wrappers.zoo.sweeps.sweep import read_sweep
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import load_recipe
 
 PENDULUM = "Pendulum-v1"
 SMALL = {"hidden": (8,), "num_members": 2, "num_elites": 1}

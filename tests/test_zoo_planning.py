@@ -17,24 +17,25 @@ from gymnasium import spaces
 from mbrl_wrappers import EnsembleDynamics, KnownDynamics, zoo
 from mbrl_wrappers.agents import PETS, POPLIN, RS
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.zoo import ZooError, plots
-from mbrl_wrappers.zoo.building import build_agent
-from mbrl_wrappers.zoo.candidates import Candidates, candidates_in, candidates_of
-from mbrl_wrappers.zoo.catalogue import open_agent
-from mbrl_wrappers.zoo.diagnosis import diagnose
+from mbrl_wrappers.zoo import ZooError
+from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
+from mbrl_wrappers.zoo.analysis.plan_candidates import Candidates, candidates_in, candidates_of
+from mbrl_wrappers.zoo.catalogue.lookup import open_agent
+from mbrl_wrappers.zoo.catalogue.saving import export
+from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.evaluation import play_episodes
-from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.report import build_report
-from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.report import build_report, plots
 from mbrl_wrappers.zoo.storage.agent_file import model_of
 from mbrl_wrappers.zoo.storage.manifest import write_manifest
-from mbrl_wrappers.zoo.storage.saving import export
-from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
-from mbrl_wrappers.zoo.training import Stopped, run
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.training.building import build_agent
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import Stopped, run
 from mbrl_wrappers.zoo.video import record_video
 
 KINDS: dict[str, type[PlanningAgent]] = {"pets": PETS, "poplin": POPLIN, "rs": RS}

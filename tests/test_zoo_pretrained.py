@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mbrl_wrappers import ImaginedEnv, zoo
-from mbrl_wrappers.zoo.catalogue import open_agent, places
-from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.catalogue.index import embedded
+from mbrl_wrappers.zoo.catalogue.lookup import open_agent, places
+from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.evaluation import mean_and_std
-from mbrl_wrappers.zoo.index import embedded
 from mbrl_wrappers.zoo.storage.agent_file import model_of
 
 # Mean returns over the first evaluation episodes that a broken policy is far from.

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.job import JobSpec, make_job
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_files
 from mbrl_wrappers.zoo.sweeps.ray_executor import RayExecutor, _store
 from mbrl_wrappers.zoo.sweeps.sweep import run_job
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
 
 ENVS = """\
 import os
@@ -71,8 +72,8 @@ cluster = Cluster(initialize_head=True, head_node_args=node)
 SWEEP = """\
 import json
 from pathlib import Path
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed
 from mbrl_wrappers.zoo.sweeps.ray_executor import RayExecutor
 from mbrl_wrappers.zoo.sweeps.sweep import run_sweep
 

@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from mbrl_wrappers.zoo import plots
-from mbrl_wrappers.zoo.diagnosis import diagnose
-from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.findings import (
+from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.findings import (
     DIAGNOSIS,
     Calibration,
     Diagnosis,
@@ -25,10 +23,9 @@ from mbrl_wrappers.zoo.findings import (
     RewardError,
     TerminationErrors,
 )
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.report import build_report
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.report import build_report, plots
 from mbrl_wrappers.zoo.report import model as report_model
 from mbrl_wrappers.zoo.report.runs import find_runs, group_by_env
 from mbrl_wrappers.zoo.report.sentences import (
@@ -39,10 +36,13 @@ from mbrl_wrappers.zoo.report.sentences import (
     termination_sentence,
     trust_sentence,
 )
-from mbrl_wrappers.zoo.rows import write_rows
 from mbrl_wrappers.zoo.storage.folder import ENV, JOB, open_folder
 from mbrl_wrappers.zoo.storage.manifest import write_manifest
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.storage.tables import write_rows
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import run
 
 CHROMIUM = "/usr/bin/chromium"
 HOSTILE = "<script>document.title = 'owned'</script>"

@@ -23,7 +23,7 @@ from stable_baselines3 import SAC
 from mbrl_wrappers import EnsembleDynamics, zoo
 from mbrl_wrappers.agents import MAAC, PETS, POPLIN, RS, SACSVG, SVG, CompiledSAC
 from mbrl_wrappers.files import remove_abandoned, temporary_beside
-from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import (
     MAX_EPISODE_STEPS,
     EpisodeLimit,
@@ -34,12 +34,13 @@ from mbrl_wrappers.zoo.environment import (
 )
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import MAX_CUT_STEPS, Episode, episodes_from_json, episodes_to_json, play_episodes
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.recipe import load_recipe
 from mbrl_wrappers.zoo.storage.folder import open_folder
-from mbrl_wrappers.zoo.sweeps.executors import LOCK
+from mbrl_wrappers.zoo.sweeps.lock import LOCK
 from mbrl_wrappers.zoo.sweeps.sweep import run_job
-from mbrl_wrappers.zoo.training import run
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.recipe import load_recipe
+from mbrl_wrappers.zoo.training.run import run
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 

@@ -24,9 +24,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.zoo import ZooError
-from mbrl_wrappers.zoo.cli import main
+from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
+from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.storage.inert_pickle import array_of, describe_pickle
-from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
 
 NET = {"net_arch": [8]}
 PENDULUM = "Pendulum-v1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mbrl_wrappers.zoo.statistics import (
+from mbrl_wrappers.zoo.analysis.statistics import (
     bootstrap_interval,
     interquartile_mean,
     mean_interval,

@@ -17,13 +17,13 @@ import pytest
 import yaml
 
 from mbrl_wrappers.imagination import checkpoint_extra
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.processes import TrainingFailed
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_files
+from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock, LocalExecutor, Outcome
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed
 from mbrl_wrappers.zoo.sweeps.sweep import SWEEP, Result, read_sweep, run_job, run_sweep
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
@@ -70,7 +70,7 @@ class Buggy(Walk):
 PROGRAM = """\
 import sys
 from mbrl_wrappers.zoo.sweeps.executors import LocalExecutor
-from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.sweep import read_sweep, run_sweep
 if __name__ == "__main__":
     for result in run_sweep(read_sweep("sweep.yml")[:1:-1], "root", LocalExecutor(max_workers=1)):

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.catalogue import load, load_dynamics
+    from mbrl_wrappers.zoo.catalogue.hub import pull, push
+    from mbrl_wrappers.zoo.catalogue.lookup import load, load_dynamics
+    from mbrl_wrappers.zoo.catalogue.saving import save
+    from mbrl_wrappers.zoo.catalogue.verification import evaluate, verify
     from mbrl_wrappers.zoo.comparison import Training, resume, train
     from mbrl_wrappers.zoo.errors import ZooError
-    from mbrl_wrappers.zoo.hub import pull, push
-    from mbrl_wrappers.zoo.recipe import Recipe, load_recipe
     from mbrl_wrappers.zoo.registry import register, register_agent, register_dynamics
-    from mbrl_wrappers.zoo.storage.saving import save
-    from mbrl_wrappers.zoo.verification import evaluate, verify
+    from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe
 
 __all__ = [
     "Recipe",
@@ -42,21 +42,21 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "Recipe": "mbrl_wrappers.zoo.recipe",
+        "Recipe": "mbrl_wrappers.zoo.training.recipe",
         "Training": "mbrl_wrappers.zoo.comparison",
         "ZooError": "mbrl_wrappers.zoo.errors",
-        "evaluate": "mbrl_wrappers.zoo.verification",
-        "load": "mbrl_wrappers.zoo.catalogue",
-        "load_dynamics": "mbrl_wrappers.zoo.catalogue",
-        "load_recipe": "mbrl_wrappers.zoo.recipe",
-        "pull": "mbrl_wrappers.zoo.hub",
-        "push": "mbrl_wrappers.zoo.hub",
+        "evaluate": "mbrl_wrappers.zoo.catalogue.verification",
+        "load": "mbrl_wrappers.zoo.catalogue.lookup",
+        "load_dynamics": "mbrl_wrappers.zoo.catalogue.lookup",
+        "load_recipe": "mbrl_wrappers.zoo.training.recipe",
+        "pull": "mbrl_wrappers.zoo.catalogue.hub",
+        "push": "mbrl_wrappers.zoo.catalogue.hub",
         "register": "mbrl_wrappers.zoo.registry",
         "register_agent": "mbrl_wrappers.zoo.registry",
         "register_dynamics": "mbrl_wrappers.zoo.registry",
         "resume": "mbrl_wrappers.zoo.comparison",
-        "save": "mbrl_wrappers.zoo.storage.saving",
+        "save": "mbrl_wrappers.zoo.catalogue.saving",
         "train": "mbrl_wrappers.zoo.comparison",
-        "verify": "mbrl_wrappers.zoo.verification",
+        "verify": "mbrl_wrappers.zoo.catalogue.verification",
     },
 )

@@ -12,21 +12,22 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.arguments import check_device
-from mbrl_wrappers.zoo.building import base_of
-from mbrl_wrappers.zoo.display import TrainingProgress
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.environment import in_file_names, make_env
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.plots import save_training_figure
-from mbrl_wrappers.zoo.processes import TrainingProcess, sigterm_exits, stop_all
-from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.registry import AGENTS, strategy_of
-from mbrl_wrappers.zoo.rows import read_rows
+from mbrl_wrappers.zoo.report.plots import save_training_figure
 from mbrl_wrappers.zoo.storage.folder import JOB, MODEL_ERROR, PROGRESS, load_agent, open_folder
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
-from mbrl_wrappers.zoo.sweeps.executors import FolderLock
-from mbrl_wrappers.zoo.training import check_folder, is_finished
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.sweeps.lock import FolderLock
+from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess, sigterm_exits, stop_all
+from mbrl_wrappers.zoo.terminal import TrainingProgress
+from mbrl_wrappers.zoo.training.building import base_of
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import check_folder, is_finished
 
 POLL_SECONDS = 0.2
 BASE = "base"
@@ -88,7 +89,7 @@ def train(
         recipe: a file of recipes in place of the one that ships.
         env_kwargs: arguments of the env.
         folder: gets ``curves.png``, and ``mbpo`` and ``base`` with the files of
-            :func:`~mbrl_wrappers.zoo.training.run`; default: :func:`default_folder`.
+            :func:`~mbrl_wrappers.zoo.training.run.run`; default: :func:`default_folder`.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
         eval_episodes: episodes of each; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.

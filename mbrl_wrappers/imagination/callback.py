@@ -95,7 +95,7 @@ class ModelBased(BaseCallback):
         self._warned: set[str] = set()
         self._generator_states: dict[str, torch.Tensor] = {}
         self._imagined_state: dict[str, torch.Tensor] = {}
-        self._learn_began: int | None = None  # SB3's start_time, in nanoseconds
+        self._learn_began: float | None = None  # SB3's start_time
 
     # -- start and end --------------------------------------------------------------------------
 

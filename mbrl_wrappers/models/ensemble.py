@@ -607,8 +607,23 @@ class EnsembleDynamics(DynamicsModel):
             "train_loss": sum(report.train_loss for report in reports.values()),
             "grad_steps": float(sum(report.steps for report in reports.values())),
             "rows": float(len(transitions)),
-            **check_outcomes(self, holdout, reports),
+            **check_outcomes(self, holdout, *self._mean_outcome(holdout), reports),
         }
+
+    @torch.no_grad()
+    def _mean_outcome(self, transitions: Transitions) -> tuple[Outcome, Tensor | None]:
+        """Return the mean predictions and, where terminations are learned, their chances ``[B]``."""
+        chances: list[Tensor] = []
+
+        def run(name: str, x: Tensor) -> Outputs:
+            outputs = self.run_mixture(name, x)
+            if name == "termination_network" or (name == "network" and self.has_joint_end):
+                chances.append(outputs.flags[:, -1].sigmoid())
+            return outputs
+
+        rows = self.as_rows(transitions.obs, transitions.action)
+        outcome = self.advance(rows, run, None, deterministic=True, sample_discrete=False).outcome
+        return outcome, chances[0] if self.termination_fn is None else None
 
     def _choose_elites(self, score: Tensor) -> None:
         # Python's list beside the buffer: picking a member must not wait for a device.

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.models import routing
+from mbrl_wrappers.models.columns import ObservationColumns
 from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, TargetErrors, fit_ensemble
-from mbrl_wrappers.models.heads import MOST_SPREADS, Outputs
-from mbrl_wrappers.types import Transitions
-
-if TYPE_CHECKING:
-    from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.given import GivenFunction
+from mbrl_wrappers.models.heads import MOST_SPREADS
+from mbrl_wrappers.models.network import EnsembleMLP
+from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.types import Outcome, Transitions
 
 _LEAST_ENDS = 5
 _LEAST_STEPS = 100
 
 
+class Ensemble(Protocol):
+    """The parts of an :class:`~mbrl_wrappers.models.EnsembleDynamics` that a fit reads and changes."""
+
+    settings: dict[str, Any]
+    columns: ObservationColumns
+    network: EnsembleMLP
+    termination_network: EnsembleMLP | None
+    input_normalizer: Normalizer
+    target_normalizer: Normalizer
+    reward_normalizer: Normalizer | None
+    start_obs: Tensor
+    reward_fn: GivenFunction | None
+    termination_fn: GivenFunction | None
+
+    @property
+    def networks(self) -> dict[str, EnsembleMLP]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    @property
+    def has_joint_reward(self) -> bool: ...  # noqa: D102
+
+    @property
+    def has_joint_end(self) -> bool: ...  # noqa: D102
+
+    def warn_once(self, key: str, message: str) -> None: ...  # noqa: D102
+
+
 def fit_networks(
-    model: EnsembleDynamics,
+    model: Ensemble,
     train: Transitions,
     holdout: Transitions,
     generator: torch.Generator | None,
@@ -70,13 +100,13 @@ def total_score(reports: dict[str, FitReport]) -> Tensor:
     return TargetErrors(continuous, blocks, flags).score
 
 
-def _targets(model: EnsembleDynamics, transitions: Transitions) -> Tensor:
+def _targets(model: Ensemble, transitions: Transitions) -> Tensor:
     """Return the continuous targets ``[N, T]`` of the network of next observations, differences in float64."""
     change = model.columns.change_of(transitions.obs.double(), transitions.next_obs.double())
     return torch.cat([change, transitions.reward[:, None].double()], dim=-1) if model.has_joint_reward else change
 
 
-def _fit_normalizers(model: EnsembleDynamics, train: Transitions) -> None:
+def _fit_normalizers(model: Ensemble, train: Transitions) -> None:
     model.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
     if model.settings["normalize_targets"]:
         size = torch.maximum(train.obs.abs(), train.next_obs.abs()).amax(0)
@@ -87,7 +117,7 @@ def _fit_normalizers(model: EnsembleDynamics, train: Transitions) -> None:
             model.reward_normalizer.fit(train.reward[:, None])
 
 
-def _inputs_and_changes(model: EnsembleDynamics, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs_and_changes(model: Ensemble, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised inputs ``[N, D + A]`` and targets ``[N, T]``, and the discrete columns ``[N, L]``."""
     t, dtype = transitions, model.dtype
     x = model.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
@@ -95,7 +125,7 @@ def _inputs_and_changes(model: EnsembleDynamics, transitions: Transitions) -> tu
     return x, y, model.columns.discrete_of(t.next_obs).to(dtype)
 
 
-def _observation_data(model: EnsembleDynamics, transitions: Transitions) -> FitData:
+def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
     """Return what the network of next observations is fitted on."""
     x, y, label = _inputs_and_changes(model, transitions)
     y_counts, label_counts = (counts.to(x) for counts in model.columns.counts())
@@ -109,7 +139,7 @@ def _observation_data(model: EnsembleDynamics, transitions: Transitions) -> FitD
 
 
 @torch.no_grad()
-def _outcome_inputs(model: EnsembleDynamics, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
+def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
     """Return what the networks of rewards and terminations see, ``[2 N, 2 D + A]``.
 
     Real changes lie on thin surfaces. So each row comes once more, with up to as much noise as imagined changes have:
@@ -125,7 +155,7 @@ def _outcome_inputs(model: EnsembleDynamics, transitions: Transitions, generator
     return torch.cat([torch.cat([x, change, label], dim=-1) for change in changes])
 
 
-def _outcome_data(model: EnsembleDynamics, name: str, x: Tensor, transitions: Transitions) -> FitData:
+def _outcome_data(model: Ensemble, name: str, x: Tensor, transitions: Transitions) -> FitData:
     """Return what the network of rewards or that of terminations is fitted on, from its inputs."""
     t, none, one = transitions, x[:, :0], x.new_ones(1)
     if name == "termination_network":
@@ -135,7 +165,7 @@ def _outcome_data(model: EnsembleDynamics, name: str, x: Tensor, transitions: Tr
     return FitData(x, reward.repeat(2, 1), none, one, one[:0])
 
 
-def _fit_settings(model: EnsembleDynamics, name: str) -> FitSettings:
+def _fit_settings(model: Ensemble, name: str) -> FitSettings:
     settings = FitSettings(**{field.name: model.settings[field.name] for field in fields(FitSettings)})
     layers = len(model.networks[name].weights)
     decay = [*settings.weight_decay[: layers - 1], settings.weight_decay[-1]]
@@ -143,34 +173,29 @@ def _fit_settings(model: EnsembleDynamics, name: str) -> FitSettings:
 
 
 @torch.no_grad()
-def check_outcomes(model: EnsembleDynamics, holdout: Transitions, reports: dict[str, FitReport]) -> dict[str, float]:
+def check_outcomes(
+    model: Ensemble, holdout: Transitions, foreseen: Outcome, chance: Tensor | None, reports: dict[str, FitReport]
+) -> dict[str, float]:
     """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all.
 
     Args:
         model: fitted.
         holdout: rows to judge it by.
+        foreseen: the mean predictions of these rows.
+        chance: that they end an episode, ``[B]``; None where the termination is given.
         reports: of the fit; after a few gradient steps there is no point in a warning.
     """
-    chances: list[Tensor] = []
-
-    def run(name: str, x: Tensor) -> Outputs:
-        outputs = model.run_mixture(name, x)
-        if name == "termination_network" or (name == "network" and model.termination_network is None):
-            chances.append(outputs.flags[:, -1:].sigmoid())
-        return outputs
-
-    said = model.advance(model.as_rows(holdout.obs, holdout.action), run, None, True, False).outcome
     report, real = {}, holdout.terminated
     spread = (holdout.reward - holdout.reward.mean()).square().sum()
     if model.reward_fn is None and spread > 0:
-        report["reward_r2"] = 1 - float((said.reward - holdout.reward).square().sum() / spread)
-    num_ends, num_found = int(real.sum()), int((said.terminated & real).sum())
+        report["reward_r2"] = 1 - float((foreseen.reward - holdout.reward).square().sum() / spread)
+    num_ends, num_found = int(real.sum()), int((foreseen.terminated & real).sum())
     if num_ends:
         report["ends_recall"] = num_found / num_ends
-    if num_said := int(said.terminated.sum()):
+    if num_said := int(foreseen.terminated.sum()):
         report["ends_precision"] = num_found / num_said
-    if model.termination_fn is None:
-        chance = chances[0][:, 0].clamp(1e-6, 1 - 1e-6)
+    if chance is not None:
+        chance = chance.clamp(1e-6, 1 - 1e-6)
         loss = F.binary_cross_entropy(chance, real.to(chance))
         report["ends_log_loss"] = float(loss)
         rate = real.to(chance).mean().clamp(1e-6, 1 - 1e-6)

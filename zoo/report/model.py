@@ -12,10 +12,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.models import DynamicsModel
-from mbrl_wrappers.zoo.candidates import Candidates, candidates_in
-from mbrl_wrappers.zoo.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
+from mbrl_wrappers.zoo.analysis.plan_candidates import Candidates, candidates_in
 from mbrl_wrappers.zoo.environment import env_from_file
-from mbrl_wrappers.zoo.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.registry import ALGORITHMS
 from mbrl_wrappers.zoo.report.sentences import one_line
 from mbrl_wrappers.zoo.storage.agent_file import model_of

@@ -17,10 +17,11 @@ from matplotlib.axes import Axes
 
 import mbrl_wrappers
 from mbrl_wrappers.files import write_atomically
-from mbrl_wrappers.zoo import plots
-from mbrl_wrappers.zoo.candidates import PLANNED_STEPS, Candidates
+from mbrl_wrappers.zoo.analysis.findings import Diagnosis
+from mbrl_wrappers.zoo.analysis.plan_candidates import PLANNED_STEPS, Candidates
+from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.findings import Diagnosis
+from mbrl_wrappers.zoo.report import plots
 from mbrl_wrappers.zoo.report.model import look_into
 from mbrl_wrappers.zoo.report.runs import EnvSection, Group, Run, find_runs, group_by_env, median_run
 from mbrl_wrappers.zoo.report.sentences import (
@@ -33,7 +34,6 @@ from mbrl_wrappers.zoo.report.sentences import (
     termination_sentence,
     trust_sentence,
 )
-from mbrl_wrappers.zoo.statistics import bootstrap_interval, interquartile_mean
 from mbrl_wrappers.zoo.storage.folder import MISFITS
 from mbrl_wrappers.zoo.video import render_without_display
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.report.sentences import one_line
-from mbrl_wrappers.zoo.rows import parse_rows
 from mbrl_wrappers.zoo.storage.folder import EVAL, JOB, PROGRESS, AgentFolder, open_folder
 from mbrl_wrappers.zoo.storage.limits import max_bytes, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
+from mbrl_wrappers.zoo.storage.tables import parse_rows
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 # Parts of a job that do not make its agent another one.
 _BOOKKEEPING = {"save_freq", "device", "eval_episodes", "eval_freq", "seed"}

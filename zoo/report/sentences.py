@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
+from mbrl_wrappers.zoo.analysis.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -5,23 +5,21 @@ Nothing heavy is imported here: a new process is ready for signals before it loa
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import reduction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mbrl_wrappers.zoo.processes import TrainingFailed, TrainingProcess, stop_all
+from mbrl_wrappers.zoo.sweeps.lock import FolderLock
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess, stop_all
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.job import JobSpec
+    from mbrl_wrappers.zoo.training.job import JobSpec
 
-LOCK = ".lock"
 POLL_SECONDS = 0.2
 
 
@@ -57,55 +55,6 @@ class Executor(Protocol):
         ...
 
 
-class FolderLock:
-    """The right to write to a folder, which one process at a time has.
-
-    The kernel frees it when the last process that has it ends, even by ``kill -9``. A process that is being spawned
-    can be given it as an argument.
-
-    Args:
-        descriptor: an open and locked file.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def take(cls, folder: Path) -> FolderLock:
-        """Lock a folder, which is made if it is missing, once no other process has its lock."""
-        return cls._lock(folder, fcntl.LOCK_EX)
-
-    @classmethod
-    def take_if_free(cls, folder: Path) -> FolderLock | None:
-        """Lock a folder, which is made if it is missing; return None if another process has its lock."""
-        try:
-            return cls._lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-
-    @classmethod
-    def _lock(cls, folder: Path, operation: int) -> FolderLock:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, operation)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(descriptor)
-
-    def close(self) -> None:
-        """Free the folder, unless another process was given the lock."""
-        os.close(self._descriptor)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _inherited_lock, (reduction.DupFd(self._descriptor),)
-
-
-def _inherited_lock(descriptor: Any) -> FolderLock:
-    return FolderLock(descriptor.detach())
-
-
 class LocalExecutor:
     """Runs each job in a process of its own on this machine, on one thread.
 
@@ -123,7 +72,7 @@ class LocalExecutor:
 
     def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
         """See :meth:`Executor.run`; a job that another sweep is running is waited for."""
-        from mbrl_wrappers.zoo.training import is_finished
+        from mbrl_wrappers.zoo.training.run import is_finished
 
         waiting, running = deque(specs), list[_Running]()
         try:

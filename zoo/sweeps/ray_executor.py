@@ -15,13 +15,13 @@ from typing import Any
 
 from mbrl_wrappers.files import remove_abandoned, temporary_beside, write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.job import JobSpec
 from mbrl_wrappers.zoo.storage.folder import JOB
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_bytes, parse_manifest, read_file, read_manifest
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock, Outcome
 from mbrl_wrappers.zoo.sweeps.sweep import run_job
-from mbrl_wrappers.zoo.training import is_finished
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.run import is_finished
 
 AUTH_MODE = "RAY_AUTH_MODE"
 MAX_RETRIES = 3

@@ -16,18 +16,19 @@ import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import remove_abandoned, write_atomically
-from mbrl_wrappers.zoo.building import base_of
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.job import JobSpec, make_job
-from mbrl_wrappers.zoo.processes import TrainingFailed, sigterm_exits, sigterm_requests_stop
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.recipe import check_name, check_text, read_literals
 from mbrl_wrappers.zoo.registry import strategy_of
-from mbrl_wrappers.zoo.rows import read_rows
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
+from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.executors import Executor, FolderLock, Outcome
-from mbrl_wrappers.zoo.training import Stopped, is_finished, run
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, sigterm_exits, sigterm_requests_stop
+from mbrl_wrappers.zoo.training.building import base_of
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import check_name, check_text, read_literals
+from mbrl_wrappers.zoo.training.run import Stopped, is_finished, run
 
 SWEEP = "sweep.json"
 REQUIRED = ("agents", "envs", "seeds")
@@ -41,7 +42,7 @@ class Result:
     """A finished job.
 
     Attributes:
-        digest: the job's name, see :meth:`~mbrl_wrappers.zoo.job.JobSpec.digest`.
+        digest: the job's name, see :meth:`~mbrl_wrappers.zoo.training.job.JobSpec.digest`.
         folder: where its files are.
         rows: its evaluations.
         was_run: whether it was run now; it was finished before otherwise.
@@ -58,7 +59,7 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
 
     ``agents`` and ``envs`` are lists of names, and ``seeds`` is one of numbers, or a number N that stands for 0 to
     N - 1. May be given: ``steps``, ``algo``, ``params``, ``recipe`` (a path from where the file is), ``eval_freq``,
-    ``eval_episodes``, ``save_freq`` and ``device``, see :func:`~mbrl_wrappers.zoo.job.make_job`; and
+    ``eval_episodes``, ``save_freq`` and ``device``, see :func:`~mbrl_wrappers.zoo.training.job.make_job`; and
     ``baseline: false``, without which each agent with a model that can do without is trained without it too.
 
     Args:

@@ -21,8 +21,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.sweeps.executors import FolderLock
-    from mbrl_wrappers.zoo.training import JobSpec
+    from mbrl_wrappers.zoo.sweeps.lock import FolderLock
+    from mbrl_wrappers.zoo.training.job import JobSpec
 
 STOP_SECONDS = 20.0
 WATCH_SECONDS = 1.0
@@ -33,7 +33,7 @@ class TrainingFailed(RuntimeError):
 
 
 class TrainingProcess:
-    """One run (:func:`mbrl_wrappers.zoo.training.run`) that has been started in a process of its own.
+    """One run (:func:`mbrl_wrappers.zoo.training.run.run`) that has been started in a process of its own.
 
     It computes on one thread, so that two runs on two cores do not slow each other down and numbers do
     not depend on the number of cores.
@@ -42,7 +42,7 @@ class TrainingProcess:
         label: how the run is called on the screen.
         spec: what to train.
         folder: where to.
-        track: see :func:`~mbrl_wrappers.zoo.training.run`.
+        track: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         with_optimizer: likewise.
         lock: of the folder; the process has it until it ends, also when its parent is killed.
     """
@@ -235,9 +235,9 @@ def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence
     import torch
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-    from mbrl_wrappers.zoo.job import JobSpec
-    from mbrl_wrappers.zoo.progress import Evaluation
-    from mbrl_wrappers.zoo.training import Stopped, run
+    from mbrl_wrappers.zoo.training.job import JobSpec
+    from mbrl_wrappers.zoo.training.progress import Evaluation
+    from mbrl_wrappers.zoo.training.run import Stopped, run
 
     torch.set_num_threads(1)
 

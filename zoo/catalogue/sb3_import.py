@@ -27,19 +27,19 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from mbrl_wrappers.zoo.catalogue.saving import save
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import NUM_EPISODES
-from mbrl_wrappers.zoo.recipe import check_name
 from mbrl_wrappers.zoo.registry import ALGORITHMS, OBJECTS
 from mbrl_wrappers.zoo.storage.agent_file import COUNTERS, KEPT_AS, saved_arguments
 from mbrl_wrappers.zoo.storage.effort import check_effort
 from mbrl_wrappers.zoo.storage.folder import MISFITS
 from mbrl_wrappers.zoo.storage.inert_pickle import Name, describe_pickle
 from mbrl_wrappers.zoo.storage.normalization import read_normalizer, wrap_normalizer
-from mbrl_wrappers.zoo.storage.saving import save
 from mbrl_wrappers.zoo.storage.sb3_archive import read_archive, records_of
 from mbrl_wrappers.zoo.storage.tensors import AllocationLimit, Tensors
+from mbrl_wrappers.zoo.training.recipe import check_name
 
 # What SB3's zoo and its users call the file that VecNormalize.save writes.
 NORMALIZERS = ("vecnormalize.pkl", "vec_normalize.pkl")

@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mbrl_wrappers.zoo.catalogue import open_agent
+from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.environment import MAX_EPISODE_STEPS, EpisodeLimit, installed_versions, playground
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, NUM_EPISODES, Episode, play_episodes

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mbrl_wrappers.zoo.catalogue import Place
+from mbrl_wrappers.zoo.catalogue.lookup import Place
 from mbrl_wrappers.zoo.evaluation import mean_and_std
-from mbrl_wrappers.zoo.processes import TrainingProcess
-from mbrl_wrappers.zoo.progress import Evaluation
 from mbrl_wrappers.zoo.storage.folder import AgentFolder
+from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 
 class TrainingProgress:

@@ -1,13 +1,10 @@
-"""A job: everything that one training run depends on, as one value that can be written down as JSON."""
+"""Jobs made of a recipe and a user's wishes, tried out before anything is trained."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,83 +12,16 @@ import gymnasium as gym
 import torch
 from gymnasium import spaces
 
-from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.spaces import FlatSpace
-from mbrl_wrappers.zoo.building import algorithm_of, build_agent, check_arguments, training_env
 from mbrl_wrappers.zoo.environment import full_name, make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
-from mbrl_wrappers.zoo.recipe import Recipe, load_recipe, override
-from mbrl_wrappers.zoo.registry import AGENTS
-from mbrl_wrappers.zoo.storage.limits import parse_json
+from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, training_env
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.recipe import load_recipe, override
 
 NUM_CURVE_POINTS = 10
 NUM_CHECKPOINTS = 10
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """One training run.
-
-    Attributes:
-        env: a Gymnasium id or ``"package.module:Class"``.
-        recipe: what to train with.
-        model: whether the agent gets a model; without one it is the same agent at equal updates per step. True for
-            an agent that can't do without.
-        seed: of the agent, the model and the sequence of episodes.
-        steps: env steps.
-        eval_freq: env steps between evaluations.
-        eval_episodes: episodes of each, deterministic policy, the same start states every time.
-        save_freq: env steps between checkpoints; 0 for none.
-        device: where agent and model lie.
-        agent: registered name of what is trained.
-        env_kwargs: arguments of the env.
-    """
-
-    env: str
-    recipe: Recipe
-    model: bool
-    seed: int
-    steps: int
-    eval_freq: int
-    eval_episodes: int = 20
-    save_freq: int = 0
-    device: str = "cpu"
-    agent: str = "mbpo"
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def label(self) -> str:
-        """Return what people call the agent: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
-        kind = AGENTS.get(self.agent)
-        if kind is not None and issubclass(kind, WithModel):
-            return self.agent.upper().replace("_", "-") if self.model else kind.model_free
-        is_whole = kind is not None and not issubclass(kind, Strategy)
-        return self.recipe.algo if is_whole or not self.model else f"{self.agent.upper()}({self.recipe.algo})"
-
-    def to_json(self) -> str:
-        """Return the job as JSON text, the same for equal jobs."""
-        fields = dataclasses.asdict(self)
-        if not self.recipe.normalize:  # as it was written before recipes could say so
-            del fields["recipe"]["normalize"]
-        return json.dumps(fields, indent=1, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> JobSpec:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: if it is not a job of this version.
-        """
-        try:
-            fields = parse_json(text, "text", finite=False)
-            return cls(**{**fields, "recipe": Recipe(**fields["recipe"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"text must be a job as JSON: {error!r}") from error
-
-    def digest(self) -> str:
-        """Return a name for the job: 16 hexadecimal digits of the SHA-256 of its JSON."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
 def make_job(

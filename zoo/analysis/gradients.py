@@ -15,7 +15,7 @@ from mbrl_wrappers.agents.maac import MAAC
 from mbrl_wrappers.agents.svg import SVG
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
-from mbrl_wrappers.zoo.model_error import BAND, HorizonError
+from mbrl_wrappers.zoo.analysis.model_error import BAND, HorizonError
 
 LONGEST = 20
 

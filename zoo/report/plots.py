@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from mbrl_wrappers.zoo.candidates import Candidates
-from mbrl_wrappers.zoo.findings import Calibration, ExploitationGap
-from mbrl_wrappers.zoo.model_error import HorizonError
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.statistics import Scores, mean_interval, performance_profile, profile_interval
+from mbrl_wrappers.zoo.analysis.findings import Calibration, ExploitationGap
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
+from mbrl_wrappers.zoo.analysis.plan_candidates import Candidates
+from mbrl_wrappers.zoo.analysis.statistics import Scores, mean_interval, performance_profile, profile_interval
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 # Colours that people with any colour vision tell apart (Wong 2011).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

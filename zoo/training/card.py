@@ -11,8 +11,8 @@ from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.evaluation import mean_and_std
 
 if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.job import JobSpec
     from mbrl_wrappers.zoo.storage.folder import EvalRecord
+    from mbrl_wrappers.zoo.training.job import JobSpec
 
 
 def write_card(file: Path, spec: JobSpec, evaluation: EvalRecord, *, name: str | None = None) -> None:

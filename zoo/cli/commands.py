@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from mbrl_wrappers.zoo.recipe import parse_params
+from mbrl_wrappers.zoo.training.recipe import parse_params
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.evaluation import Episode
@@ -77,7 +77,7 @@ class Train:
         from rich.console import Console
 
         from mbrl_wrappers.zoo.comparison import default_folder, resume, train
-        from mbrl_wrappers.zoo.display import result_table
+        from mbrl_wrappers.zoo.terminal import result_table
 
         folder = self.resume or self.folder or default_folder(self.agent, self.env, self.seed)
         try:
@@ -148,8 +148,8 @@ class List:
         """Run the command."""
         from rich.console import Console
 
-        from mbrl_wrappers.zoo.catalogue import places, try_to_open
-        from mbrl_wrappers.zoo.display import catalogue_table
+        from mbrl_wrappers.zoo.catalogue.lookup import places, try_to_open
+        from mbrl_wrappers.zoo.terminal import catalogue_table
 
         wanted = [place for place in places() if self._is_wanted(place.name)]
         Console().print(catalogue_table([(place, try_to_open(place)) for place in wanted]))
@@ -173,8 +173,8 @@ class Pull:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.hub import pull
-        from mbrl_wrappers.zoo.index import embedded, read_index
+        from mbrl_wrappers.zoo.catalogue.hub import pull
+        from mbrl_wrappers.zoo.catalogue.index import embedded, read_index
 
         if self.index is None and self.name in embedded():
             print(f"{self.name} ships with the library: {embedded()[self.name]}")
@@ -203,10 +203,10 @@ class Push:
         """Run the command."""
         import json
 
-        from mbrl_wrappers.zoo.catalogue import open_agent
+        from mbrl_wrappers.zoo.catalogue.hub import push
+        from mbrl_wrappers.zoo.catalogue.index import check_agent_name, index_entry_json, read_index, write_index
+        from mbrl_wrappers.zoo.catalogue.lookup import open_agent
         from mbrl_wrappers.zoo.environment import in_file_names
-        from mbrl_wrappers.zoo.hub import push
-        from mbrl_wrappers.zoo.index import check_agent_name, index_entry_json, read_index, write_index
 
         folder = open_agent(self.folder)
         name = self.name or f"{folder.name.lower()}/{in_file_names(folder.env.name)}"
@@ -240,7 +240,7 @@ class Enjoy:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.enjoyment import enjoy
+        from mbrl_wrappers.zoo.cli.enjoyment import enjoy
 
         if self.record is not None and not self.deterministic:
             raise ValueError("record shows the deterministic policy: leave out --no-deterministic")
@@ -281,7 +281,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.verification import evaluate
+        from mbrl_wrappers.zoo.catalogue.verification import evaluate
 
         played = evaluate(
             self.name,
@@ -309,7 +309,7 @@ class Verify:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.verification import verify
+        from mbrl_wrappers.zoo.catalogue.verification import verify
 
         verdict = verify(self.name, env=self.env)
         print(f"{verdict.status}: {verdict.reason}")
@@ -331,8 +331,8 @@ class Export:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.display import size_text
-        from mbrl_wrappers.zoo.storage.saving import export
+        from mbrl_wrappers.zoo.catalogue.saving import export
+        from mbrl_wrappers.zoo.terminal import size_text
 
         folder = export(self.runs, self.to, name=self.name, with_optimizer=self.with_optimizer)
         print(f"{folder.path}: {size_text(folder.total_bytes)}")
@@ -362,7 +362,7 @@ class Import:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.storage.sb3_zip import import_sb3
+        from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
 
         notes = import_sb3(
             self.file,

@@ -10,8 +10,8 @@ from typing import Any
 
 import tyro
 
-from mbrl_wrappers.zoo.commands import COMMANDS, FAILED, say
-from mbrl_wrappers.zoo.processes import TrainingFailed
+from mbrl_wrappers.zoo.cli.commands import COMMANDS, FAILED, say
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed
 
 USERS_MISTAKE = 2
 INTERRUPTED = 130

@@ -15,12 +15,10 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 
 from mbrl_wrappers.files import remove_abandoned, temporary_beside, write_atomically
 from mbrl_wrappers.models.env_specs import TRANSPARENT_WRAPPERS, spec_of
-from mbrl_wrappers.zoo.catalogue import open_agent
+from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import num_episodes, play_episodes
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.storage.card import write_card
 from mbrl_wrappers.zoo.storage.folder import (
     CARD,
     CONFIG,
@@ -35,6 +33,8 @@ from mbrl_wrappers.zoo.storage.folder import (
     save_agent,
 )
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
+from mbrl_wrappers.zoo.training.card import write_card
+from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.video import record_video
 
 # Of a run's own: under them, too, an agent meets the env as it is registered.

@@ -17,8 +17,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from mbrl_wrappers.zoo.catalogue.index import IndexEntry, cache_place, cached, check_repo, read_index
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.index import IndexEntry, cache_place, cached, check_repo, read_index
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import (
     MANIFEST,
@@ -76,7 +76,7 @@ def push(
         message: of the commit.
 
     Returns:
-        The entry for an index, see :func:`~mbrl_wrappers.zoo.index.write_index`.
+        The entry for an index, see :func:`~mbrl_wrappers.zoo.catalogue.index.write_index`.
 
     Raises:
         ZooError: for a folder or a repository that can't be used, a public one where ``private`` is asked for

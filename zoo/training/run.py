@@ -20,16 +20,11 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.zoo.building import algorithm_of, build_agent, training_env
-from mbrl_wrappers.zoo.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS
 from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env, with_episode_limit
 from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
-from mbrl_wrappers.zoo.findings import DIAGNOSIS
-from mbrl_wrappers.zoo.job import JobSpec
-from mbrl_wrappers.zoo.progress import Evaluation
-from mbrl_wrappers.zoo.rows import read_rows, write_rows
 from mbrl_wrappers.zoo.storage.agent_file import model_of
-from mbrl_wrappers.zoo.storage.card import write_card
 from mbrl_wrappers.zoo.storage.folder import (
     CARD,
     JOB,
@@ -43,6 +38,11 @@ from mbrl_wrappers.zoo.storage.folder import (
 )
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
+from mbrl_wrappers.zoo.storage.tables import read_rows, write_rows
+from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, training_env
+from mbrl_wrappers.zoo.training.card import write_card
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.progress import Evaluation
 
 CHECKPOINT = "checkpoint"
 # A stopped run goes on to the end of its episode, from where it resumes exactly, but no longer than this.

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.model_error import HorizonError
 from mbrl_wrappers.zoo.storage import versions
 from mbrl_wrappers.zoo.storage.limits import parse_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mbrl_wrappers.zoo.catalogue import open_agent
+from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.environment import playground
 from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import load_agent

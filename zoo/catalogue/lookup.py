@@ -11,8 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.zoo.catalogue.index import cached, embedded, read_index
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.index import cached, embedded, read_index
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent, load_folder_dynamics, open_folder
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 

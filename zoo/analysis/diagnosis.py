@@ -29,9 +29,9 @@ from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Prediction, Transitions
-from mbrl_wrappers.zoo.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
-from mbrl_wrappers.zoo.gradients import gradient_norms
-from mbrl_wrappers.zoo.model_error import (
+from mbrl_wrappers.zoo.analysis.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
+from mbrl_wrappers.zoo.analysis.gradients import gradient_norms
+from mbrl_wrappers.zoo.analysis.model_error import (
     BAND,
     HorizonError,
     choices_seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import gymnasium as gym
 import numpy as np
@@ -25,11 +25,9 @@ from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.recipe import SECTIONS, Recipe, check_name
 from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, argument_types, strategy_of
-
-if TYPE_CHECKING:
-    from mbrl_wrappers.zoo.job import JobSpec
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
 
 # What a run sets itself.
 _NOT_IN_RECIPES = {

@@ -1,0 +1,79 @@
+"""A job: everything that one training run depends on, as one value that can be written down as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.imagination import Strategy
+from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.storage.limits import parse_json
+from mbrl_wrappers.zoo.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One training run.
+
+    Attributes:
+        env: a Gymnasium id or ``"package.module:Class"``.
+        recipe: what to train with.
+        model: whether the agent gets a model; without one it is the same agent at equal updates per step. True for
+            an agent that can't do without.
+        seed: of the agent, the model and the sequence of episodes.
+        steps: env steps.
+        eval_freq: env steps between evaluations.
+        eval_episodes: episodes of each, deterministic policy, the same start states every time.
+        save_freq: env steps between checkpoints; 0 for none.
+        device: where agent and model lie.
+        agent: registered name of what is trained.
+        env_kwargs: arguments of the env.
+    """
+
+    env: str
+    recipe: Recipe
+    model: bool
+    seed: int
+    steps: int
+    eval_freq: int
+    eval_episodes: int = 20
+    save_freq: int = 0
+    device: str = "cpu"
+    agent: str = "mbpo"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def label(self) -> str:
+        """Return what people call the agent: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
+        kind = AGENTS.get(self.agent)
+        if kind is not None and issubclass(kind, WithModel):
+            return self.agent.upper().replace("_", "-") if self.model else kind.model_free
+        is_whole = kind is not None and not issubclass(kind, Strategy)
+        return self.recipe.algo if is_whole or not self.model else f"{self.agent.upper()}({self.recipe.algo})"
+
+    def to_json(self) -> str:
+        """Return the job as JSON text, the same for equal jobs."""
+        fields = dataclasses.asdict(self)
+        if not self.recipe.normalize:  # as it was written before recipes could say so
+            del fields["recipe"]["normalize"]
+        return json.dumps(fields, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> JobSpec:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: if it is not a job of this version.
+        """
+        try:
+            fields = parse_json(text, "text", finite=False)
+            return cls(**{**fields, "recipe": Recipe(**fields["recipe"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"text must be a job as JSON: {error!r}") from error
+
+    def digest(self) -> str:
+        """Return a name for the job: 16 hexadecimal digits of the SHA-256 of its JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
