@@ -209,7 +209,7 @@ def measure_exact() -> None:
         agent = PETS(
             "MlpPolicy",
             "CartPole-v1",
-            dynamics=KnownDynamics.cartpole(),
+            dynamics=KnownDynamics.for_env("CartPole-v1"),
             planner=setting.planner,
             planner_kwargs=setting.kwargs,
             num_particles=1,

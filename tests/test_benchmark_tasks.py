@@ -17,17 +17,17 @@ from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 import mbrl_wrappers.envs
-from mbrl_wrappers.envs.registration import register_tasks
-from mbrl_wrappers.models import KnownDynamics, cart_poles
+from mbrl_wrappers.models import KnownDynamics
 from mbrl_wrappers.models.env_specs import registered_id
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
+from mbrl_wrappers.tasks import swing_up
+from mbrl_wrappers.tasks.registration import register_tasks
+from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 
 PETS_CARTPOLE = "mbrl_wrappers/PETSCartpole-v0"
 MBBL_CART_POLE = "mbrl_wrappers/MBBLCartPole-v0"
 MBBL_PENDULUM = "mbrl_wrappers/MBBLInvertedPendulum-v0"
 
 NUM_STEPS = {PETS_CARTPOLE: 200, MBBL_CART_POLE: 200, MBBL_PENDULUM: 100}
-KNOWN = {PETS_CARTPOLE: KnownDynamics.pets_cartpole, MBBL_CART_POLE: KnownDynamics.mbbl_cart_pole}
 
 # The bodies of the swing-up for MuJoCo; its own limits of the rail are left out.
 SWING_UP = """
@@ -80,9 +80,9 @@ def _as_obs(env_id: str, state: np.ndarray) -> Tensor:
 def _energy(state: np.ndarray) -> float:
     """Return the mechanical energy of the swing-up's bodies."""
     _, angle, velocity, angle_velocity = state
-    coupling = cart_poles._SWING * math.cos(angle)
-    kinetic = cart_poles._TOTAL_MASS * velocity**2 / 2 + cart_poles._HINGE_INERTIA * angle_velocity**2 / 2
-    return kinetic - coupling * velocity * angle_velocity - cart_poles._GRAVITY * coupling
+    coupling = swing_up._SWING * math.cos(angle)
+    kinetic = swing_up._TOTAL_MASS * velocity**2 / 2 + swing_up._HINGE_INERTIA * angle_velocity**2 / 2
+    return kinetic - coupling * velocity * angle_velocity - swing_up._GRAVITY * coupling
 
 
 # ------------------------------------------------------------------------------------- all tasks
@@ -202,9 +202,9 @@ def test_ids_work_without_an_import_and_only_the_pendulum_needs_mujoco():
 # ------------------------------------------------------------------------- dynamics in both forms
 
 
-@pytest.mark.parametrize("env_id", KNOWN)
+@pytest.mark.parametrize("env_id", [PETS_CARTPOLE, MBBL_CART_POLE])
 def test_env_and_known_dynamics_take_the_same_steps(env_id):
-    dynamics = KNOWN[env_id]()
+    dynamics = KnownDynamics.for_env(env_id)
     env = gym.make(env_id).unwrapped
     largest_position = 0.0
     for episode in range(5):
@@ -220,9 +220,9 @@ def test_env_and_known_dynamics_take_the_same_steps(env_id):
     assert largest_position == 2.5 if env_id == PETS_CARTPOLE else largest_position > 2.5
 
 
-@pytest.mark.parametrize("env_id", KNOWN)
+@pytest.mark.parametrize("env_id", [PETS_CARTPOLE, MBBL_CART_POLE])
 def test_one_step_from_a_float32_observation(env_id):
-    dynamics, env = KNOWN[env_id](), gym.make(env_id)
+    dynamics, env = KnownDynamics.for_env(env_id), gym.make(env_id)
     obs, _ = env.reset(seed=0)
     rows: dict[str, list[Any]] = {"obs": [], "action": [], "next_obs": [], "reward": []}
     for action in _actions(env, 200):
@@ -237,12 +237,12 @@ def test_one_step_from_a_float32_observation(env_id):
     assert said.next_obs.dtype == said.reward.dtype == torch.float32
 
 
-@pytest.mark.parametrize("env_id", KNOWN)
+@pytest.mark.parametrize("env_id", [PETS_CARTPOLE, MBBL_CART_POLE])
 def test_spaces_and_start_states_are_those_of_the_env(env_id):
-    dynamics, env = KNOWN[env_id](), gym.make(env_id)
+    dynamics, env = KnownDynamics.for_env(env_id), gym.make(env_id)
     assert (dynamics.observation_space, dynamics.action_space) == (env.observation_space, env.action_space)
     torch.manual_seed(1)
-    assert torch.equal(KNOWN[env_id]().start_obs, dynamics.start_obs)
+    assert torch.equal(KnownDynamics.for_env(env_id).start_obs, dynamics.start_obs)
     real = np.stack([env.reset(seed=seed)[0] for seed in range(500)])
     starts = dynamics.start_obs.numpy()
     assert all(start in env.observation_space for start in starts)
@@ -250,9 +250,9 @@ def test_spaces_and_start_states_are_those_of_the_env(env_id):
     np.testing.assert_allclose(starts.std(0), real.std(0), rtol=0.15)
 
 
-@pytest.mark.parametrize("env_id", KNOWN)
+@pytest.mark.parametrize("env_id", [PETS_CARTPOLE, MBBL_CART_POLE])
 def test_batches_and_gradients(env_id):
-    dynamics = KNOWN[env_id]()
+    dynamics = KnownDynamics.for_env(env_id)
     obs = dynamics.start_obs[:12].double().requires_grad_()
     action = torch.linspace(-0.9, 0.8, 12, dtype=torch.float64)[:, None].requires_grad_()
     flat = dynamics.predict(obs, action)
@@ -297,8 +297,8 @@ def test_the_masses_are_those_of_mujoco():
     mujoco = pytest.importorskip("mujoco")
     model = mujoco.MjModel.from_xml_string(SWING_UP)
     cart, pole = model.body_mass[1:]
-    assert cart_poles._CART_MASS == pytest.approx(cart) and cart_poles._POLE_MASS == pytest.approx(pole)
-    assert cart_poles._POLE_INERTIA == pytest.approx(model.body_inertia[2, 0])
+    assert swing_up._CART_MASS == pytest.approx(cart) and swing_up._POLE_MASS == pytest.approx(pole)
+    assert swing_up._POLE_INERTIA == pytest.approx(model.body_inertia[2, 0])
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, np.pi / 2, 2.0, -1.0, np.pi])
@@ -342,13 +342,13 @@ def test_actions_are_clipped_in_the_force_and_not_in_the_reward():
 
 
 def test_energy_and_momentum_are_conserved_without_damping(monkeypatch):
-    monkeypatch.setattr(cart_poles, "_SLIDER_DAMPING", 0.0)
-    monkeypatch.setattr(cart_poles, "_HINGE_DAMPING", 0.0)
+    monkeypatch.setattr(swing_up, "_SLIDER_DAMPING", 0.0)
+    monkeypatch.setattr(swing_up, "_HINGE_DAMPING", 0.0)
     env = _made(PETS_CARTPOLE, state=[0.1, 2.0, 0.2, -0.5])
 
     def momentum() -> float:
         _, angle, velocity, angle_velocity = env.state
-        return cart_poles._TOTAL_MASS * velocity - cart_poles._SWING * math.cos(angle) * angle_velocity
+        return swing_up._TOTAL_MASS * velocity - swing_up._SWING * math.cos(angle) * angle_velocity
 
     energy, along_the_rail = _energy(env.state), momentum()
     for _ in range(150):
@@ -365,17 +365,17 @@ def test_damping_takes_energy():
         env.step(np.zeros(1))
         energies.append(_energy(env.state))
     assert (np.diff(energies) <= 1e-9).all()
-    assert energies[-1] == pytest.approx(-9.81 * cart_poles._SWING, abs=0.1)  # the cart still glides
+    assert energies[-1] == pytest.approx(-9.81 * swing_up._SWING, abs=0.1)  # the cart still glides
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 def test_a_cart_that_hits_a_stop_stays_there_and_throws_its_pole(side):
     state = (side * 2.51, 0.4, side * 3.0, 1.0)
-    position, angle, velocity, angle_velocity = cart_poles._stopped(state, math)
+    position, angle, velocity, angle_velocity = swing_up._stopped(state, math)
     assert position == side * 2.5 and angle == 0.4 and velocity == 0
 
     def about_the_hinge(velocity: float, angle_velocity: float) -> float:
-        return cart_poles._HINGE_INERTIA * angle_velocity - cart_poles._SWING * math.cos(angle) * velocity
+        return swing_up._HINGE_INERTIA * angle_velocity - swing_up._SWING * math.cos(angle) * velocity
 
     assert about_the_hinge(velocity, angle_velocity) == pytest.approx(about_the_hinge(*state[2:]))
     assert _energy(np.array([position, angle, velocity, angle_velocity])) < _energy(np.array(state))
@@ -396,7 +396,7 @@ def test_a_cart_held_at_a_stop_lets_its_pole_swing_and_leaves_when_pulled(side):
 
 
 def test_stops_act_on_each_row_of_a_batch_alone():
-    dynamics = KnownDynamics.pets_cartpole()
+    dynamics = KnownDynamics.for_env("mbrl_wrappers/PETSCartpole-v0")
     obs = torch.tensor(
         [[2.5, 1, 0, 0, 0], [2.5, 1, 0, 0, 0], [2.49, 1, 0, 2, 0], [-2.5, 1, 0, 0, 0], [0, 1, 0, 0, 0]],
         dtype=torch.float64,
@@ -434,7 +434,7 @@ def test_only_the_sign_counts_and_0_pushes_left(action, direction):
     env = _made(MBBL_CART_POLE, state=np.zeros(4))
     velocity = env.step(np.array([action]))[0][1]
     assert np.sign(velocity) == direction
-    said = KnownDynamics.mbbl_cart_pole().predict(torch.zeros(4), torch.tensor([action]))
+    said = KnownDynamics.for_env("mbrl_wrappers/MBBLCartPole-v0").predict(torch.zeros(4), torch.tensor([action]))
     assert float(said.next_obs[1]) == pytest.approx(velocity)
     assert abs(velocity) == pytest.approx(0.02 * 10 / 1.1 * (1 + 0.05 / 1.1 / (2 / 3 - 0.05 / 1.1)))
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.base import NUM_START_STATES
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
 from mbrl_wrappers.models.network import CHUNK_ROWS
+from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Prediction, Transitions
 
 OBS_DIM, ACTION_DIM = 3, 2

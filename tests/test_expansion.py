@@ -216,7 +216,7 @@ def test_a_row_that_has_terminated_can_no_longer_diverge() -> None:
 
 
 def test_a_model_without_a_gradient_is_refused() -> None:
-    dynamics = KnownDynamics.mbbl_cart_pole()
+    dynamics = KnownDynamics.for_env("mbrl_wrappers/MBBLCartPole-v0")
     action = torch.zeros(3, 1, requires_grad=True)
 
     with pytest.raises(ValueError, match="dynamics must be differentiable with respect to the action"):

@@ -113,10 +113,10 @@ def test_both_checkers_pass(observation, action):
 @pytest.mark.filterwarnings("ignore:.*environment not having a spec")
 @pytest.mark.filterwarnings("ignore:.*ecommend .*symmetric and normalized")
 @pytest.mark.filterwarnings("ignore:.*Box observation space (minimum|maximum) value is -?infinity")
-@pytest.mark.parametrize("model", ["pendulum", "cartpole", "linear_quadratic"])
+@pytest.mark.parametrize("model", ["Pendulum-v1", "CartPole-v1", "linear"])
 def test_both_checkers_pass_on_known_dynamics(model):
-    matrices = [np.eye(2)] * 4 if model == "linear_quadratic" else []
-    env = ImaginedEnv(getattr(KnownDynamics, model)(*matrices))
+    is_linear = model == "linear"
+    env = ImaginedEnv(KnownDynamics.linear_quadratic(*[np.eye(2)] * 4) if is_linear else KnownDynamics.for_env(model))
     check_env(env)
     sb3_check_env(env)
 
@@ -148,12 +148,12 @@ def test_what_is_imagined_leaves_other_generators_alone():
 
 
 def test_a_seed_once_given_goes_on_over_resets():
-    env = ImaginedEnv(KnownDynamics.pendulum())
+    env = ImaginedEnv(KnownDynamics.for_env("Pendulum-v1"))
     first, second = env.reset(seed=0)[0], env.reset()[0]
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(env.reset(seed=0)[0], first)
     np.testing.assert_array_equal(env.reset()[0], second)
-    assert not np.array_equal(ImaginedEnv(KnownDynamics.pendulum()).reset()[0], env.reset()[0])
+    assert not np.array_equal(ImaginedEnv(KnownDynamics.for_env("Pendulum-v1")).reset()[0], env.reset()[0])
 
 
 def test_deterministic_takes_the_mean():
@@ -354,7 +354,7 @@ def test_a_model_without_start_states_is_refused():
 
 @pytest.mark.parametrize(("seed", "num_steps"), [(0, 150), (1, 150), (2, 150)])
 def test_the_known_pendulum_runs_as_the_real_one(seed, num_steps):
-    real, imagined = gym.make("Pendulum-v1"), ImaginedEnv(KnownDynamics.pendulum(), horizon=num_steps)
+    real, imagined = gym.make("Pendulum-v1"), ImaginedEnv(KnownDynamics.for_env("Pendulum-v1"), horizon=num_steps)
     obs, _ = real.reset(seed=seed)
     np.testing.assert_allclose(imagined.reset(options={"obs": obs})[0], obs, atol=1e-6)
     real.action_space.seed(seed)
@@ -370,7 +370,7 @@ def test_the_known_pendulum_runs_as_the_real_one(seed, num_steps):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_known_cartpole_falls_when_the_real_one_does(seed):
-    real, imagined = gym.make("CartPole-v1"), ImaginedEnv(KnownDynamics.cartpole(), horizon=500)
+    real, imagined = gym.make("CartPole-v1"), ImaginedEnv(KnownDynamics.for_env("CartPole-v1"), horizon=500)
     obs, _ = real.reset(seed=seed)
     imagined.reset(options={"obs": obs})
     real.action_space.seed(seed)
@@ -392,7 +392,7 @@ def headless(monkeypatch):
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
 def test_the_frame_is_that_of_the_imagined_state(env_id, headless):
     real = gym.make(env_id, render_mode="rgb_array")
-    dynamics = KnownDynamics.pendulum() if env_id == "Pendulum-v1" else KnownDynamics.cartpole()
+    dynamics = KnownDynamics.for_env("Pendulum-v1") if env_id == "Pendulum-v1" else KnownDynamics.for_env("CartPole-v1")
     env = ImaginedEnv(dynamics, render_mode="rgb_array", render_env=gym.make(env_id, render_mode="rgb_array"))
     obs, _ = real.reset(seed=3)
     env.reset(options={"obs": obs})
@@ -413,12 +413,12 @@ def test_the_frame_is_that_of_the_imagined_state(env_id, headless):
 @pytest.mark.filterwarnings("ignore:.*environment not having a spec")
 def test_the_checker_passes_with_rendering(headless):
     shown = gym.make("CartPole-v1", render_mode="rgb_array")
-    env = ImaginedEnv(KnownDynamics.cartpole(), render_mode="rgb_array", render_env=shown)
+    env = ImaginedEnv(KnownDynamics.for_env("CartPole-v1"), render_mode="rgb_array", render_env=shown)
     sb3_check_env(env, skip_render_check=False)
 
 
 def test_nothing_is_rendered_without_a_mode():
-    env = ImaginedEnv(KnownDynamics.pendulum())
+    env = ImaginedEnv(KnownDynamics.for_env("Pendulum-v1"))
     env.reset(seed=0)
     assert env.render() is None
     env.close()
@@ -426,6 +426,6 @@ def test_nothing_is_rendered_without_a_mode():
 
 def test_an_env_that_does_not_render_to_arrays_is_refused():
     with pytest.raises(ValueError, match="render_env must be made with render_mode='rgb_array', got None"):
-        ImaginedEnv(KnownDynamics.pendulum(), render_mode="rgb_array", render_env=gym.make("Pendulum-v1"))
+        ImaginedEnv(KnownDynamics.for_env("Pendulum-v1"), render_mode="rgb_array", render_env=gym.make("Pendulum-v1"))
     with pytest.raises(ValueError, match="render_env must be one of"):
-        ImaginedEnv(KnownDynamics.pendulum(), render_mode="rgb_array", render_env=gym.make("FrozenLake-v1"))
+        ImaginedEnv(KnownDynamics.for_env("Pendulum-v1"), render_mode="rgb_array", render_env=gym.make("FrozenLake-v1"))

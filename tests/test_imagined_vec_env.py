@@ -220,7 +220,7 @@ def test_imagining_leaves_other_generators_alone(pendulum):
 
 
 def test_a_known_model_needs_nothing_else():
-    env = ImaginedVecEnv(KnownDynamics.pendulum(), 256)
+    env = ImaginedVecEnv(KnownDynamics.for_env("Pendulum-v1"), 256)
     assert env.reset().shape == (256, 3)
     obs, rewards, dones, infos = env.step(np.zeros((256, 1), np.float32))
     assert obs.shape == (256, 3) and rewards.shape == dones.shape == (256,) and len(infos) == 256
@@ -336,7 +336,7 @@ def test_a_model_without_start_states_is_refused():
 
 
 def test_vec_normalize_scales_observations_and_last_observations():
-    env = VecNormalize(ImaginedVecEnv(KnownDynamics.pendulum(), 16, horizon=5, seed=0), clip_obs=100.0)
+    env = VecNormalize(ImaginedVecEnv(KnownDynamics.for_env("Pendulum-v1"), 16, horizon=5, seed=0), clip_obs=100.0)
     env.reset()
     for _ in range(20):
         obs, rewards, dones, infos = env.step(np.zeros((16, 1), np.float32))

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVectorEnv
-from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.types import Transitions
 
 HORIZON = 6
@@ -292,14 +292,14 @@ def test_seeded_runs_are_equal_bit_for_bit(seed, mode):
 
 
 def test_rows_differ_though_the_seed_is_one():
-    env = ImaginedVectorEnv(KnownDynamics.pendulum(), 64)
+    env = ImaginedVectorEnv(KnownDynamics.for_env("Pendulum-v1"), 64)
     assert len(np.unique(env.reset(seed=0)[0], axis=0)) > 55
     assert not np.array_equal(env.reset()[0], env.reset()[0])
 
 
-@pytest.mark.parametrize("model", [KnownDynamics.pendulum, KnownDynamics.cartpole, _ensemble])
+@pytest.mark.parametrize("model", ["Pendulum-v1", "CartPole-v1", "ensemble"])
 def test_an_episode_does_not_depend_on_its_neighbours(model):
-    dynamics = model()
+    dynamics: DynamicsModel = _ensemble() if model == "ensemble" else KnownDynamics.for_env(model)
     starts = dynamics.start_obs[:8].clone()
     actions = batch_space(dynamics.action_space, 8)
     actions.seed(0)

@@ -23,8 +23,8 @@ Q = np.diag([1.0, 0.5, 2.0])
 R = np.array([[0.3, 0.1], [0.1, 0.2]])
 
 KNOWN = {
-    "Pendulum-v1": KnownDynamics.pendulum,
-    "CartPole-v1": KnownDynamics.cartpole,
+    "Pendulum-v1": lambda: KnownDynamics.for_env("Pendulum-v1"),
+    "CartPole-v1": lambda: KnownDynamics.for_env("CartPole-v1"),
     "linear": lambda: KnownDynamics.linear_quadratic(A, B, Q, R),
 }
 
@@ -259,7 +259,7 @@ def test_fit_error_is_in_units_of_the_spread():
 
 
 def test_fit_refuses_what_it_cannot_use():
-    dynamics = KnownDynamics.pendulum()
+    dynamics = KnownDynamics.for_env("Pendulum-v1")
     starts = dynamics.start_obs.clone()
     real = _play("Pendulum-v1", 3)
     with pytest.raises(ValueError, match="at least one row"):
@@ -348,3 +348,8 @@ def test_bounds_of_a_linear_system():
     dynamics = KnownDynamics.linear_quadratic(A, B, Q, R, action_bound=0.5, start_bound=3.0)
     assert dynamics.action_space == spaces.Box(-0.5, 0.5, (2,), np.float32)
     assert 2.9 < float(dynamics.start_obs.abs().max()) <= 3
+
+
+def test_an_env_whose_equations_are_not_known_is_named():
+    with pytest.raises(ValueError, match=r"env_id must be one of \['CartPole-v0', .*, got 'Hopper-v5'"):
+        KnownDynamics.for_env("Hopper-v5")

@@ -13,7 +13,7 @@ import torch
 
 import mbrl_wrappers.envs  # noqa: F401 - registers the ids of this library
 from mbrl_wrappers.models.given import call_given, first_disagreement
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
+from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")

@@ -208,7 +208,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="deterministic must be False where steps are masked, got True"):
         ImaginedEnv(Doubtful(), deterministic=True, trust=Trust(threshold=1.0))
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got KnownDynamics with 1"):
-        MaskedUncertainty(ImaginedEnv(KnownDynamics.pendulum()), threshold=1.0)
+        MaskedUncertainty(ImaginedEnv(KnownDynamics.for_env("Pendulum-v1")), threshold=1.0)
     with pytest.raises(ValueError, match=r"env must be an ImaginedEnv, got .*PendulumEnv"):
         MaskedUncertainty(gym.make("Pendulum-v1"), threshold=1.0)
     with pytest.raises(ValueError, match="env must be an ImaginedVectorEnv, got"):

@@ -435,7 +435,7 @@ def test_a_simulators_plan_leaves_the_episode_as_it_is():
 def test_a_bad_policy_on_pendulum_is_improved():
     env = gym.make("Pendulum-v1", max_episode_steps=100)
     planner = ICEM(env.action_space, horizon=20, population=60, num_elites=6, iterations=2)
-    planned = MPCAction(env, KnownDynamics.pendulum(), planner, num_particles=1, seed=0)
+    planned = MPCAction(env, KnownDynamics.for_env("Pendulum-v1"), planner, num_particles=1, seed=0)
     before, after = ([episode(each, seed) for seed in (0, 1)] for each in (env, planned))
     assert np.mean(after) > np.mean(before) + 300
 
@@ -449,7 +449,7 @@ def test_a_bad_policy_on_pendulum_is_improved():
 @pytest.mark.parametrize("mode", ["replace", "warm_start", "residual"])
 def test_gymnasiums_checker_passes_on_pendulum(mode):
     env = PendulumEnv()
-    check_env(MPCAction(env, KnownDynamics.pendulum(), small(env.action_space), mode=mode))
+    check_env(MPCAction(env, KnownDynamics.for_env("Pendulum-v1"), small(env.action_space), mode=mode))
 
 
 @pytest.mark.parametrize("kind", [SAC, DQN])
@@ -504,7 +504,7 @@ OTHER = spaces.Box(-2.0, 1.5, (1,), np.float32)
     [
         (PUSH, model(), {"mode": "add"}, "mode must be one of .*'warm_start'.*, got 'add'"),
         (PUSH, model(OTHER), {}, r"dynamics.action_space must equal the env's Box\(-2.0, 1.0.*, got Box\(-2.0, 1.5"),
-        (PUSH, KnownDynamics.pendulum(), {}, "dynamics.observation_space must equal the env's"),
+        (PUSH, KnownDynamics.for_env("Pendulum-v1"), {}, "dynamics.observation_space must equal the env's"),
         (STEPS, model(STEPS), {"mode": "residual"}, "mode 'residual' needs Box actions to add, got Discrete"),
         (PUSH, model(), {"planner": RandomShooting(PUSH)}, "planner must start from a proposal .*got RandomShooting"),
         (PUSH, model(), {"planner": CEM(OTHER)}, "planner must be for the env's actions Box.*got one for Box.*1.5"),

@@ -281,8 +281,8 @@ def test_agents_of_choices_train(kind: type):
     agent = kind(
         "MlpPolicy", env, learning_starts=20, batch_size=20, seed=0, device="cpu", policy_kwargs={"net_arch": [8]}
     )
-    agent.learn(60, callback=ModelBased(MVE(2), KnownDynamics.cartpole(), seed=0))
-    batch = draw(bound(MVE(2), agent, KnownDynamics.cartpole()), agent, 20)
+    agent.learn(60, callback=ModelBased(MVE(2), KnownDynamics.for_env("CartPole-v1"), seed=0))
+    batch = draw(bound(MVE(2), agent, KnownDynamics.for_env("CartPole-v1")), agent, 20)
     assert batch.actions.dtype == torch.int64
     assert batch.actions.shape == (20, 1)
 

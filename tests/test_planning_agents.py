@@ -941,8 +941,8 @@ def test_pets_swings_up_a_pendulum_whose_equations_it_knows():
     env = gym.make("Pendulum-v1")
     planner = {"horizon": 30, "population": 60, "num_elites": 6, "iterations": 2, "noise_exponent": 3.0}
     agent = PETS(
-        "MlpPolicy", env, dynamics=KnownDynamics.pendulum(), planner_kwargs=planner, num_particles=1, seed=0,
-        device="cpu",
+        "MlpPolicy", env, dynamics=KnownDynamics.for_env("Pendulum-v1"), planner_kwargs=planner, num_particles=1,
+        seed=0, device="cpu",
     )  # fmt: skip
     env.reset(seed=0)
     env.unwrapped.state = np.array([np.pi, 0.0])  # hanging, at rest
@@ -958,8 +958,8 @@ def test_pets_balances_a_pole_whose_equations_it_knows():
     env = gym.make("CartPole-v1")
     planner = {"horizon": 12, "population": 30, "num_elites": 6, "iterations": 2}
     agent = PETS(
-        "MlpPolicy", env, dynamics=KnownDynamics.cartpole(), planner_kwargs=planner, num_particles=1, seed=0,
-        device="cpu",
+        "MlpPolicy", env, dynamics=KnownDynamics.for_env("CartPole-v1"), planner_kwargs=planner, num_particles=1,
+        seed=0, device="cpu",
     )  # fmt: skip
     obs, _ = env.reset(seed=0)
     state = None

@@ -316,7 +316,7 @@ def test_a_checkpoint_from_before_training_is_set_apart_when_training_starts(tmp
 def test_no_generator_is_seeded_as_an_env_or_another_one_is():
     """Env ``i`` of an agent gets ``seed + i``, and may draw from torch; SB3 gives torch's global generator the seed."""
     callback = learn(agent_on(SAC, *(Windy() for _ in range(3)), seed=5), 3).model_based
-    planner, pendulum = agent_on(PETS, Windy(), seed=5), KnownDynamics.pendulum()
+    planner, pendulum = agent_on(PETS, Windy(), seed=5), KnownDynamics.for_env("Pendulum-v1")
     imagined = ImaginedVecEnv(pendulum, 2, start_obs=torch.ones(1, 3), seed=5)
     control = MPCAction(gym.make("Pendulum-v1"), pendulum, seed=5)
     generators = [

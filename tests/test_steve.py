@@ -302,7 +302,7 @@ def test_what_has_no_variance_is_refused():
     for kind, message in ((DQN, "got 1; DQN has one network"), (QRDQN, "critics must be scalar, got QRDQN")):
         agent = kind("MlpPolicy", "CartPole-v1", device="cpu")
         with pytest.raises(ValueError, match=message):
-            bound(STEVE(), agent, KnownDynamics.cartpole())
+            bound(STEVE(), agent, KnownDynamics.for_env("CartPole-v1"))
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
         bound(STEVE(), make_agent(), ensemble(num_elites=1))
     with pytest.raises(ValueError, match="dynamics must have a learned reward, whose variance counts, got 'custom'"):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS
+from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 OBSERVATION_SPACE = spaces.Dict(

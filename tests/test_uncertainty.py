@@ -231,7 +231,7 @@ def test_a_measured_step_has_the_shape_of_its_inputs_and_is_a_function_of_the_ge
 def test_what_can_not_be_measured_is_refused():
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
         ensemble(num_elites=1).predict_measured(*inputs(), one_versus_rest)
-    known = KnownDynamics.pendulum()
+    known = KnownDynamics.for_env("Pendulum-v1")
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got KnownDynamics with 1"):
         known.predict_measured(torch.zeros(1, 3), torch.zeros(1, 1), one_versus_rest)
 

@@ -85,7 +85,7 @@ def drift(**wrong: Any) -> KnownDynamics:
 
 def test_the_true_pendulum_is_trusted_throughout():
     env = gym.make("Pendulum-v1")
-    d = diagnose(sac(gym.make("Pendulum-v1")), KnownDynamics.pendulum(), env, steps=400)
+    d = diagnose(sac(gym.make("Pendulum-v1")), KnownDynamics.for_env("Pendulum-v1"), env, steps=400)
     assert len(d.error) == 30 and all(row.high < 1e-3 for row in d.error)
     assert d.trusted_steps == 30 and d.is_trusted_throughout
     assert d.calibration is None  # it has no spread to predict
@@ -97,7 +97,7 @@ def test_the_true_pendulum_is_trusted_throughout():
 
 
 def test_a_model_that_promises_too_much_is_not_trusted():
-    right = KnownDynamics.pendulum()
+    right = KnownDynamics.for_env("Pendulum-v1")
     wrong = KnownDynamics(
         right.observation_space,
         right.action_space,
@@ -270,7 +270,7 @@ def test_agent_and_process_are_as_before():
         return values
 
     before = draws()
-    first = diagnose(agent, KnownDynamics.pendulum(), gym.make("Pendulum-v1"), steps=210, horizon=5)
+    first = diagnose(agent, KnownDynamics.for_env("Pendulum-v1"), gym.make("Pendulum-v1"), steps=210, horizon=5)
     assert draws() == before
     assert agent.policy.training and agent.get_env()._seeds == seeds
     assert all(torch.equal(value, weights[name]) for name, value in agent.policy.state_dict().items())
@@ -278,14 +278,19 @@ def test_agent_and_process_are_as_before():
     agent.action_space.seed(5)
     assert sample == agent.action_space.sample()
     torch.manual_seed(77)
-    again = diagnose(agent, KnownDynamics.pendulum(), gym.make("Pendulum-v1"), steps=210, horizon=5)
+    again = diagnose(agent, KnownDynamics.for_env("Pendulum-v1"), gym.make("Pendulum-v1"), steps=210, horizon=5)
     assert again == first
-    assert diagnose(agent, KnownDynamics.pendulum(), gym.make("Pendulum-v1"), steps=210, horizon=5, seed=1) != first
+    assert (
+        diagnose(agent, KnownDynamics.for_env("Pendulum-v1"), gym.make("Pendulum-v1"), steps=210, horizon=5, seed=1)
+        != first
+    )
 
 
 def test_discrete_actions_and_observations_of_all_kinds():
     cart_pole = gym.make("CartPole-v1")
-    d = diagnose(DQN("MlpPolicy", cart_pole, seed=0), KnownDynamics.cartpole(), gym.make("CartPole-v1"), **FEW)
+    d = diagnose(
+        DQN("MlpPolicy", cart_pole, seed=0), KnownDynamics.for_env("CartPole-v1"), gym.make("CartPole-v1"), **FEW
+    )
     assert d.is_trusted_throughout and d.exploitation.mean == 0 and d.termination.misses == 0 < d.termination.hits
 
     agent = DQN("MultiInputPolicy", Mixed(), policy_kwargs={"net_arch": [8]}, seed=0)
@@ -303,7 +308,7 @@ def test_the_agent_sees_what_its_normalizer_makes_of_observations():
     venv.obs_rms.mean = np.array([0.0, 0.0, 100.0])
     agent, plain = sac(venv), sac(gym.make("Pendulum-v1"))
     plain.policy.load_state_dict(agent.policy.state_dict())
-    model = KnownDynamics.pendulum()
+    model = KnownDynamics.for_env("Pendulum-v1")
     normalized, raw = (diagnose(a, model, gym.make("Pendulum-v1"), steps=210, horizon=5) for a in (agent, plain))
     assert normalized.error != raw.error and normalized.exploitation.real != raw.exploitation.real
     assert max(map(abs, normalized.exploitation.gaps)) < 0.1  # the same in imagination

@@ -396,7 +396,7 @@ def test_what_cannot_be_saved_says_what_it_is(tmp_path, monkeypatch):
 
 def test_exact_dynamics_cannot_be_saved_and_say_so(tmp_path):
     agent = make_agent("SAC")
-    agent.learn(30, callback=ModelBased(Dyna(rollouts_per_step=2), KnownDynamics.pendulum(), fit_every=30))
+    agent.learn(30, callback=ModelBased(Dyna(rollouts_per_step=2), KnownDynamics.for_env("Pendulum-v1"), fit_every=30))
     with pytest.raises(ZooError, match="dynamics must be of a registered class, got KnownDynamics"):
         keep(agent, tmp_path / "agent")
 

@@ -19,7 +19,7 @@ from mbrl_wrappers.models import KnownDynamics
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.video import record_video, side_by_side_video, write_video
 
-PENDULUM = KnownDynamics.pendulum()
+PENDULUM = KnownDynamics.for_env("Pendulum-v1")
 
 
 class Screen(gym.Env):

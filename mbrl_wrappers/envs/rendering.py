@@ -12,78 +12,12 @@ so a step taken from such a state is not the step the environment would have tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
 
-_SetState = Callable[[Any, np.ndarray], None]
+from mbrl_wrappers.tasks.registry import TASKS
 
-
-def _set_cart_pole(env: Any, obs: np.ndarray) -> None:
-    env.state = obs.copy()
-
-
-def _set_mountain_car(env: Any, obs: np.ndarray) -> None:
-    env.state = (obs[0], obs[1])
-
-
-def _set_pendulum(env: Any, obs: np.ndarray) -> None:
-    cos, sin, speed = obs
-    env.state = np.array([np.arctan2(sin, cos), speed])
-    env.last_u = None  # the observation holds no torque: draw no arrow
-
-
-def _set_acrobot(env: Any, obs: np.ndarray) -> None:
-    cos1, sin1, cos2, sin2, speed1, speed2 = obs
-    env.state = np.array([np.arctan2(sin1, cos1), np.arctan2(sin2, cos2), speed1, speed2])
-
-
-def _set_mujoco(env: Any, obs: np.ndarray) -> None:
-    """Set a robot whose observation begins with its positions (without the skipped ones) and velocities."""
-    structure = env.observation_structure
-    num_positions = structure["qpos"]
-    positions = np.concatenate([np.zeros(structure.get("skipped_qpos", 0)), obs[:num_positions]])
-    env.set_state(positions, obs[num_positions : num_positions + structure["qvel"]])
-
-
-def _set_inverted_double_pendulum(env: Any, obs: np.ndarray) -> None:
-    angles = np.arctan2(obs[1:3], obs[3:5])
-    env.set_state(np.concatenate([obs[:1], angles]), obs[5:8])
-
-
-def _set_reacher(env: Any, obs: np.ndarray) -> None:
-    angles, target = np.arctan2(obs[2:4], obs[:2]), obs[4:6]
-    env.set_state(np.concatenate([angles, target]), np.concatenate([obs[6:8], np.zeros(2)]))
-
-
-def _set_pusher(env: Any, obs: np.ndarray) -> None:
-    # cylinder and goal slide along y first, then x, from where the model file puts them
-    cylinder = (obs[17:19] - env.model.body("object").pos[:2])[::-1]
-    goal = (obs[20:22] - env.model.body("goal").pos[:2])[::-1]
-    env.set_state(np.concatenate([obs[:7], cylinder, goal]), np.concatenate([obs[7:14], np.zeros(4)]))
-
-
-_SET_STATE: dict[str, _SetState] = {
-    "Acrobot-v1": _set_acrobot,
-    "CartPole-v0": _set_cart_pole,
-    "CartPole-v1": _set_cart_pole,
-    "MountainCar-v0": _set_mountain_car,
-    "MountainCarContinuous-v0": _set_mountain_car,
-    "Pendulum-v1": _set_pendulum,
-    "Ant-v5": _set_mujoco,
-    "HalfCheetah-v5": _set_mujoco,
-    "Hopper-v5": _set_mujoco,
-    "Humanoid-v5": _set_mujoco,
-    "HumanoidStandup-v5": _set_mujoco,
-    "InvertedDoublePendulum-v5": _set_inverted_double_pendulum,
-    "InvertedPendulum-v5": _set_mujoco,
-    "Pusher-v5": _set_pusher,
-    "Reacher-v5": _set_reacher,
-    "Swimmer-v5": _set_mujoco,
-    "Walker2d-v5": _set_mujoco,
-}
+_SET_STATE = {env_id: task.set_state for env_id, task in TASKS.items() if task.set_state is not None}
 
 
 def _env_id(env: gym.Env) -> str | None:

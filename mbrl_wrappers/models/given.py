@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_wrappers.models.known_functions import REWARDS, TERMINATIONS, GivenFunction
+from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
+from mbrl_wrappers.tasks.task import GivenFunction
 from mbrl_wrappers.types import Transitions
 
 

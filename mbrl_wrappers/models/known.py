@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from mbrl_wrappers.models.base import NUM_START_STATES, DynamicsModel, InferredStep
-from mbrl_wrappers.models.cart_poles import MAX_ACTION, START_STD, swing_up_spaces, swing_up_step
+from mbrl_wrappers.models.base import DynamicsModel, InferredStep
 from mbrl_wrappers.models.given import GivenFunction, call_given, resolve
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.tasks.registry import TASKS
+from mbrl_wrappers.tasks.task import StepFunction, uniform_rows
 from mbrl_wrappers.types import Prediction, Transitions
-
-StepFunction = Callable[[Tensor, Tensor], Tensor]
-
-# The constants of Gymnasium's environments, in SI units; the tests step both side by side.
-_PENDULUM_GRAVITY, _PENDULUM_MASS, _PENDULUM_LENGTH = 10.0, 1.0, 1.0
-_PENDULUM_TIMESTEP, _PENDULUM_MAX_SPEED, _PENDULUM_MAX_TORQUE = 0.05, 8.0, 2.0
-_CART_POLE_GRAVITY, _CART_POLE_FORCE, _CART_POLE_TIMESTEP = 9.8, 10.0, 0.02
-_CART_MASS, _POLE_MASS, _POLE_HALF_LENGTH = 1.0, 0.1, 0.5
 
 
 class KnownDynamics(DynamicsModel):
@@ -50,7 +42,7 @@ class KnownDynamics(DynamicsModel):
         ValueError: for an argument out of its range, an unsupported space, or an unknown id.
 
     Example:
-        >>> env = ImaginedVecEnv(KnownDynamics.pendulum(), num_envs=256)  # doctest: +SKIP
+        >>> env = ImaginedVecEnv(KnownDynamics.for_env("Pendulum-v1"), num_envs=256)  # doctest: +SKIP
     """
 
     def __init__(
@@ -83,60 +75,21 @@ class KnownDynamics(DynamicsModel):
             self.start_obs = start_obs.detach().clone().to(self.start_obs)
 
     @classmethod
-    def pendulum(cls) -> KnownDynamics:
-        """Build Gymnasium's Pendulum-v1: swing a pole up and hold it, with a torque in [-2, 2] N m."""
-        env = gym.make("Pendulum-v1")
-        angle, speed = _uniform_rows(np.pi, 1.0).unbind(-1)
-        starts = torch.stack([angle.cos(), angle.sin(), speed], dim=-1)
-        return cls(
-            env.observation_space,
-            env.action_space,
-            _pendulum_step,
-            "Pendulum-v1",
-            "Pendulum-v1",
-            start_obs=starts,
-        )
+    def for_env(cls, env_id: str) -> KnownDynamics:
+        """Build the exact model of an environment whose equations are known.
 
-    @classmethod
-    def cartpole(cls) -> KnownDynamics:
-        """Build Gymnasium's CartPole-v1: balance a pole on a cart that is pushed left or right by 10 N."""
-        env = gym.make("CartPole-v1")
-        return cls(
-            env.observation_space,
-            env.action_space,
-            _cart_pole_step,
-            "CartPole-v1",
-            "CartPole-v1",
-            start_obs=_uniform_rows(0.05, 0.05, 0.05, 0.05),
-        )
+        Args:
+            env_id: such as ``"Pendulum-v1"``.
 
-    @classmethod
-    def mbbl_cart_pole(cls) -> KnownDynamics:
-        """Build :class:`~mbrl_wrappers.envs.benchmark_tasks.MBBLCartPole`: CartPole-v1 pushed by an action's sign.
-
-        The step does not change with the size of an action, so its gradient with respect to it is 0.
+        Raises:
+            ValueError: if its equations are not known.
         """
-        return cls(
-            spaces.Box(-np.inf, np.inf, (4,), np.float32),
-            spaces.Box(-1, 1, (1,), np.float32),
-            _signed_cart_pole_step,
-            "mbrl_wrappers/MBBLCartPole-v0",
-            "mbrl_wrappers/MBBLCartPole-v0",
-            start_obs=_uniform_rows(0.05, 0.05, 0.05, 0.05),
-        )
-
-    @classmethod
-    def pets_cartpole(cls) -> KnownDynamics:
-        """Build :class:`~mbrl_wrappers.envs.benchmark_tasks.PETSCartpole`: swing up the pole of a cart on a rail."""
-        generator = torch.Generator().manual_seed(0)
-        starts = START_STD * torch.randn(NUM_START_STATES, 4, generator=generator)
-        return cls(
-            *swing_up_spaces(),
-            _swing_up_step,
-            "mbrl_wrappers/PETSCartpole-v0",
-            "mbrl_wrappers/PETSCartpole-v0",
-            start_obs=_swing_up_obs(*starts.unbind(-1)),
-        )
+        known = sorted(name for name, task in TASKS.items() if task.physics is not None)
+        if env_id not in known:
+            raise ValueError(f"env_id must be one of {known}, got {env_id!r}")
+        physics = TASKS[env_id].physics
+        assert physics is not None
+        return cls(*physics.make_spaces(), physics.step_fn, env_id, env_id, start_obs=physics.make_starts())
 
     @classmethod
     def linear_quadratic(
@@ -179,7 +132,7 @@ class KnownDynamics(DynamicsModel):
             _LinearStep(_matrix(A, "A", (state_dim, state_dim)), _matrix(B, "B", (state_dim, action_dim))),
             _QuadraticReward(_matrix(Q, "Q", (state_dim, state_dim)), _matrix(R, "R", (action_dim, action_dim))),
             noise_std=noise_std,
-            start_obs=_uniform_rows(*[start_bound] * state_dim),
+            start_obs=uniform_rows(*[start_bound] * state_dim),
         )
 
     def predict(
@@ -287,13 +240,6 @@ def _matrix(value: Any, name: str, shape: tuple[int | None, int | None]) -> Tens
     return torch.as_tensor(array, dtype=torch.get_default_dtype())
 
 
-def _uniform_rows(*bounds: float) -> Tensor:
-    """Draw start states ``[S, len(bounds)]`` from ``[-bound, bound]`` in each column, always the same ones."""
-    generator = torch.Generator().manual_seed(0)
-    rows = 2 * torch.rand(NUM_START_STATES, len(bounds), generator=generator) - 1
-    return rows * torch.tensor(bounds)
-
-
 def _call_step(step_fn: StepFunction, obs: Tensor, action: Tensor) -> Tensor:
     """Call a user's step function on ``[N, D]`` and ``[N, A]`` and check what it returns."""
     next_obs = step_fn(obs, action)
@@ -303,52 +249,3 @@ def _call_step(step_fn: StepFunction, obs: Tensor, action: Tensor) -> Tensor:
     if next_obs.shape != obs.shape or not next_obs.is_floating_point():
         raise ValueError(f"{expected}, got shape {tuple(next_obs.shape)} and dtype {next_obs.dtype}")
     return next_obs
-
-
-def _pendulum_step(obs: Tensor, action: Tensor) -> Tensor:
-    """Turn a rod about its end by one semi-implicit Euler step; ``obs`` is (cos, sin, speed), 0 is upright."""
-    angle, speed = torch.atan2(obs[:, 1], obs[:, 0]), obs[:, 2]
-    torque = action[:, 0].clamp(-_PENDULUM_MAX_TORQUE, _PENDULUM_MAX_TORQUE)
-    fall = 3 * _PENDULUM_GRAVITY / (2 * _PENDULUM_LENGTH) * angle.sin()
-    push = 3 / (_PENDULUM_MASS * _PENDULUM_LENGTH**2) * torque
-    speed = (speed + (fall + push) * _PENDULUM_TIMESTEP).clamp(-_PENDULUM_MAX_SPEED, _PENDULUM_MAX_SPEED)
-    angle = angle + speed * _PENDULUM_TIMESTEP
-    return torch.stack([angle.cos(), angle.sin(), speed], dim=-1)
-
-
-def _cart_pole_step(obs: Tensor, action: Tensor) -> Tensor:
-    """Push the cart left or right, an action one-hot."""
-    return _pushed_cart_pole(obs, action[:, 1] - action[:, 0])
-
-
-def _signed_cart_pole_step(obs: Tensor, action: Tensor) -> Tensor:
-    """Push the cart to the right where the action is positive, to the left elsewhere."""
-    return _pushed_cart_pole(obs, 2 * (action[:, 0] > 0).to(obs.dtype) - 1)
-
-
-def _pushed_cart_pole(obs: Tensor, direction: Tensor) -> Tensor:
-    """Push the cart by one explicit Euler step (Barto, Sutton and Anderson 1983); direction -1 or 1 ``[N]``."""
-    _, velocity, angle, angle_speed = obs.unbind(-1)
-    total_mass = _CART_MASS + _POLE_MASS
-    force = _CART_POLE_FORCE * direction
-    sin, cos = angle.sin(), angle.cos()
-    swing = _POLE_MASS * _POLE_HALF_LENGTH
-    thrust = (force + swing * angle_speed.square() * sin) / total_mass
-    angle_acceleration = (_CART_POLE_GRAVITY * sin - cos * thrust) / (
-        _POLE_HALF_LENGTH * (4 / 3 - _POLE_MASS * cos.square() / total_mass)
-    )
-    acceleration = thrust - swing * angle_acceleration * cos / total_mass
-    rates = torch.stack([velocity, acceleration, angle_speed, angle_acceleration], dim=-1)
-    return obs + _CART_POLE_TIMESTEP * rates
-
-
-def _swing_up_step(obs: Tensor, action: Tensor) -> Tensor:
-    """Push the cart that a pole hangs from; ``obs`` is (x, cos, sin, x', theta')."""
-    position, cos, sin, velocity, angle_velocity = obs.unbind(-1)
-    pushed = action[:, 0].to(obs.dtype).clamp(-MAX_ACTION, MAX_ACTION)
-    state = swing_up_step((position, torch.atan2(sin, cos), velocity, angle_velocity), pushed, torch)
-    return _swing_up_obs(*state)
-
-
-def _swing_up_obs(position: Tensor, angle: Tensor, velocity: Tensor, angle_velocity: Tensor) -> Tensor:
-    return torch.stack([position, angle.cos(), angle.sin(), velocity, angle_velocity], dim=-1)

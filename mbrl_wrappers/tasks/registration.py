@@ -5,14 +5,14 @@ from __future__ import annotations
 import gymnasium as gym
 
 _TASKS = {
-    "mbrl_wrappers/PETSCartpole-v0": ("PETSCartpole", 200),
-    "mbrl_wrappers/MBBLCartPole-v0": ("MBBLCartPole", 200),
-    "mbrl_wrappers/MBBLInvertedPendulum-v0": ("MBBLInvertedPendulum", 100),
+    "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
+    "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
+    "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
 }
 
 
 def register_tasks() -> None:
-    """Make the tasks of :mod:`mbrl_wrappers.envs.benchmark_tasks` known to Gymnasium, each with its time limit.
+    """Make the tasks of PETS and MBBL known to Gymnasium, each with its time limit.
 
     An id that is known already stays as it is. Importing :mod:`mbrl_wrappers.envs` does this; without an
     import, write the module in front of the id.
@@ -24,6 +24,6 @@ def register_tasks() -> None:
         if env_id not in gym.registry:
             gym.register(
                 env_id,
-                entry_point=f"mbrl_wrappers.envs.benchmark_tasks:{name}",
+                entry_point=f"mbrl_wrappers.tasks.{name}",
                 max_episode_steps=max_episode_steps,
             )

@@ -1,0 +1,128 @@
+"""Gymnasium's MuJoCo robots, version 5.
+
+Rewards that are left out, because ``(obs, action, next_obs)`` does not determine them:
+
+- Ant, HalfCheetah, Hopper, Humanoid, Swimmer, Walker2d: they pay for the distance moved along x, and
+  the observation holds no x (the velocity it holds is that at the end of the step, not the mean).
+- InvertedDoublePendulum: the tip's position is taken before the integrator's last update, up to 1e-4
+  away in reward, and the velocities it pays for are clipped to [-10, 10] in the observation.
+
+Where an observation hides what the environment looks at, a termination decides on what is left:
+Hopper's velocities are clipped to [-10, 10] in the observation, while the environment ends an episode
+at 100; Ant's x and y, which must be finite, are left out of it; the height of InvertedDoublePendulum's
+tip is, as in its reward, slightly older than the angles (4e-5). Only transitions at the limit differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.tasks.task import Task, effort, inside, never
+
+_HUMANOID_TIMESTEP = 0.003
+_ANT_STATE = 13 + 14  # the positions and velocities; contact forces follow
+_CONTACT_FORCES = 13 * 6  # the last columns of a humanoid's observation
+
+# -- terminations --------------------------------------------------------------------------------------------
+
+
+def _ant_ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    height = next_obs[..., 0]
+    finite = torch.isfinite(next_obs[..., :_ANT_STATE]).all(-1)
+    return ~(finite & (height >= 0.2) & (height <= 1.0))
+
+
+def _hopper_ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    height, angle = next_obs[..., 0], next_obs[..., 1]
+    bounded = inside(next_obs[..., 1:], -100, 100).all(-1)
+    return ~(bounded & inside(height, 0.7, torch.inf) & inside(angle, -0.2, 0.2))
+
+
+def _humanoid_ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return ~inside(next_obs[..., 0], 1.0, 2.0)
+
+
+def _inverted_pendulum_ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return ~torch.isfinite(next_obs).all(-1) | (next_obs[..., 1].abs() > 0.2)
+
+
+def _inverted_double_pendulum_ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    sin1, sin2, cos1, cos2 = next_obs[..., 1:5].unbind(-1)
+    tip_height = 0.6 * (cos1 + cos1 * cos2 - sin1 * sin2)
+    return tip_height <= 1
+
+
+def _walker_ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return ~(inside(next_obs[..., 0], 0.8, 2.0) & inside(next_obs[..., 1], -1.0, 1.0))
+
+
+# -- rewards -------------------------------------------------------------------------------------------------
+
+
+def _humanoid_standup_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    impact = 0.5e-6 * next_obs[..., -_CONTACT_FORCES:].square().sum(-1)
+    height_per_timestep = next_obs[..., 0] / _HUMANOID_TIMESTEP
+    return height_per_timestep - 0.1 * effort(obs, action) - impact.clamp(max=10) + 1
+
+
+def _inverted_pendulum_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return 1 - _inverted_pendulum_ends(obs, action, next_obs).to(obs.dtype)
+
+
+def _pusher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    tip, cylinder, goal = next_obs[..., 14:17], next_obs[..., 17:20], next_obs[..., 20:23]
+    near = torch.linalg.vector_norm(cylinder - tip, dim=-1)
+    distance = torch.linalg.vector_norm(cylinder - goal, dim=-1)
+    return -distance - 0.1 * effort(obs, action) - 0.5 * near
+
+
+def _reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    # the weight of the effort is 1 in Gymnasium's code, 0.1 in its documentation
+    return -torch.linalg.vector_norm(next_obs[..., 8:10], dim=-1) - effort(obs, action)
+
+
+# -- states, for renderers --------------------------------------------------------------------------------------
+
+
+def _set_mujoco(env: Any, obs: np.ndarray) -> None:
+    """Set a robot whose observation begins with its positions (without the skipped ones) and velocities."""
+    structure = env.observation_structure
+    num_positions = structure["qpos"]
+    positions = np.concatenate([np.zeros(structure.get("skipped_qpos", 0)), obs[:num_positions]])
+    env.set_state(positions, obs[num_positions : num_positions + structure["qvel"]])
+
+
+def _set_inverted_double_pendulum(env: Any, obs: np.ndarray) -> None:
+    angles = np.arctan2(obs[1:3], obs[3:5])
+    env.set_state(np.concatenate([obs[:1], angles]), obs[5:8])
+
+
+def _set_reacher(env: Any, obs: np.ndarray) -> None:
+    angles, target = np.arctan2(obs[2:4], obs[:2]), obs[4:6]
+    env.set_state(np.concatenate([angles, target]), np.concatenate([obs[6:8], np.zeros(2)]))
+
+
+def _set_pusher(env: Any, obs: np.ndarray) -> None:
+    # cylinder and goal slide along y first, then x, from where the model file puts them
+    cylinder = (obs[17:19] - env.model.body("object").pos[:2])[::-1]
+    goal = (obs[20:22] - env.model.body("goal").pos[:2])[::-1]
+    env.set_state(np.concatenate([obs[:7], cylinder, goal]), np.concatenate([obs[7:14], np.zeros(4)]))
+
+
+TASKS = {
+    "Ant-v5": Task(_ant_ends, None, _set_mujoco),
+    "HalfCheetah-v5": Task(never, None, _set_mujoco),
+    "Hopper-v5": Task(_hopper_ends, None, _set_mujoco),
+    "Humanoid-v5": Task(_humanoid_ends, None, _set_mujoco),
+    "HumanoidStandup-v5": Task(never, _humanoid_standup_reward, _set_mujoco),
+    "InvertedDoublePendulum-v5": Task(_inverted_double_pendulum_ends, None, _set_inverted_double_pendulum),
+    "InvertedPendulum-v5": Task(_inverted_pendulum_ends, _inverted_pendulum_reward, _set_mujoco),
+    "Pusher-v5": Task(never, _pusher_reward, _set_pusher),
+    "Reacher-v5": Task(never, _reacher_reward, _set_reacher),
+    "Swimmer-v5": Task(never, None, _set_mujoco),
+    "Walker2d-v5": Task(_walker_ends, None, _set_mujoco),
+}
