@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from mbrl_wrappers.agents.climbing import (
+from mbrl_wrappers.acceleration.steppers import Stepper
+from mbrl_wrappers.agents.actor_gradients import (
     GradientWatch,
     Logged,
-    Stepper,
-    climb,
+    ascend,
     least,
     logged,
     masked_mean,
     watched,
 )
 from mbrl_wrappers.agents.dyna import Dyna
-from mbrl_wrappers.agents.expansion import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
+from mbrl_wrappers.agents.policy_rollouts import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.scaled_critic import ScaledCritic, scaled_critics
-from mbrl_wrappers.agents.through_model import ThroughModel
+from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import draw_batches
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
@@ -36,7 +36,7 @@ from mbrl_wrappers.imagination.view import Scales
 from mbrl_wrappers.models.base import DynamicsModel
 
 
-class MAAC(ThroughModel, SAC):
+class MAAC(ValueGradientAgent, SAC):
     """SAC whose actor looks ``H`` steps ahead in a model, and learns by the gradient of what it finds there.
 
     From the states of each batch the policy is followed through the model by reparameterisation (Clavera et al. 2020;
@@ -94,7 +94,7 @@ class MAAC(ThroughModel, SAC):
             the same random numbers and the same results up to rounding. Compiling takes a minute or two when the first
             update comes, and for each other batch size; see ``docs/results/updates.md`` for what it gains. What is
             wrong with a model is told in the compiler's words then. On a GPU nothing is compiled, and each update is
-            one CUDA graph, recorded anew after each fit of the model; see ``docs/results/gpu.md``. ``"auto"`` does it
+            one CUDA graph, captured anew after each fit of the model; see ``docs/results/gpu.md``. ``"auto"`` does it
             where ``learn`` is asked for enough updates to win that back and the agent allows it; where it fails, it
             warns and goes on without.
         **kwargs: SAC's.
@@ -180,7 +180,7 @@ class MAAC(ThroughModel, SAC):
                 self.actor.reset_noise()
             obs = view.flat_obs(batch.observations, scales)
             moves_target = gradient_step % self.target_update_interval == 0
-            members = self._target_members() if self._on_gpu else None  # no part of a recording
+            members = self._target_members() if self._on_gpu else None  # no part of a captured graph
             yield batch, obs, scales, members, moves_target
 
     def _pays_from(self) -> float:
@@ -249,7 +249,7 @@ class MAAC(ThroughModel, SAC):
 
         last_obs = self._policy_obs(rollout.obs[-1], scales) if self.horizon else batch.observations
         objective = self._part(kind._objective)(rollout, last_obs, alpha)
-        actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
+        actor_grad_norm = ascend(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
 
         if moves_target:
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)

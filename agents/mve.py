@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents.expansion import step_in_turn
+from mbrl_wrappers.agents.policy_rollouts import step_in_turn
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.rows import TargetRows

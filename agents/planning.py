@@ -22,10 +22,10 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.callback import default_dynamics
-from mbrl_wrappers.imagination.real_data import real_transitions
+from mbrl_wrappers.imagination.real_transitions import real_transitions
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import DynamicsModel
-from mbrl_wrappers.models.trajectories import Propagation, TrajectoryReturns
+from mbrl_wrappers.models.action_returns import Propagation, TrajectoryReturns
 from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
 from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
@@ -72,7 +72,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         env: to learn in.
         dynamics: the model; default: see the subclass.
         num_particles: particles that follow each sequence.
-        propagation, sample_noise: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
+        propagation, sample_noise: see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         gamma: discount factor inside a plan, in [0, 1].
         learning_starts: env steps with random actions.
         train_freq: steps between fits, each of all envs; or ``(1, "episode")`` with one env.

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.agents.planning import PlanningAgent, PlanningPolicy
 from mbrl_wrappers.arguments import check_number
+from mbrl_wrappers.models.action_returns import Propagation
 from mbrl_wrappers.models.normalizer import Normalizer
-from mbrl_wrappers.models.trajectories import Propagation
 from mbrl_wrappers.planners import CEM, Plan, PlannerState, search_gaussian
 from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.spaces import FlatSpace
@@ -141,7 +141,7 @@ class POPLIN(PlanningAgent):
         distil_all: whether the policy is distilled from all planned steps there are; theirs from those since the
             last fit. Not for ``"avg"``.
         num_particles: particles that follow each candidate.
-        propagation: how; see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
+        propagation: how; see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         policy_kwargs: see ``policy``.
         **kwargs: as for :class:`~mbrl_wrappers.agents.planning.PlanningAgent`.
 

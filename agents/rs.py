@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from stable_baselines3.common.policies import BasePolicy
 
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.models.trajectories import Propagation
+from mbrl_wrappers.models.action_returns import Propagation
 from mbrl_wrappers.planners import Planner, RandomShooting
 
 
@@ -24,7 +24,7 @@ class RS(PlanningAgent):
         horizon: steps of a plan.
         population: random plans.
         num_particles: particles that follow each plan.
-        propagation: how; see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
+        propagation: how; see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         **kwargs: as for :class:`~mbrl_wrappers.agents.planning.PlanningAgent`.
 
     Raises:

@@ -19,21 +19,21 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from mbrl_wrappers.agents.climbing import (
+from mbrl_wrappers.acceleration.steppers import Stepper
+from mbrl_wrappers.agents.actor_gradients import (
     GradientWatch,
     Logged,
-    Stepper,
-    climb,
+    ascend,
     least,
     logged,
     masked_mean,
     watched,
 )
-from mbrl_wrappers.agents.expansion import Infer, check_differentiable, infer_in_turn
+from mbrl_wrappers.agents.model_based_agent import model_callbacks
+from mbrl_wrappers.agents.policy_rollouts import Infer, check_differentiable, infer_in_turn
 from mbrl_wrappers.agents.real_data import RealData
-from mbrl_wrappers.agents.through_model import ThroughModel
 from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
-from mbrl_wrappers.agents.with_model import model_callbacks
+from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import plain_buffer
 from mbrl_wrappers.imagination.view import Scales
@@ -99,7 +99,7 @@ class MultiInputSVGPolicy(SVGPolicy):
         super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
-class SVG(ThroughModel, OffPolicyAlgorithm):
+class SVG(ValueGradientAgent, OffPolicyAlgorithm):
     """Stochastic value gradients of real trajectories (Heess et al. 2015): SVG(0), SVG(1), SVG(H) and SVG(inf).
 
     The noise with which policy and model make what really happened is inferred, so that ``a_t = pi(s_t, eta_t)`` and
@@ -332,7 +332,7 @@ class SVG(ThroughModel, OffPolicyAlgorithm):
         watch = GradientWatch()
         probes = [watch.probe(reward) for reward in real.reward]
         objective, weight = self._part(kind._objective)(real, infer, probes, scales)
-        actor_grad_norm = climb(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
+        actor_grad_norm = ascend(objective, self.actor, self.max_grad_norm, watch.probes, steppers["actor"])
 
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         losses = {"critic_loss": critic_loss, "actor_loss": -objective, "actor_grad_norm": actor_grad_norm}

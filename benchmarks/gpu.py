@@ -23,11 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 from updates import BATCH, make
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
+from mbrl_wrappers.acceleration import update_mode as compilable
+from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
 from mbrl_wrappers.agents import SVG, CompiledSAC, CompiledTD3
-from mbrl_wrappers.agents.compiled import compilable
 from mbrl_wrappers.imagination import AgentView, BufferDecorator
-from mbrl_wrappers.imagination.real_data import real_transitions
-from mbrl_wrappers.recording import Recorder
+from mbrl_wrappers.imagination.real_transitions import real_transitions
 
 ENV = "HalfCheetah-v5"
 BLOCK, REPEATS, RANDOM_STEPS = 50, 5, 1_000
@@ -59,7 +59,7 @@ def calls(work: Callable[[], Any]) -> tuple[int, int, int]:
     return sum(counts.get(name, 0) for name in LAUNCHES), sum(counts.get(name, 0) for name in WAITS), kernels
 
 
-RECORDED, COMPILED = {"as it is": False, "recorded": "auto"}, {"compiled too": True}
+RECORDED, COMPILED = {"as it is": False, "captured": "auto"}, {"compiled too": True}
 
 
 def rows(name: str, make_work: Callable[[Any], Work], ways: dict[str, Any]) -> Iterator[str]:
@@ -114,7 +114,7 @@ def fit(recorded: bool) -> tuple[float, int]:
     def work() -> None:
         steps.append(dynamics.fit(transitions, torch.Generator().manual_seed(0))["grad_steps"])
 
-    as_it_is = patch.object(Recorder, "recorded", lambda self, function, works_on: function)
+    as_it_is = patch.object(GraphCapture, "captured", lambda self, function, works_on: function)
     with nullcontext() if recorded else as_it_is:
         work()
         return seconds(work), round(sum(steps[1:]) / REPEATS)
@@ -145,7 +145,7 @@ def fits() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    compilable.MIN_RECORDED_UPDATES = 0
+    compilable.MIN_CAPTURED_UPDATES = 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     print("| | | ms | times as fast | alone: ms | launches | waits per 1,000 | kernels and copies |")
     print("|" + "---|" * 8)

@@ -13,7 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
 from mbrl_wrappers.agents import Dyna
-from mbrl_wrappers.agents.with_model import in_front_of
+from mbrl_wrappers.agents.model_based_agent import in_front_of
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 

@@ -8,7 +8,7 @@ import torch
 
 from mbrl_wrappers import EnsembleDynamics
 from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.models.evaluation import open_loop_error
+from mbrl_wrappers.models.rollout_error import open_loop_error
 
 torch.set_num_threads(1)
 env = gym.make("Pendulum-v1")

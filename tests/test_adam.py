@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mbrl_wrappers.agents.climbing import FusedStepper, Stepper, climb
-from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
+from mbrl_wrappers.acceleration.adam import AdamStep, FusedAdamStep
+from mbrl_wrappers.acceleration.steppers import FusedStepper, Stepper
+from mbrl_wrappers.agents.actor_gradients import ascend
 
 LEARNING_RATE = 0.01
 
@@ -78,7 +79,7 @@ def test_a_gradient_that_is_not_finite_is_no_step_for_either() -> None:
     steppers = [Stepper(theirs.optimizer), FusedStepper(ours.optimizer)]
     for network, stepper in zip((theirs, ours), steppers, strict=True):
         for factor in (1.0, torch.inf, 2.0, torch.nan, 1.0):
-            norm = climb((network.linear(data(0)) * factor).sum(), network, 1.0, [], stepper)
+            norm = ascend((network.linear(data(0)) * factor).sum(), network, 1.0, [], stepper)
             assert norm.isfinite() == (factor in (1.0, 2.0))
     steppers[1].end()
     torch.testing.assert_close(theirs.weights(), ours.weights(), atol=1e-7, rtol=1e-6)

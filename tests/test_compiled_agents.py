@@ -20,9 +20,9 @@ from stable_baselines3.sac import policies as sac_policies
 from stable_baselines3.sac.policies import Actor
 from torch import nn
 
+from mbrl_wrappers.acceleration import compiled_agent as update
+from mbrl_wrappers.acceleration.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
-from mbrl_wrappers.agents.compiled import update
-from mbrl_wrappers.agents.compiled.compilable import MIN_RECORDED_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
@@ -328,30 +328,30 @@ class Direct:
     def __init__(self, device: torch.device) -> None:
         pass
 
-    def recorded(self, function: Any, works_on: Any) -> Any:
+    def captured(self, function: Any, works_on: Any) -> Any:
         return function
 
 
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Have agents take a CPU for a GPU."""
-    monkeypatch.setattr(update, "Recorder", Direct)
-    monkeypatch.setattr(update, "objection_to", lambda device: None)
+    monkeypatch.setattr(update, "GraphCapture", Direct)
+    monkeypatch.setattr(update, "objection_to_capture", lambda device: None)
     monkeypatch.setattr(CompiledSAC, "_on_gpu", True)
 
 
 def test_on_a_gpu_all_but_short_runs_are_recorded_and_long_ones_compiled_too(on_gpu):
     def ways(pays_from: int, **options: Any) -> list[str]:
         agent = make(CompiledSAC, double=False, **options)
-        return [agent._way_for(40 + pays_from + more, 0) for more in (-1, 0)]
+        return [agent._mode_for(40 + pays_from + more, 0) for more in (-1, 0)]
 
-    assert ways(MIN_RECORDED_UPDATES) == ["as they are", "recorded"]
-    assert ways(MIN_RECORDED_UPDATES, use_sde=True) == ["as they are", "as they are"]
-    assert ways(100_000, gradient_steps=2) == ["recorded", "compiled"]
-    assert ways(10**9) == ["recorded", "recorded"]  # one by one
-    assert ways(200_000, gradient_steps=-1, num_envs=2) == ["recorded", "compiled"]
+    assert ways(MIN_CAPTURED_UPDATES) == ["eager", "captured"]
+    assert ways(MIN_CAPTURED_UPDATES, use_sde=True) == ["eager", "eager"]
+    assert ways(100_000, gradient_steps=2) == ["captured", "compiled"]
+    assert ways(10**9) == ["captured", "captured"]  # one by one
+    assert ways(200_000, gradient_steps=-1, num_envs=2) == ["captured", "compiled"]
     assert ways(1, compile=True) == ["compiled", "compiled"]
-    assert ways(10**9, compile=False) == ["as they are", "as they are"]
+    assert ways(10**9, compile=False) == ["eager", "eager"]
 
 
 def test_on_a_gpu_where_compiling_fails_updates_are_recorded(on_gpu, monkeypatch):
@@ -363,20 +363,20 @@ def test_on_a_gpu_where_compiling_fails_updates_are_recorded(on_gpu, monkeypatch
     ours._pays_from = lambda: 0
     learn(plain, 60)
     ours.set_random_seed(0)
-    with pytest.warns(UserWarning, match="cannot be compiled here and go on recorded: no Triton"):
+    with pytest.warns(UserWarning, match="cannot be compiled here and go on captured: no Triton"):
         ours.learn(60)
-    assert ours._is_recorded and not ours._is_compiled
+    assert ours._is_captured and not ours._is_compiled
     assert ours._n_updates == plain._n_updates == 20
 
 
 def test_a_run_that_goes_on_elsewhere_is_recorded_on_a_gpu_alone(on_gpu, monkeypatch):
     agent = make(CompiledSAC, double=False, compile="auto")
-    agent._planned_updates = lambda *steps: MIN_RECORDED_UPDATES
+    agent._planned_updates = lambda *steps: MIN_CAPTURED_UPDATES
     learn(agent, 60)
-    assert (agent._way, agent._is_recorded) == ("recorded", True)
+    assert (agent._mode, agent._is_captured) == ("captured", True)
     monkeypatch.setattr(CompiledSAC, "_on_gpu", False)
     agent.learn(10, reset_num_timesteps=False)
-    assert (agent._is_compiled, agent._is_recorded) == (False, False)
+    assert (agent._is_compiled, agent._is_captured) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_where_compiling_fails_the_agent_trains_all_the_same(monkeypatch, kind):
     monkeypatch.setattr(torch, "compile", compiler)
     agent = make(CompiledSAC)
     agent._planned_updates = lambda *steps: MIN_UPDATES
-    with pytest.warns(UserWarning, match="cannot be compiled here and go on as they are: no C\\+\\+ compiler"):
+    with pytest.warns(UserWarning, match="cannot be compiled here and go on in eager mode: no C\\+\\+ compiler"):
         agent.learn(60)
     assert agent._n_updates == 20
     wanted = make(CompiledSAC, compile=True)

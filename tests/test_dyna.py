@@ -36,7 +36,7 @@ class Nowhere(gym.Env):
     observation_space, action_space = OBS, ACTION
 
 
-class Recorder(DynamicsModel):
+class GraphCapture(DynamicsModel):
     """Moves by a given function and remembers every batch that it was asked about."""
 
     def __init__(self, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -65,7 +65,7 @@ def bound(strategy: Dyna, dynamics: DynamicsModel | None = None, seed: int = 0) 
     for _ in range(64):
         obs, action = rng.normal(size=(1, 2)), rng.uniform(-1, 1, (1, 1))
         agent.replay_buffer.add(obs, obs, action, np.array([REAL_REWARD]), np.array([False]), [{}])
-    dynamics = dynamics or Recorder(counting)
+    dynamics = dynamics or GraphCapture(counting)
     strategy.bind(AgentView(agent, dynamics), dynamics, torch.Generator().manual_seed(seed))
     return strategy, agent
 
@@ -152,7 +152,7 @@ def test_without_real_rows_the_real_buffer_is_not_touched():
 
 
 def test_rollouts_branch_from_real_states_and_are_as_long_and_as_many_as_said():
-    dynamics = Recorder(counting)
+    dynamics = GraphCapture(counting)
     strategy, _ = bound(Dyna(rollout_length=4, rollouts_per_step=3), dynamics)
     real = torch.arange(50.0)[:, None].repeat(1, 2)
     report = strategy.refresh(real_rows(real), 100, 20)
@@ -171,7 +171,7 @@ def test_terminated_rollouts_stop_and_the_end_of_a_rollout_is_no_termination():
         next_obs, reward, _ = counting(obs, action)
         return next_obs, reward, next_obs[:, 0] > 2
 
-    dynamics = Recorder(ends_beyond_two)
+    dynamics = GraphCapture(ends_beyond_two)
     strategy, agent = bound(Dyna(0.0, rollout_length=3, rollouts_per_step=1), dynamics)
     starts = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-5.0, 0.0]])
     report = strategy.refresh(real_rows(starts), 100, 300)
@@ -187,7 +187,7 @@ def test_terminated_rollouts_stop_and_the_end_of_a_rollout_is_no_termination():
 
 
 def test_rollouts_that_have_all_ended_ask_no_more():
-    dynamics = Recorder(lambda obs, action: (obs, obs[:, 0], torch.ones(len(obs), dtype=torch.bool)))
+    dynamics = GraphCapture(lambda obs, action: (obs, obs[:, 0], torch.ones(len(obs), dtype=torch.bool)))
     strategy, _ = bound(Dyna(rollout_length=5, rollouts_per_step=1), dynamics)
     assert strategy.refresh(real_rows(torch.randn(9, 2)), 100, 10)["rows"] == 10
     assert len(dynamics.asked) == 1
@@ -205,7 +205,7 @@ def test_a_diverging_model_is_counted_and_kept_out(poison, value):
             reward = torch.where(bad, torch.tensor(value), reward)
         return next_obs, reward, terminated | bad
 
-    dynamics = Recorder(diverges_beyond_one)
+    dynamics = GraphCapture(diverges_beyond_one)
     strategy, agent = bound(Dyna(0.0, rollout_length=3, rollouts_per_step=1), dynamics)
     report = strategy.refresh(real_rows(torch.tensor([[0.5, 0.0], [2.0, 0.0], [-9.0, 0.0]])), 100, 300)
     asked = torch.cat(dynamics.asked)
@@ -219,7 +219,7 @@ def test_a_diverging_model_is_counted_and_kept_out(poison, value):
 
 
 def test_a_model_that_always_diverges_leaves_real_batches():
-    dynamics = Recorder(lambda obs, action: (obs * math.nan, obs[:, 0], torch.zeros(len(obs), dtype=torch.bool)))
+    dynamics = GraphCapture(lambda obs, action: (obs * math.nan, obs[:, 0], torch.zeros(len(obs), dtype=torch.bool)))
     strategy, agent = bound(Dyna(0.05, rollouts_per_step=1), dynamics)
     report = strategy.refresh(real_rows(torch.randn(9, 2)), 100, 10)
     assert report["diverged"] == 10 and report["rows"] == report["buffer_rows"] == 0
@@ -287,7 +287,7 @@ def test_mbpos_hopper_schedule(steps, length):
 
 
 def test_the_schedule_is_followed_and_may_fall():
-    dynamics = Recorder(counting)
+    dynamics = GraphCapture(counting)
     strategy, _ = bound(Dyna(rollout_length=(100, 200, 5, 1), rollouts_per_step=1), dynamics)
     for now, length in ((100, 5), (150, 3), (200, 1)):
         dynamics.asked.clear()

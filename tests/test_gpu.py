@@ -18,13 +18,13 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mbrl_wrappers.acceleration import update_mode as compilable
+from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
 from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData
-from mbrl_wrappers.agents.compiled import compilable
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
 from mbrl_wrappers.models.network import EnsembleMLP
-from mbrl_wrappers.recording import Recorder
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -39,7 +39,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, Com
 @pytest.fixture(autouse=True)
 def record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have ``compile="auto"`` record what is too short to pay."""
-    monkeypatch.setattr(compilable, "MIN_RECORDED_UPDATES", 0)
+    monkeypatch.setattr(compilable, "MIN_CAPTURED_UPDATES", 0)
 
 
 def arguments() -> dict[str, Any]:
@@ -73,9 +73,9 @@ def noisy_walk(state: torch.Tensor, push: torch.Tensor) -> torch.Tensor:
 
 def test_a_recording_does_what_its_function_does_random_numbers_included() -> None:
     found = []
-    for is_recorded in (False, True):
+    for is_captured in (False, True):
         torch.manual_seed(3)
-        state, recorder = torch.zeros(5, device=CUDA), Recorder(CUDA)
+        state, recorder = torch.zeros(5, device=CUDA), GraphCapture(CUDA)
 
         def walk(push: torch.Tensor, state: torch.Tensor = state) -> torch.Tensor:
             return noisy_walk(state, push)
@@ -83,7 +83,7 @@ def test_a_recording_does_what_its_function_does_random_numbers_included() -> No
         outputs = []
         for step in range(4):
             push = torch.full((5,), float(step), device=CUDA)
-            outputs.append(recorder.recorded(walk, [state])(push) if is_recorded else walk(push))
+            outputs.append(recorder.captured(walk, [state])(push) if is_captured else walk(push))
             outputs.append(torch.rand((), device=CUDA))  # what is drawn between goes on from there
         found.append([*outputs, state])
     for plain, recorded in zip(*found, strict=True):
@@ -91,7 +91,7 @@ def test_a_recording_does_what_its_function_does_random_numbers_included() -> No
 
 
 def test_what_a_recording_works_on_may_move() -> None:
-    recorder, one, other = Recorder(CUDA), torch.zeros(3, device=CUDA), torch.zeros(3, device=CUDA)
+    recorder, one, other = GraphCapture(CUDA), torch.zeros(3, device=CUDA), torch.zeros(3, device=CUDA)
     push = torch.ones(3, device=CUDA)
     held = [one]
 
@@ -99,14 +99,14 @@ def test_what_a_recording_works_on_may_move() -> None:
         held[0] += push
         return held[0].clone()
 
-    assert recorder.recorded(add, held)(push).tolist() == [1, 1, 1]
+    assert recorder.captured(add, held)(push).tolist() == [1, 1, 1]
     held[0] = other
-    assert recorder.recorded(add, held)(push).tolist() == [1, 1, 1]
+    assert recorder.captured(add, held)(push).tolist() == [1, 1, 1]
     assert (one.tolist(), other.tolist()) == ([1, 1, 1], [1, 1, 1])
 
 
 def test_other_shapes_and_constants_have_recordings_of_their_own() -> None:
-    recorder, total = Recorder(CUDA), torch.zeros((), device=CUDA)
+    recorder, total = GraphCapture(CUDA), torch.zeros((), device=CUDA)
 
     def add(values: torch.Tensor, twice: bool) -> torch.Tensor:
         total.add_(values.sum() * (2 if twice else 1))
@@ -117,23 +117,23 @@ def test_other_shapes_and_constants_have_recordings_of_their_own() -> None:
         (torch.ones(3, device=CUDA), False),
         (torch.ones(2, device=CUDA), True),
     ]
-    assert [float(recorder.recorded(add, [total])(*one)) for one in (*asked, *asked)] == [2, 5, 9, 11, 14, 18]
+    assert [float(recorder.captured(add, [total])(*one)) for one in (*asked, *asked)] == [2, 5, 9, 11, 14, 18]
 
 
 def test_an_error_while_recording_leaves_what_it_worked_on() -> None:
-    recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
+    recorder, state = GraphCapture(CUDA), torch.zeros(3, device=CUDA)
 
     def fail(push: torch.Tensor) -> None:
         state.add_(push)
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        recorder.recorded(fail, [state])(torch.ones(3, device=CUDA))
+        recorder.captured(fail, [state])(torch.ones(3, device=CUDA))
     assert state.tolist() == [0, 0, 0]
 
 
 def test_what_waits_for_the_gpu_can_t_be_recorded_and_leaves_the_generator_usable() -> None:
-    recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
+    recorder, state = GraphCapture(CUDA), torch.zeros(3, device=CUDA)
 
     def wait(push: torch.Tensor) -> torch.Tensor:
         drawn = torch.rand_like(push)
@@ -141,17 +141,17 @@ def test_what_waits_for_the_gpu_can_t_be_recorded_and_leaves_the_generator_usabl
 
     torch.manual_seed(5)
     with pytest.raises(RuntimeError):
-        recorder.recorded(wait, [state])(torch.ones(3, device=CUDA))
+        recorder.captured(wait, [state])(torch.ones(3, device=CUDA))
     drawn = torch.rand(3, device=CUDA)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(3, device=CUDA))
     push = torch.zeros(3, device=CUDA)
     torch.manual_seed(5)
-    assert torch.equal(recorder.recorded(torch.rand_like, [state])(push), drawn)
+    assert torch.equal(recorder.captured(torch.rand_like, [state])(push), drawn)
 
 
 def test_an_interrupt_while_recording_leaves_all_as_it_was() -> None:
-    recorder, state = Recorder(CUDA), torch.zeros(3, device=CUDA)
+    recorder, state = GraphCapture(CUDA), torch.zeros(3, device=CUDA)
     is_interrupted = True
 
     def walk(push: torch.Tensor) -> torch.Tensor:
@@ -163,10 +163,10 @@ def test_an_interrupt_while_recording_leaves_all_as_it_was() -> None:
     torch.manual_seed(5)
     push = torch.ones(3, device=CUDA)
     with pytest.raises(KeyboardInterrupt):
-        recorder.recorded(walk, [state])(push)
+        recorder.captured(walk, [state])(push)
     assert state.tolist() == [0, 0, 0]
     is_interrupted = False
-    recorder.recorded(walk, [state])(push)
+    recorder.captured(walk, [state])(push)
     recorded = state.clone()
     torch.manual_seed(5)
     state.zero_()
@@ -175,12 +175,12 @@ def test_an_interrupt_while_recording_leaves_all_as_it_was() -> None:
 
 
 def test_auto_goes_on_without_recording_where_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Recorder, function: Any, works_on: Any) -> Any:
+    def fail(self: GraphCapture, function: Any, works_on: Any) -> Any:
         raise RuntimeError("no graph")
 
     agent = CompiledSAC("MlpPolicy", "Pendulum-v1", **arguments())
-    monkeypatch.setattr(Recorder, "recorded", fail)
-    with pytest.warns(UserWarning, match="cannot be recorded here and go on as they are: no graph"):
+    monkeypatch.setattr(GraphCapture, "recorded", fail)
+    with pytest.warns(UserWarning, match="cannot be captured here and go on in eager mode: no graph"):
         agent.learn(80)
     assert agent._n_updates == 20
 
@@ -197,7 +197,7 @@ def test_a_recorded_agent_learns_what_sb3s_learns(name: str, compile: Any) -> No
         agent = make("MlpPolicy", "Pendulum-v1", train_freq=5, gradient_steps=5, **arguments(), **kwargs)
         agent.learn(150)
         found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
-    assert agent._is_recorded and agent._is_compiled == (compile is True)
+    assert agent._is_captured and agent._is_compiled == (compile is True)
     torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
     assert float(found[0][1]) == float(found[1][1])
 
@@ -211,7 +211,7 @@ def test_a_recorded_maac_learns_what_it_learns_otherwise(expand_critic: bool) ->
         agent = MAAC("MlpPolicy", env, horizon=3, compile=compile, **options, **arguments())
         agent.learn(130, callback=ModelBased(Dyna(0.5, rollouts_per_step=10), small_model(), fit_every=40, seed=0))
         found.append((weights(agent), agent.actor.optimizer.state_dict()["state"][0]["step"]))
-        assert agent._is_recorded == compile
+        assert agent._is_captured == compile
     torch.testing.assert_close(found[0][0], found[1][0], atol=2e-4, rtol=1e-3)
     assert float(found[0][1]) == float(found[1][1])
 
@@ -225,14 +225,14 @@ def test_a_recorded_svg_learns_what_it_learns_otherwise(horizon: int) -> None:
         agent = SVG("MlpPolicy", env, compile=compile, **options, **arguments())
         agent.learn(130, callback=ModelBased(RealData(), small_model(), fit_every=40, seed=0))
         found.append(weights(agent))
-        assert agent._is_recorded == compile
+        assert agent._is_captured == compile
     torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
 
 
 def test_updates_of_a_recorded_agent_do_not_wait_for_the_gpu() -> None:
     agent = MAAC("MlpPolicy", "Pendulum-v1", horizon=3, compile="auto", **arguments())
     agent.learn(70, callback=ModelBased(Dyna(0.0, rollouts_per_step=10), small_model()))
-    assert agent._is_recorded
+    assert agent._is_captured
     with agent._updating() as update:
         batch = agent.replay_buffer.sample(256)
         inputs = (batch, agent.model_based.view.flat_obs(batch.observations, None), None, None, True)
@@ -255,7 +255,7 @@ def test_settings_that_are_changed_count_from_then_on() -> None:
         agent.gamma, agent.horizon, agent.learning_rate = 0.5, 1, 1e-3
         agent._setup_lr_schedule()
         agent.learn(20, callback=callback, reset_num_timesteps=False)
-        assert agent._is_recorded == bool(compile)
+        assert agent._is_captured == bool(compile)
         found.append(weights(agent))
     torch.testing.assert_close(*found, atol=2e-4, rtol=1e-3)
 
@@ -293,9 +293,9 @@ def test_a_run_that_resumes_is_the_run_that_never_stopped(
     whole.learn(60, callback=callback, reset_num_timesteps=False)
 
     resumed = load_checkpoint(kind, tmp_path / "checkpoint", Line(), "cuda")
-    monkeypatch.setattr(compilable, "MIN_RECORDED_UPDATES", 10**9)  # what was recorded stays it
+    monkeypatch.setattr(compilable, "MIN_CAPTURED_UPDATES", 10**9)  # what was recorded stays it
     resumed.learn(60, callback=resumed.model_based, reset_num_timesteps=False)
-    assert whole._is_recorded and resumed._is_recorded
+    assert whole._is_captured and resumed._is_captured
     torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-4, rtol=1e-3)
 
 

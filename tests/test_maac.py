@@ -20,10 +20,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData, through_model
-from mbrl_wrappers.agents.climbing import GradientWatch, Stepper, climb, logged, record_means
-from mbrl_wrappers.agents.compiled.compilable import MIN_RECORDED_UPDATES
-from mbrl_wrappers.agents.expansion import step_in_turn, step_of_agent
+from mbrl_wrappers.acceleration.steppers import Stepper
+from mbrl_wrappers.acceleration.update_mode import MIN_CAPTURED_UPDATES
+from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData
+from mbrl_wrappers.agents import value_gradient_agent as through_model
+from mbrl_wrappers.agents.actor_gradients import GradientWatch, ascend, logged, record_means
+from mbrl_wrappers.agents.policy_rollouts import step_in_turn, step_of_agent
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.seeding import set_apart
@@ -347,22 +349,22 @@ def test_what_can_t_be_compiled_is_refused() -> None:
     ):
         make_agent(in_words, compile=True)
     agent = make_agent(in_words, compile="auto")
-    assert agent._way_for(10**9, 0) == "as they are"
+    assert agent._mode_for(10**9, 0) == "eager"
 
 
 def test_what_pays_is_compiled_or_on_a_gpu_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def ways(agent: Any, pays_from: int) -> list[str]:
-        return [agent._way_for(agent.learning_starts + pays_from + more, 0) for more in (-1, 0)]
+        return [agent._mode_for(agent.learning_starts + pays_from + more, 0) for more in (-1, 0)]
 
     agent = make_agent(compile="auto")
-    assert ways(agent, 10_000) == ["as they are", "compiled"]
-    assert ways(make_agent(compile="auto", horizon=0), 10_000) == ["as they are", "as they are"]
+    assert ways(agent, 10_000) == ["eager", "compiled"]
+    assert ways(make_agent(compile="auto", horizon=0), 10_000) == ["eager", "eager"]
 
     monkeypatch.setattr(MAAC, "_on_gpu", True)
-    monkeypatch.setattr(through_model, "objection_to_recording", lambda device, optimizers: None)
-    assert ways(agent, MIN_RECORDED_UPDATES) == ["as they are", "recorded"]
-    assert ways(agent, 10_000) == ["recorded", "recorded"]
-    assert make_agent(compile=True)._way_for(1, 0) == "recorded"
+    monkeypatch.setattr(through_model, "objection_to_captured_updates", lambda device, optimizers: None)
+    assert ways(agent, MIN_CAPTURED_UPDATES) == ["eager", "captured"]
+    assert ways(agent, 10_000) == ["captured", "captured"]
+    assert make_agent(compile=True)._mode_for(1, 0) == "captured"
 
 
 def test_where_compiling_fails_it_learns_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +378,7 @@ def test_where_compiling_fails_it_learns_all_the_same(monkeypatch: pytest.Monkey
     agent = make_agent(compile="auto", horizon=1)
     agent.learn(25, callback=ModelBased(RealData(), small_model(Line())))  # too short to pay
     monkeypatch.setattr(agent, "_pays_from", lambda: 0)
-    with pytest.warns(UserWarning, match="cannot be compiled here and go on as they are: no C\\+\\+ compiler"):
+    with pytest.warns(UserWarning, match="cannot be compiled here and go on in eager mode: no C\\+\\+ compiler"):
         agent.learn(25)
     assert agent._n_updates == 10
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
@@ -442,11 +444,11 @@ def test_a_step_that_is_not_finite_is_not_taken() -> None:
     before = [value.detach().clone() for value in network.parameters()]
 
     stepper = Stepper(network.optimizer)
-    norm = climb((network(torch.ones(1, 1)) * 1e38).square().sum(), network, None, [], stepper)
+    norm = ascend((network(torch.ones(1, 1)) * 1e38).square().sum(), network, None, [], stepper)
     assert not torch.isfinite(norm)
     assert same(before, list(network.parameters()))
 
-    climb(network(torch.ones(1, 1)).sum(), network, 0.5, [], stepper)
+    ascend(network(torch.ones(1, 1)).sum(), network, 0.5, [], stepper)
     moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before, strict=True)])
     assert moved.norm().item() == pytest.approx(0.5, abs=1e-4)
     assert (moved > 0).all()  # upwards

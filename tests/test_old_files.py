@@ -13,7 +13,8 @@ from gymnasium import spaces
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mbrl_wrappers.models import EnsembleDynamics, storage
+from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.models import model_file as storage
 from mbrl_wrappers.types import Transitions
 
 OBS, ACTION = spaces.Box(-1.0, 1.0, (3,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32)

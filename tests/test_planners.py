@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mbrl_wrappers.envs.imagined import add_batch_axis
 from mbrl_wrappers.models import KnownDynamics
-from mbrl_wrappers.models.trajectories import TrajectoryReturns
+from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.planners import CEM, ICEM, MPPI, PLANNERS, Objective, Plan, Planner, PlannerState, RandomShooting
 from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.planners.noise import coloured_noise, truncated_normal

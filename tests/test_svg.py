@@ -17,8 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents import SVG, Dyna, RealData, through_model
-from mbrl_wrappers.agents.expansion import infer_in_turn
+from mbrl_wrappers.agents import SVG, Dyna, RealData
+from mbrl_wrappers.agents import value_gradient_agent as through_model
+from mbrl_wrappers.agents.policy_rollouts import infer_in_turn
 from mbrl_wrappers.agents.trajectories import TrajectoryBuffer
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
@@ -380,7 +381,7 @@ def test_compiled_it_learns_the_same_and_compiles_once(horizon: int, monkeypatch
 def test_whole_episodes_are_not_compiled() -> None:
     with pytest.raises(ValueError, match="compile must be False or 'auto' for this agent, got True: horizon is 'inf'"):
         make_agent(horizon="inf", compile=True)
-    assert make_agent(horizon="inf", compile="auto", train_freq=1)._way_for(10**9, 0) == "as they are"
+    assert make_agent(horizon="inf", compile="auto", train_freq=1)._mode_for(10**9, 0) == "eager"
 
 
 # -- as an SB3 agent -------------------------------------------------------------------------------

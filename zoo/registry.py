@@ -36,7 +36,7 @@ from mbrl_wrappers.agents import (
     Dyna,
     RealData,
 )
-from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
 
@@ -122,7 +122,7 @@ def strategy_of(agent: str) -> type[Strategy] | None:
     kind = AGENTS[agent]
     if issubclass(kind, Strategy):
         return kind
-    return kind.default_strategy if issubclass(kind, WithModel) else None
+    return kind.default_strategy if issubclass(kind, ModelBasedAgent) else None
 
 
 def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> None:

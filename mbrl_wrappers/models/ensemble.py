@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
-from mbrl_wrappers.models import routing, storage
+from mbrl_wrappers.models import model_file as storage
+from mbrl_wrappers.models import routing
 from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
 from mbrl_wrappers.models.columns import ObservationColumns
 from mbrl_wrappers.models.ensemble_fit import check_outcomes, fit_networks, total_score

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
 from mbrl_wrappers.models.network import EnsembleMLP
-from mbrl_wrappers.recording import Recorder, objection_to
 
 MAX_HOLDOUT_ROWS = 5000
 HOLDOUT_METRICS = {"mse": torch.square, "mae": torch.abs}
@@ -316,7 +316,7 @@ def fit_ensemble(
 def _descent(
     network: EnsembleMLP, optimizer: torch.optim.Optimizer, train: FitData, beta_nll: float
 ) -> Callable[[Tensor], Tensor]:
-    """Return a gradient step on the rows ``[E, B]`` that gives its loss; on a GPU it is recorded."""
+    """Return a gradient step on the rows ``[E, B]`` that gives its loss; on a GPU it is captured."""
 
     def descend(index: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -325,17 +325,17 @@ def _descent(
         optimizer.step()
         return loss.detach()
 
-    if objection_to(train.x.device):
+    if objection_to_capture(train.x.device):
         return descend
-    recorder = Recorder(train.x.device)
+    recorder = GraphCapture(train.x.device)
 
     def descend_on_gpu(index: Tensor) -> Tensor:
         if not optimizer.state:  # the first step makes it
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*capturable=True")  # but not recorded
+                warnings.filterwarnings("ignore", ".*capturable=True")  # but not captured
                 return descend(index)
         moments = [value for state in optimizer.state.values() for value in state.values()]
-        return recorder.recorded(descend, [*network.parameters(), *moments])(index)
+        return recorder.captured(descend, [*network.parameters(), *moments])(index)
 
     return descend_on_gpu
 
@@ -346,9 +346,9 @@ def _optimizer(network: EnsembleMLP, settings: FitSettings) -> torch.optim.Optim
         for weight, decay in zip(network.weights, settings.weight_decay, strict=True)
     ]
     others = [*network.biases, network.max_logvar, network.min_logvar]
-    is_recorded = objection_to(others[0].device) is None
+    is_captured = objection_to_capture(others[0].device) is None
     return torch.optim.Adam(
-        [*decayed, {"params": others}], lr=settings.learning_rate, fused=True, capturable=is_recorded
+        [*decayed, {"params": others}], lr=settings.learning_rate, fused=True, capturable=is_captured
     )
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.envs.imagined import add_batch_axis, row_of
 from mbrl_wrappers.envs.simulator import SimulatorReturns
+from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.models.trajectories import TrajectoryReturns
 from mbrl_wrappers.planners import ICEM, Plan, Planner, PlannerState
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.spaces import FlatSpace
@@ -43,7 +43,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         planner: default: :class:`~mbrl_wrappers.planners.ICEM`.
         mode: see above.
         num_particles: particles that follow each sequence in the model.
-        propagation, sample_noise: see :class:`~mbrl_wrappers.models.trajectories.TrajectoryReturns`.
+        propagation, sample_noise: see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         discount: factor per step of a plan, in [0, 1].
         seed: of the planner, until ``reset`` gets one; default: random.
 

@@ -9,9 +9,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from mbrl_wrappers.agents.climbing import least
-from mbrl_wrappers.agents.expansion import expanded_values, roll_out, step_in_turn, step_of_agent
+from mbrl_wrappers.agents.actor_gradients import least
 from mbrl_wrappers.agents.maac import MAAC
+from mbrl_wrappers.agents.policy_rollouts import expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.svg import SVG
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.models import DynamicsModel
-from mbrl_wrappers.models.evaluation import open_loop_error
+from mbrl_wrappers.models.rollout_error import open_loop_error
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Transitions
 
@@ -54,7 +54,7 @@ def measure_model_error(
         seed: of the episodes and of the agent's choices.
 
     Returns:
-        One row per step ahead; see :func:`~mbrl_wrappers.models.evaluation.open_loop_error`.
+        One row per step ahead; see :func:`~mbrl_wrappers.models.rollout_error.open_loop_error`.
     """
     return error_on_windows(dynamics, *real_windows(agent, dynamics, env, horizon, steps, seed))
 

@@ -20,7 +20,7 @@ from stable_baselines3.her import HerReplayBuffer
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.base import NUM_START_STATES
-from mbrl_wrappers.models.storage import is_added, upgraded
+from mbrl_wrappers.models.model_file import is_added, upgraded
 from mbrl_wrappers.spaces import space_from_json, space_to_json
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS, OBJECTS, STRATEGIES, argument_names, name_of

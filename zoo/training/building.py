@@ -18,8 +18,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.agents.with_model import WithModel
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import EnsembleDynamics
@@ -65,12 +65,12 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
     kind = AGENTS[agent]
     valid: dict[str, type[BaseAlgorithm]]
     if issubclass(kind, Strategy):
-        others = (*COMPILED.values(), *(k for k in ALGORITHMS.values() if issubclass(k, WithModel)))
+        others = (*COMPILED.values(), *(k for k in ALGORITHMS.values() if issubclass(k, ModelBasedAgent)))
         valid = {n: k for n, k in ALGORITHMS.items() if issubclass(k, OffPolicyAlgorithm) and k not in others}
     else:
         valid = {kind.__name__: kind}
     check_name(algo, valid, "algo")
-    if not model and issubclass(kind, WithModel):
+    if not model and issubclass(kind, ModelBasedAgent):
         return COMPILED.get(kind.model_free, ALGORITHMS[kind.model_free])
     return COMPILED.get(algo, valid[algo])
 
@@ -78,7 +78,7 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
 def base_of(spec: JobSpec) -> JobSpec:
     """Return what a job is compared with: the same agent without its model, at equal updates per env step."""
     kind, recipe = AGENTS[spec.agent], spec.recipe
-    if issubclass(kind, WithModel):
+    if issubclass(kind, ModelBasedAgent):
         shared = set(argument_names(ALGORITHMS[kind.model_free])) - kind.not_shared | _NOISE_ARGUMENTS
         arguments = {name: value for name, value in recipe.agent.items() if name in shared}
         recipe = dataclasses.replace(recipe, agent=arguments)

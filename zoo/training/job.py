@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.limits import parse_json
@@ -49,7 +49,7 @@ class JobSpec:
     def label(self) -> str:
         """Return what people call the agent: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
         kind = AGENTS.get(self.agent)
-        if kind is not None and issubclass(kind, WithModel):
+        if kind is not None and issubclass(kind, ModelBasedAgent):
             return self.agent.upper().replace("_", "-") if self.model else kind.model_free
         is_whole = kind is not None and not issubclass(kind, Strategy)
         return self.recipe.algo if is_whole or not self.model else f"{self.agent.upper()}({self.recipe.algo})"

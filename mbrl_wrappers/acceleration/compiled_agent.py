@@ -13,15 +13,15 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mbrl_wrappers.agents.compiled.adam import AdamStep, FusedAdamStep
-from mbrl_wrappers.agents.compiled.compilable import Compilable, check_compile
-from mbrl_wrappers.agents.compiled.functional import compiled
+from mbrl_wrappers.acceleration.adam import AdamStep, FusedAdamStep
+from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
+from mbrl_wrappers.acceleration.functional import compiled
+from mbrl_wrappers.acceleration.update_mode import AcceleratedUpdates, check_compile
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.imagination.buffer import draw_batches
-from mbrl_wrappers.recording import Recorder, objection_to
 
 
-class CompiledAgent(Compilable):
+class CompiledAgent(AcceleratedUpdates):
     """Runs each gradient update of an SB3 agent as one compiled function, or one CUDA graph.
 
     To be put in front of the agent's class. The numbers are those of the agent's own ``train`` up to rounding: the
@@ -33,7 +33,7 @@ class CompiledAgent(Compilable):
         *args: the agent's arguments.
         compile: True or False, or ``"auto"``: where the agent can be compiled and ``learn`` is asked for
             enough updates to win back the half minute that compiling takes; a run that goes on
-            (``reset_num_timesteps=False``) stays as it was. On a GPU a compiled update is recorded too, as one CUDA
+            (``reset_num_timesteps=False``) stays as it was. On a GPU a compiled update is captured too, as one CUDA
             graph, and ``"auto"`` records updates that it does not compile in all but the shortest runs: that takes some
             tenths of a second. Where one fails, ``"auto"`` warns and takes the next, in the end trains as SB3 does,
             with the random numbers that come after those drawn for the attempt.
@@ -54,7 +54,7 @@ class CompiledAgent(Compilable):
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             return
-        plain = next(base for base in cls.__mro__ if not issubclass(base, Compilable))
+        plain = next(base for base in cls.__mro__ if not issubclass(base, AcceleratedUpdates))
         compile = inspect.Parameter("compile", inspect.Parameter.KEYWORD_ONLY, default="auto")
         cls.__signature__ = inspect.Signature([*inspect.signature(plain).parameters.values(), compile])
 
@@ -65,7 +65,7 @@ class CompiledAgent(Compilable):
         self.compile = compile
         self._built: Callable[..., Tensor] | None = None
         self._built_with: Any = None
-        self._recorder: Recorder | None = None
+        self._capture: GraphCapture | None = None
 
     # -- what an agent says of itself -------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class CompiledAgent(Compilable):
     # -- training ---------------------------------------------------------------------------------
 
     def _objection(self) -> str | None:
-        return (objection_to(self.device) if self._on_gpu else None) or self._objection_of_kind()
+        return (objection_to_capture(self.device) if self._on_gpu else None) or self._objection_of_kind()
 
     def _pays_from(self) -> float:
         if not self._on_gpu:
@@ -122,7 +122,7 @@ class CompiledAgent(Compilable):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; see the agent's own ``train``."""
-        while gradient_steps and (self._is_compiled or self._is_recorded):
+        while gradient_steps and (self._is_compiled or self._is_captured):
             try:
                 self._record(self._run(self._built_update(), gradient_steps, batch_size))
                 return
@@ -133,12 +133,12 @@ class CompiledAgent(Compilable):
     def _built_update(self) -> Callable[..., Tensor]:
         """Return the function of an update, a new one where the constants that are built into it have changed."""
         built_with: dict[str, Any] = {name: AdamStep.constants(o) for name, o in self._trained().items()}
-        built_with["way"] = self._way
-        if self._is_recorded:
+        built_with["way"] = self._mode
+        if self._is_captured:
             built_with["constants"] = self._constants()
         if self._built is None or self._built_with != built_with:
             update = self._make_update()
-            self._recorder = Recorder(self.device) if self._is_recorded else None
+            self._capture = GraphCapture(self.device) if self._is_captured else None
             self._built = compiled(update) if self._is_compiled else update
             self._built_with = built_with
         return self._built
@@ -165,8 +165,8 @@ class CompiledAgent(Compilable):
             return update(state, schedule, settings, batch, self._draw(batch), is_due)
 
         take = drawn
-        if self._recorder is not None:
-            take = self._recorder.recorded(drawn, [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)])
+        if self._capture is not None:
+            take = self._capture.captured(drawn, [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)])
         logged: list[Tensor] = []
         try:
             with torch.no_grad():
@@ -186,7 +186,7 @@ class CompiledAgent(Compilable):
         return torch.as_tensor(value, dtype=like.dtype).to(like.device, non_blocking=True)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_built", "_built_with", "_recorder"]
+        return [*super()._excluded_save_params(), "_built", "_built_with", "_capture"]
 
 
 def logged_values(values: Iterable[Tensor]) -> Tensor:

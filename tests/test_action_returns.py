@@ -12,8 +12,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.network import CHUNK_ROWS, EnsembleMLP
-from mbrl_wrappers.models.trajectories import TrajectoryReturns
 from mbrl_wrappers.types import Outcome, Prediction
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)

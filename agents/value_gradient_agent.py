@@ -10,18 +10,19 @@ from typing import Any, Literal
 
 import torch
 
-from mbrl_wrappers.agents.climbing import Logged, Stepper, record_means
-from mbrl_wrappers.agents.compiled.compilable import Compilable, check_compile
-from mbrl_wrappers.agents.compiled.functional import compiled
-from mbrl_wrappers.agents.recorded import RecordedUpdates, objection_to_recording
-from mbrl_wrappers.agents.with_model import WithModel
+from mbrl_wrappers.acceleration.captured_updates import CapturedUpdates, objection_to_captured_updates
+from mbrl_wrappers.acceleration.functional import compiled
+from mbrl_wrappers.acceleration.steppers import Stepper
+from mbrl_wrappers.acceleration.update_mode import AcceleratedUpdates, check_compile
+from mbrl_wrappers.agents.actor_gradients import Logged, record_means
+from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.spaces import FlatSpace
 
 
-class ThroughModel(Compilable, WithModel):
-    """To be put in front of an SB3 agent's class: updates run as they are, in compiled parts, or on a GPU recorded.
+class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
+    """To be put in front of an SB3 agent's class: updates run as they are, in compiled parts, or on a GPU captured.
 
     Args:
         *args: the agent's arguments.
@@ -36,7 +37,7 @@ class ThroughModel(Compilable, WithModel):
         check_device("device", kwargs.get("device", "auto"))
         self.compile = compile
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self._recorded: RecordedUpdates | None = None
+        self._captured: CapturedUpdates | None = None
         with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
 
@@ -52,7 +53,7 @@ class ThroughModel(Compilable, WithModel):
 
     @abstractmethod
     def _drawn(self, gradient_steps: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
-        """Yield what each update of a block is of: tensors, and what else is part of a recording."""
+        """Yield what each update of a block is of: tensors, and what else is part of a captured graph."""
 
     @abstractmethod
     def _update(self, steppers: dict[str, Stepper], step: Any, *of: Any) -> Logged:
@@ -80,7 +81,7 @@ class ThroughModel(Compilable, WithModel):
             return None
         if self.use_sde:
             return "use_sde draws its noise anew for each update"
-        return objection_to_recording(self.device, self._optimizers())
+        return objection_to_captured_updates(self.device, self._optimizers())
 
     def _pays_from(self) -> float:
         return 10_000  # a minute or two against 3 to 45 ms an update
@@ -108,15 +109,15 @@ class ThroughModel(Compilable, WithModel):
     def _updating(self) -> Iterator[Callable[..., Logged]]:
         """Give what makes an update, with the model as it is now."""
         dynamics = self.model_based.dynamics
-        if not self._is_recorded:
+        if not self._is_captured:
             steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}
             yield partial(self._update, steppers, self._steps_through(dynamics))
             return
-        if self._recorded is None:
-            self._recorded = RecordedUpdates(self.device)
+        if self._captured is None:
+            self._captured = CapturedUpdates(self.device)
         made_of = [self.model_based.view, *self._constants()]
         given = (self._update, self.policy, self._optimizers(), dynamics, self._steps_through, made_of)
-        with self._recorded.updating(*given) as update:
+        with self._captured.updating(*given) as update:
             yield update
 
     def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,4 +133,4 @@ class ThroughModel(Compilable, WithModel):
         return partial(self._compiled[function], self)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled", "_recorded"]
+        return [*super()._excluded_save_params(), "_compiled", "_captured"]

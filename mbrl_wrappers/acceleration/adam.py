@@ -1,4 +1,4 @@
-"""Adam on the state of a torch optimizer, for updates that are compiled or recorded."""
+"""Adam on the state of a torch optimizer, for updates that are compiled or captured."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class AdamStep:
 
 
 class FusedAdamStep(AdamStep):
-    """The same step in one launch, with all that changes from step to step in tensors: for a recording on a GPU."""
+    """The same step in one launch, with all that changes from step to step in tensors: for a capture on a GPU."""
 
     @staticmethod
     def schedule(optimizer: torch.optim.Optimizer, count: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mbrl_wrappers.agents.expansion import Rollout, expanded_values, roll_out, step_in_turn
+from mbrl_wrappers.agents.policy_rollouts import Rollout, expanded_values, roll_out, step_in_turn
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 
 GAMMA = 0.95

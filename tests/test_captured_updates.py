@@ -11,11 +11,12 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData, recorded
-from mbrl_wrappers.agents.through_model import ThroughModel
+from mbrl_wrappers.acceleration import captured_updates as recorded
+from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
+from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData
+from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.recording import Recorder, objection_to
 
 
 class Direct:
@@ -26,7 +27,7 @@ class Direct:
     def __init__(self, device: torch.device) -> None:
         Direct.made += 1
 
-    def recorded(self, function: Callable[..., Any], works_on: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    def captured(self, function: Callable[..., Any], works_on: Sequence[torch.Tensor]) -> Callable[..., Any]:
         return function
 
     def forget(self) -> None:
@@ -36,10 +37,10 @@ class Direct:
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Direct]:
     """Have agents take a CPU for a GPU."""
-    monkeypatch.setattr(recorded, "Recorder", Direct)
-    monkeypatch.setattr(recorded, "objection_to", lambda device: None)
-    monkeypatch.setattr(ThroughModel, "_is_recorded", property(lambda agent: agent.compile))
-    monkeypatch.setattr(ThroughModel, "_is_compiled", False)
+    monkeypatch.setattr(recorded, "GraphCapture", Direct)
+    monkeypatch.setattr(recorded, "objection_to_capture", lambda device: None)
+    monkeypatch.setattr(ValueGradientAgent, "_is_captured", property(lambda agent: agent.compile))
+    monkeypatch.setattr(ValueGradientAgent, "_is_compiled", False)
     Direct.made = Direct.forgot = 0
     return Direct
 
@@ -159,6 +160,6 @@ def test_an_interrupt_leaves_the_optimizers_in_step(on_gpu: type[Direct], monkey
 
 
 def test_only_the_current_gpu_records() -> None:
-    assert objection_to(torch.device("cpu")) == "the device is cpu, not a GPU"
+    assert objection_to_capture(torch.device("cpu")) == "the device is cpu, not a GPU"
     with pytest.raises(ValueError, match="device must be the current GPU, got cpu"):
-        Recorder(torch.device("cpu"))
+        GraphCapture(torch.device("cpu"))

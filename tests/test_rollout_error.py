@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.models import KnownDynamics
-from mbrl_wrappers.models.evaluation import open_loop_error
+from mbrl_wrappers.models.rollout_error import open_loop_error
 
 A = np.array([[0.9, 0.1], [0.0, 1.0]])
 B = np.array([[0.0], [0.5]])

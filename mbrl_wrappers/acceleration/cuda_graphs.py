@@ -1,4 +1,4 @@
-"""Work on a GPU in one launch: functions that are recorded once, as CUDA graphs, and replayed."""
+"""Work on a GPU in one launch: functions that are captured once, as CUDA graphs, and replayed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _WARM_UPS = 2  # the first one makes handles and chooses kernels
 _failures = 0  # to record; see _generator_kept
 
 
-def objection_to(device: torch.device) -> str | None:
-    """Say why nothing can be recorded on a device, None if it can."""
+def objection_to_capture(device: torch.device) -> str | None:
+    """Say why nothing can be captured on a device, None if it can."""
     if device.type != "cuda":
         return f"the device is {device}, not a GPU"
     if device.index not in (None, torch.cuda.current_device()):
@@ -28,8 +28,8 @@ def objection_to(device: torch.device) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Recording:
-    """A recorded call: what it reads its inputs from, and what it leaves its outputs in."""
+class _Graph:
+    """A captured call: what it reads its inputs from, and what it leaves its outputs in."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -42,14 +42,14 @@ class _Recording:
         return tree_map_only(Tensor, Tensor.clone, self.outputs)
 
 
-class Recorder:
-    """Calls functions whose tensors are all on one GPU, by what was recorded at the first such call.
+class GraphCapture:
+    """Calls functions whose tensors are all on one GPU, by what was captured at the first such call.
 
-    A GPU runs what an update of small networks needs faster than the CPU can ask for it, piece by piece; a recording
+    A GPU runs what an update of small networks needs faster than the CPU can ask for it, piece by piece; a capture
     asks once. The results are those of the call, up to the choice of kernels, random numbers of torch's global
     generators included.
 
-    While a function is recorded, distributions don't check their parameters, and no replay does: what is not a number
+    While a function is captured, distributions don't check their parameters, and no replay does: what is not a number
     stays unnoticed.
 
     Args:
@@ -59,33 +59,33 @@ class Recorder:
         ValueError: for another device.
 
     Example:
-        >>> update = Recorder(torch.device("cuda")).recorded(train_on, [weights])  # doctest: +SKIP
+        >>> update = GraphCapture(torch.device("cuda")).captured(train_on, [weights])  # doctest: +SKIP
         >>> update(batch)  # doctest: +SKIP
     """
 
     def __init__(self, device: torch.device) -> None:
-        if objection := objection_to(device):
+        if objection := objection_to_capture(device):
             raise ValueError(f"device must be the current GPU, got {device}: {objection}")
         self._device = device
-        self._recordings: dict[Hashable, _Recording] = {}
+        self._graphs: dict[Hashable, _Graph] = {}
         self._tried: set[Hashable] = set()
         self._place: Hashable = None
 
     def __reduce__(self) -> Any:
-        """Copies and what is unpickled record anew."""
+        """Copies and what is unpickled capture anew."""
         return type(self), (self._device,)
 
-    def recorded(self, function: Callable[..., Any], works_on: Sequence[Tensor]) -> Callable[..., Any]:
+    def captured(self, function: Callable[..., Any], works_on: Sequence[Tensor]) -> Callable[..., Any]:
         """Return what does the same as a function, faster from the second call on.
 
-        The function's arguments are tensors, and what else is part of a recording, in nested tuples, lists and dicts;
-        arguments of other shapes or with other parts have a recording of their own.
+        The function's arguments are tensors, and what else is part of a capture, in nested tuples, lists and dicts;
+        arguments of other shapes or with other parts have a capture of their own.
 
         Args:
             function: may change ``works_on`` in place, and else nothing that outlasts the call but gradients. It must
                 never wait for the GPU. The same from call to call, until :meth:`forget`; other tensors that it reads
                 must stay where they are.
-            works_on: where these lie is part of a recording: if they lie elsewhere, all is recorded anew.
+            works_on: where these lie is part of a capture: if they lie elsewhere, all is captured anew.
         """
         place = (_failures, *(tensor.data_ptr() for tensor in works_on))
         if place != self._place:
@@ -94,22 +94,22 @@ class Recorder:
         return partial(self._call, function, works_on)
 
     def forget(self) -> None:
-        """Record anew from the next call on: what the function is, or what it reads beside its inputs, has changed."""
-        self._recordings.clear()
+        """Capture anew from the next call on: what the function is, or what it reads beside its inputs, has changed."""
+        self._graphs.clear()
 
     def _call(self, function: Callable[..., Any], works_on: Sequence[Tensor], *inputs: Any) -> Any:
         tensors: list[Tensor] = []
         key = _take_apart(inputs, tensors)
-        if key not in self._recordings:
+        if key not in self._graphs:
             held = tree_map_only(Tensor, Tensor.clone, inputs)
             if key not in self._tried:
                 self._try(function, works_on, held)
                 self._tried.add(key)
-            self._recordings[key] = self._record(function, held)
-        return self._recordings[key].replay(tensors)
+            self._graphs[key] = self._capture(function, held)
+        return self._graphs[key].replay(tensors)
 
     def _try(self, function: Callable[..., Any], works_on: Sequence[Tensor], held: tuple[Any, ...]) -> None:
-        """Call a function, without effect, so that nothing is left to be made when it is recorded."""
+        """Call a function, without effect, so that nothing is left to be made when it is captured."""
         stream = torch.cuda.Stream(self._device)
         with _without_checks(), _restored(works_on, self._device):
             stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -120,13 +120,13 @@ class Recorder:
             finally:
                 torch.cuda.current_stream(self._device).wait_stream(stream)
 
-    def _record(self, function: Callable[..., Any], held: tuple[Any, ...]) -> _Recording:
+    def _capture(self, function: Callable[..., Any], held: tuple[Any, ...]) -> _Graph:
         graph = torch.cuda.CUDAGraph()
         with _without_checks(), _generator_kept(self._device), torch.cuda.graph(graph):
             outputs = tree_map_only(Tensor, Tensor.detach, function(*held))
         tensors: list[Tensor] = []
         _take_apart(held, tensors)
-        return _Recording(graph, tensors, outputs)
+        return _Graph(graph, tensors, outputs)
 
 
 def _take_apart(value: Any, tensors: list[Tensor]) -> Hashable:
@@ -170,9 +170,9 @@ def _without_checks() -> Iterator[None]:
 
 @contextmanager
 def _generator_kept(device: torch.device) -> Iterator[None]:
-    """Leave the GPU's generator usable when a recording fails: it would take itself for one that is recorded.
+    """Leave the GPU's generator usable when a capture fails: it would take itself for one that is captured.
 
-    What was recorded before is then none of its business any more, and has to be recorded anew.
+    What was captured before is then none of its business any more, and has to be captured anew.
     """
     global _failures
     random_state = torch.cuda.get_rng_state(device)

@@ -13,7 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mbrl_wrappers.imagination import ModelBased, Strategy
 
 
-class WithModel(OffPolicyAlgorithm):
+class ModelBasedAgent(OffPolicyAlgorithm):
     """To be put in front of an SB3 agent's class: ``learn`` runs with a ``ModelBased`` callback in any case.
 
     It is the one among the callbacks, else the one that the agent has from an earlier ``learn`` or was loaded with,

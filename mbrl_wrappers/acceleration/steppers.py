@@ -1,0 +1,84 @@
+"""Steps of optimizers, as torch takes them or without ever waiting for a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.acceleration.adam import AdamState, AdamStep, FusedAdamStep
+
+
+class Stepper:
+    """Takes the steps of an optimizer.
+
+    Args:
+        optimizer: any.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def descend(self, loss: Tensor) -> None:
+        """Take a step down a loss."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        self.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad()
+
+    def step(self, norm: Tensor | None = None) -> None:
+        """Take a step by the gradients, none if their norm is given and not finite."""
+        if norm is None or norm.isfinite():
+            self._optimizer.step()
+
+
+class FusedStepper(Stepper):
+    """Takes the same steps without ever waiting for the GPU, as a capture must.
+
+    Between :meth:`begin` and :meth:`end` the optimizer itself does not know of them.
+
+    Args:
+        optimizer: see :meth:`AdamStep.objection <mbrl_wrappers.acceleration.adam.AdamStep.objection>`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer)
+        self._clock = FusedAdamStep.schedule(optimizer, 1)[0].clone()
+        self._known: Any = None  # what the optimizer said when the clock was right
+        self._take = FusedAdamStep(optimizer)
+        self.begin()
+
+    def begin(self) -> None:
+        """Take over from the optimizer."""
+        self._state = AdamStep.state(self._optimizer)
+        if self._says() != self._known:
+            self._clock.copy_(FusedAdamStep.schedule(self._optimizer, 1)[0])
+            self._known = self._says()
+
+    def _says(self) -> tuple[float, float]:
+        """Return the optimizer's learning rate and the steps that it has taken."""
+        group = self._optimizer.param_groups[0]
+        return group["lr"], float(self._optimizer.state[group["params"][0]]["step"])
+
+    @property
+    def works_on(self) -> list[Tensor]:
+        """What steps change."""
+        return [*self._state.params, *self._state.exp_avg, *self._state.exp_avg_sq, self._clock]
+
+    def step(self, norm: Tensor | None = None) -> None:
+        """Take a step by the gradients, none if their norm is given and not finite."""
+        grads = [p.grad for p in self._optimizer.param_groups[0]["params"]]
+        with_grad = [index for index, grad in enumerate(grads) if grad is not None]
+        state = AdamState(*([part[index] for index in with_grad] for part in self._state))
+        is_skipped = None if norm is None else (~norm.isfinite()).float()
+        self._take(state, self._clock, [grads[index] for index in with_grad], is_skipped)
+        self._clock[1] += 1.0 if is_skipped is None else 1.0 - is_skipped
+
+    def end(self) -> None:
+        """Tell the optimizer how many steps were taken; this waits for the GPU."""
+        AdamStep.count(self._optimizer, int(self._clock[1].item()) - 1 - int(self._says()[1]))
+        self._known = self._says()
