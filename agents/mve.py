@@ -17,6 +17,7 @@ from mbrl_wrappers.imagination.rows import TargetRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView, join_samples, pick_samples
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.returns import PendingReturn
 from mbrl_wrappers.types import Transitions
 
 # Of a further draw: rather a few rows too many than another one; and hindsight replay relabels a share of many.
@@ -94,18 +95,18 @@ class MVE(Strategy):
         is_last = real.dones.reshape(-1) > 0
         with view.evaluating():
             steps, obs = self._roll_out(obs, ~is_last, env)
-        ahead = _Ahead(torch.zeros_like(obs[:, 0]), obs, torch.zeros_like(is_last), torch.ones_like(obs[:, 0]))
+        ahead = PendingReturn.at(obs)
         imagined: list[TargetRows] = []
         for step in reversed(steps):
-            behind = ahead.seen_from_before(step.reward, step.terminated, view.gamma)
+            behind = ahead.after(step.reward, step.terminated, view.gamma)
             imagined.append(TargetRows(step.obs, step.action, *behind))
-            ahead = _Ahead(
+            ahead = PendingReturn(
                 torch.where(step.is_finite, step.bonus + behind.reward, 0.0),
                 torch.where(step.is_finite[:, None], behind.obs, step.obs),
                 step.is_finite & behind.terminated,
                 torch.where(step.is_finite, behind.discount, 1.0),
             )
-        behind = ahead.seen_from_before(real.rewards.reshape(-1), is_last, discount)
+        behind = ahead.after(real.rewards.reshape(-1), is_last, discount)
         real = real._replace(
             rewards=behind.reward[:, None].to(real.rewards),
             dones=behind.terminated[:, None].to(real.dones),
@@ -150,21 +151,3 @@ class _Step(NamedTuple):
     terminated: Tensor
     is_finite: Tensor
     is_taken: Tensor
-
-
-class _Ahead(NamedTuple):
-    """What ``B`` rollouts find ahead of a state: rewards, where and how much to bootstrap, or an end before that."""
-
-    reward: Tensor
-    obs: Tensor
-    terminated: Tensor
-    discount: Tensor
-
-    def seen_from_before(self, reward: Tensor, terminated: Tensor, gamma: float | Tensor) -> _Ahead:
-        """Put one step in front."""
-        return _Ahead(
-            reward + gamma * ~terminated * self.reward,
-            self.obs,
-            terminated | self.terminated,
-            gamma * self.discount,
-        )

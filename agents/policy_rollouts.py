@@ -11,6 +11,7 @@ from torch import Tensor
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.imagination.view import Scales, reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.returns import returns_to_go
 from mbrl_wrappers.types import Outcome
 
 # ``obs [B, D] -> action [B, A], log-density [B]``.
@@ -108,12 +109,9 @@ def expanded_values(
     Returns:
         ``V_0`` to ``V_H``, and ``Q_0`` to ``Q_{H-1}``, ``[B]`` each.
     """
-    values, action_values = [last], []
-    steps = zip(rollout.reward, rollout.terminated, rollout.log_prob, strict=False)
-    for reward, terminated, log_prob in reversed(list(steps)):
-        action_values.append(reward + gamma * torch.where(terminated, 0.0, values[-1]))
-        values.append(action_values[-1] - alpha * log_prob)
-    return values[::-1], action_values[::-1]
+    entropies = [-alpha * log_prob for log_prob in rollout.log_prob[: len(rollout.reward)]]
+    action_values, values = returns_to_go(rollout.reward, rollout.terminated, last, gamma, entropies)
+    return values, action_values
 
 
 def step_in_turn(

@@ -15,6 +15,7 @@ from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.returns import RunningReturn
 from mbrl_wrappers.types import Transitions
 
 _LEAST_VARIANCE = 1e-8
@@ -137,28 +138,27 @@ class STEVE(Strategy):
             the values behind them, ``[C, M, B]`` of each critic.
         """
         view, members = self._view, len(self._dynamics.particle_members)
-        rewards = obs.new_zeros(members, members, len(obs))
+        is_finite = torch.ones(members, len(obs), dtype=torch.bool, device=obs.device)
+        gained = RunningReturn(obs.new_zeros(members, members, len(obs)), is_finite, 1.0)
         believed = RealRange.around(self._dynamics.start_obs)
-        alive = torch.ones_like(rewards[0], dtype=torch.bool)
-        is_finite = torch.ones_like(alive)
         state = obs[None]  # of all members alike, as is the first action
         for step in range(self.horizon + 1):
             # Noise that differed between the members would be taken for their disagreement.
             action, bonus = view.target_policy(state.flatten(0, 1), self._generator, copies=len(state))
             value = view.target_values(state.flatten(0, 1), action) + bonus
             action, bonus = action.unflatten(0, state.shape[:2]), bonus.unflatten(0, state.shape[:2])
-            factor = view.gamma**step
-            value = torch.where(is_finite, factor * value.unflatten(1, state.shape[:2]), torch.nan)
-            yield rewards, torch.where(alive, value, 0.0)
+            yield (
+                gained.reward,
+                gained.bootstrap(torch.where(is_finite, value.unflatten(1, state.shape[:2]), torch.nan)),
+            )
             if step == self.horizon:
                 return
             width = (members, len(obs), -1)
             outcome = self._dynamics.cross_step(state.expand(width), action.expand(width), self._generator)
-            gained = view.normalize_reward(outcome.reward, env) + bonus
-            rewards = rewards + torch.where(alive, factor * gained, 0.0)
+            reward = view.normalize_reward(outcome.reward, env) + bonus
             # What a given function says of a state that is not finite is no end.
             is_finite = is_finite & believed.holds(outcome.next_obs)
-            alive = alive & ~(outcome.terminated & is_finite)
+            gained = gained.then(reward, outcome.terminated & is_finite, view.gamma ** (step + 1))
             # Which the policy could not act on, and whose values are not used.
             state = torch.where(is_finite[..., None], outcome.next_obs, state)
 

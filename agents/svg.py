@@ -38,6 +38,7 @@ from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import plain_buffer
 from mbrl_wrappers.imagination.view import Scales
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.returns import backup
 
 _LOG_TWO = math.log(2.0)
 _SQUASHED_LIMIT = 1 - 1e-6
@@ -355,7 +356,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
                 next_value = least(self.critic_target(next_obs, self.actor(next_obs)))
                 weight = torch.ones_like(real.reward[0])
             reward = self._normalized(real.reward[0], scales)
-            target = reward + self.gamma * torch.where(real.terminated[0], 0.0, next_value)
+            target = backup(reward, real.terminated[0], next_value, self.gamma)
         values = (self.critic(obs),) if self.horizon else self.critic(obs, real.action[0])
         return 0.5 * torch.stack([(weight * (value[:, 0] - target).square()).mean() for value in values]).sum()
 
@@ -395,7 +396,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
             obs = torch.where(is_real[:, None], next_obs, obs)
         value = self.critic(self._policy_obs(obs, scales))[:, 0]
         for t in reversed(range(len(rewards))):
-            longer = rewards[t] + self.gamma * torch.where(real.terminated[t], 0.0, value)
+            longer = backup(rewards[t], real.terminated[t], value, self.gamma)
             value = torch.where(real.is_real[t], longer, value)
         return value, log_ratio
 

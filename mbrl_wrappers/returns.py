@@ -1,0 +1,137 @@
+"""Returns of trajectories: the recursions by which rewards and a bootstrap value become targets.
+
+With reward ``r_t``, ``d_t`` = 1 where step ``t`` terminated the episode, and the value ``V_H`` behind the last step::
+
+    one step      G_t = r_t + gamma (1 - d_t) V_{t+1}                                     :func:`backup`
+    n steps       G_t = r_t + gamma (1 - d_t) G_{t+1},  G_H = V_H                         :func:`returns_to_go`
+    lambda        G_t = r_t + gamma (1 - d_t) ((1 - lambda) V_{t+1} + lambda G_{t+1})     :func:`lambda_returns`
+    from the end  n-step returns of every step, the bootstrap left to a critic (TD-k)     :class:`PendingReturn`
+    from the start  n-step returns of one step for every n                                :class:`RunningReturn`
+
+Steps are the leading dimension, or a sequence with an entry per step; ``B`` stands for whatever shape a step has. A
+time limit is no termination: ``d_t`` is 0 there, and the value behind it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def backup(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float | Tensor) -> Tensor:
+    """Return ``r + gamma (1 - d) V``, ``[B]``.
+
+    Where an episode terminated, the value is not looked at: it may be NaN there.
+
+    Args:
+        reward: ``[B]``.
+        terminated: ``[B]`` bool.
+        value: behind the step, ``[B]``.
+        gamma: discount.
+    """
+    return reward + gamma * torch.where(terminated, 0.0, value)
+
+
+def returns_to_go(
+    rewards: Sequence[Tensor],
+    terminated: Sequence[Tensor],
+    last: Tensor,
+    gamma: float,
+    bonuses: Sequence[Tensor] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what is gained from each step on, and what each state is worth.
+
+    ``Q_t = r_t + gamma (1 - d_t) V_{t+1}`` and ``V_t = Q_t + b_t``, from the last step to the first. The bonus is the
+    state's, such as that of the entropy of its action (Haarnoja et al. 2018, eq. 3).
+
+    Args:
+        rewards: ``T`` of ``[B]``.
+        terminated: ``T`` of ``[B]`` bool.
+        last: ``V_T``, ``[B]``.
+        gamma: discount.
+        bonuses: ``T`` of ``[B]``; default: none.
+
+    Returns:
+        ``Q_0 .. Q_{T-1}`` and ``V_0 .. V_T``, ``[B]`` each.
+    """
+    values, action_values = [last], []
+    for t in reversed(range(len(rewards))):
+        action_values.append(backup(rewards[t], terminated[t], values[-1], gamma))
+        values.append(action_values[-1] if bonuses is None else action_values[-1] + bonuses[t])
+    return action_values[::-1], values[::-1]
+
+
+def lambda_returns(rewards: Tensor, terminated: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
+    """Return the exponentially weighted means of all n-step returns (Sutton and Barto 2018, eq. 12.3), ``[T, B]``.
+
+    Args:
+        rewards: ``[T, B]``.
+        terminated: ``[T, B]`` bool.
+        values: ``[T + 1, B]``, of the states before each step and behind the last one; the first is not used.
+        gamma: discount.
+        lam: 0 for one-step returns, 1 for those of all steps.
+    """
+    ahead, result = values[-1], torch.empty_like(rewards)
+    for t in reversed(range(len(rewards))):
+        ahead = backup(rewards[t], terminated[t], (1 - lam) * values[t + 1] + lam * ahead, gamma)
+        result[t] = ahead
+    return result
+
+
+class PendingReturn(NamedTuple):
+    """The return of ``B`` trajectories from a state on, but for the value at their end, which a critic has to give.
+
+    It is ``reward + discount (1 - terminated) V(obs)``.
+
+    Attributes:
+        reward: discounted sum of the rewards, ``[B]``.
+        obs: where the trajectories end, ``[B, D]``.
+        terminated: whether they ended before, so that nothing is behind it, ``[B]`` bool.
+        discount: of the value at ``obs``, ``[B]``.
+    """
+
+    reward: Tensor
+    obs: Tensor
+    terminated: Tensor
+    discount: Tensor
+
+    @classmethod
+    def at(cls, obs: Tensor) -> PendingReturn:
+        """Begin at the end of trajectories, ``[B, D]``, where nothing is gained yet."""
+        nothing = torch.zeros_like(obs[:, 0])
+        return cls(nothing, obs, torch.zeros_like(nothing, dtype=torch.bool), torch.ones_like(nothing))
+
+    def after(self, reward: Tensor, terminated: Tensor, gamma: float | Tensor) -> PendingReturn:
+        """Put one step, ``[B]`` each, in front of the trajectories."""
+        return PendingReturn(
+            backup(reward, terminated, self.reward, gamma),
+            self.obs,
+            terminated | self.terminated,
+            gamma * self.discount,
+        )
+
+
+class RunningReturn(NamedTuple):
+    """What ``B`` trajectories gained in their first ``n`` steps, ``sum_{t<n} gamma^t r_t`` up to a termination.
+
+    Attributes:
+        reward: the discounted sum, ``[B]``.
+        goes_on: whether the trajectories have not terminated yet, ``[B]`` bool.
+        discount: ``gamma^n``.
+    """
+
+    reward: Tensor
+    goes_on: Tensor
+    discount: float
+
+    def then(self, reward: Tensor, terminated: Tensor, discount: float) -> RunningReturn:
+        """Add a step, ``[B]`` each, behind which values count times ``discount``."""
+        gained = torch.where(self.goes_on, self.discount * reward, 0.0)
+        return RunningReturn(self.reward + gained, self.goes_on & ~terminated, discount)
+
+    def bootstrap(self, value: Tensor) -> Tensor:
+        """Return what the value ``[B]`` of where the trajectories are adds to their return, ``[B]``."""
+        return torch.where(self.goes_on, self.discount * value, 0.0)
