@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
@@ -16,9 +17,10 @@ from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
 from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.uncertainty import resolve_measure
+from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, put, select
 from mbrl_wrappers.seeding import stream_seed
-from mbrl_wrappers.types import Prediction
 
+Observe = Literal["observation", "features"]
 StartFunction = Callable[[int, torch.Generator], Tensor]
 StartStates = Tensor | np.ndarray | dict[str, Any] | tuple[Any, ...] | StartFunction
 
@@ -28,7 +30,7 @@ class ImaginedStep:
     """What a step of ``B`` imagined episodes returned.
 
     Attributes:
-        obs: ``[B, D]`` flat observations after the step, inside the space's bounds.
+        shown: what an agent sees after the step, ``[B, D]`` or ``[B, F]``; see :attr:`ImaginedEpisodes.shown`.
         reward: ``[B]``.
         terminated: ``[B]`` bool, predicted or given termination.
         truncated: ``[B]`` bool, the horizon is reached or the model diverged.
@@ -39,7 +41,7 @@ class ImaginedStep:
         penalty: ``[B]``, what the reward has lost for its uncertainty.
     """
 
-    obs: Tensor
+    shown: Tensor
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
@@ -53,36 +55,44 @@ class ImaginedEpisodes:
     """``B`` episodes running side by side inside a model: the core under every imagined env.
 
     Args:
-        dynamics: the model.
+        dynamics: the model, with a memory or without.
         num_envs: ``B``.
         start_obs: where episodes start: a batch of observations (flat ``[S, D]`` tensor, or any batch
             of the observation space), or a function ``(count, generator) -> [count, D]``. Default: the
             real states that the model's last fit kept, whenever that was.
         horizon: steps after which an episode is truncated.
         deterministic: whether the model predicts its mean.
+        observe: what an agent sees: ``"observation"``, the real environment's, decoded from the model's state, or
+            ``"features"``, the model's, which :class:`~mbrl_wrappers.wrappers.LatentObservation` shows around the
+            real environment too.
 
     Attributes:
+        state: the model's, of all episodes, ``[B, ...]``.
         trust: how far the model is trusted; see :meth:`set_trust`.
 
     Raises:
         ValueError: if ``num_envs`` or ``horizon`` is below 1, or there is no start state, or one that
-            is not finite or of another shape.
+            is not finite or of another shape, or ``observe`` is unknown.
     """
 
     def __init__(
         self,
-        dynamics: DynamicsModel,
+        dynamics: WorldModel,
         num_envs: int,
         *,
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        observe: Observe = "observation",
     ) -> None:
+        if observe not in get_args(Observe):
+            raise ValueError(f"observe must be one of {get_args(Observe)}, got {observe!r}")
         check_whole_number("num_envs", num_envs)
         check_whole_number("horizon", horizon)
         self.dynamics = dynamics
         self.horizon = horizon
         self.deterministic = deterministic
+        self.observe = observe
         self.trust: Trust | None = None
         # None stands for the start states that the model has when an episode starts.
         self._starts: Tensor | StartFunction | None = start_obs if callable(start_obs) else None
@@ -91,8 +101,34 @@ class ImaginedEpisodes:
         if start_obs is None and len(dynamics.start_obs) == 0:
             raise ValueError("start_obs must be given for a model that was never fitted, got None")
         self.generator = torch.Generator(dynamics.device)
-        self.obs = torch.zeros(num_envs, dynamics.obs_codec.dim, dtype=dynamics.obs_dtype, device=dynamics.device)
+        nowhere = torch.zeros(num_envs, dynamics.obs_codec.dim, dtype=dynamics.obs_dtype, device=dynamics.device)
+        self.state = dynamics.begin(nowhere, self.generator)
         self.steps = torch.zeros(num_envs, dtype=torch.long, device=dynamics.device)
+
+    @property
+    def obs(self) -> Tensor:
+        """The observations of all episodes, ``[B, D]``; set, they begin anew there, with their step counts kept."""
+        return self.dynamics.decode(self.state)
+
+    @obs.setter
+    def obs(self, obs: Tensor) -> None:
+        self.state = self.dynamics.begin(obs, self.generator)
+
+    @property
+    def shown(self) -> Tensor:
+        """What an agent sees: observations ``[B, D]``, or features ``[B, F]``."""
+        return self.obs if self.observe == "observation" else self.dynamics.features(self.state)
+
+    @property
+    def observation_space(self) -> spaces.Space:
+        """The space of what an agent sees in an episode."""
+        return self.dynamics.observation_space if self.observe == "observation" else feature_space(self.dynamics)
+
+    def decode_numpy(self, shown: Tensor) -> Any:
+        """Return rows of :attr:`shown` as a batch of the observation space."""
+        if self.observe == "observation":
+            return self.dynamics.obs_codec.decode_numpy(shown)
+        return shown.detach().cpu().numpy()
 
     def _draw_starts(self, count: int) -> Tensor:
         if callable(self._starts):
@@ -121,10 +157,12 @@ class ImaginedEpisodes:
                 alone, of which no share can be the most certain.
         """
         if trust is not None:
+            if not isinstance(self.dynamics, DynamicsModel):
+                raise ValueError(f"trust must be None for a {type(self.dynamics).__name__}, which measures no step")
             self.dynamics.check_several_members()
             if self.deterministic:
                 raise ValueError("deterministic must be False where steps are masked, got True")
-            if trust.threshold is None and len(self.obs) == 1:
+            if trust.threshold is None and len(self.steps) == 1:
                 raise ValueError(
                     "threshold must be given for a single episode, of which no share is the most certain, got None"
                 )
@@ -135,20 +173,21 @@ class ImaginedEpisodes:
         self.generator.manual_seed(stream_seed(seed, "imagined episodes"))
 
     def reset(self, rows: Tensor | None = None) -> Tensor:
-        """Start the given episodes anew (bool mask ``[B]``; default: all) and return all ``obs [B, D]``."""
+        """Start the given episodes anew (bool mask ``[B]``; default: all) and return what all show."""
         rows = torch.ones_like(self.steps, dtype=torch.bool) if rows is None else rows
         count = int(rows.sum())
-        self.obs = self.obs.clone()
         if count:
-            starts = self._draw_starts(count)
-            if starts.shape != (count, self.obs.shape[1]) or not torch.isfinite(starts).all():
+            starts, dim = self._draw_starts(count), self.dynamics.obs_codec.dim
+            if starts.shape != (count, dim) or not torch.isfinite(starts).all():
                 raise ValueError(
-                    f"start_obs must return finite observations of shape {(count, self.obs.shape[1])}, "
+                    f"start_obs must return finite observations of shape {(count, dim)}, "
                     f"got shape {tuple(starts.shape)}: {starts}"
                 )
-            self.obs[rows] = self.dynamics.obs_codec.project(starts.detach().to(self.obs))
+            starts = starts.detach().to(self.dynamics.device, self.dynamics.obs_dtype)
+            begun = self.dynamics.begin(self.dynamics.obs_codec.project(starts), self.generator)
+            self.state = put(self.state, rows, begun)
         self.steps = torch.where(rows, 0, self.steps)
-        return self.obs
+        return self.shown
 
     @torch.no_grad()
     def step(self, action: Tensor) -> ImaginedStep:
@@ -160,19 +199,17 @@ class ImaginedEpisodes:
         Raises:
             ValueError: if there is not one action for each episode.
         """
-        expected = (len(self.obs), self.dynamics.action_codec.dim)
+        expected = (len(self.steps), self.dynamics.action_codec.dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}, one for each episode, got {tuple(action.shape)}")
-        prediction = self._predict(action.to(self.dynamics.device))
-        finite = torch.isfinite(prediction.next_obs).all(-1) & torch.isfinite(prediction.reward)
-        diverged = ~(finite & torch.isfinite(prediction.uncertainty))
+        state, prediction = self._imagine(action.to(self.dynamics.device))
+        diverged = prediction.diverged
         masked, penalty = self._distrust(prediction.uncertainty, diverged)
         ends = masked if self.trust is not None and self.trust.on_mask == "truncate" else diverged
-        next_obs = torch.where(diverged[:, None], self.obs, prediction.next_obs)
-        self.obs = self.dynamics.obs_codec.project(next_obs)
+        self.state = select(diverged, self.state, state)
         self.steps = self.steps + 1
         return ImaginedStep(
-            obs=self.obs,
+            shown=self.shown,
             reward=torch.where(diverged, torch.zeros_like(prediction.reward), prediction.reward - penalty),
             terminated=prediction.terminated & ~ends,
             truncated=ends | (self.steps >= self.horizon),
@@ -182,11 +219,11 @@ class ImaginedEpisodes:
             penalty=penalty,
         )
 
-    def _predict(self, action: Tensor) -> Prediction:
+    def _imagine(self, action: Tensor) -> tuple[Any, StepPrediction]:
         if self.trust is None:
-            return self.dynamics.predict(self.obs, action, generator=self.generator, deterministic=self.deterministic)
-        measure = resolve_measure(self.trust.measure)
-        return self.dynamics.predict_measured(self.obs, action, measure, generator=self.generator)
+            return self.dynamics.step(self.state, action, self.generator, self.deterministic)
+        assert isinstance(self.dynamics, DynamicsModel)  # as set_trust has checked
+        return self.dynamics.step(self.state, action, self.generator, measure=resolve_measure(self.trust.measure))
 
     def _distrust(self, uncertainty: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
         """Return which of the steps are masked, those that diverged too, and the penalties, ``[B]`` each."""
@@ -206,7 +243,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
 
     Args:
         dynamics: the model; observation and action space are those it was made for.
-        start_obs, horizon, deterministic: see :class:`ImaginedEpisodes`.
+        start_obs, horizon, deterministic, observe: see :class:`ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.envs.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
         render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
@@ -225,11 +262,12 @@ class ImaginedEnv(gym.Env[Any, Any]):
 
     def __init__(
         self,
-        dynamics: DynamicsModel,
+        dynamics: WorldModel,
         *,
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        observe: Observe = "observation",
         trust: Trust | None = None,
         render_mode: str | None = None,
         render_env: gym.Env | None = None,
@@ -239,11 +277,13 @@ class ImaginedEnv(gym.Env[Any, Any]):
         if render_mode is not None:
             check_renderable(render_env)
         self.dynamics = dynamics
-        self.observation_space = dynamics.observation_space
         self.action_space = dynamics.action_space
         self.render_mode = render_mode
         self._render_env = render_env
-        self.episodes = ImaginedEpisodes(dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic)
+        self.episodes = ImaginedEpisodes(
+            dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
+        )
+        self.observation_space = self.episodes.observation_space
         self.episodes.set_trust(trust)
         self._seeded = False
 
@@ -285,7 +325,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
         )
 
     def _observation(self) -> Any:
-        return row_of(self.dynamics.obs_codec.decode_numpy(self.episodes.obs), 0)
+        return row_of(self.episodes.decode_numpy(self.episodes.shown), 0)
 
     def render(self) -> Any:
         """Return a frame ``[H, W, 3]`` of the real env put into the imagined state, or None without a mode."""
@@ -301,7 +341,12 @@ class ImaginedEnv(gym.Env[Any, Any]):
             self._render_env.close()
 
 
-def encode_one(dynamics: DynamicsModel, obs: Any) -> Tensor:
+def feature_space(dynamics: WorldModel) -> spaces.Box:
+    """Return the space of a model's features."""
+    return spaces.Box(-np.inf, np.inf, (dynamics.num_features,), np.float32)
+
+
+def encode_one(dynamics: WorldModel, obs: Any) -> Tensor:
     """Return one observation of the space as ``[1, D]`` on the model's device."""
     return dynamics.obs_codec.encode(add_batch_axis(obs), dynamics.device, dynamics.obs_dtype)
 

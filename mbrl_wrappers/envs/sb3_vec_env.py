@@ -12,9 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from mbrl_wrappers.envs.imagined import ImaginedEpisodes, StartStates, row_of
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, Observe, StartStates, row_of
 from mbrl_wrappers.envs.trust import Trust
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.world_model import WorldModel
 
 ActionMasks = Callable[[Tensor], Tensor]
 
@@ -29,7 +29,7 @@ class ImaginedVecEnv(VecEnv):
     Args:
         dynamics: the model.
         num_envs: episodes side by side.
-        start_obs, horizon, deterministic: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        start_obs, horizon, deterministic, observe: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. Each info then holds ``"masked"`` and ``"penalty"`` too.
             See :class:`~mbrl_wrappers.envs.trust.Trust`.
         action_mask_fn: ``obs [B, D] -> bool [B, n]`` of the valid actions, for MaskablePPO; default:
@@ -42,12 +42,13 @@ class ImaginedVecEnv(VecEnv):
 
     def __init__(
         self,
-        dynamics: DynamicsModel,
+        dynamics: WorldModel,
         num_envs: int,
         *,
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        observe: Observe = "observation",
         trust: Trust | None = None,
         action_mask_fn: ActionMasks | None = None,
         seed: int | None = None,
@@ -57,14 +58,14 @@ class ImaginedVecEnv(VecEnv):
         self.dynamics = dynamics
         self.render_mode = None
         self.episodes = ImaginedEpisodes(
-            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic
+            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
         )
         self.episodes.set_trust(trust)
         self._action_mask_fn = action_mask_fn
         self._actions: np.ndarray | None = None
         self._returns = np.zeros(num_envs)
         self._start_time = time.time()
-        super().__init__(num_envs, dynamics.observation_space, dynamics.action_space)
+        super().__init__(num_envs, self.episodes.observation_space, dynamics.action_space)
         if seed is not None:
             self.seed(seed)
         self._reseed()
@@ -80,7 +81,7 @@ class ImaginedVecEnv(VecEnv):
         self._reset_options()
         self._returns[:] = 0
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self._decode(self.episodes.reset())
+        return self.episodes.decode_numpy(self.episodes.reset())
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions ``[num_envs, ...]`` for :meth:`step_wait`."""
@@ -102,12 +103,12 @@ class ImaginedVecEnv(VecEnv):
             for info, masked, penalty in zip(infos, result.masked.tolist(), result.penalty.tolist(), strict=True):
                 info |= {"masked": masked, "penalty": penalty}
         if done.any():
-            self._finish(result.obs, done, truncated & ~terminated, infos)
-        return self._decode(self.episodes.obs), reward, done, infos
+            self._finish(result.shown, done, truncated & ~terminated, infos)
+        return self.episodes.decode_numpy(self.episodes.shown), reward, done, infos
 
-    def _finish(self, obs: Tensor, done: np.ndarray, timeout: np.ndarray, infos: list[dict[str, Any]]) -> None:
+    def _finish(self, shown: Tensor, done: np.ndarray, timeout: np.ndarray, infos: list[dict[str, Any]]) -> None:
         rows = np.flatnonzero(done)
-        last_obs = self._decode(obs[torch.as_tensor(rows, device=obs.device)])
+        last_obs = self.episodes.decode_numpy(shown[torch.as_tensor(rows, device=shown.device)])
         lengths = self.episodes.steps.cpu().numpy()
         elapsed = round(time.time() - self._start_time, 6)
         for index, row in enumerate(rows):
@@ -115,10 +116,7 @@ class ImaginedVecEnv(VecEnv):
             infos[row]["TimeLimit.truncated"] = bool(timeout[row])
             infos[row]["episode"] = {"r": float(self._returns[row]), "l": int(lengths[row]), "t": elapsed}
         self._returns[rows] = 0
-        self.episodes.reset(torch.as_tensor(done, device=obs.device))
-
-    def _decode(self, obs: Tensor) -> Any:
-        return self.dynamics.obs_codec.decode_numpy(obs)
+        self.episodes.reset(torch.as_tensor(done, device=shown.device))
 
     def action_masks(self) -> np.ndarray:
         """Return the valid actions of the current observations, bool ``[num_envs, n]``."""

@@ -10,9 +10,9 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from mbrl_wrappers.envs.imagined import ImaginedEpisodes, ImaginedStep, StartStates, row_of
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, ImaginedStep, Observe, StartStates, row_of
 from mbrl_wrappers.envs.trust import Trust
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.world_model import WorldModel
 
 
 class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
@@ -24,7 +24,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     Args:
         dynamics: the model.
         num_envs: episodes side by side.
-        start_obs, horizon, deterministic: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        start_obs, horizon, deterministic, observe: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.envs.trust.Trust`.
         autoreset_mode: ``NEXT_STEP`` (the step after an episode's end resets it and ignores its
             action), ``SAME_STEP`` (reset at once, the last observation in ``info["final_obs"]``) or
@@ -36,12 +36,13 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
     def __init__(
         self,
-        dynamics: DynamicsModel,
+        dynamics: WorldModel,
         num_envs: int,
         *,
         start_obs: StartStates | None = None,
         horizon: int = 100,
         deterministic: bool = False,
+        observe: Observe = "observation",
         trust: Trust | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
@@ -53,12 +54,12 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.episodes = ImaginedEpisodes(
-            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic
+            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
         )
         self.episodes.set_trust(trust)
-        self.single_observation_space: gym.Space = dynamics.observation_space
+        self.single_observation_space: gym.Space = self.episodes.observation_space
         self.single_action_space: gym.Space = dynamics.action_space
-        self.observation_space = batch_space(dynamics.observation_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(dynamics.action_space, num_envs)
         self._done = np.zeros(num_envs, dtype=bool)
         self._seeded = False
@@ -137,7 +138,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         }
 
     def _observations(self) -> Any:
-        return self.dynamics.obs_codec.decode_numpy(self.episodes.obs)
+        return self.episodes.decode_numpy(self.episodes.shown)
 
     def _step_info(self, result: ImaginedStep, present: np.ndarray) -> dict[str, Any]:
         """Return the info of the rows in ``present``, as Gymnasium lays it out: beside each ``key`` a mask ``_key``."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_wrappers.models.columns import moves
 from mbrl_wrappers.models.given import GivenFunction, first_disagreement
 from mbrl_wrappers.models.uncertainty import Measure
-from mbrl_wrappers.spaces import FlatSpace
+from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
 NUM_START_STATES = 4096
@@ -27,8 +27,8 @@ ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Outcome]
 InferredStep = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class DynamicsModel(nn.Module, ABC):
-    """One step of an environment, learned or known.
+class DynamicsModel(WorldModel):
+    """One step of an environment, learned or known: a world model whose state is the observation.
 
     Raw observations go in and raw observations come out: a model that normalises keeps its normaliser
     to itself, in its ``state_dict``. ``predict`` is differentiable, keeps no hidden state and takes
@@ -39,11 +39,9 @@ class DynamicsModel(nn.Module, ABC):
         action_space: the environment's.
 
     Attributes:
-        obs_codec, action_codec: between the spaces and flat tensors of widths ``D`` and ``A``.
         reward_fn, termination_fn: functions that were given instead of learned, or None. Each fit
             checks them against all real transitions, and warns once of the first contradiction.
-        start_obs: ``[S, D]`` real observations that imagined episodes may start from; the last fit
-            leaves up to 4096 of them here, so a saved model can be imagined in on its own.
+        start_obs: ``[S, D]``, of which the last fit leaves up to 4096; see :class:`WorldModel`.
         seen_range: ``[2, D]`` lowest and highest value of each column in all that the model was fitted on;
             ``[0, D]`` before.
         verbose: 1 to print how a long fit is getting on; 0 by default.
@@ -51,42 +49,67 @@ class DynamicsModel(nn.Module, ABC):
 
     verbose = 0
 
-    start_obs: Tensor
     seen_range: Tensor
-    _like: Tensor
-    _like_obs: Tensor
     reward_fn: GivenFunction | None
     termination_fn: GivenFunction | None
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        super().__init__()
-        self.observation_space = observation_space
-        self.action_space = action_space
-        self.obs_codec = FlatSpace(observation_space, "observation_space")
-        self.action_codec = FlatSpace(action_space, "action_space")
+        super().__init__(observation_space, action_space)
         self.reward_fn, self.termination_fn = None, None
         self._warned: set[str] = set()
-        self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
         self.register_buffer("seen_range", torch.zeros(0, self.obs_codec.dim, dtype=torch.float64))
-        # Whose dtypes and device are the model's and those of imagined observations: a compiler takes another number of
-        # starts for another function.
-        self.register_buffer("_like", torch.zeros(()), persistent=False)
-        self.register_buffer("_like_obs", torch.zeros(()), persistent=False)
+        self._register_dtypes()
+
+    # -- the state is the observation -----------------------------------------------------------------
+
+    def begin(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the observation."""
+        return obs
+
+    def observe(
+        self, state: Tensor, action: Tensor, obs: Tensor, is_first: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the observation: nothing that happened before it matters."""
+        return obs
+
+    def step(
+        self,
+        state: Tensor,
+        action: Tensor,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+        measure: Measure | None = None,
+    ) -> tuple[Tensor, StepPrediction]:
+        """Predict a step, and project where it leads into the observation space; see :meth:`WorldModel.step`.
+
+        Args:
+            state: ``[B, D]``.
+            action: ``[B, A]``.
+            generator: of all randomness.
+            deterministic: predict the mean instead of a sample.
+            measure: of the uncertainty, as in :meth:`predict_measured`; default: that of :meth:`predict`.
+        """
+        if measure is None:
+            p = self.predict(state, action, generator=generator, deterministic=deterministic)
+        else:
+            p = self.predict_measured(state, action, measure, generator=generator)
+        finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward) & torch.isfinite(p.uncertainty)
+        return self.obs_codec.project(p.next_obs), StepPrediction(p.reward, p.terminated, p.uncertainty, ~finite)
+
+    def features(self, state: Tensor) -> Tensor:
+        """Return the observation in float32."""
+        return state.float()
 
     @property
-    def device(self) -> torch.device:
-        """Where the model's tensors lie."""
-        return self._like.device
+    def num_features(self) -> int:
+        """``D``."""
+        return self.obs_codec.dim
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the model's parameters."""
-        return self._like.dtype
+    def decode(self, state: Tensor) -> Tensor:
+        """Return the observation."""
+        return state
 
-    @property
-    def obs_dtype(self) -> torch.dtype:
-        """The dtype in which imagined observations are kept: float64 where float32 can't resolve the changes."""
-        return self._like_obs.dtype
+    # -- one step ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def predict(
@@ -230,17 +253,6 @@ class DynamicsModel(nn.Module, ABC):
         result = super()._apply(fn, recurse)
         self.seen_range = seen.to(self.seen_range.device)
         return result
-
-    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        """Refuse to serve an environment of other spaces.
-
-        Raises:
-            ValueError: naming the space, the environment's and the model's.
-        """
-        for name, of_env in (("observation_space", observation_space), ("action_space", action_space)):
-            of_model = getattr(self, name)
-            if of_model != of_env:
-                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
 
     def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
         rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]

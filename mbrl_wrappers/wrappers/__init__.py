@@ -1,6 +1,7 @@
 """Wrappers around environments that use a model."""
 
+from mbrl_wrappers.wrappers.latent_observation import LatentObservation
 from mbrl_wrappers.wrappers.masked_uncertainty import MaskedUncertainty, VectorMaskedUncertainty
 from mbrl_wrappers.wrappers.mpc import MPCAction, VectorMPCAction
 
-__all__ = ["MPCAction", "MaskedUncertainty", "VectorMPCAction", "VectorMaskedUncertainty"]
+__all__ = ["LatentObservation", "MPCAction", "MaskedUncertainty", "VectorMPCAction", "VectorMaskedUncertainty"]

@@ -1,0 +1,171 @@
+"""The contract of a world model: a state goes in and comes out, and nothing is hidden.
+
+Two ways lead through a model. What really happened is taken in by :meth:`WorldModel.observe`, what might happen is
+imagined by :meth:`WorldModel.step`; both return the state that they lead to::
+
+    state = model.begin(obs, generator)
+    state = model.observe(state, action, next_obs, is_first, generator)        # real steps: what to remember of them
+    state, prediction = model.step(state, action, generator, deterministic)    # imagined steps
+    policy(model.features(state))
+
+A state is a tensor ``[B, ...]``, or a (named) tuple or a dict of such tensors. For a model without a memory it is the
+observation itself, see :class:`~mbrl_wrappers.models.base.DynamicsModel`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from mbrl_wrappers.spaces import FlatSpace
+
+State = TypeVar("State")
+
+
+class StepPrediction(NamedTuple):
+    """What a model says about a step of ``B`` rows, besides the state that it leads to.
+
+    Attributes:
+        reward: ``[B]``.
+        terminated: ``[B]`` bool.
+        uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`; 0 where a model has none to say.
+        diverged: ``[B]`` bool, whether the state or the reward is not finite; the step is of no use then.
+    """
+
+    reward: Tensor
+    terminated: Tensor
+    uncertainty: Tensor
+    diverged: Tensor
+
+
+class WorldModel(nn.Module, ABC):
+    """A model of an environment that agents can be trained in.
+
+    Observations and actions are flat tensors in the environment's units, as the codecs make them.
+
+    Args:
+        observation_space: the environment's; see :class:`~mbrl_wrappers.spaces.FlatSpace`.
+        action_space: the environment's.
+
+    Attributes:
+        obs_codec, action_codec: between the spaces and flat tensors of widths ``D`` and ``A``.
+        start_obs: ``[S, D]`` real first or later observations that imagined episodes may begin from; a fit leaves
+            some here, so that a saved model can be imagined in on its own.
+    """
+
+    start_obs: Tensor
+    _like: Tensor
+    _like_obs: Tensor
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        super().__init__()
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.obs_codec = FlatSpace(observation_space, "observation_space")
+        self.action_codec = FlatSpace(action_space, "action_space")
+        self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
+
+    def _register_dtypes(self) -> None:
+        """Register the tensors whose dtypes and device are the model's and those of imagined observations.
+
+        A compiler takes another number of starts for another function.
+        """
+        self.register_buffer("_like", torch.zeros(()), persistent=False)
+        self.register_buffer("_like_obs", torch.zeros(()), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors lie."""
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's parameters."""
+        return self._like.dtype
+
+    @property
+    def obs_dtype(self) -> torch.dtype:
+        """The dtype in which imagined observations are kept: float64 where float32 can't resolve the changes."""
+        return self._like_obs.dtype
+
+    @abstractmethod
+    def begin(self, obs: Tensor, generator: torch.Generator | None = None) -> Any:
+        """Return the state ``[B, ...]`` in which an episode begins, by its first observation ``[B, D]``.
+
+        Args:
+            obs: ``[B, D]``.
+            generator: the source of all randomness, on the model's device; default: torch's global one.
+        """
+
+    @abstractmethod
+    def observe(
+        self, state: Any, action: Tensor, obs: Tensor, is_first: Tensor, generator: torch.Generator | None = None
+    ) -> Any:
+        """Return the state ``[B, ...]`` after a real step.
+
+        Args:
+            state: before the step.
+            action: ``[B, A]`` that was taken.
+            obs: ``[B, D]`` to which it led.
+            is_first: ``[B]`` bool, rows in which ``obs`` begins a new episode: neither ``state`` nor ``action`` has
+                to do with it, as in :meth:`begin`.
+            generator: as for :meth:`begin`.
+        """
+
+    @abstractmethod
+    def step(
+        self, state: Any, action: Tensor, generator: torch.Generator | None = None, deterministic: bool = False
+    ) -> tuple[Any, StepPrediction]:
+        """Imagine a step; returns the state ``[B, ...]`` to which it leads, and what else it is.
+
+        Args:
+            state: before the step.
+            action: ``[B, A]``.
+            generator: as for :meth:`begin`.
+            deterministic: predict the mean instead of a sample.
+        """
+
+    @abstractmethod
+    def features(self, state: Any) -> Tensor:
+        """Return what a policy sees of a state, ``[B, F]`` in float32."""
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """``F``, the width of :meth:`features`."""
+
+    @abstractmethod
+    def decode(self, state: Any) -> Tensor:
+        """Return the observation ``[B, D]`` of a state, an element of the observation space."""
+
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """Refuse to serve an environment of other spaces.
+
+        Raises:
+            ValueError: naming the space, the environment's and the model's.
+        """
+        for name, of_env in (("observation_space", observation_space), ("action_space", action_space)):
+            of_model = getattr(self, name)
+            if of_model != of_env:
+                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+
+
+def select(mask: Tensor, state: State, other: State) -> State:
+    """Return the rows of ``state`` where ``mask [B]`` is True, those of ``other`` elsewhere."""
+    return tree_map(lambda a, b: torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b), state, other)
+
+
+def put(state: State, mask: Tensor, rows: State) -> State:
+    """Return a copy of a state whose rows where ``mask [B]`` is True are ``rows``, in their order."""
+
+    def replaced(tensor: Tensor, values: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor[mask] = values
+        return tensor
+
+    return tree_map(replaced, state, rows)
