@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import torch
 from torch import Tensor
 
 from mbrl_wrappers.agents.dyna import Dyna, Schedule
-from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.models.uncertainty import Measure, keep_rate_at, most_certain, resolve_measure
+from mbrl_wrappers.models.trust import Trust
+from mbrl_wrappers.models.uncertainty import Measure, resolve_measure
 from mbrl_wrappers.types import Prediction, Transitions
 
 
@@ -57,10 +56,7 @@ class M2AC(Dyna):
         measure: str | Measure = "one_versus_rest",
         keep_rate: float | None = None,
     ) -> None:
-        check_number("penalty", penalty, 0, sys.float_info.max)
-        if keep_rate is not None:
-            check_number("keep_rate", keep_rate, 0, 1, low_is_valid=False)
-        resolve_measure(measure)
+        Trust(measure, keep_rate, penalty=penalty)  # checks them
         self.penalty = penalty
         self.measure = measure
         self.keep_rate = keep_rate
@@ -78,11 +74,13 @@ class M2AC(Dyna):
         report = super().refresh(transitions, num_timesteps, new_steps)
         return report | {"uncertainty_first": self._uncertainty[0], "uncertainty_last": self._uncertainty[-1]}
 
-    def _rows_per_rollout(self, length: int) -> float:
-        return sum(self._rate(step, length) for step in range(length))
+    @property
+    def trust(self) -> Trust:
+        """How far the model is trusted."""
+        return Trust(self.measure, self.keep_rate, penalty=self.penalty)
 
-    def _rate(self, step: int, length: int) -> float:
-        return keep_rate_at(step, length) if self.keep_rate is None else self.keep_rate
+    def _rows_per_rollout(self, length: int) -> float:
+        return sum(self.trust.rate(step, length) for step in range(length))
 
     def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
         measure = resolve_measure(self.measure)
@@ -91,6 +89,6 @@ class M2AC(Dyna):
     def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
         uncertainty = prediction.uncertainty
         self._uncertainty.append(float(uncertainty.nanmedian()))
-        kept = most_certain(uncertainty, self._rate(step, length))
+        kept = self.trust.trusts(uncertainty, step, length)
         penalized = dataclasses.replace(rows, reward=rows.reward - self.penalty * uncertainty)
         return penalized, kept & torch.isfinite(uncertainty)

@@ -213,3 +213,22 @@ def test_bad_arguments_are_refused():
         MaskedUncertainty(gym.make("Pendulum-v1"), threshold=1.0)
     with pytest.raises(ValueError, match="env must be an ImaginedVectorEnv, got"):
         VectorMaskedUncertainty(gym.make_vec("Pendulum-v1", num_envs=2), threshold=1.0)
+
+
+def test_the_wrapped_env_stays_as_it_was():
+    single = ImaginedEnv(Doubtful(), start_obs=torch.zeros(1, 1))
+    masked: Any = MaskedUncertainty(single, threshold=0.5)
+    action = np.zeros(1, np.float32)
+    masked.reset(seed=0)
+    assert "masked" in masked.step(action)[4] and "masked" not in single.step(action)[4]
+    several = vector_env([0.0, 5.0])
+    both: Any = VectorMaskedUncertainty(several, threshold=0.5)
+    assert "masked" in step(both, 2)[4] and "masked" not in step(several, 2)[4]
+    assert single.episodes.trust is None and several.episodes.trust is None
+
+
+def test_an_error_in_a_step_leaves_the_wrapped_env_as_it_was():
+    several = vector_env([0.0, 5.0])
+    with pytest.raises(ValueError, match="action"):
+        VectorMaskedUncertainty(several, threshold=0.5).step(np.zeros((3, 1), np.float32))
+    assert several.episodes.trust is None

@@ -9,9 +9,9 @@ from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.envs.imagined import ImaginedEnv
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.envs.snapshots import Snapshots
-from mbrl_wrappers.envs.trust import Trust, calibrated_threshold
 from mbrl_wrappers.envs.vector_env import ImaginedVectorEnv
 from mbrl_wrappers.lazy import lazy_names
+from mbrl_wrappers.models.trust import Trust, calibrated_threshold
 from mbrl_wrappers.tasks.registration import register_tasks
 
 if TYPE_CHECKING:

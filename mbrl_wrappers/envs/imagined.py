@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
-from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.uncertainty import resolve_measure
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, put, select
 from mbrl_wrappers.seeding import stream_seed
@@ -37,7 +38,7 @@ class ImaginedStep:
         uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`.
         diverged: ``[B]`` bool, the prediction was not finite: the observation is the last finite one,
             the reward 0, and the episode is truncated.
-        masked: ``[B]`` bool, the model is not trusted with this step; see :class:`~mbrl_wrappers.envs.trust.Trust`.
+        masked: ``[B]`` bool, the model is not trusted with this step; see :class:`~mbrl_wrappers.models.trust.Trust`.
         penalty: ``[B]``, what the reward has lost for its uncertainty.
     """
 
@@ -156,6 +157,11 @@ class ImaginedEpisodes:
             ValueError: if the model has too few members to be measured, predicts its mean, or there is one episode
                 alone, of which no share can be the most certain.
         """
+        self.check_trust(trust)
+        self.trust = trust
+
+    def check_trust(self, trust: Trust | None) -> None:
+        """Refuse a trust that the model can't serve, as :meth:`set_trust`."""
         if trust is not None:
             if not isinstance(self.dynamics, DynamicsModel):
                 raise ValueError(f"trust must be None for a {type(self.dynamics).__name__}, which measures no step")
@@ -166,7 +172,15 @@ class ImaginedEpisodes:
                 raise ValueError(
                     "threshold must be given for a single episode, of which no share is the most certain, got None"
                 )
-        self.trust = trust
+
+    @contextmanager
+    def trusting(self, trust: Trust) -> Iterator[None]:
+        """Trust the model so far as long as the context lasts."""
+        before, self.trust = self.trust, trust
+        try:
+            yield
+        finally:
+            self.trust = before
 
     def seed(self, seed: int | None) -> None:
         """Make everything that follows a function of ``seed``; at random if it is None."""
@@ -244,7 +258,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
     Args:
         dynamics: the model; observation and action space are those it was made for.
         start_obs, horizon, deterministic, observe: see :class:`ImaginedEpisodes`.
-        trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.envs.trust.Trust`.
+        trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
         render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
             imagined state; needed for rendering.

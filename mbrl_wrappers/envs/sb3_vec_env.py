@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, Observe, StartStates, row_of
-from mbrl_wrappers.envs.trust import Trust
+from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.world_model import WorldModel
 
 ActionMasks = Callable[[Tensor], Tensor]
@@ -31,7 +31,7 @@ class ImaginedVecEnv(VecEnv):
         num_envs: episodes side by side.
         start_obs, horizon, deterministic, observe: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. Each info then holds ``"masked"`` and ``"penalty"`` too.
-            See :class:`~mbrl_wrappers.envs.trust.Trust`.
+            See :class:`~mbrl_wrappers.models.trust.Trust`.
         action_mask_fn: ``obs [B, D] -> bool [B, n]`` of the valid actions, for MaskablePPO; default:
             every action is valid.
         seed: of start states and predictions.

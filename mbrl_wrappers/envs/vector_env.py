@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, ImaginedStep, Observe, StartStates, row_of
-from mbrl_wrappers.envs.trust import Trust
+from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.world_model import WorldModel
 
 
@@ -25,7 +25,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         dynamics: the model.
         num_envs: episodes side by side.
         start_obs, horizon, deterministic, observe: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
-        trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.envs.trust.Trust`.
+        trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         autoreset_mode: ``NEXT_STEP`` (the step after an episode's end resets it and ignores its
             action), ``SAME_STEP`` (reset at once, the last observation in ``info["final_obs"]``) or
             ``DISABLED`` (the user resets with ``options={"reset_mask": bool [num_envs]}``).

@@ -8,8 +8,8 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from mbrl_wrappers.envs.imagined import ImaginedEnv
-from mbrl_wrappers.envs.trust import OnMask, Trust
 from mbrl_wrappers.envs.vector_env import ImaginedVectorEnv
+from mbrl_wrappers.models.trust import OnMask, Trust
 from mbrl_wrappers.models.uncertainty import Measure
 
 
@@ -17,13 +17,13 @@ class MaskedUncertainty(gym.Wrapper[Any, Any, Any, Any]):
     """Masks, truncates or penalises imagined steps that the model is not sure of.
 
     ``info`` of a step holds ``"uncertainty"``, ``"masked"`` and ``"penalty"``, which the reward has lost already.
-    The wrapped env itself is made to do so, since what is masked is decided where the model predicts. For
-    Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a ``trust``.
+    What is masked is decided where the model predicts, so the wrapped env is told for the length of each step, and is
+    the same afterwards. For Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a ``trust``.
 
     Args:
         env: an :class:`~mbrl_wrappers.envs.ImaginedEnv`, with any wrappers, of an ensemble.
-        threshold: of the uncertainty; see :func:`~mbrl_wrappers.envs.trust.calibrated_threshold`.
-        measure, on_mask, penalty: see :class:`~mbrl_wrappers.envs.trust.Trust`.
+        threshold: of the uncertainty; see :func:`~mbrl_wrappers.models.trust.calibrated_threshold`.
+        measure, on_mask, penalty: see :class:`~mbrl_wrappers.models.trust.Trust`.
 
     Raises:
         ValueError: for another env, a model with too few members, or a value out of its range.
@@ -45,7 +45,14 @@ class MaskedUncertainty(gym.Wrapper[Any, Any, Any, Any]):
         imagined = env.unwrapped
         if not isinstance(imagined, ImaginedEnv):
             raise ValueError(f"env must be an ImaginedEnv, got {imagined!r}")
-        imagined.episodes.set_trust(Trust(measure, threshold=threshold, on_mask=on_mask, penalty=penalty))
+        self._episodes = imagined.episodes
+        self._trust = Trust(measure, threshold=threshold, on_mask=on_mask, penalty=penalty)
+        self._episodes.check_trust(self._trust)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step, of which the model may not be sure."""
+        with self._episodes.trusting(self._trust):
+            return self.env.step(action)
 
 
 class VectorMaskedUncertainty(VectorWrapper):
@@ -53,7 +60,7 @@ class VectorMaskedUncertainty(VectorWrapper):
 
     Args:
         env: an :class:`~mbrl_wrappers.envs.ImaginedVectorEnv`, with any wrappers, of an ensemble.
-        keep_rate, threshold, measure, on_mask, penalty: see :class:`~mbrl_wrappers.envs.trust.Trust`.
+        keep_rate, threshold, measure, on_mask, penalty: see :class:`~mbrl_wrappers.models.trust.Trust`.
 
     Raises:
         ValueError: as :class:`MaskedUncertainty`.
@@ -73,4 +80,11 @@ class VectorMaskedUncertainty(VectorWrapper):
         imagined = env.unwrapped
         if not isinstance(imagined, ImaginedVectorEnv):
             raise ValueError(f"env must be an ImaginedVectorEnv, got {imagined!r}")
-        imagined.episodes.set_trust(Trust(measure, keep_rate, threshold, on_mask, penalty))
+        self._episodes = imagined.episodes
+        self._trust = Trust(measure, keep_rate, threshold, on_mask, penalty)
+        self._episodes.check_trust(self._trust)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take a step, of which the model may not be sure."""
+        with self._episodes.trusting(self._trust):
+            return self.env.step(actions)

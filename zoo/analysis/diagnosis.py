@@ -24,10 +24,10 @@ from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, add_batch_axis, encode_one
-from mbrl_wrappers.envs.trust import Trust
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.types import Prediction, Transitions
 from mbrl_wrappers.zoo.analysis.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.analysis.gradients import gradient_norms

@@ -1,4 +1,4 @@
-"""How far an imagined environment trusts its model, and what it does with a step that it does not trust."""
+"""How far a model is trusted: by imagined environments, by the wrappers around them and by M2AC."""
 
 from __future__ import annotations
 
@@ -57,19 +57,23 @@ class Trust:
             raise ValueError(f"on_mask must be one of {get_args(OnMask)}, got {self.on_mask!r}")
         check_number("penalty", self.penalty, 0, sys.float_info.max)
 
-    def trusts(self, uncertainty: Tensor, steps: Tensor, horizon: int) -> Tensor:
+    def rate(self, step: int, horizon: int) -> float:
+        """Return the share of a batch that is trusted with step ``step`` of ``horizon``, counted from 0."""
+        return keep_rate_at(step, horizon) if self.keep_rate is None else self.keep_rate
+
+    def trusts(self, uncertainty: Tensor, steps: int | Tensor, horizon: int) -> Tensor:
         """Return which of ``B`` steps are trusted, bool ``[B]``.
 
         Args:
             uncertainty: ``[B]``.
-            steps: ``[B]`` of each episode before this one.
+            steps: ``[B]`` of each episode before this one, or one number for all.
             horizon: of the episodes.
         """
         if self.threshold is not None:
             return uncertainty <= self.threshold
-        if self.keep_rate is not None:
-            return most_certain(uncertainty, self.keep_rate)
-        rates = torch.tensor([keep_rate_at(step, horizon) for step in range(horizon)], device=steps.device)
+        if isinstance(steps, int) or self.keep_rate is not None:
+            return most_certain(uncertainty, self.rate(steps if isinstance(steps, int) else 0, horizon))
+        rates = torch.tensor([self.rate(step, horizon) for step in range(horizon)], device=steps.device)
         return most_certain(uncertainty, rates[steps.clamp(max=horizon - 1)])
 
 
