@@ -11,9 +11,9 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mbrl_wrappers.acceleration import captured_updates as recorded
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
 from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData
+from mbrl_wrappers.agents import captured_updates as recorded
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.acceleration.adam import AdamState, AdamStep
-from mbrl_wrappers.acceleration.compiled_agent import CompiledAgent, common_objection, logged_values
 from mbrl_wrappers.acceleration.functional import Functional, polyak, tensors_of
+from mbrl_wrappers.agents.compiled.agent import CompiledAgent, common_objection, logged_values
 
 _HALF_LOG_2PI = 0.9189385332046727
 _ACTORS = (sac_policies.Actor, tqc_policies.Actor)
@@ -175,7 +175,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
 class CompiledSAC(_CompiledSoftActorCritic, SAC):
     """SB3's SAC (Haarnoja et al. 2018b) with one compiled function per gradient update.
 
-    See :class:`~mbrl_wrappers.acceleration.compiled_agent.CompiledAgent` for ``compile``, SB3's ``SAC`` for the rest.
+    See :class:`~mbrl_wrappers.agents.compiled.agent.CompiledAgent` for ``compile``, SB3's ``SAC`` for the rest.
     """
 
     def _next_values(self, outputs: Any) -> Tensor:
@@ -191,7 +191,7 @@ class CompiledSAC(_CompiledSoftActorCritic, SAC):
 class CompiledTQC(_CompiledSoftActorCritic, TQC):
     """sb3-contrib's TQC (Kuznetsov et al. 2020) with one compiled function per gradient update.
 
-    See :class:`~mbrl_wrappers.acceleration.compiled_agent.CompiledAgent` for ``compile``, and ``TQC`` for the rest.
+    See :class:`~mbrl_wrappers.agents.compiled.agent.CompiledAgent` for ``compile``, and ``TQC`` for the rest.
     """
 
     def _constants(self) -> list[Any]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.acceleration.adam import AdamState, AdamStep
-from mbrl_wrappers.acceleration.compiled_agent import CompiledAgent, common_objection, logged_values
 from mbrl_wrappers.acceleration.functional import Functional, polyak, tensors_of
+from mbrl_wrappers.agents.compiled.agent import CompiledAgent, common_objection, logged_values
 
 
 class TD3State(NamedTuple):
@@ -43,7 +43,7 @@ class TD3Settings(NamedTuple):
 class CompiledTD3(CompiledAgent, TD3):
     """SB3's TD3 (Fujimoto et al. 2018) with one compiled function per gradient update.
 
-    See :class:`~mbrl_wrappers.acceleration.compiled_agent.CompiledAgent` for ``compile``, SB3's ``TD3`` for the rest.
+    See :class:`~mbrl_wrappers.agents.compiled.agent.CompiledAgent` for ``compile``, SB3's ``TD3`` for the rest.
     """
 
     def _trained(self) -> dict[str, torch.optim.Optimizer]:
