@@ -25,12 +25,12 @@ class GradientWatch:
         self.probes: list[Tensor] = []
 
     def probe(self, rows: Tensor) -> Tensor:
-        """Return what :func:`watched` takes for the next step, for as many rows as ``rows [B, ...]`` has."""
+        """Return a probe of the next step for :func:`watched`, with as many rows as ``rows [B, ...]``."""
         self.probes.append(torch.zeros(len(rows), device=rows.device, requires_grad=True))
         return self.probes[-1]
 
     def report(self) -> dict[str, Tensor]:
-        """Return what is to be logged.
+        """Return the numbers to log.
 
         ``grad_norm_h{t}``: the mean norm of a row's gradient at step ``t``, of 20 steps, and at powers of 2 behind;
         ``rows_without_gradient``: how many rows had to be taken out at some step.

@@ -45,7 +45,7 @@ class CapturedUpdates:
         self._step: Any = None
 
     def __reduce__(self) -> Any:
-        """Copies and what is unpickled capture anew."""
+        """Copies and unpickled objects capture anew."""
         return type(self), (self._device,)
 
     @contextmanager
@@ -58,7 +58,7 @@ class CapturedUpdates:
         steps_through: Callable[[DynamicsModel], Any],
         made_of: Sequence[Any],
     ) -> Iterator[Callable[..., Any]]:
-        """Give what makes an update, and tell the optimizers behind it.
+        """Give a function that makes an update, and tell the optimizers when it is done.
 
         Args:
             update: takes the optimizers' steppers by name, what takes steps of the model, and what the update is of.

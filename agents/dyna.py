@@ -132,7 +132,7 @@ class Dyna(Strategy):
         return self._dynamics.predict(obs, action, generator=self._generator)
 
     def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
-        """Return what is kept of a step of all rollouts: the rows, and a mask ``[B]`` of those that enter the buffer.
+        """Return the rows of a step of all rollouts, and a mask ``[B]`` of the rows that enter the buffer.
 
         Args:
             rows: ``[B]`` as imagined, some perhaps not finite.

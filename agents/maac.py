@@ -37,7 +37,7 @@ from mbrl_wrappers.models.base import DynamicsModel
 
 
 class MAAC(ValueGradientAgent, SAC):
-    """SAC whose actor looks ``H`` steps ahead in a model, and learns by the gradient of what it finds there.
+    """SAC whose actor learns by the gradient of returns, ``H`` steps ahead in a model.
 
     From the states of each batch the policy is followed through the model by reparameterisation (Clavera et al. 2020;
     with entropy at every step, as in SAC-SVG, Amos et al. 2021)::
@@ -271,7 +271,7 @@ class MAAC(ValueGradientAgent, SAC):
     def _ahead(
         self, observations: Any, obs: Tensor, step: Step, probes: list[Tensor], scales: Scales | None
     ) -> Rollout:
-        """Look ahead from what the policy sees, which is ``obs [B, D]`` to the model."""
+        """Look ahead from the policy's observations, which are ``obs [B, D]`` to the model."""
         probe_of_next = iter(probes)
 
         def act(policy_obs: Any) -> tuple[Tensor, Tensor]:
@@ -299,7 +299,7 @@ class MAAC(ValueGradientAgent, SAC):
     # -- the critic --------------------------------------------------------------------------------
 
     def _target_members(self) -> Tensor | None:
-        """Draw which critics the targets take the least of; None where it is of all."""
+        """Draw the critics whose minimum is the target; None for all critics."""
         if self.target_critics is None:
             return None
         return torch.randperm(len(self.critic.q_networks), device=self.device)[: self.target_critics]
@@ -334,7 +334,7 @@ class MAAC(ValueGradientAgent, SAC):
         return 0.5 * torch.stack(losses).sum()
 
     def _expanded_loss(self, rollout: Rollout, alpha: Tensor, members: Tensor | None, scales: Scales | None) -> Tensor:
-        """Return the loss of the first ``H`` states and actions of the rollouts against what lies behind them."""
+        """Return the loss of the critics at the first ``H`` states of the rollouts, against the returns behind them."""
         with torch.no_grad():
             last_obs = self._policy_obs(rollout.obs[-1], scales)
             last = self._target_value(last_obs, rollout.action[-1], members)
@@ -348,7 +348,7 @@ class MAAC(ValueGradientAgent, SAC):
     # -- the entropy -------------------------------------------------------------------------------
 
     def _update_alpha(self, log_prob: Tensor, stepper: Stepper | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Move the entropy coefficient, if it is learned; returns it as it was, and what is logged."""
+        """Update the entropy coefficient, if it is learned; returns its value before, and the numbers to log."""
         if stepper is None or self.log_ent_coef is None:
             return self.ent_coef_tensor, {"ent_coef": self.ent_coef_tensor}
         assert isinstance(self.target_entropy, float)

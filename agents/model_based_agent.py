@@ -49,13 +49,13 @@ class ModelBasedAgent(OffPolicyAlgorithm):
 
 
 def in_front_of(callback: Any, own: ModelBased) -> list[BaseCallback]:
-    """Put a ``ModelBased`` in front of what ``learn`` takes for a callback."""
+    """Put a ``ModelBased`` in front of the callbacks given to ``learn``."""
     others = callback if isinstance(callback, list) else [callback] if callback is not None else []
     return [own, *(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in others)]
 
 
 def model_callbacks(callback: Any) -> Iterator[ModelBased]:
-    """Yield every ``ModelBased`` in what ``learn`` takes for a callback."""
+    """Yield every ``ModelBased`` among the callbacks given to ``learn``."""
     if isinstance(callback, ModelBased):
         yield callback
     elif isinstance(callback, CallbackList):

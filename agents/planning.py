@@ -1,4 +1,4 @@
-"""What all agents that plan in a model have in common: Stable-Baselines3's API around a model and a planner."""
+"""The base of all agents that plan in a model: Stable-Baselines3's API around a model and a planner."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PlanningPolicy(BasePolicy):
         super().__init__(observation_space, action_space)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
-        """Turn actions of a Box into those of the buffer: in [-1, 1], whole numbers as they are."""
+        """Scale actions of a Box for the buffer: to [-1, 1]; whole numbers stay as they are."""
         space = self.action_space
         assert isinstance(space, spaces.Box)
         if not np.issubdtype(space.dtype, np.floating):
@@ -48,7 +48,7 @@ class PlanningPolicy(BasePolicy):
         return 2.0 * ((action - space.low) / spread) - 1.0
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
-        """Turn actions of the buffer into those of the Box."""
+        """Scale actions of the buffer back to the Box."""
         is_scaled = np.issubdtype(self.action_space.dtype, np.floating)
         return super().unscale_action(scaled_action) if is_scaled else scaled_action
 
@@ -57,7 +57,7 @@ class PlanningPolicy(BasePolicy):
 
 
 class PlanningAgent(OffPolicyAlgorithm):
-    """An SB3 agent whose actions are planned in a model, which it learns from what it meets.
+    """An SB3 agent that learns a model from its experience and plans its actions in it.
 
     The first ``learning_starts`` steps are uniformly random; then the model is fitted, on all data, before the first
     plan and every ``train_freq``. All environments are planned for in the same calls.

@@ -1,4 +1,4 @@
-"""Differentiable rollouts of a policy through a model, and what they are worth."""
+"""Differentiable rollouts of a policy through a model, and their values."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def check_differentiable(action: Tensor, next_obs: Tensor) -> None:
 def expanded_values(
     rollout: Rollout, last: Tensor, alpha: Tensor | float, gamma: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what the states and actions of a rollout are worth, by its rewards and the value behind the last one.
+    """Return the values of the states and actions of a rollout, from its rewards and the value behind the last one.
 
     With ``V_H`` given, ``Q_t = r_t + gamma V_{t+1}`` and ``V_t = Q_t - alpha log pi(a_t | s_t)``; a termination has
     nothing behind it.

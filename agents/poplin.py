@@ -352,7 +352,7 @@ class POPLIN(PlanningAgent):
         return plan
 
     def _fit(self, transitions: Transitions) -> None:
-        """Fit the model, then the policy to what was planned."""
+        """Fit the model, then the policy to the plans."""
         super()._fit(transitions)
         if not self._planned:
             return

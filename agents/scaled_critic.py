@@ -1,4 +1,4 @@
-"""Critics whose outputs are in units of what returns can be, so that raw rewards of any size suit them."""
+"""Critics whose outputs are in units of the range of returns, so that raw rewards of any size suit them."""
 
 from __future__ import annotations
 

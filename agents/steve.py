@@ -106,7 +106,7 @@ class STEVE(Strategy):
 
     @torch.no_grad()
     def horizon_weights(self, obs: Tensor) -> Tensor:
-        """Return what each horizon weighs in the target of a step to ``obs [B, D]``, raw and flat: ``[H+1, B]``."""
+        """Return the weight of each horizon in the target of a step to ``obs [B, D]``, raw and flat: ``[H+1, B]``."""
         discount = torch.full_like(obs[:, 0], self._view.gamma)
         return self._look_ahead(obs, discount, self._view.normalizer)[0]
 

@@ -1,4 +1,4 @@
-"""Stochastic value gradients (Heess et al. 2015): the value's gradient along what really happened."""
+"""Stochastic value gradients (Heess et al. 2015): the value's gradient along real trajectories."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         return logged({**losses, "importance_weight": weight.mean(), **watch.report()})
 
     def _draw(self, buffer: TrajectoryBuffer, batch_size: int) -> Stretches:
-        """Draw what the actor learns from."""
+        """Draw the actor's stretches."""
         if self.horizon == "inf":
             return buffer.sample_episodes(batch_size, self.window)
         return buffer.sample_stretches(batch_size, max(self.horizon, 1), self.window)
@@ -363,7 +363,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
     def _objective(
         self, real: FlatStretches, infer: Infer | None, probes: Sequence[Tensor], scales: Scales | None
     ) -> tuple[Tensor, Tensor]:
-        """Return what the actor is to raise, and the importance weights ``[B]``."""
+        """Return the actor's objective, and the importance weights ``[B]``."""
         if infer is None:
             value, log_ratio = self._value_of_action(real, probes[0], scales)
         else:

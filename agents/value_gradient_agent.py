@@ -49,15 +49,15 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
 
     @abstractmethod
     def _steps_through(self, dynamics: DynamicsModel) -> Any:
-        """Return what takes the steps that gradients go through."""
+        """Return the function whose steps gradients go through."""
 
     @abstractmethod
     def _drawn(self, gradient_steps: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
-        """Yield what each update of a block is of: tensors, and what else is part of a captured graph."""
+        """Yield the inputs of each update: tensors, and other values that a captured graph depends on."""
 
     @abstractmethod
     def _update(self, steppers: dict[str, Stepper], step: Any, *of: Any) -> Logged:
-        """Update all networks once; returns what is logged.
+        """Update all networks once; returns the numbers to log.
 
         Args:
             steppers: of the optimizers.
@@ -107,7 +107,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
 
     @contextmanager
     def _updating(self) -> Iterator[Callable[..., Logged]]:
-        """Give what makes an update, with the model as it is now."""
+        """Give a function that makes an update with the current model."""
         dynamics = self.model_based.dynamics
         if not self._is_captured:
             steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}

@@ -37,7 +37,7 @@ def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dic
 
 
 def _check_depth(content: Any, source: object) -> None:
-    """Refuse what a recursive function could not follow."""
+    """Refuse content that is nested too deeply for a recursive function."""
     level, depth = [content], 0
     while level:
         depth += 1

@@ -30,7 +30,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new name beside ``path``, which says what process it is of."""
+    """Return a new path beside ``path`` whose name holds this process's number."""
     return path.with_name(f".{path.name}.{os.getpid()}-{_host()}-{uuid.uuid4().hex}")
 
 

@@ -42,7 +42,7 @@ def returns_to_go(
     gamma: float,
     bonuses: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what is gained from each step on, and what each state is worth.
+    """Return the return from each step on, and the value of each state.
 
     ``Q_t = r_t + gamma (1 - d_t) V_{t+1}`` and ``V_t = Q_t + b_t``, from the last step to the first. The bonus is the
     state's, such as that of the entropy of its action (Haarnoja et al. 2018, eq. 3).
@@ -115,7 +115,7 @@ class PendingReturn(NamedTuple):
 
 
 class RunningReturn(NamedTuple):
-    """What ``B`` trajectories gained in their first ``n`` steps, ``sum_{t<n} gamma^t r_t`` up to a termination.
+    """The discounted rewards of ``B`` trajectories so far, ``sum_{t<n} gamma^t r_t`` up to a termination.
 
     Attributes:
         reward: the discounted sum, ``[B]``.
@@ -133,5 +133,5 @@ class RunningReturn(NamedTuple):
         return RunningReturn(self.reward + gained, self.goes_on & ~terminated, discount)
 
     def bootstrap(self, value: Tensor) -> Tensor:
-        """Return what the value ``[B]`` of where the trajectories are adds to their return, ``[B]``."""
+        """Return the part of the return, ``[B]``, that the value ``[B]`` of the current state adds."""
         return torch.where(self.goes_on, self.discount * value, 0.0)

@@ -144,7 +144,7 @@ class FlatSpace:
         return torch.float32 if all(np.can_cast(box.dtype, np.float32) for box in boxes) else torch.float64
 
     def column_name(self, column: int) -> str:
-        """Return what errors and warnings call a column, such as ``observation_space['arm'][3]``."""
+        """Return the name of a column for errors and warnings, such as ``observation_space['arm'][3]``."""
         leaf = next(leaf for leaf in self.leaves if column < leaf.stop)
         return f"{leaf.name}[{column - leaf.start}]"
 

@@ -80,7 +80,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a dynamics model says about one step; ``...`` are the batch dimensions of its inputs.
+    """The prediction of one step; ``...`` are the batch dimensions of the inputs.
 
     Attributes:
         next_obs: ``[..., D]`` predicted observation.

@@ -1,4 +1,4 @@
-"""What ``mbrl-zoo train`` does: an agent beside the same agent without a model."""
+"""Training an agent and the same agent without a model, as ``mbrl-zoo train`` does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Training:
-    """What :func:`train` returns.
+    """The result of :func:`train`.
 
     Attributes:
         agent: the trained agent; its model is at ``agent.model_based.dynamics``, that of an agent which plans at

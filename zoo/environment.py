@@ -1,4 +1,4 @@
-"""Environments by name, and what is written down of them."""
+"""Environments by name, and their records in files."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def full_name(name: str, env: gym.Env) -> str:
 
 @dataclass(frozen=True)
 class EnvRecord:
-    """What a saved agent says of its environment, in ``env.json``.
+    """The environment of a saved agent, as ``env.json`` holds it.
 
     Attributes:
         name: a Gymnasium id or ``"package.module:Class"``.

@@ -2,4 +2,4 @@
 
 
 class ZooError(ValueError):
-    """What a zoo's name, folder, file or server can't give; the message names it and says what is wrong."""
+    """A problem with a name, folder, file or server of the zoo; the message names it and says what is wrong."""

@@ -92,7 +92,7 @@ def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) ->
 
 
 def env_action(env: gym.Env, action: Any) -> Any:
-    """Return what ``agent.predict`` said as the env takes it: SB3 gives an array where a number is meant."""
+    """Return an action of ``agent.predict`` as the env takes it: SB3 gives an array for a Discrete action."""
     return int(action) if isinstance(env.action_space, spaces.Discrete) else action
 
 
@@ -109,7 +109,7 @@ def episodes_to_json(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
 
 
 def episodes_from_json(value: Any, source: object) -> list[Episode]:
-    """Read what :func:`episodes_to_json` wrote.
+    """Read the result of :func:`episodes_to_json`.
 
     Raises:
         ZooError: naming ``source``, if it is not that.

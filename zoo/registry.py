@@ -192,7 +192,7 @@ def argument_types(kind: type) -> dict[str, Any]:
 
 
 def _type_of(parameter: inspect.Parameter, module: str) -> Any:
-    """Return a parameter's annotation, evaluated; Any for one that names what only type checkers import."""
+    """Return a parameter's evaluated annotation; Any if it needs an import that only type checkers make."""
 
     def holder() -> None: ...
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: runs as they go, and a table in the end."""
+"""Output in the terminal: runs as they go, and a table at the end."""
 
 from __future__ import annotations
 

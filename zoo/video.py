@@ -92,7 +92,7 @@ def side_by_side_video(
     seed: int = FIRST_SEED,
     max_frames: int = 200,
 ) -> int:
-    """Record one real episode beside what the model makes of its start and its actions, open loop.
+    """Record one real episode beside the model's open-loop prediction from its start and its actions.
 
     The deterministic policy sees the real half. The model predicts means and is fed its own predictions; the video
     ends with the real episode, or when a prediction is not finite.

@@ -1,4 +1,4 @@
-"""What the compiled agents share: the loop over a block of updates, each of which is one function."""
+"""The base of the compiled agents: the loop over a block of updates, each of which is one function."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CompiledAgent(AcceleratedUpdates):
 
     @abstractmethod
     def _trained(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the optimizers by the names of what they train."""
+        """Return the optimizers by the names of the networks that they train."""
 
     @abstractmethod
     def _objection_of_kind(self) -> str | None:
@@ -102,7 +102,7 @@ class CompiledAgent(AcceleratedUpdates):
 
     @abstractmethod
     def _is_due(self, index: int) -> bool:
-        """Tell whether the ``index``-th update of a block does what not every one does."""
+        """Tell whether the ``index``-th update of a block does more than most, such as moving a target."""
 
     @abstractmethod
     def _record(self, logged: Tensor) -> None:
@@ -196,7 +196,7 @@ def logged_values(values: Iterable[Tensor]) -> Tensor:
 
 
 def common_objection(policy: Any, networks: Mapping[str, tuple[type, ...]], optimizers: Iterable[Any]) -> str | None:
-    """Say what of a policy or its optimizers cannot be compiled, None if all can.
+    """Return the reason why a policy or its optimizers can't be compiled, None if they can.
 
     Args:
         policy: the agent's.

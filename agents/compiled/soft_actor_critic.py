@@ -51,7 +51,7 @@ class SoftSettings(NamedTuple):
 
 
 class _CompiledSoftActorCritic(CompiledAgent):
-    """What SAC and TQC have in common: the order of updates, the entropy and the target."""
+    """The base of SAC and TQC: the order of updates, the entropy and the target."""
 
     actor: Any
     critic: Any
@@ -70,7 +70,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
         raise NotImplementedError
 
     def _value(self, outputs: Any) -> Tensor:
-        """Return what the actor is to raise, ``[B, 1]``."""
+        """Return the actor's objective, ``[B, 1]``."""
         raise NotImplementedError
 
     def _trained(self) -> dict[str, torch.optim.Optimizer]:

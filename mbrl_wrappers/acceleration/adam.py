@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class AdamState(NamedTuple):
-    """What steps of Adam read and write, sharing memory with the optimizer and its parameters.
+    """The tensors that steps of Adam read and write; they share memory with the optimizer and its parameters.
 
     Attributes:
         params: the parameters, without gradient.
@@ -37,7 +37,7 @@ class AdamStep:
 
     @staticmethod
     def constants(optimizer: torch.optim.Optimizer) -> tuple[tuple[float, float], float, float]:
-        """Return what a step is built with: betas, epsilon and weight decay."""
+        """Return the constants of a step: betas, epsilon and weight decay."""
         group = optimizer.param_groups[0]
         return tuple(group["betas"]), group["eps"], group["weight_decay"]
 
@@ -64,7 +64,7 @@ class AdamStep:
 
     @staticmethod
     def state(optimizer: torch.optim.Optimizer) -> AdamState:
-        """Return what the next steps work on; followed by :meth:`count` when they are done."""
+        """Return the state for the next steps; call :meth:`count` when they are done."""
         group = optimizer.param_groups[0]
         for p in group["params"]:
             if not optimizer.state[p]:  # as torch makes it at the first step

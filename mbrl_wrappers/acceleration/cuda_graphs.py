@@ -29,7 +29,7 @@ def objection_to_capture(device: torch.device) -> str | None:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured call: what it reads its inputs from, and what it leaves its outputs in."""
+    """A captured call, with the tensors that it reads its inputs from and leaves its outputs in."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -43,7 +43,7 @@ class _Graph:
 
 
 class GraphCapture:
-    """Calls functions whose tensors are all on one GPU, by what was captured at the first such call.
+    """Calls functions of tensors on one GPU by replaying CUDA graphs, captured at the first call.
 
     A GPU runs what an update of small networks needs faster than the CPU can ask for it, piece by piece; a capture
     asks once. The results are those of the call, up to the choice of kernels, random numbers of torch's global
@@ -72,11 +72,11 @@ class GraphCapture:
         self._place: Hashable = None
 
     def __reduce__(self) -> Any:
-        """Copies and what is unpickled capture anew."""
+        """Copies and unpickled objects capture anew."""
         return type(self), (self._device,)
 
     def captured(self, function: Callable[..., Any], works_on: Sequence[Tensor]) -> Callable[..., Any]:
-        """Return what does the same as a function, faster from the second call on.
+        """Return a function with the same results, faster from the second call on.
 
         The function's arguments are tensors, and what else is part of a capture, in nested tuples, lists and dicts;
         arguments of other shapes or with other parts have a capture of their own.
@@ -143,7 +143,7 @@ def _take_apart(value: Any, tensors: list[Tensor]) -> Hashable:
 
 @contextmanager
 def _restored(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """Put tensors and the GPU's random numbers back behind what was only tried."""
+    """Restore tensors and the GPU's random state when the context ends."""
     before = [tensor.detach().clone() for tensor in tensors]
     random_state = torch.cuda.get_rng_state(device)
     try:
@@ -157,7 +157,7 @@ def _restored(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]
 
 @contextmanager
 def _without_checks() -> Iterator[None]:
-    """Have distributions not look at their parameters, for which the CPU would wait; nor torch warn of the streams."""
+    """Switch off the checks of distributions, for which the CPU would wait, and torch's warning about streams."""
     checks = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:

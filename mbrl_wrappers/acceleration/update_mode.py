@@ -37,7 +37,7 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
         """Return the number of updates from which compiling pays on the agent's device."""
 
     def _constants(self) -> list[Any]:
-        """Return what a capture takes for constant, to be compared: it is made anew where that has changed."""
+        """Return the values that a captured graph takes for constants; if one changes, the update is captured anew."""
         return []
 
     @property
@@ -112,6 +112,6 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
 
 
 def check_compile(value: Any) -> None:
-    """Refuse what ``compile`` can't be."""
+    """Refuse an invalid value of ``compile``."""
     if not isinstance(value, bool) and value != "auto":
         raise ValueError(f"compile must be True, False or 'auto', got {value!r}")

@@ -25,7 +25,7 @@ def collect_transitions(
     policy: Callable[[Any], Any] | None = None,
     seed: int | None = None,
 ) -> Transitions:
-    """Step an environment and keep what it did, flat, as ``dynamics.fit`` takes it.
+    """Step an environment and return its transitions, flat, as ``dynamics.fit`` takes them.
 
     Args:
         env: with the spaces of the model.

@@ -35,7 +35,7 @@ class FiniteEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def check_finite(what: str, value: Any, step: int | None = None) -> None:
-    """Refuse what an environment returned if a number in it is not finite.
+    """Refuse a value of an environment if a number in it is not finite.
 
     Args:
         what: how the error calls it, ``"observation"`` or ``"reward"``.

@@ -28,7 +28,7 @@ StartStates = Tensor | np.ndarray | dict[str, Any] | tuple[Any, ...] | StartFunc
 
 @dataclass(frozen=True)
 class ImaginedStep:
-    """What a step of ``B`` imagined episodes returned.
+    """The result of a step of ``B`` imagined episodes.
 
     Attributes:
         shown: what an agent sees after the step, ``[B, D]`` or ``[B, F]``; see :attr:`ImaginedEpisodes.shown`.
@@ -122,7 +122,7 @@ class ImaginedEpisodes:
 
     @property
     def observation_space(self) -> spaces.Space:
-        """The space of what an agent sees in an episode."""
+        """The observation space of an agent in an episode."""
         return self.dynamics.observation_space if self.observe == "observation" else feature_space(self.dynamics)
 
     def decode_numpy(self, shown: Tensor) -> Any:
@@ -187,7 +187,7 @@ class ImaginedEpisodes:
         self.generator.manual_seed(stream_seed(seed, "imagined episodes"))
 
     def reset(self, rows: Tensor | None = None) -> Tensor:
-        """Start the given episodes anew (bool mask ``[B]``; default: all) and return what all show."""
+        """Start episodes anew (bool mask ``[B]``; default: all) and return :attr:`shown`."""
         rows = torch.ones_like(self.steps, dtype=torch.bool) if rows is None else rows
         count = int(rows.sum())
         if count:

@@ -70,7 +70,7 @@ class SimulatorReturns:
         return torch.where(result.isfinite(), result, -torch.inf).to(actions)
 
     def _follow(self, sequence: Tensor) -> float:
-        """Return what ``sequence [H, A]`` earns from the current state on."""
+        """Return the return of the actions ``[H, A]`` from the current state."""
         batch, total, factor = self.action_codec.decode_numpy(sequence), 0.0, 1.0
         for step in range(len(sequence)):
             _, reward, terminated, truncated, _ = self.env.step(self._action(batch, step))

@@ -133,7 +133,7 @@ class Snapshots:
             function(state)
 
     def _compare_runs(self) -> str | None:
-        """Return in what a second run from a snapshot differed from the first, None if in nothing."""
+        """Return how a second run from a snapshot differed from the first, None if it did not."""
         self.env.reset()
         space = copy.deepcopy(self.env.action_space)
         space.seed(0)
@@ -184,7 +184,7 @@ def bit_equal(a: Any, b: Any) -> bool:
 
 
 class _Saver(pickle.Pickler):
-    """Copies the attributes of an env and of every env in it, and notes the state of what is kept by reference.
+    """Copies the attributes of an env and of every env inside it, and the state of objects that are kept by reference.
 
     One pickler for all of them, so that what two attributes share is shared after a restore.
     """
@@ -350,7 +350,7 @@ class _MujocoModel:
         return self._last
 
     def restore(self, saved: tuple[list[bytes], list[Any]]) -> None:
-        """Write back what has changed."""
+        """Write changed values back."""
         (contents, numbers), (old_contents, old_numbers) = self._now(), saved
         for array, content, old in zip(self._arrays, contents, old_contents, strict=True):
             if content != old:

@@ -152,7 +152,7 @@ class ModelBased(BaseCallback):
 
     @property
     def collects_anew(self) -> bool:
-        """Whether learning has started before, but its experience is lost, and what is new is too little for a fit."""
+        """Whether learning has started before, but the experience was lost and there is too little new for a fit."""
         return self._last_fit == _NEVER and self.model.num_timesteps > self.model.learning_starts
 
     def _serves(self, agent: OffPolicyAlgorithm, start_time: float) -> bool:
@@ -280,14 +280,14 @@ class ModelBased(BaseCallback):
     # -- saving ---------------------------------------------------------------------------------
 
     def full_state(self) -> dict[str, torch.Tensor]:
-        """Return imagined rows and generators as tensors: what ``agent.save`` leaves out."""
+        """Return imagined rows and generators as tensors; ``agent.save`` leaves them out."""
         imagined = self._imagined_state or self.strategy.imagined_state()
         return {f"imagined.{k}": v for k, v in imagined.items()} | {
             f"generator.{k}": v for k, v in self._current_generator_states().items()
         }
 
     def load_full_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take back what :meth:`full_state` returned; it is put in place when training starts."""
+        """Restore the result of :meth:`full_state`; it takes effect when training starts."""
         self._imagined_state = {k.removeprefix("imagined."): v for k, v in state.items() if k.startswith("imagined.")}
         self._generator_states = {
             k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")
@@ -299,7 +299,7 @@ class ModelBased(BaseCallback):
         return states | self._generator_states  # those that wait for training to start come first
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop the agent, its view and what training rebuilds; the model goes to the CPU."""
+        """Drop the agent, its view and everything that training rebuilds; the model goes to the CPU."""
         kept = ("strategy", "fit_every", "seed", "verbose", "n_calls", "num_timesteps", "_last_fit", "_warned")
         state = {name: self.__dict__[name] for name in kept}
         state["dynamics"] = _on_cpu(self.dynamics)

@@ -1,4 +1,4 @@
-"""Which predictions are of no use to an agent: what is no number, and what has run away from all that is real."""
+"""Predictions that are of no use to an agent: not finite, or far from all real observations."""
 
 from __future__ import annotations
 

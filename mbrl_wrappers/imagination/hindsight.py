@@ -25,7 +25,7 @@ _ACHIEVED, _DESIRED = "achieved_goal", "desired_goal"
 
 
 class Hindsight:
-    """Which goals a hindsight buffer would put in the place of the desired ones, and what its env pays for them.
+    """Goals as a hindsight buffer replaces them, and the rewards that its env pays for them.
 
     Args:
         buffer: the agent's own buffer, not the decorated one.

@@ -37,7 +37,7 @@ class ImaginedRows:
 
 @dataclass(frozen=True)
 class TargetRows:
-    """A batch of imagined steps with what their values are regressed on, flat and in the env's units.
+    """A batch of imagined steps with the targets of their values, flat and in the env's units.
 
     Attributes:
         obs: ``[B, D]``.

@@ -17,7 +17,7 @@ from mbrl_wrappers.types import Transitions
 
 
 class Strategy(ABC):
-    """Decides what an agent's gradient step sees.
+    """Decides which rows an agent's batches hold.
 
     :class:`~mbrl_wrappers.imagination.ModelBased` binds a strategy to an agent and a model when
     training starts, refreshes it after each fit of the model, and asks it for every batch.
@@ -75,7 +75,7 @@ class Strategy(ABC):
         return {}
 
     def load_imagined_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what :meth:`imagined_state` returned; called at each start of training, often with ``{}``."""
+        """Restore the result of :meth:`imagined_state`; called at each start of training, often with ``{}``."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no imagined data, got {sorted(state)}")
 

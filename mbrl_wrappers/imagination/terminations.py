@@ -59,7 +59,7 @@ def mixes_time_limits(buffer: ReplayBuffer) -> bool:
 
 
 def _notes_of(buffer: ReplayBuffer) -> np.ndarray:
-    """Return what was noted of each row; nothing is known if rows were stored in the meantime without being noted."""
+    """Return the note of each row; nothing is known if rows were stored in the meantime without being noted."""
     notes = getattr(buffer, "true_terminations", None)
     if notes is not None:
         last = buffer.true_terminations_until  # type: ignore[attr-defined]

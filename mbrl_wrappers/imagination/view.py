@@ -1,4 +1,4 @@
-"""What a strategy may know of an agent: the one adapter to Stable-Baselines3's off-policy algorithms."""
+"""The one adapter to Stable-Baselines3's off-policy algorithms: an agent as strategies see it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WHOLE = ""  # the key of an observation that has no keys
 
 
 class Scales(NamedTuple):
-    """What VecNormalize scales by at one moment, as tensors on the agent's device; nothing of what it leaves alone.
+    """VecNormalize's statistics at one moment, as tensors on the agent's device; only of the parts that it scales.
 
     Attributes:
         obs: mean and spread of each part of an observation that is standardised, by its key.
@@ -94,7 +94,7 @@ class AgentView:
                 )
 
     def _check_scaling(self, space: spaces.Box) -> None:
-        """Refuse actions that the agent's policy can't turn into those of its buffer.
+        """Refuse action spaces whose actions the agent's policy can't scale for its buffer.
 
         SB3 divides by the range, and its buffer keeps actions in the type of the space, which cuts scaled ones off to
         -1, 0 or 1 where that is an integer.
@@ -126,7 +126,7 @@ class AgentView:
         return self._agent._vec_normalize_env
 
     def scales(self) -> Scales | None:
-        """Return what the agent's VecNormalize scales by now, None without one."""
+        """Return the current statistics of the agent's VecNormalize, None without one."""
         return _scales_of(self.normalizer, self.device)
 
     # -- where rollouts start -------------------------------------------------------------------
@@ -248,7 +248,7 @@ class AgentView:
 
     @torch.no_grad()
     def target_values(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Return what each of the agent's target critics says; see :meth:`check_critic`.
+        """Return the values of each of the agent's target critics; see :meth:`check_critic`.
 
         CrossQ has no target networks: its critics answer, with the running statistics of their normalisation.
 
@@ -315,7 +315,7 @@ class AgentView:
     # -- actions: the buffer holds them scaled to [-1, 1], the env and the model take them as they are ----
 
     def unscale(self, action: Tensor) -> Tensor:
-        """Turn actions in [-1, 1], ``[B, A]`` of a Box, into those of the env."""
+        """Scale actions of a Box, ``[B, A]``, from [-1, 1] to the env's bounds."""
         return self._low + 0.5 * (action + 1.0) * (self._high - self._low)
 
     def env_action(self, buffer_action: np.ndarray) -> Tensor:
@@ -333,7 +333,7 @@ class AgentView:
     # -- batches --------------------------------------------------------------------------------
 
     def samples(self, rows: ImaginedRows, env: VecNormalize | None, like: Samples | None, batches: int = 1) -> Samples:
-        """Turn imagined rows into what SB3's ``train`` takes.
+        """Turn imagined rows into samples for SB3's ``train``.
 
         Args:
             rows: ``[B, ...]``.
@@ -348,7 +348,7 @@ class AgentView:
         return self._assemble(rows, rewards, discounts, scales, like, batches)
 
     def target_samples(self, rows: TargetRows, env: VecNormalize | None, like: Samples) -> Samples:
-        """Turn rows that bootstrap several steps ahead into what SB3's ``train`` takes, behind real ones.
+        """Turn rows that bootstrap several steps ahead into samples for SB3's ``train``, behind real ones.
 
         Args:
             rows: ``[B, ...]``.

@@ -1,4 +1,4 @@
-"""What is learned: dynamics models, and exact ones beside them."""
+"""World models: learned ones, and exact ones to compare them with."""
 
 from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.base import DynamicsModel

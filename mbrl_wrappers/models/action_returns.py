@@ -117,7 +117,7 @@ class TrajectoryReturns:
         return self.propagation in ("TS1", "TSinf")
 
     def _make_step(self, generator: torch.Generator | None) -> _Step:
-        """Return what takes particles one step on; a place among the ``K`` has the same member from call to call."""
+        """Return a function that takes particles one step on; particle ``k`` has the same member from call to call."""
         dynamics = self.dynamics
         if self.propagation == "expectation":
             return lambda obs, action: dynamics.predict(obs, action, deterministic=True).outcome

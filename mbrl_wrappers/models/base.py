@@ -134,7 +134,7 @@ class DynamicsModel(WorldModel):
 
     @property
     def particle_members(self) -> list[int]:
-        """What the particles of a planner may be shared out over: the elites of an ensemble; one for other models."""
+        """The members that a planner's particles are dealt out to: the elites of an ensemble; one for other models."""
         return [0]
 
     def check_several_members(self) -> None:
@@ -322,7 +322,7 @@ class DynamicsModel(WorldModel):
         return value.reshape(-1, width)
 
     def _check_transitions(self, transitions: Transitions) -> None:
-        """Check what a fit is given, and the given functions against it."""
+        """Check the transitions of a fit, and compare the given functions with them."""
         if len(transitions) == 0:
             raise ValueError("transitions must hold at least one row to fit a model, got 0")
         for name, codec in (

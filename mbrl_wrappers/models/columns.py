@@ -133,7 +133,7 @@ class ObservationColumns(nn.Module):
         return self.keep_constants(change)
 
     def keep_constants(self, change: Tensor) -> Tensor:
-        """Return changes ``[B, C]`` of which those of columns that never change are 0, without a gradient."""
+        """Return changes ``[B, C]``, set to 0 without a gradient in columns that never change."""
         if self._all_change:
             return change
         changes = self.changes if self._is_plain else self.changes[self._order[: self.num_continuous]]

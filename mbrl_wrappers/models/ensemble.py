@@ -333,7 +333,7 @@ class EnsembleDynamics(DynamicsModel):
         return Prediction(*outcome, uncertainty.reshape(outcome.reward.shape))
 
     def _gaussians(self, of_all: dict[str, Outputs]) -> MemberGaussians:
-        """Return all members' predictions of what changes and of the reward, ``[M, B, V]``."""
+        """Return all members' predictions of the changing columns and of the reward, ``[M, B, V]``."""
         outputs, heads = of_all["network"], self.network.heads
         moments = [heads.moments(outputs)]
         if self.columns.num_discrete:
@@ -345,7 +345,7 @@ class EnsembleDynamics(DynamicsModel):
         return MemberGaussians(self._what_counts(mean), self._what_counts(std))
 
     def cross_step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Outcome:
-        """Take a step in the mean of each elite on rows of its own, and have all elites say what they are worth.
+        """Take the mean step of each elite on rows of its own, and have every elite predict the rewards.
 
         The rollouts of STEVE (Buckman et al. 2018, section 3): every trajectory of a transition model is rated by
         every reward model. Categories, flags and terminations are sampled, from the same random numbers for all
@@ -484,7 +484,7 @@ class EnsembleDynamics(DynamicsModel):
         return decided(heads, heads.chances(outputs).detach())[:, 0] > 0.5
 
     def _outcome_input(self, x: Tensor, change: Tensor, discrete: Tensor) -> Tensor:
-        """Return what the networks of rewards and terminations see of steps, ``[B, 2 D + A]``.
+        """Return the inputs of the networks of rewards and terminations, ``[B, 2 D + A]``.
 
         Args:
             x: ``[B, D + A]``.
@@ -506,7 +506,7 @@ class EnsembleDynamics(DynamicsModel):
         return self.reward_fn is None and self.reward_network is None
 
     def _what_counts(self, values: Tensor) -> Tensor:
-        """Return those of the targets ``[..., V]``, the discrete ones and the reward included, that ever change."""
+        """Return the targets ``[..., V]`` that ever change, discrete ones and the reward included."""
         return values if self._counting is None else values.index_select(-1, self._counting)
 
     def _prediction(self, obs: Tensor, step: Step) -> Prediction:
@@ -531,7 +531,7 @@ class EnsembleDynamics(DynamicsModel):
         return routing.grouped(members.reshape(-1), self.network.num_members)
 
     def _make_network(self, heads: Heads) -> EnsembleMLP:
-        """Build a network: that of the next observations, or a smaller one that sees the next observation too."""
+        """Build the network of next observations, or a smaller one that sees the next observation too."""
         settings = self.settings
         width, first = self.obs_codec.dim + self.action_codec.dim, not hasattr(self, "network")
         return EnsembleMLP(
@@ -553,7 +553,7 @@ class EnsembleDynamics(DynamicsModel):
         return {name: network for name, network in found.items() if network is not None}
 
     def _run_members(self, members: Sequence[int]) -> _Run:
-        """Return what evaluates networks on rows ``[M R, in_dim]``, the first ``R`` by the first of the members, ..."""
+        """Return a function that evaluates networks on rows ``[M R, in_dim]``, ``R`` for each member in turn."""
         wrong = [member for member in members if not 0 <= member < self.network.num_members]
         if wrong or not members:
             raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
@@ -632,7 +632,7 @@ class EnsembleDynamics(DynamicsModel):
         self._elite_list = self.elites.tolist()
 
     def _note_columns(self) -> None:
-        """Take over what is known of the columns from the buffers."""
+        """Read the properties of the columns from the buffers."""
         self.columns.set_range(self.seen_range if len(self.seen_range) else None)
         continuous, discrete = (counts.bool() for counts in self.columns.counts())
         kept = torch.cat([continuous, *[continuous.new_ones(1)] * self.has_joint_reward, discrete])
@@ -653,7 +653,7 @@ class EnsembleDynamics(DynamicsModel):
         return result
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Refuse what a release before networks of outcomes has pickled."""
+        """Refuse pickles of releases that had no networks of outcomes."""
         if "columns" not in state["_modules"]:
             raise ValueError(
                 "this model was pickled by an older release: load it there, write it by dynamics.save or zoo.save, and "
@@ -673,7 +673,7 @@ class EnsembleDynamics(DynamicsModel):
         storage.save(path, "EnsembleDynamics", self, self.description())
 
     def description(self) -> dict[str, Any]:
-        """Return what :meth:`from_description` builds an equal model of, without its state, as JSON-safe values.
+        """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted.
 
         A given function is described by its environment's id, one of your own by ``"custom"``.
         """
@@ -693,7 +693,7 @@ class EnsembleDynamics(DynamicsModel):
         reward_fn: GivenFunction | None = None,
         termination_fn: GivenFunction | None = None,
     ) -> EnsembleDynamics:
-        """Build a model with fresh weights from what :meth:`description` returned.
+        """Build a model with fresh weights from a :meth:`description`.
 
         Args:
             description: names in it are looked up, never imported.

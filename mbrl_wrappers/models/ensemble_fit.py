@@ -1,4 +1,4 @@
-"""What each network of an ensemble is fitted on, and how the fitted model does on rewards and ends."""
+"""The data that each network of an ensemble is fitted on, and how the fitted model does on rewards and ends."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _inputs_and_changes(model: Ensemble, transitions: Transitions) -> tuple[Tens
 
 
 def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
-    """Return what the network of next observations is fitted on."""
+    """Return the data of the network of next observations."""
     x, y, label = _inputs_and_changes(model, transitions)
     y_counts, label_counts = (counts.to(x) for counts in model.columns.counts())
     one = x.new_ones(1)
@@ -140,7 +140,7 @@ def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
 
 @torch.no_grad()
 def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
-    """Return what the networks of rewards and terminations see, ``[2 N, 2 D + A]``.
+    """Return the inputs of the networks of rewards and terminations, ``[2 N, 2 D + A]``.
 
     Real changes lie on thin surfaces. So each row comes once more, with up to as much noise as imagined changes have:
     that of a member in turn, a random share of it for each row.
@@ -156,7 +156,7 @@ def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.
 
 
 def _outcome_data(model: Ensemble, name: str, x: Tensor, transitions: Transitions) -> FitData:
-    """Return what the network of rewards or that of terminations is fitted on, from its inputs."""
+    """Return the data of the network of rewards or of terminations, from its inputs."""
     t, none, one = transitions, x[:, :0], x.new_ones(1)
     if name == "termination_network":
         return FitData(x, none, t.terminated[:, None].to(x).repeat(2, 1), one[:0], one)

@@ -1,4 +1,4 @@
-"""The settings of an ensemble: their ranges, and what older files took for granted."""
+"""The settings of an ensemble: their ranges, and their values in older files."""
 
 from __future__ import annotations
 

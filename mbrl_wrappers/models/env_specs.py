@@ -1,4 +1,4 @@
-"""What a model may know of an environment before any step is taken: its spaces, and the id it is registered under."""
+"""An environment before any step is taken: its spaces, and the id that it is registered under."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRANSPARENT_VEC_WRAPPERS = frozenset({"VecCheckNan", "VecMonitor", "VecNormaliz
 
 
 def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
-    """Return what a model of an environment starts from.
+    """Return spaces and id of an environment.
 
     Args:
         env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv.

@@ -64,7 +64,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit did.
+    """The result of a fit.
 
     Attributes:
         errors: on the hold-out, of each member's kept weights.
@@ -94,7 +94,7 @@ class Progress:
         self._last = time.monotonic()
 
     def of(self, name: str) -> Callable[[int, float], None]:
-        """Return what is to be told of each evaluation of a network."""
+        """Return a function that reports each evaluation of a network."""
 
         def tell(steps: int, error: float) -> None:
             if time.monotonic() - self._last > _SECONDS_A_LINE:
@@ -188,7 +188,7 @@ def target_errors(network: EnsembleMLP, data: FitData, metric: str = "mse") -> T
 
 
 def holdout_score(network: EnsembleMLP, data: FitData, metric: str = "mse") -> Tensor:
-    """Return each member's hold-out error ``[E]``: of the means, plus the cross-entropies of what is discrete."""
+    """Return each member's hold-out error ``[E]``: of the means, plus the cross-entropies of discrete targets."""
     return target_errors(network, data, metric).score
 
 
@@ -215,7 +215,7 @@ class _Judge:
         self._history: list[Tensor] = []
 
     def look(self) -> tuple[TargetErrors, Tensor]:
-        """Return the errors of the network as it is, and what is to be least, ``[E]``."""
+        """Return the current errors of the network, and the criterion to minimise, ``[E]``."""
         errors = target_errors(self._network, self._holdout, self._metric)
         logs = self._logarithms(errors)
         least = logs.mean(0)

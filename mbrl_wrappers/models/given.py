@@ -13,7 +13,7 @@ from mbrl_wrappers.types import Transitions
 
 
 def known_functions(env_id: str | None, *, known_reward: bool) -> dict[str, str]:
-    """Return arguments of a model that take what is known of an env in the place of what would be learned.
+    """Return the arguments that give a model the known functions of an env.
 
     Args:
         env_id: of an env as registered; None for another.
@@ -47,7 +47,7 @@ def resolve(function: GivenFunction | str | None, name: str) -> tuple[GivenFunct
 
 
 def call_given(function: GivenFunction, name: str, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """Call a given function and check what it returns.
+    """Call a given function and check its result.
 
     Args:
         function: ``(obs [..., D], action [..., A], next_obs [..., D]) -> [...]``.
@@ -77,7 +77,7 @@ def call_given(function: GivenFunction, name: str, obs: Tensor, action: Tensor, 
 def first_disagreement(
     function: GivenFunction, name: str, transitions: Transitions, *, rtol: float = 1e-3, atol: float = 1e-3
 ) -> int | None:
-    """Compare a given function with what the real environment did.
+    """Compare a given function with real transitions.
 
     Args:
         function: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]``.

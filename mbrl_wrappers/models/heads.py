@@ -1,4 +1,4 @@
-"""What the outputs of an ensemble's network stand for: Gaussians, mixtures of them, categories and flags."""
+"""The meaning of a network's outputs: Gaussians, mixtures of them, categories and flags."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Heads:
-    """The layout of a network's last layer, and what can be done with its outputs.
+    """The layout of a network's last layer, and operations on its outputs.
 
     Attributes:
         targets: ``T`` continuous targets with a diagonal Gaussian each.
@@ -174,7 +174,7 @@ class Heads:
 
 
 def chance_std(chances: Tensor) -> Tensor:
-    """Return the standard deviation of what is 1 with some chance and else 0, at least ``LEAST_STD``."""
+    """Return the standard deviation of Bernoulli variables, at least ``LEAST_STD``."""
     return (chances * (1 - chances)).clamp(min=LEAST_STD**2).sqrt()
 
 

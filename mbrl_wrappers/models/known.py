@@ -161,7 +161,7 @@ class KnownDynamics(DynamicsModel):
         )
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a step whose noise is what the system's equations leave of a real one; see :class:`DynamicsModel`."""
+        """Return a step whose noise is the difference of a real one from the equations; see :class:`DynamicsModel`."""
 
         def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
             flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")
@@ -241,7 +241,7 @@ def _matrix(value: Any, name: str, shape: tuple[int | None, int | None]) -> Tens
 
 
 def _call_step(step_fn: StepFunction, obs: Tensor, action: Tensor) -> Tensor:
-    """Call a user's step function on ``[N, D]`` and ``[N, A]`` and check what it returns."""
+    """Call a user's step function on ``[N, D]`` and ``[N, A]`` and check its result."""
     next_obs = step_fn(obs, action)
     expected = f"step_fn must return a tensor of shape {tuple(obs.shape)} and floating dtype"
     if not isinstance(next_obs, Tensor):

@@ -37,7 +37,7 @@ def save(path: str | Path, kind: str, model: DynamicsModel, description: dict[st
 
 
 def load(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what :func:`save` wrote.
+    """Read a file of :func:`save`.
 
     Raises:
         ValueError: naming the file, if it is not a safetensors file with a description of ``kind``.
@@ -65,7 +65,7 @@ def _header(metadata: dict[str, str], kind: str, path: str | Path) -> dict[str, 
 
 
 def upgraded(tensors: dict[str, Tensor], model: DynamicsModel) -> dict[str, Tensor]:
-    """Return the state of a file of any format with what files of older formats do not hold, as it was then.
+    """Return the state of a file of any format, completed by the values that older formats implied.
 
     Args:
         tensors: of the file.

@@ -30,7 +30,7 @@ class Workspace:
         self._buffers: dict[int, Tensor] = {}
 
     def take(self, slot: int, rows: int, width: int, like: Tensor) -> Tensor:
-        """Return ``[rows, width]`` of arbitrary content; what the slot returned before is overwritten."""
+        """Return ``[rows, width]`` of arbitrary content, in the memory of the slot's previous result."""
         buffer = self._buffers.get(slot)
         if (
             buffer is None
@@ -229,7 +229,7 @@ class EnsembleMLP(nn.Module):
 
 
 def _of_members(layers: Layers) -> list[Layers]:
-    """Take layers of several networks, weight ``[M, in, out]`` and bias ``[M, 1, out]``, apart into those of each."""
+    """Split layers of several networks, weight ``[M, in, out]`` and bias ``[M, 1, out]``, into one network each."""
     of_layers = [zip(weight.unbind(), bias.unbind(), strict=True) for weight, bias in layers]
     return [list(of_member) for of_member in zip(*of_layers, strict=True)]
 

@@ -20,7 +20,7 @@ OnMask = Literal["mask", "truncate", "penalize"]
 
 @dataclass(frozen=True)
 class Trust:
-    """Which imagined steps are masked, and what becomes of them.
+    """A rule for which imagined steps are masked, and what masking does.
 
     Attributes:
         measure: of a step's uncertainty: a function or a name in

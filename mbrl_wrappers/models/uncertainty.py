@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MemberGaussians:
-    """What ``M`` members predict of the same ``B`` rows: diagonal Gaussians over ``T`` targets.
+    """The predictions of ``M`` members for the same ``B`` rows: diagonal Gaussians over ``T`` targets.
 
     Attributes:
         mean: ``[M, B, T]``.

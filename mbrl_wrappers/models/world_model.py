@@ -28,7 +28,7 @@ State = TypeVar("State")
 
 
 class StepPrediction(NamedTuple):
-    """What a model says about a step of ``B`` rows, besides the state that it leads to.
+    """The prediction of a step of ``B`` rows, besides the state that it leads to.
 
     Attributes:
         reward: ``[B]``.
@@ -71,7 +71,7 @@ class WorldModel(nn.Module, ABC):
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
 
     def _register_dtypes(self) -> None:
-        """Register the tensors whose dtypes and device are the model's and those of imagined observations.
+        """Register two tensors that carry the model's device and dtype, and the dtype of imagined observations.
 
         A compiler takes another number of starts for another function.
         """
@@ -121,7 +121,7 @@ class WorldModel(nn.Module, ABC):
     def step(
         self, state: Any, action: Tensor, generator: torch.Generator | None = None, deterministic: bool = False
     ) -> tuple[Any, StepPrediction]:
-        """Imagine a step; returns the state ``[B, ...]`` to which it leads, and what else it is.
+        """Imagine a step; returns the state ``[B, ...]`` to which it leads, and its prediction.
 
         Args:
             state: before the step.
@@ -132,7 +132,7 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def features(self, state: Any) -> Tensor:
-        """Return what a policy sees of a state, ``[B, F]`` in float32."""
+        """Return the inputs of a policy, ``[B, F]`` in float32."""
 
     @property
     @abstractmethod
@@ -156,7 +156,7 @@ class WorldModel(nn.Module, ABC):
 
 
 def select(mask: Tensor, state: State, other: State) -> State:
-    """Return the rows of ``state`` where ``mask [B]`` is True, those of ``other`` elsewhere."""
+    """Take rows from ``state`` where ``mask [B]`` is True, from ``other`` elsewhere."""
     return tree_map(lambda a, b: torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b), state, other)
 
 

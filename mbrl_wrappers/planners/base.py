@@ -1,4 +1,4 @@
-"""What all planners have in common: records, state and the objective's check."""
+"""The base of all planners: records, state and the objective's check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PlannerState = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a planner found for ``B`` environments.
+    """The plans for ``B`` environments.
 
     Attributes:
         actions: ``[B, H, A]`` the plan, in the env's units and inside the bounds; never NaN.
@@ -140,7 +140,7 @@ def reset_rows(state: PlannerState, fresh: PlannerState, ended: Tensor) -> Plann
 
 
 def checked_returns(objective: Objective, controls: Tensor) -> Tensor:
-    """Call an objective on ``[B, P, ...]`` and return ``[B, P]``; what is not finite becomes minus infinity.
+    """Call an objective on ``[B, P, ...]`` and return ``[B, P]``; returns that are not finite become minus infinity.
 
     Raises:
         ValueError: if it returns something else.
@@ -167,6 +167,6 @@ def elite_weights(returns: Tensor, num_elites: int) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return ``sum_p weights[b, p] values[b, p]``, ``[B, ...]``; a weight of 0 leaves out what is not finite."""
+    """Return ``sum_p weights[b, p] values[b, p]``, ``[B, ...]``; values with weight 0 need not be finite."""
     weights = weights.to(values.dtype).reshape(*weights.shape, *[1] * (values.dim() - 2))
     return torch.where(weights > 0, weights * values, 0.0).sum(1)

@@ -14,7 +14,7 @@ from mbrl_wrappers.seeding import stream_seed
 
 
 class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
-    """Shows what a world model makes of all observations and actions so far.
+    """Shows a world model's features of all observations and actions so far.
 
     An agent that was trained in an imagined env with ``observe="features"`` acts in the real one through this wrapper,
     and the other way round.
@@ -44,7 +44,7 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; a seed is that of what the model samples, too."""
+        """Start an episode; a seed also seeds the model's samples."""
         if seed is not None:
             self._generator.manual_seed(stream_seed(seed, "latent observation"))
         self._state = None

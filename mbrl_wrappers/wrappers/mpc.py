@@ -1,4 +1,4 @@
-"""A planner as a wrapper: what an environment is told to do is a proposal to a search in a model."""
+"""A planner as a wrapper: an action is a proposal, which a search in a model improves."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class VectorMPCAction(VectorWrapper):
 
 
 class _Control:
-    """Planner, its state for ``B`` envs, and what becomes of an incoming action."""
+    """A planner, its state for ``B`` envs, and its way with incoming actions."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class _Control:
         self._generator.manual_seed(stream_seed(seed, "plans"))
 
     def forget(self, started: np.ndarray, seed: int | None = None) -> None:
-        """Forget the plans of some envs, ``[B]`` bool; a seed seeds what is drawn from now on."""
+        """Forget the plans of some envs, ``[B]`` bool; a seed seeds all draws from now on."""
         if seed is not None:
             self._generator.manual_seed(stream_seed(seed, "plans"))
         self._state = self._planner.reset(self._state, torch.as_tensor(started, device=self._generator.device))

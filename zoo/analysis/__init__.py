@@ -1,1 +1,1 @@
-"""What a trained agent and its model are worth: errors of the model, diagnoses, statistics over seeds."""
+"""Judging trained agents and their models: errors of the model, diagnoses, statistics over seeds."""

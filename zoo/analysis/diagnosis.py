@@ -1,4 +1,4 @@
-"""What is wrong with a trained agent's model, and what the agent makes of it: the numbers of a report."""
+"""The errors of a trained agent's model, and whether the agent exploits them: the numbers of a report."""
 
 from __future__ import annotations
 
@@ -145,11 +145,11 @@ class _Player:
         self._state: Any = None
 
     def start(self) -> None:
-        """Begin episodes: one, or as many side by side as the next observations are of."""
+        """Begin episodes: one, or as many as the next batch of observations has."""
         self._state = None
 
     def set_random_seed(self, seed: int) -> None:
-        """Seed what SB3's agents draw their choices from: torch's and NumPy's generators, and the space's."""
+        """Seed the generators that SB3's agents draw from: torch's, NumPy's, and the action space's."""
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - DQN draws from it
         self._agent.action_space.seed(seed)

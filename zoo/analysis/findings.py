@@ -1,4 +1,4 @@
-"""What a diagnosis of an agent's model found, and the file that holds it."""
+"""The results of a diagnosis, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ExploitationGap:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What ``diagnosis.json`` holds.
+    """The content of ``diagnosis.json``.
 
     Attributes:
         seed: of the episodes and of everything drawn.
@@ -132,13 +132,13 @@ class Diagnosis:
         return self.trusted_steps == len(self.error)
 
     def to_json(self) -> bytes:
-        """Return the bytes of a ``diagnosis.json``; what is not finite becomes null."""
+        """Return the bytes of a ``diagnosis.json``; numbers that are not finite become null."""
         content = _plain(dataclasses.asdict(self))
         return json.dumps({"format_version": versions.DIAGNOSIS.version, **content}, indent=1, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Diagnosis:
-        """Read what :meth:`to_json` wrote.
+        """Read the result of :meth:`to_json`.
 
         Raises:
             ZooError: if it is not a diagnosis of this version.
@@ -181,7 +181,7 @@ def _by_steps(rows: Any) -> list[HorizonError]:
 
 
 def _rows(value: Any) -> list[Any]:
-    """Refuse what no figure could show."""
+    """Refuse values that no figure could show."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise ValueError(f"a diagnosis must have lists of 1 to {MAX_ROWS} entries")
     return value
@@ -197,7 +197,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> float:
-    """Read a number of a file; null is what was not finite."""
+    """Read a number of a file; null stands for one that was not finite."""
     return math.inf if value is None else float(value)
 
 

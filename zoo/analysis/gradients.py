@@ -49,7 +49,7 @@ def gradient_norms(agent: BaseAlgorithm, dynamics: DynamicsModel, obs: Tensor) -
 
 
 def _first_gradient(agent: Any, view: AgentView, dynamics: DynamicsModel, obs: Tensor, horizon: int) -> Tensor:
-    """Return the gradient ``[B, A]`` of what an agent looks ahead to with respect to its first action in [-1, 1].
+    """Return the gradient ``[B, A]`` of an agent's looked-ahead return with respect to its first action in [-1, 1].
 
     It is NaN where a rollout diverged.
     """

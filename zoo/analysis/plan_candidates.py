@@ -1,4 +1,4 @@
-"""Where the candidates of a plan lead in the model: what a figure of a search shows."""
+"""The paths of a plan's candidates through the model, for a figure of the search."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _download(name: str, entry: IndexEntry, force: bool) -> None:
 
 
 def _fetch(entry: IndexEntry, name: str, folder: Path) -> None:
-    """Get one file into a folder, unless it is there; what an earlier download got of it is kept."""
+    """Download one file into a folder, unless it is there; goes on with an interrupted download."""
     file, size = folder / name, entry.files[name].size
     what = f"{name} of {entry.repo} at {entry.revision}"
     if not file.exists() or file.stat().st_size < size:
@@ -171,7 +171,7 @@ def _fetch(entry: IndexEntry, name: str, folder: Path) -> None:
 
 
 def _receive(entry: IndexEntry, name: str, file: Path) -> None:
-    """Append to a file what it lacks."""
+    """Append the missing bytes to a file."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
@@ -204,7 +204,7 @@ def _response(url: str, headers: Mapping[str, str]) -> Generator[Any]:
 
 
 def _in_time(parts: Generator[Any], seconds: float) -> Generator[Any]:
-    """Give what a generator gives, for so many seconds in all.
+    """Yield from a generator for a limited time.
 
     The generator runs in a thread of its own: no timeout of the client's ends a response whose head comes slowly.
 
@@ -250,7 +250,7 @@ def _in_time(parts: Generator[Any], seconds: float) -> Generator[Any]:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Rename a complete folder; what had its name before goes away in one piece."""
+    """Rename a complete folder; a folder that had its name before is removed in one piece."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".old.") as attic:
         if folder.exists():
             folder.rename(Path(attic) / folder.name)

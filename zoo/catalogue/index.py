@@ -28,7 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """Where an agent's files are and what they are.
+    """The place and the hashes of an agent's files.
 
     Attributes:
         repo: on the Hugging Face Hub, as ``"ORG/NAME"``.
@@ -53,7 +53,7 @@ class IndexEntry:
 
 
 def check_repo(repo: str) -> None:
-    """Refuse what is no repository's name.
+    """Refuse an invalid name of a repository.
 
     Raises:
         ZooError: naming it.
@@ -151,6 +151,6 @@ def _entry(name: str, value: Any, source: str | Path) -> IndexEntry:
 
 
 def check_agent_name(name: str) -> None:
-    """Refuse what is no agent's name."""
+    """Refuse an invalid name of an agent."""
     if not _NAME.fullmatch(name):
         raise ZooError(f"name must be AGENT/ENV of letters, digits, '_', '-' and '.', got {name!r}")

@@ -175,7 +175,7 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
 
 
 def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env, notes: list[str]) -> str:
-    """Return what a zip's policy is called, by the name that its pickle has for it; else by what the env needs."""
+    """Return the alias of a zip's policy: by the class name in its pickle, else by the env's observation space."""
     stored = data.get("policy_class")
     try:
         pickled = base64.b64decode(stored[":serialized:"]) if isinstance(stored, dict) else b""
@@ -211,7 +211,7 @@ def _read_arguments(data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> tuple
 
 
 def _modernize(arguments: dict[str, Any], data: Mapping[str, Any]) -> None:
-    """Put what older releases of SB3 said in today's words."""
+    """Translate the arguments of older SB3 releases."""
     policy = arguments.get("policy_kwargs")
     if isinstance(policy, dict):
         policy.pop("device", None)  # before 0.10 the policy was told
@@ -224,7 +224,7 @@ def _modernize(arguments: dict[str, Any], data: Mapping[str, Any]) -> None:
 
 
 def _read(value: Any) -> Any:
-    """Return a value that SB3 stored in JSON, or what stands in plain text beside its pickle."""
+    """Return a value that SB3 stored in JSON, or the plain text beside its pickle."""
     if not isinstance(value, dict) or ":serialized:" not in value:
         return value
     name = _class_name(value.get(":type:"))
@@ -268,7 +268,7 @@ def _class_name(text: Any) -> str | None:
 
 
 def _check_spaces(data: Mapping[str, Any], env: VecEnv, file: Path) -> None:
-    """Compare the env's spaces, as SB3 wraps them, with what can be read of the agent's."""
+    """Compare the env's spaces, as SB3 wraps them, with the readable parts of the agent's."""
     for name in ("observation_space", "action_space"):
         stored, real = data.get(name), getattr(env, name)
         if not isinstance(stored, dict):
@@ -329,7 +329,7 @@ def _renamed(weights: Tensors, expected: Mapping[str, Any]) -> Tensors:
 
 
 def _fill_variables(agent: Any, variables: Mapping[str, Tensor | None], file: Path) -> list[str]:
-    """Put in place what is trained beside the policy; returns a note for each that the zip does not have."""
+    """Restore trained values besides the policy; returns a note for each that the zip does not have."""
     notes = []
     for name in agent._get_torch_save_params()[1]:
         own, value = recursive_getattr(agent, name), variables.get(name)

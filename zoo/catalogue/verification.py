@@ -24,7 +24,7 @@ RELATIVE_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`verify` found.
+    """The result of :func:`verify`.
 
     Attributes:
         status: ``"match"``: every episode has the recorded length and return; ``"drift"``: the agent plays, but
@@ -114,7 +114,7 @@ def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode) -> Episode
 
 
 def changed_versions(folder: AgentFolder) -> dict[str, tuple[str, str]]:
-    """Return what is installed here in another version than when the agent was evaluated, or not at all."""
+    """Return the packages whose versions differ from those at the agent's evaluation, or that are missing here."""
     recorded = folder.env.versions if folder.evaluation is None else folder.evaluation.versions
     here = installed_versions(recorded)
     return {name: (old, here.get(name, "none")) for name, old in recorded.items() if here.get(name, "none") != old}

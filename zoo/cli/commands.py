@@ -125,7 +125,7 @@ class Train:
 
 
 def _where_it_goes_on(folder: Path) -> str:
-    """Say what an interrupted run has kept."""
+    """Tell the user what an interrupted run has kept."""
     from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint
 
     kept = [path for path in sorted(folder.glob("*/")) if has_checkpoint(path / "checkpoint")]
@@ -137,7 +137,7 @@ def _where_it_goes_on(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class List:
-    """List the zoo's agents: how good they are, what they took, and where they lie."""
+    """List the zoo's agents: their returns, their env steps, and where they lie."""
 
     agent: Annotated[str, arg(metavar="AGENT")] = ""
     """only this agent's"""

@@ -25,7 +25,7 @@ from mbrl_wrappers.zoo.video import side_by_side_video
 
 @dataclass
 class ModelFindings:
-    """What could be found out about a model.
+    """The findings about a model.
 
     Attributes:
         diagnosis: the folder's own, else measured now; None if neither could be had.
@@ -41,7 +41,7 @@ class ModelFindings:
 
 
 def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
-    """Find out about the model of an agent; what can't be had here is said, and never an error.
+    """Collect the findings about an agent's model; what is not available is named, and is no error.
 
     Args:
         folder: of an agent with a model.
@@ -83,7 +83,7 @@ def _plans(folder: AgentFolder) -> bool:
 
 
 def _what_else(folder: AgentFolder, video: bool) -> str:
-    """Say what is missing beside the diagnosis."""
+    """Name the parts that are missing besides the diagnosis."""
     missing = ["plan"] * _plans(folder) + ["video"] * video
     return f"There is no {' and no '.join(missing)}"
 

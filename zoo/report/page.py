@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: what is read, and what it is sorted by."""
+    """A cell of a table: its text and its sort key."""
 
     text: str
     value: float | str
@@ -123,7 +123,7 @@ def _template_file(name: str) -> str:
 
 
 def _section(section: EnvSection, videos: bool) -> dict[str, Any]:
-    """Return what the template shows of one environment."""
+    """Return the template's values for one environment."""
     started = [group for group in section.groups if group.counted]
     return {
         "name": section.name,
@@ -216,7 +216,7 @@ def _run_row(group: Group, run: Run) -> list[Cell]:
 
 
 def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
-    """Return what the template shows of a model; None if no agent has one."""
+    """Return the template's values for a model; None if no agent has one."""
     candidates = {group.label: [run for run in group.counted if run.has_model] for group in section.groups}
     candidates = {label: runs for label, runs in candidates.items() if runs}
     if not candidates:

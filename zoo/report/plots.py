@@ -195,7 +195,7 @@ def gradient_norms(ax: Axes, rows: Sequence[HorizonError]) -> None:
 
 
 def horizon_weights(ax: Axes, weights: Sequence[float]) -> None:
-    """Draw what each horizon weighs in STEVE's targets."""
+    """Draw the weights of the horizons in STEVE's targets."""
     with mpl.rc_context(STYLE):
         horizons = np.arange(len(weights))
         bars = ax.bar(horizons, weights, color=COLORS[0], width=0.6)

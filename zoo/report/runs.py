@@ -232,7 +232,7 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def _settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what makes an agent what it is, as one level of dotted names."""
+    """Return the settings that define an agent, as one level of dotted names."""
     fields = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _BOOKKEEPING}
     recipe = fields.pop("recipe")
     recipe.pop("steps")  # the job has its own

@@ -54,13 +54,13 @@ def calibration_sentence(calibration: Calibration) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Say what an error says, in one line that is not too long."""
+    """Return an error's message as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def exploitation_sentence(gap: ExploitationGap) -> str:
-    """Say what the policy gains in imagination."""
+    """Return a sentence about the policy's gain in imagination."""
     if not math.isfinite(gap.mean):
         return "The model runs off to returns that are not finite."
     low, high = np.quantile(gap.gaps, [0.1, 0.9])

@@ -62,7 +62,7 @@ COUNTERS = (
 
 @dataclass
 class Description:
-    """What an agent's files hold.
+    """The content of an agent's files.
 
     Attributes:
         config: JSON-safe.
@@ -129,7 +129,7 @@ def model_of(agent: BaseAlgorithm) -> DynamicsModel | None:
 
 
 def model_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what an agent's description says of its model, None without one."""
+    """Return the model's part of an agent's description, None without one."""
     callback = config.get("model_based")
     return config.get("dynamics") if callback is None else callback["dynamics"]
 
@@ -268,7 +268,7 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
 
 
 def expected_tensors(agent: BaseAlgorithm) -> Tensors:
-    """Return the tensors that an agent's file must hold, beside those of its model."""
+    """Return the tensors that an agent's file must hold besides its model."""
     return {**prefixed("policy", agent.policy.state_dict()), **prefixed("variable", _variables_of(agent))}
 
 

@@ -53,7 +53,7 @@ def check_effort(arguments: Mapping[str, Any], source: object) -> None:
 
 
 def _is_small(rollout_length: Any) -> bool:
-    """Tell whether a length, or the last two entries of a schedule, are those of a rollout."""
+    """Tell whether a rollout length, or both lengths of a schedule, are at most the largest horizon."""
     lengths = rollout_length[2:] if isinstance(rollout_length, list | tuple) else [rollout_length]
     return all(length <= _MAX["horizon"] for length in lengths if _is_number(length))
 

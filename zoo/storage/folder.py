@@ -97,7 +97,7 @@ class TrainedSeed:
 
 @dataclass(frozen=True)
 class EvalRecord:
-    """What ``eval.json`` holds.
+    """The content of ``eval.json``.
 
     Attributes:
         episodes: of the saved agent, with the deterministic policy.
@@ -112,7 +112,7 @@ class EvalRecord:
 
 @dataclass(frozen=True)
 class AgentFolder:
-    """A folder whose files are those of its manifest.
+    """An agent's folder with exactly the files of its manifest.
 
     Attributes:
         path: where it is.

@@ -1,4 +1,4 @@
-"""Pickles as descriptions of what they would make; nothing is made, imported or called.
+"""Pickles read as descriptions of their objects; nothing is made, imported or called.
 
 ``pickletools`` takes a pickle's opcodes apart, and here they move inert values about: numbers, texts, bytes, tuples,
 lists, dicts, names of things, and records of what would be called with what. An array is then read from its bytes.
@@ -43,7 +43,7 @@ class Name:
 
 @dataclass(eq=False, repr=False)  # a record may hold itself
 class Record:
-    """What calling something would make.
+    """The description of an object that a call would make.
 
     Attributes:
         what: would be called.
@@ -65,7 +65,7 @@ class _Mark:
 
 
 def describe_pickle(data: bytes, source: object) -> Any:
-    """Return what a pickle describes.
+    """Return the description of a pickle's object.
 
     Args:
         data: the pickle.
@@ -101,7 +101,7 @@ class _Reader:
         self.memo: dict[int, Any] = {}
 
     def take(self, opcode: str, argument: Any) -> None:
-        """Do what an opcode asks for."""
+        """Interpret an opcode."""
         if opcode in _VALUES:
             self.stack.append(argument)
         elif opcode in _CONSTANTS:
@@ -120,7 +120,7 @@ class _Reader:
         self.stack.append(self.memo[index])
 
     def pop_to_mark(self) -> list[Any]:
-        """Return what lies above the last mark."""
+        """Pop the values above the last mark."""
         parts = []
         while not isinstance(value := self.stack.pop(), _Mark):
             parts.append(value)

@@ -79,7 +79,7 @@ def read_bytes(file: str | Path, limit: int, *, links: bool = False) -> bytes:
 
 
 def read_at_most(opened: Any, limit: int, source: object) -> bytes:
-    """Return what is left in an open file.
+    """Return the rest of an open file.
 
     Raises:
         ZooError: naming ``source``, if it is more than ``limit`` bytes.

@@ -63,7 +63,7 @@ def encode(value: Any, what: str) -> Any:
 
 
 def decode(value: Any, what: str) -> Any:
-    """Return what :func:`encode` described.
+    """Return the value that :func:`encode` described.
 
     Raises:
         ZooError: for anything else.

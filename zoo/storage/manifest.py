@@ -153,7 +153,7 @@ def check_files(folder: str | Path, records: Mapping[str, FileRecord] | None = N
 
 
 def read_file(folder: str | Path, name: str, records: Mapping[str, FileRecord]) -> bytes:
-    """Return a file's bytes, which are those of its record.
+    """Return a file's bytes, checked against its record.
 
     Raises:
         ZooError: as :func:`check_files`.

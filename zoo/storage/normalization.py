@@ -62,7 +62,7 @@ def wrap_normalizer(venv: VecEnv, settings: Mapping[str, Any], tensors: Tensors,
 
 
 def _statistics(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:
-    """Return the running statistics by name; there are none of observations that are not normalised."""
+    """Return the running statistics by name; observations have none where they are not normalised."""
     observations = getattr(normalizer, "obs_rms", None) if normalizer.norm_obs else None
     if observations is None:
         named = {}
@@ -74,7 +74,7 @@ def _statistics(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:
 
 
 def read_normalizer(file: str | Path) -> tuple[dict[str, Any], Tensors]:
-    """Read what :func:`wrap_normalizer` takes, from a file of SB3's or of one's own.
+    """Read settings and statistics for :func:`wrap_normalizer`, from SB3's file or from JSON.
 
     Args:
         file: ``vecnormalize.pkl``, as ``VecNormalize.save`` writes it, which is not unpickled; else JSON: the

@@ -37,7 +37,7 @@ class _SmallReads:
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """Read so many bytes, or what is left."""
+        """Read a number of bytes, or the rest."""
         most = MAX_DIRECTORY_BYTES + 1
         data = self._file.read(most if size < 0 else min(size, most))
         if len(data) == most:
@@ -137,5 +137,5 @@ def _is_plain(value: Any) -> bool:
 
 
 def records_of(tensors: Mapping[str, Tensor]) -> list[TensorRecord]:
-    """Return what a header would say of tensors."""
+    """Return the records of tensors, as a header would hold them."""
     return [TensorRecord(tensor.dtype, tuple(tensor.shape)) for tensor in tensors.values()]

@@ -29,7 +29,7 @@ def write_rows(path: str | Path, rows: Sequence[Any]) -> None:
 
 
 def read_rows(path: str | Path, kind: type[Row]) -> list[Row]:
-    """Read what :func:`write_rows` wrote.
+    """Read a table of :func:`write_rows`.
 
     Args:
         path: the file.

@@ -44,7 +44,7 @@ _DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """What a file's header says of a tensor."""
+    """A tensor's record in a file's header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -133,7 +133,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def without_prefix(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`prefixed` put under a prefix; the values may be records too."""
+    """Return the entries that :func:`prefixed` put under a prefix; the values may be records too."""
     return {name.removeprefix(f"{prefix}."): v for name, v in values.items() if name.startswith(f"{prefix}.")}
 
 
@@ -155,7 +155,7 @@ class AllocationLimit(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Count what a function that makes a tensor would make, before it does."""
+        """Count the elements that a tensor's constructor would allocate, before it does."""
         kwargs = kwargs or {}
         if func in _FACTORIES:
             self._left -= max(func(*args, **{**kwargs, "device": "meta"}).numel(), LEAST_ENTRIES)

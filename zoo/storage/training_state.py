@@ -1,4 +1,4 @@
-"""What going on with training needs beside the agent: optimisers, replay buffer, imagined rows and generators."""
+"""The state that resumed training needs besides the agent: optimisers, replay buffer, imagined rows, generators."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _used_rows(buffer: ReplayBuffer, position: int, full: bool) -> int:
 
 
 def _arrays(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    """Return a buffer's arrays of rows by name; those of Dict observations have a name for each key."""
+    """Return a buffer's arrays of rows by name; Dict observations have one for each key."""
     arrays: dict[str, np.ndarray] = {}
     for name, value in vars(buffer).items():
         for key, array in ({name: value} if not isinstance(value, dict) else _named(name, value)).items():

@@ -1,4 +1,4 @@
-"""Versions of the files that the zoo writes: each file says its own, and what can't be read says what to do.
+"""Versions of the zoo's files: each file holds its own, and the error for an unreadable one says what to do.
 
 Who changes the form of a file raises its ``version`` here; who can no longer read the older forms raises ``oldest``.
 """

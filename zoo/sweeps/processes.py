@@ -121,7 +121,7 @@ class TrainingProcess:
 
 
 def stop_all(processes: Sequence[TrainingProcess]) -> None:
-    """Have all processes write their checkpoints and end; what takes longer than ``STOP_SECONDS`` is killed."""
+    """Have all processes write their checkpoints and exit; kill those that take longer than ``STOP_SECONDS``."""
     for process in processes:
         process.request_stop()
     deadline = time.monotonic() + STOP_SECONDS
@@ -224,7 +224,7 @@ def sigterm_requests_stop() -> Iterator[StopRequest]:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Tell whether the library itself raised an error, which then is about what the user gave."""
+    """Tell whether the library itself raised an error, which then is about the user's input."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

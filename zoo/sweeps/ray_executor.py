@@ -132,7 +132,7 @@ def _train(job: str) -> dict[str, bytes]:
 
 
 def _collect(ray: ModuleType, reference: Any, spec: JobSpec, root: Path) -> Outcome:
-    """Store what a task returned, unless another sweep has been faster."""
+    """Store a task's result, unless another sweep has been faster."""
     try:
         files = ray.get(reference)
         return Outcome(spec, was_run=_store(files, spec, root / spec.digest()))

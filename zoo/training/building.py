@@ -76,7 +76,7 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
 
 
 def base_of(spec: JobSpec) -> JobSpec:
-    """Return what a job is compared with: the same agent without its model, at equal updates per env step."""
+    """Return a job's control: the same agent without its model, at equal updates per env step."""
     kind, recipe = AGENTS[spec.agent], spec.recipe
     if issubclass(kind, ModelBasedAgent):
         shared = set(argument_names(ALGORITHMS[kind.model_free])) - kind.not_shared | _NOISE_ARGUMENTS
@@ -86,7 +86,7 @@ def base_of(spec: JobSpec) -> JobSpec:
 
 
 def check_arguments(agent: str, recipe: Recipe) -> None:
-    """Refuse arguments that the constructors do not have, and those of constructors that are not called.
+    """Refuse arguments that the constructors do not have, and sections whose constructor is not called.
 
     Raises:
         ValueError: naming the nearest argument that there is.

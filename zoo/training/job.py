@@ -47,7 +47,7 @@ class JobSpec:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def label(self) -> str:
-        """Return what people call the agent: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
+        """Return the agent's usual name: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
         kind = AGENTS.get(self.agent)
         if kind is not None and issubclass(kind, ModelBasedAgent):
             return self.agent.upper().replace("_", "-") if self.model else kind.model_free
@@ -63,7 +63,7 @@ class JobSpec:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> JobSpec:
-        """Read what :meth:`to_json` wrote.
+        """Read the result of :meth:`to_json`.
 
         Raises:
             ValueError: if it is not a job of this version.

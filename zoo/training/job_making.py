@@ -119,7 +119,7 @@ def _check_spaces(env: gym.Env) -> None:
 
 
 def _check_device(device: str) -> None:
-    """Refuse what is no device of any machine; whether it is one of the run's, that machine says."""
+    """Refuse an invalid device; whether the machine of the run has it is checked there."""
     if device == "auto":
         return
     try:

@@ -252,7 +252,7 @@ def check_text(what: str, value: Any) -> None:
 
 
 def _check_entries(entries: Mapping[str, Any]) -> None:
-    """Refuse what a recipe file can't say, in whatever entry it stands."""
+    """Refuse invalid values in any entry of a recipe file."""
     for name, entry in entries.items():
         check_text("each recipe key", name)
         if name == "discrete_algo":
