@@ -7,6 +7,9 @@ model learns that actions command the noise. Whatever is seeded in this package 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from gymnasium import spaces
 
@@ -59,3 +62,19 @@ def is_apart(space: spaces.Space) -> bool:
     seeded_by = getattr(space.np_random.bit_generator, "seed_seq", None)
     entropy = getattr(seeded_by, "entropy", None)
     return isinstance(entropy, int) and entropy >> 64 == _APART >> 64
+
+
+@contextmanager
+def numpy_state_kept(seed: int | None = None) -> Iterator[None]:
+    """Put NumPy's global generator, which SB3's buffers draw from, back when the context ends.
+
+    Args:
+        seed: of the generator inside the context; default: it goes on from its state.
+    """
+    state = np.random.get_state()  # noqa: NPY002
+    if seed is not None:
+        np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

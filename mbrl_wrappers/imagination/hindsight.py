@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
 from mbrl_wrappers.models.given import GivenFunction, call_given
 from mbrl_wrappers.models.uncertainty import Measure
+from mbrl_wrappers.seeding import numpy_state_kept
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
 
@@ -72,7 +71,7 @@ class Hindsight:
         rows = np.flatnonzero((buffer.ep_length[step, env] > 0) & chosen.cpu().numpy())
         if len(rows) == 0:
             return obs, 0.0
-        with _private_numpy(seed):
+        with numpy_state_kept(seed):
             goals = buffer._sample_goals(step[rows], env[rows])
         index = torch.as_tensor(rows, device=obs.device)
         achieved = buffer.next_observations[_ACHIEVED][step[rows], env[rows]]
@@ -206,14 +205,3 @@ def _columns(space: spaces.Dict, key: str) -> slice:
             return slice(start, start + width)
         start += width
     raise KeyError(key)
-
-
-@contextmanager
-def _private_numpy(seed: int) -> Iterator[None]:
-    """Run with NumPy's global generator seeded, and put it back as it was."""
-    state = np.random.get_state()  # noqa: NPY002 - the generator that SB3's buffers draw from
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

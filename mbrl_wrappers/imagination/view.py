@@ -25,6 +25,7 @@ from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.hindsight import Hindsight
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.seeding import numpy_state_kept
 from mbrl_wrappers.types import Transitions
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
@@ -389,9 +390,8 @@ class AgentView:
         if env is None:
             samples = raw = buffer.sample(count)
         else:  # the same rows twice, as buffers draw from NumPy's global generator
-            state = np.random.get_state()  # noqa: NPY002 - the generator SB3 draws from
-            raw = buffer.sample(count)
-            np.random.set_state(state)  # noqa: NPY002
+            with numpy_state_kept():
+                raw = buffer.sample(count)
             samples = buffer.sample(count, env=env)
         discounts = torch.full_like(samples.rewards, self.gamma) if samples.discounts is None else samples.discounts
         dtype = self._dynamics.obs_dtype
