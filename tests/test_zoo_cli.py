@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import os
@@ -24,9 +25,11 @@ from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
+from mbrl_wrappers.zoo.training.building import algorithm_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import available_agents
 from mbrl_wrappers.zoo.training.run import run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
@@ -430,6 +433,24 @@ def test_a_command_that_does_not_parse_ends_with_code_2(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "--help" in capsys.readouterr().err
+
+
+def test_every_agent_and_algorithm_is_named_where_people_look(capsys):
+    """In the command's help, in README's table of commands and in an error."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    row = next(
+        line
+        for line in (Path(__file__).parents[1] / "README.md").read_text().splitlines()
+        if line.startswith("| `mbrl-zoo train")
+    )
+    for agent in available_agents():
+        assert re.search(rf"\b{agent}\b", shown) and re.search(rf"\b{agent}\b", row), agent
+    with pytest.raises(ValueError, match="algo must be") as error:
+        algorithm_of("mbpo", "nope")
+    for algo in ast.literal_eval(re.search(r"\[.*\]", str(error.value))[0]):
+        assert re.search(rf"\b{algo}\b", shown), algo
 
 
 @pytest.mark.parametrize("columns", [80, 100])

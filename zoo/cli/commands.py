@@ -32,7 +32,7 @@ class Train:
     """
 
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
-    """what to train: m2ac, mbpo, mve, pets, poplin, rs or steve"""
+    """dhmbpo, m2ac, maac, mbpo, mve, pets, poplin, rs, sac_svg, steve or svg"""
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()

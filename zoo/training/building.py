@@ -65,8 +65,14 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
     kind = AGENTS[agent]
     valid: dict[str, type[BaseAlgorithm]]
     if issubclass(kind, Strategy):
-        others = (*COMPILED.values(), *(k for k in ALGORITHMS.values() if issubclass(k, ModelBasedAgent)))
-        valid = {n: k for n, k in ALGORITHMS.items() if issubclass(k, OffPolicyAlgorithm) and k not in others}
+        have_own = (ModelBasedAgent, PlanningAgent)  # a model
+        valid = {
+            name: algorithm
+            for name, algorithm in ALGORITHMS.items()
+            if issubclass(algorithm, OffPolicyAlgorithm)
+            and not issubclass(algorithm, have_own)
+            and algorithm not in COMPILED.values()
+        }
     else:
         valid = {kind.__name__: kind}
     check_name(algo, valid, "algo")
