@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from comparisons import Column, Experiment, Page, main
 
-SCALED = {"agent.compile": True}
+SCALED_CRITIC = {"agent.compile": True}  # as the recipe is now
+RAW = {**SCALED_CRITIC, "agent.scaled_critic": False}
+SCALED = {**RAW, "normalize.norm_reward": True}
 LOW_ENTROPY = {**SCALED, "agent.ent_coef": "auto_0.005"}
-RAW = {**SCALED, "normalize.norm_reward": False}
-SCALED_CRITIC = {**RAW, "agent.scaled_critic": True}
 
 COLUMNS = {
     "DHMBPO, scaled": Column("dhmbpo", "MAAC", params=SCALED),
