@@ -70,6 +70,27 @@ class Transitions:
         return Transitions(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
 
 
+class Sequences(NamedTuple):
+    """Real experience in the order in which it happened, as a model with a memory is fitted on it.
+
+    An entry is an observation and the step that led to it, as :meth:`WorldModel.observe
+    <mbrl_wrappers.models.world_model.WorldModel.observe>` takes them in.
+
+    Attributes:
+        obs: ``[B, T, D]``.
+        action: ``[B, T, A]`` that led to the observation; 0 where ``is_first``.
+        reward: ``[B, T]`` paid for it; 0 where ``is_first``.
+        terminated: ``[B, T]`` bool, whether the episode terminates there; a time limit does not.
+        is_first: ``[B, T]`` bool, whether an episode begins there.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    is_first: Tensor
+
+
 class Outcome(NamedTuple):
     """Where a step leads, as in :class:`Prediction`: ``[..., D]``, ``[...]`` and ``[...]`` bool."""
 

@@ -1,0 +1,123 @@
+"""An agent's experience as a model is fitted on it: single rows, or sequences in the order in which they happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.terminations import terminations
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.types import Sequences, Transitions
+
+
+class ReplayExperience:
+    """A replay buffer's content, handed out on demand; nothing is copied before it is drawn.
+
+    It reads plain, n-step, Dict and HER buffers of any number of envs, and goes on reading while they fill.
+
+    Args:
+        buffer: the agent's own buffer, not the decorated one.
+        view: knows how the buffer's actions map to the env's.
+        dynamics: knows the flat layout.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsModel) -> None:
+        self._buffer, self._view, self._dynamics = buffer, view, dynamics
+
+    def rows(self) -> Transitions:
+        """Return all transitions, ``[N, ...]``; see :func:`~mbrl_wrappers.imagination.real_transitions`."""
+        return real_transitions(self._buffer, self._view, self._dynamics)
+
+    def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
+        """Draw sequences that start anywhere, each place as likely as any other.
+
+        An episode of ``n`` steps is ``n + 1`` entries: its first observation, and one for each step. A sequence may go
+        on in the next episode of the same env, where ``is_first`` says so. Episodes that were broken off, by a reset
+        between two calls of ``learn``, end where they were.
+
+        Args:
+            count: ``B``.
+            length: ``T``, entries of a sequence.
+            generator: of the starts, on the CPU; default: torch's global one.
+
+        Raises:
+            ValueError: if no env has so many entries, or the buffer keeps no last observations
+                (``optimize_memory_usage``).
+        """
+        buffer = self._buffer
+        if buffer.optimize_memory_usage:
+            raise ValueError("optimize_memory_usage must be False to draw sequences: last observations are not kept")
+        ages, begins = self._entries()
+        starts = np.concatenate([np.arange(max(0, len(own) - length + 1)) for own in ages])
+        envs = np.repeat(np.arange(len(ages)), [max(0, len(own) - length + 1) for own in ages])
+        if not len(starts):
+            longest = max(map(len, ages))
+            raise ValueError(f"length must be at most {longest}, the entries of the fullest env, got {length}")
+        drawn = torch.randint(len(starts), (count,), generator=generator).numpy()
+        places = starts[drawn][:, None] + np.arange(length)
+        env = np.broadcast_to(envs[drawn][:, None], places.shape)
+        age, is_first = (
+            np.stack([part[own][place] for own, place in zip(envs[drawn], places, strict=True)])
+            for part in (ages, begins)
+        )
+        row = (age + self._oldest) % buffer.buffer_size
+        return self._taken(row, env, is_first)
+
+    @property
+    def _oldest(self) -> int:
+        return self._buffer.pos if self._buffer.full else 0
+
+    def _entries(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return for each env the row that each entry is of, counted from the oldest, and whether it begins an episode.
+
+        The first entry of an episode is of the row of its first step, whose ``obs`` it shows; the others show
+        ``next_obs``.
+        """
+        buffer = self._buffer
+        order = (np.arange(buffer.size()) + self._oldest) % buffer.buffer_size
+        begins = np.ones((len(order), buffer.n_envs), dtype=bool)
+        begins[1:] = (buffer.dones[order[:-1]] > 0) | ~_same(
+            buffer.next_observations, buffer.observations, order[:-1], order[1:]
+        )
+        ages = [np.repeat(np.arange(len(order)), 1 + own) for own in begins.T]
+        # Of the two entries of a row that begins an episode, the one that comes before.
+        firsts = [np.insert(np.zeros(len(order), dtype=bool), np.flatnonzero(own), True) for own in begins.T]
+        return ages, firsts
+
+    def _taken(self, row: np.ndarray, env: np.ndarray, is_first: np.ndarray) -> Sequences:
+        """Return the entries ``[B, T]``: of first ones the observation before the step, of others the step."""
+        buffer, device, codec = self._buffer, self._view.device, self._dynamics.obs_codec
+        shape = row.shape
+        flat_row, flat_env, first = row.reshape(-1), env.reshape(-1), is_first.reshape(-1)
+
+        def shown(before: Any, after: Any) -> Any:
+            if isinstance(before, dict):
+                return {key: shown(before[key], after[key]) for key in before}
+            at_start, at_end = before[flat_row, flat_env], after[flat_row, flat_env]
+            return np.where(first.reshape(-1, *[1] * (at_end.ndim - 1)), at_start, at_end)
+
+        obs = codec.encode(shown(buffer.observations, buffer.next_observations), device, codec.exact_dtype)
+        goes_on = torch.as_tensor(~first, device=device)
+        action = self._view.env_action(buffer.actions[flat_row, flat_env]) * goes_on[:, None]
+        reward = torch.as_tensor(buffer.rewards[flat_row, flat_env], dtype=torch.float32, device=device) * goes_on
+        terminated = torch.as_tensor(terminations(buffer)[flat_row, flat_env], device=device) & goes_on
+        return Sequences(
+            obs.reshape(*shape, -1),
+            action.reshape(*shape, -1),
+            reward.reshape(shape),
+            terminated.reshape(shape),
+            ~goes_on.reshape(shape),
+        )
+
+
+def _same(before: Any, after: Any, row: np.ndarray, next_row: np.ndarray) -> np.ndarray:
+    """Tell where the observation behind a row is the one before the next row, ``[len(row), n_envs]``."""
+    if isinstance(before, dict):
+        return np.all([_same(before[key], after[key], row, next_row) for key in before], axis=0)
+    equal = before[row] == after[next_row]
+    return equal.reshape(*equal.shape[:2], -1).all(-1)
