@@ -17,6 +17,7 @@ from mbrl_wrappers.imagination.buffer import batches_at_once, draws_alike_at_onc
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import split_samples
+from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.types import Prediction, Transitions
 
 Schedule = tuple[int, int, int, int]
@@ -109,7 +110,7 @@ class Dyna(Strategy):
         for step in range(length):
             action = self._view.act(obs, self._generator, self.exploration)
             p = self._predict(obs, action)
-            finite = believed.holds(p.next_obs) & torch.isfinite(p.reward)
+            finite = ~has_diverged(p.next_obs, p.reward, believed)
             imagined = ImaginedRows(obs, action, p.reward, p.next_obs, p.terminated)
             imagined = self._view.in_hindsight(imagined, share, self._generator)
             imagined, kept = self._judge(imagined, p, step, length)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mbrl_wrappers.agents.policy_rollouts import step_in_turn
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.rows import TargetRows
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView, join_samples, pick_samples
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.divergence import RealRange, has_diverged
 from mbrl_wrappers.returns import PendingReturn
 from mbrl_wrappers.types import Transitions
 
@@ -128,7 +128,7 @@ class MVE(Strategy):
         for _ in range(self.horizon):
             action, bonus = self._view.target_policy(obs, self._generator)
             next_obs, reward, terminated = step(obs, action)
-            is_finite = believed.holds(next_obs) & torch.isfinite(reward)
+            is_finite = ~has_diverged(next_obs, reward, believed)
             reward = self._view.normalize_reward(torch.where(is_finite, reward, 0.0), env)
             terminated = terminated & is_finite
             steps.append(_Step(obs, action, bonus, reward, terminated, is_finite, alive & is_finite))

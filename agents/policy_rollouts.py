@@ -11,6 +11,7 @@ from torch import Tensor
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.imagination.view import Scales, reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.returns import returns_to_go
 from mbrl_wrappers.types import Outcome
 
@@ -70,7 +71,7 @@ def roll_out(
     for index in range(horizon):
         next_obs, reward, terminated = step(obs, action)
         check_differentiable(first[0], next_obs)
-        is_finite = torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
+        is_finite = ~has_diverged(next_obs, reward)
         rollout.is_finite.logical_and_(is_finite | ~rollout.is_reached[-1])
         rollout.reward.append(torch.where(is_finite, reward, 0.0))
         rollout.terminated.append(terminated & is_finite)

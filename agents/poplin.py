@@ -17,6 +17,7 @@ from mbrl_wrappers.agents.planning import PlanningAgent, PlanningPolicy
 from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.models.action_returns import Propagation
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.models.rollout import open_loop
 from mbrl_wrappers.planners import CEM, Plan, PlannerState, search_gaussian
 from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.spaces import FlatSpace
@@ -304,11 +305,13 @@ class POPLIN(PlanningAgent):
 
     def _policy_actions(self, obs: Tensor) -> Tensor:
         """Roll the policy out in the model's mean; returns its actions ``[B, H, A]`` in units of the search."""
-        actions = []
-        for _ in range(self.horizon):
-            action = self.policy.propose(obs).clamp(-1, 1)
-            actions.append(action)
-            obs = self.dynamics.predict(obs, self._planner.action_set.to_env(action), deterministic=True).next_obs
+        actions: list[Tensor] = []
+
+        def act(step: int, obs: Tensor) -> Tensor:
+            actions.append(self.policy.propose(obs).clamp(-1, 1))
+            return self._planner.action_set.to_env(actions[-1])
+
+        open_loop(self.dynamics, obs, act, self.horizon)
         # A model that diverges has no proposals to make.
         return torch.stack(actions, dim=1).nan_to_num(0.0)
 

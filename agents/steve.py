@@ -10,10 +10,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.divergence import RealRange
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.returns import RunningReturn
 from mbrl_wrappers.types import Transitions

@@ -9,7 +9,7 @@ from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics, ModelBased
 from mbrl_wrappers.agents import M2AC, MVE, STEVE, Dyna
-from mbrl_wrappers.imagination.divergence import RealRange
+from mbrl_wrappers.models.divergence import RealRange, has_diverged
 
 
 class Diverging(EnsembleDynamics):
@@ -58,3 +58,11 @@ def test_what_is_believed_lies_around_what_was_seen():
     assert believed.holds(obs).tolist() == [True, False, False, True, False, False]
     nothing_seen = RealRange.around(torch.zeros(0, 2))
     assert nothing_seen.holds(torch.tensor([[1e30, 0.0], [torch.inf, 0.0]])).tolist() == [True, False]
+
+
+def test_a_step_has_diverged_where_anything_of_it_is_not_finite_or_not_believed():
+    next_obs = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [0.0, torch.inf], [0.0, 1.0], [500.0, 1.0]])
+    reward = torch.tensor([1.0, 1.0, 1.0, torch.nan, 1.0])
+    assert has_diverged(next_obs, reward).tolist() == [False, True, True, True, False]
+    believed = RealRange.around(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    assert has_diverged(next_obs, reward, believed).tolist() == [False, True, True, True, True]

@@ -212,7 +212,7 @@ def _paired_frames(
 @torch.no_grad()
 def _next_imagined(dynamics: DynamicsModel, obs: Tensor, action: Any) -> Tensor:
     flat_action = dynamics.action_codec.encode(np.asarray(action)[None], dynamics.device)
-    return dynamics.obs_codec.project(dynamics.predict(obs, flat_action, deterministic=True).next_obs)
+    return dynamics.step(obs, flat_action, deterministic=True)[0]
 
 
 def _side_by_side(real: np.ndarray, imagined: np.ndarray, step: int) -> np.ndarray:

@@ -21,10 +21,10 @@ from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.td3.td3 import TD3
 from torch import Tensor
 
-from mbrl_wrappers.imagination.divergence import RealRange
 from mbrl_wrappers.imagination.hindsight import Hindsight
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.divergence import RealRange
 from mbrl_wrappers.seeding import numpy_state_kept
 from mbrl_wrappers.types import Transitions
 

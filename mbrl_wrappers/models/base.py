@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.models.columns import moves
+from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.models.given import GivenFunction, first_disagreement
 from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
@@ -93,8 +94,8 @@ class DynamicsModel(WorldModel):
             p = self.predict(state, action, generator=generator, deterministic=deterministic)
         else:
             p = self.predict_measured(state, action, measure, generator=generator)
-        finite = torch.isfinite(p.next_obs).all(-1) & torch.isfinite(p.reward) & torch.isfinite(p.uncertainty)
-        return self.obs_codec.project(p.next_obs), StepPrediction(p.reward, p.terminated, p.uncertainty, ~finite)
+        diverged = has_diverged(p.next_obs, p.reward) | ~torch.isfinite(p.uncertainty)
+        return self.obs_codec.project(p.next_obs), StepPrediction(p.reward, p.terminated, p.uncertainty, diverged)
 
     def features(self, state: Tensor) -> Tensor:
         """Return the observation in float32."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.models.rollout import open_loop
 
 
 @torch.no_grad()
@@ -45,15 +46,19 @@ def open_loop_error(
     normalizer = Normalizer(obs.shape[-1]).to(obs)
     normalizer.fit(obs.flatten(0, 1))
     starts = obs.shape[1] - horizon
-    imagined = obs[:, :starts]
-    errors = []
-    for step in range(horizon):
-        imagined = dynamics.predict(
-            imagined, action[:, step : step + starts], generator=generator, deterministic=deterministic
-        ).next_obs
-        real = obs[:, step + 1 : step + 1 + starts]
-        errors.append(((imagined - real) / normalizer.std).square().mean(-1).sqrt())
-    return torch.stack(errors, dim=-1).flatten(0, 1)
+    path = open_loop(
+        dynamics,
+        obs[:, :starts],
+        lambda step, _: action[:, step : step + starts],
+        horizon,
+        generator,
+        deterministic,
+    )
+    errors = [
+        ((imagined - obs[:, step : step + starts]) / normalizer.std).square().mean(-1).sqrt()
+        for step, imagined in enumerate(path)
+    ]
+    return torch.stack(errors[1:], dim=-1).flatten(0, 1)
 
 
 def _check(dynamics: DynamicsModel, obs: Tensor, action: Tensor, horizon: int) -> None:

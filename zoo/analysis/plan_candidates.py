@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models.rollout import open_loop
 from mbrl_wrappers.planners import Plan
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
 
@@ -102,10 +103,8 @@ def _are_sequences(found: Plan) -> bool:
 
 def _paths(dynamics: DynamicsModel, obs: Tensor, actions: Tensor) -> Tensor:
     """Return the observations ``[P, H + 1, D]`` to which actions ``[P, H, A]`` lead from ``obs [1, D]``."""
-    path = [obs.expand(len(actions), -1)]
-    for action in actions.unbind(1):
-        path.append(dynamics.predict(path[-1], action, deterministic=True).next_obs)
-    return torch.stack(path, dim=1)
+    start = obs.expand(len(actions), -1)
+    return torch.stack(open_loop(dynamics, start, lambda step, _: actions[:, step], actions.shape[1]), dim=1)
 
 
 def _spread(dynamics: DynamicsModel) -> Tensor:

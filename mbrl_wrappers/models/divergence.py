@@ -1,4 +1,4 @@
-"""Predictions that are of no use to an agent: not finite, or far from all real observations."""
+"""The rule by which an imagined step is of no use to an agent: it is not finite, or far from all that is real."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ class RealRange(NamedTuple):
     def holds(self, obs: Tensor) -> Tensor:
         """Tell which observations ``[..., D]`` are finite and in the range, ``[...]``."""
         return (torch.isfinite(obs) & (obs >= self.low) & (obs <= self.high)).all(-1)
+
+
+def has_diverged(next_obs: Tensor, reward: Tensor, believed: RealRange | None = None) -> Tensor:
+    """Tell which steps are of no use, ``[...]`` bool: the one rule of imagined envs, strategies and gradients.
+
+    What is done with them differs: an imagined episode is truncated at the state before, a strategy drops the row, a
+    differentiable rollout stands still.
+
+    Args:
+        next_obs: ``[..., D]``.
+        reward: ``[...]``.
+        believed: where observations are believed; default: wherever they are finite.
+    """
+    finite = torch.isfinite(next_obs).all(-1) if believed is None else believed.holds(next_obs)
+    return ~(finite & torch.isfinite(reward))
