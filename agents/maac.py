@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 from torch.func import functional_call
@@ -25,6 +26,7 @@ from mbrl_wrappers.agents.actor_gradients import (
     watched,
 )
 from mbrl_wrappers.agents.dyna import Dyna
+from mbrl_wrappers.agents.model_based_agent import model_callbacks
 from mbrl_wrappers.agents.policy_rollouts import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.real_data import RealData
 from mbrl_wrappers.agents.scaled_critic import ScaledCritic, scaled_critics
@@ -86,7 +88,9 @@ class MAAC(ValueGradientAgent, SAC):
             default: of all.
         scaled_critic: whether the critics' outputs are scaled, and their targets bounded, by the 0.01 and 0.99
             quantiles of imagined rewards (of real ones without ``expand_critic``), entropy included, divided by
-            ``1 - gamma``; the bounds follow at the learning rate. With raw rewards, as in Kubo et al.'s code.
+            ``1 - gamma``; the bounds follow at the learning rate. With raw rewards, as in Kubo et al.'s code. Not for
+            rewards that are constant or rarer than one step in a hundred, nor where the value of a termination, 0, lies
+            far from all others: targets are cut off at the bounds.
         max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
         backprop_steps: after so many steps back in time the gradient through the states is cut off; default: it goes
             through the whole rollout.
@@ -157,6 +161,16 @@ class MAAC(ValueGradientAgent, SAC):
         if scaled_critic and self.n_steps > 1:
             raise ValueError(f"n_steps must be 1 with scaled_critic, which bounds single rewards, got {self.n_steps}")
 
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        callback = super()._init_callback(callback, progress_bar)
+        (model_based,) = model_callbacks(callback)
+        if self.scaled_critic and model_based.strategy.rewards_are_targets:
+            raise ValueError(
+                "scaled_critic must be False where a strategy writes returns of several steps into the rewards, got "
+                f"{type(model_based.strategy).__name__}"
+            )
+        return callback
+
     def _setup_model(self) -> None:
         with scaled_critics(self) if self.scaled_critic else nullcontext():
             super()._setup_model()
@@ -205,8 +219,9 @@ class MAAC(ValueGradientAgent, SAC):
             self.scaled_critic,
         )
         numbers = (self.max_grad_norm, self.backprop_steps, self.gamma, self.tau, self.target_entropy)
+        rate = self.critic.optimizer.param_groups[0]["lr"] if self.scaled_critic else None  # of the bounds
         fixed_alpha = None if self.ent_coef_optimizer is not None else self.ent_coef_tensor.data_ptr()
-        return [*options, *numbers, fixed_alpha]
+        return [*options, *numbers, rate, fixed_alpha]
 
     def _update(
         self,

@@ -56,6 +56,8 @@ class MVE(Strategy):
         >>> agent.learn(5_000, callback=ModelBased(MVE(horizon=3)))  # doctest: +SKIP
     """
 
+    rewards_are_targets = True
+
     def __init__(self, horizon: int = 3, td_k: bool = True) -> None:
         check_whole_number("horizon", horizon, 0)
         self.horizon = horizon

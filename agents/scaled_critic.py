@@ -15,10 +15,11 @@ QUANTILES = (0.01, 0.99)
 
 
 class ValueBounds(nn.Module):
-    """The least and the greatest value that rewards allow, followed slowly.
+    """The range of values that common rewards allow, followed slowly.
 
     With ``r`` the rewards of a batch, entropy included, the bounds move towards ``quantile(r) / (1 - gamma)``, the
-    values of getting such a reward at every step for ever (the code of Kubo et al. 2025).
+    values of getting such a reward at every step for ever (the code of Kubo et al. 2025). They know nothing of what
+    happens in less than a hundredth of the steps, nor of terminations, behind which the value is 0.
     """
 
     bounds: Tensor
@@ -38,8 +39,8 @@ class ValueBounds(nn.Module):
             gamma: discount, below 1.
             rate: share of the way that the bounds move, in (0, 1].
         """
-        quantiles = rewards.new_tensor(QUANTILES)
-        found = rewards.flatten().nanquantile(quantiles) / (1 - gamma)
+        # By a number each: a captured graph can't copy a tensor from the CPU.
+        found = torch.stack([rewards.flatten().nanquantile(quantile) for quantile in QUANTILES]) / (1 - gamma)
         counts = found.isfinite().all()
         weight = torch.where(self.updates == 0, 1.0, rate) * counts
         self.bounds.add_(weight * (torch.where(counts, found, 0.0) - self.bounds))

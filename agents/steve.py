@@ -60,6 +60,7 @@ class STEVE(Strategy):
     """
 
     needs_learned_reward = True  # whose variance counts
+    rewards_are_targets = True
 
     _dynamics: EnsembleDynamics
 

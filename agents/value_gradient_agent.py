@@ -30,6 +30,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         **kwargs: the agent's arguments.
     """
 
+    needs_learned_reward = True  # with hindsight too: the env's own has no gradient
     compiles_on_gpu = False  # a compiled rollout draws its noise in another order there; see docs/results/gpu.md
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = False, **kwargs: Any) -> None:

@@ -411,6 +411,19 @@ def test_what_a_killed_process_left_is_removed_and_nothing_of_a_living_one(tmp_p
     assert entries(tmp_path) == sorted([living.name, "checkpoint"])
 
 
+def test_extra_values_of_any_size_come_back(tmp_path):
+    extra = {"log": [0.1234567890123] * 300_000, "id": 10**45}
+    save_checkpoint(trained(5), tmp_path / "checkpoint", extra)
+    assert checkpoint_extra(tmp_path / "checkpoint") == extra
+
+
+def test_a_checkpoint_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_checkpoint(trained(5), ".", {"which": 1})
+    assert checkpoint_extra(tmp_path / "here") == {"which": 1}
+
+
 def test_extra_values_that_json_cannot_hold_spoil_nothing(tmp_path):
     agent = trained(5)
     with pytest.raises(TypeError):

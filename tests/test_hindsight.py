@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from torch import Tensor
 
-from mbrl_wrappers.agents import M2AC, MVE, STEVE, Dyna
+from mbrl_wrappers.agents import M2AC, MAAC, MVE, STEVE, Dyna, RealData
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
 from mbrl_wrappers.imagination.real_transitions import real_transitions
@@ -49,7 +49,7 @@ def exact(env: Any) -> KnownDynamics:
 def trained(
     strategy: Any, kind: Any = SAC, dynamics: Any = None, infos: bool = False, selection: str = "future", envs: int = 2
 ) -> Any:
-    env = make_vec_env(lambda: BitFlippingEnv(BITS, continuous=kind is SAC, max_steps=6), envs)
+    env = make_vec_env(lambda: BitFlippingEnv(BITS, continuous=kind is not DQN, max_steps=6), envs)
     kwargs = {"n_sampled_goal": 4, "goal_selection_strategy": selection, "copy_info_dict": infos}
     agent = kind(
         "MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=kwargs, learning_starts=40,
@@ -139,11 +139,13 @@ def test_the_targets_of_mve_are_paid_by_the_env():
     assert all(step.reward.max() <= 0 for step in steps)  # none of 777
 
 
-@pytest.mark.parametrize(("strategy", "infos"), [(Dyna(0.5, 1, 20), True), (STEVE(2), False)])
-def test_where_rewards_must_be_learned_the_model_sees_relabelled_rows(strategy, infos, monkeypatch):
+@pytest.mark.parametrize(
+    ("strategy", "infos", "kind"), [(Dyna(0.5, 1, 20), True, SAC), (STEVE(2), False, SAC), (RealData(), False, MAAC)]
+)
+def test_where_rewards_must_be_learned_the_model_sees_relabelled_rows(strategy, infos, kind, monkeypatch):
     fitted = []
     monkeypatch.setattr(EnsembleDynamics, "fit", _noting(fitted, EnsembleDynamics.fit))
-    agent = trained(strategy, infos=infos)
+    agent = trained(strategy, kind, infos=infos)
     assert agent.model_based.strategy._dynamics is agent.model_based.dynamics
     rows = fitted[-1]
     met = at_goal(rows.obs, rows.action, rows.next_obs)

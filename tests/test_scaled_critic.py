@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mbrl_wrappers import zoo
-from mbrl_wrappers.agents import MAAC, Dyna
+from mbrl_wrappers.agents import MAAC, MVE, STEVE, Dyna
 from mbrl_wrappers.agents.scaled_critic import ScaledCritic, ValueBounds
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
@@ -91,3 +91,10 @@ def test_what_has_no_bounds_is_refused(options):
     (name, value), *_ = options.items()
     with pytest.raises(ValueError, match=rf"{name} must be .* with scaled_critic.*, got {value}"):
         MAAC("MlpPolicy", "Pendulum-v1", scaled_critic=True, **SMALL, **options)
+
+
+@pytest.mark.parametrize("strategy", [MVE(2), STEVE(2)])
+def test_strategies_that_write_returns_into_rewards_are_refused(strategy):
+    agent = MAAC("MlpPolicy", "Pendulum-v1", scaled_critic=True, **SMALL)
+    with pytest.raises(ValueError, match=f"scaled_critic must be False .*, got {type(strategy).__name__}"):
+        agent.learn(10, callback=ModelBased(strategy))

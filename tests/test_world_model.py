@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env as gym_check_env
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -17,6 +18,7 @@ from torch import Tensor
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, Trust
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, put, select
+from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.wrappers import LatentObservation
 
 OBS, ACTION = spaces.Box(-10, 10, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
@@ -169,6 +171,37 @@ def test_an_episode_that_ends_shows_its_last_features_and_begins_without_memory(
     obs, _, done, infos = env.step(push)
     assert done.all() and (obs[:, 1] == 0).all()
     assert all(info["terminal_observation"][1] == pytest.approx(3 * PUSH) for info in infos)
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN.*")
+def test_gymnasium_s_checker_passes() -> None:
+    gym_check_env(LatentObservation(Cart(), CartModel()), skip_render_check=True)
+
+
+def test_an_env_that_resets_itself_begins_without_memory() -> None:
+    env = LatentObservation(gym.wrappers.Autoreset(gym.wrappers.TimeLimit(Cart(), 3)), CartModel())
+    env.reset(seed=0)
+    speeds = [float(env.step(np.ones(1, np.float32))[0][1]) for _ in range(6)]
+    assert speeds == pytest.approx([PUSH, 2 * PUSH, 3 * PUSH, 0, PUSH, 2 * PUSH], abs=1e-5)
+
+
+def test_a_fit_may_raise_the_precision_under_an_env() -> None:
+    """Changes of 0.001 at values of a million: float32 can't say them."""
+    space = spaces.Box(-1e7, 1e7, (1,), np.float64)
+    model = EnsembleDynamics(space, ACTION, num_members=2, num_elites=1, hidden=(8,), max_steps=20)
+    obs = 1e6 + 1e-3 * torch.arange(60, dtype=torch.float64)[:, None]
+    action, nothing = torch.zeros(60, 1), torch.zeros(60)
+    envs = [
+        ImaginedEnv(model, start_obs=obs[:5].numpy()),
+        ImaginedVecEnv(model, 3, start_obs=obs[:5].numpy()),
+        ImaginedVectorEnv(model, 3, start_obs=obs[:5].numpy()),
+    ]
+    with pytest.warns(UserWarning, match="float32 can't resolve"):
+        model.fit(Transitions(obs, action, nothing, obs + 1e-3, nothing.bool(), torch.arange(60)))
+    for env in envs:
+        shown: Any = env.reset()
+        shown = shown if isinstance(shown, np.ndarray) else shown[0]
+        assert shown.dtype == np.float64 and np.ravel(shown)[0] in obs[:5].numpy()
 
 
 def test_a_real_episode_begins_without_memory() -> None:

@@ -16,7 +16,7 @@ from mbrl_wrappers import EnsembleDynamics, ModelBased, zoo
 from mbrl_wrappers.agents import MAAC, SACSVG, SVG, CompiledSAC, Dyna, RealData
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.registry import strategy_of
+from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.report import build_report
 from mbrl_wrappers.zoo.storage.folder import open_folder
 from mbrl_wrappers.zoo.storage.tables import read_rows
@@ -84,7 +84,7 @@ def test_a_recipe_makes_the_agent_and_its_model(name):
         with make_env(env) as real:
             agent, callback = build_agent(spec, training_env(spec.recipe, real))
         assert type(agent) is KINDS[name]
-        assert type(callback.strategy) is strategy_of(name) is (RealData if "svg" in name else Dyna)
+        assert type(callback.strategy) is AGENTS[name].strategy is (RealData if "svg" in name else Dyna)
         for argument, value in spec.recipe.agent.items():
             if argument in ("horizon", "expand_critic", "max_grad_norm", "window", "gamma", "batch_size"):
                 assert getattr(agent, argument) == value

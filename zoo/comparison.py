@@ -15,7 +15,7 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.environment import in_file_names, make_env
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.registry import AGENTS, strategy_of
+from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.report.plots import save_training_figure
 from mbrl_wrappers.zoo.storage.folder import JOB, MODEL_ERROR, PROGRESS, load_agent, open_folder
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
@@ -153,7 +153,7 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
     label = spec.label()
     own = folder / spec.agent
     variants = {label: (spec, own)}
-    if baseline and strategy_of(spec.agent) is not None:
+    if baseline and AGENTS[spec.agent].strategy is not None:
         base = base_of(spec)
         variants[base.label()] = (base, folder / BASE)
     for variant, variant_folder in variants.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import sb3_contrib
@@ -40,21 +41,68 @@ from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
 
-# What `mbrl-zoo train AGENT` trains: a strategy for the imagined data of an SB3 agent, or an agent as a whole. Recipes
-# make several of one agent.
-AGENTS: dict[str, type[Strategy] | type[BaseAlgorithm]] = {
-    "dhmbpo": MAAC,
-    "m2ac": M2AC,
-    "maac": MAAC,
-    "mbpo": Dyna,
-    "mve": MVE,
-    "pets": PETS,
-    "poplin": POPLIN,
-    "rs": RS,
-    "sac_svg": SACSVG,
-    "steve": STEVE,
-    "svg": SVG,
+
+@dataclass(frozen=True)
+class AgentRecord:
+    """All that the zoo asks of an algorithm which ``mbrl-zoo train`` knows by name.
+
+    Attributes:
+        kind: a strategy for the imagined data of an SB3 agent, or an agent's class. Recipes make several of one class.
+        paper: authors and year.
+        title: what it does, in a line.
+    """
+
+    kind: type[Strategy] | type[BaseAlgorithm]
+    paper: str = ""
+    title: str = ""
+
+    @property
+    def serves_others(self) -> bool:
+        """Whether it makes an SB3 agent model-based; otherwise it is an agent of its own."""
+        return issubclass(self.kind, Strategy)
+
+    @property
+    def strategy(self) -> type[Strategy] | None:
+        """The strategy that brings the agent its model, whose arguments recipes hold; None if it plans in one."""
+        if issubclass(self.kind, Strategy):
+            return self.kind
+        return self.kind.default_strategy if issubclass(self.kind, ModelBasedAgent) else None
+
+    @property
+    def control(self) -> str | None:
+        """SB3's name of the agent without the model; None for the served agent, or for one that is nothing without."""
+        return self.kind.model_free if issubclass(self.kind, ModelBasedAgent) else None
+
+    @property
+    def not_shared(self) -> frozenset[str]:
+        """Arguments that mean something else to the control."""
+        return self.kind.not_shared if issubclass(self.kind, ModelBasedAgent) else frozenset()
+
+
+# By the names that `mbrl-zoo train` takes.
+AGENTS: dict[str, AgentRecord] = {
+    "dhmbpo": AgentRecord(
+        MAAC, "Kubo et al. 2025", "SAC whose actor and critic learn from short rollouts on imagined states"
+    ),
+    "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
+    "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
+    "mbpo": AgentRecord(Dyna, "Janner et al. 2019", "any off-policy agent, trained on imagined rows (Dyna)"),
+    "mve": AgentRecord(MVE, "Feinberg et al. 2018", "critics' targets look some imagined steps ahead"),
+    "pets": AgentRecord(PETS, "Chua et al. 2018", "plans in an ensemble by the cross-entropy method"),
+    "poplin": AgentRecord(POPLIN, "Wang and Ba 2020", "plans from a policy, and learns it from its plans"),
+    "rs": AgentRecord(RS, "Wang et al. 2019", "plans in one network by random shooting"),
+    "sac_svg": AgentRecord(SACSVG, "Amos et al. 2021", "MAAC on real states alone"),
+    "steve": AgentRecord(STEVE, "Buckman et al. 2018", "MVE whose horizons are weighted by how sure the ensembles are"),
+    "svg": AgentRecord(SVG, "Heess et al. 2015", "the policy climbs the value's gradient along real trajectories"),
 }
+
+
+def agent_table() -> str:
+    """Return the agents as README lists them."""
+    lines = ["| `mbrl-zoo train` | paper | |", "|---|---|---|"]
+    lines += [f"| `{name}` | {record.paper} | {record.title} |" for name, record in AGENTS.items() if record.title]
+    return "\n".join(lines)
+
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     kind.__name__: kind
@@ -117,14 +165,6 @@ OBJECTS: dict[str, Any] = {
 }
 
 
-def strategy_of(agent: str) -> type[Strategy] | None:
-    """Return the strategy that brings an agent its model, whose arguments recipes hold; None if it plans in one."""
-    kind = AGENTS[agent]
-    if issubclass(kind, Strategy):
-        return kind
-    return kind.default_strategy if issubclass(kind, ModelBasedAgent) else None
-
-
 def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> None:
     """Make an agent known: to recipes, to ``mbrl-zoo train`` and to saved agents.
 
@@ -144,7 +184,9 @@ def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> Non
         _add(STRATEGIES, kind.__name__, kind, "strategy")
     else:
         _add(ALGORITHMS, kind.__name__, kind, "algorithm")
-    _add(AGENTS, name, kind, "agent")
+    if name in AGENTS and AGENTS[name].kind is kind:
+        return
+    _add(AGENTS, name, AgentRecord(kind), "agent")
 
 
 def register_dynamics(kind: type[DynamicsModel]) -> None:

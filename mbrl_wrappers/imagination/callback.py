@@ -211,7 +211,8 @@ class ModelBased(BaseCallback):
     @property
     def _learns_rewards_of_goals(self) -> bool:
         hindsight = self._hindsight
-        return hindsight is not None and (hindsight.needs_info or self.strategy.needs_learned_reward)
+        learned = self.strategy.needs_learned_reward or getattr(self.model, "needs_learned_reward", False)
+        return hindsight is not None and (hindsight.needs_info or learned)
 
     def _model_of_strategy(self) -> DynamicsModel:
         assert self.dynamics is not None

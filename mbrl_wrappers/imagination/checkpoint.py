@@ -16,7 +16,6 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.bounded_json import parse_json
 from mbrl_wrappers.files import remove_abandoned, temporary_beside
 from mbrl_wrappers.seeding import is_apart, set_apart
 
@@ -37,7 +36,7 @@ def save_checkpoint(agent: OffPolicyAlgorithm, folder: str | Path, extra: dict[s
         folder: where to.
         extra: JSON-safe values of your own, for :func:`checkpoint_extra`.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # "." has no name to write beside
     partial = temporary_beside(folder)
     partial.mkdir(parents=True)
     remove_abandoned(folder.parent)  # a checkpoint is large, and a process may have been killed while writing one
@@ -116,7 +115,7 @@ def checkpoint_extra(folder: str | Path) -> dict[str, Any]:
 
 
 def _numbers(folder: Path) -> dict[str, Any]:
-    return parse_json((folder / "state.json").read_bytes(), folder / "state.json", finite=False)
+    return json.loads((folder / "state.json").read_text())  # one's own, beside pickles: of any size
 
 
 def has_checkpoint(folder: str | Path) -> bool:

@@ -150,8 +150,9 @@ class GoalDynamics:
         self._hindsight = hindsight
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_inner":
-            raise AttributeError(name)
+        # The inner model's own steps know nothing of goals.
+        if name in ("_inner", "step", "inferred_step", "cross_step"):
+            raise AttributeError(f"GoalDynamics has no {name}")
         return getattr(self._inner, name)
 
     @property

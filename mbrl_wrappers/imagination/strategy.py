@@ -24,6 +24,7 @@ class Strategy(ABC):
     """
 
     needs_learned_reward = False  # even where the env's own is known
+    rewards_are_targets = False  # of several steps: the rewards of a batch are not the env's
 
     _view: AgentView
     _dynamics: DynamicsModel

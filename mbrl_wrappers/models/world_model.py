@@ -161,10 +161,14 @@ def select(mask: Tensor, state: State, other: State) -> State:
 
 
 def put(state: State, mask: Tensor, rows: State) -> State:
-    """Return a copy of a state whose rows where ``mask [B]`` is True are ``rows``, in their order."""
+    """Return a copy of a state whose rows where ``mask [B]`` is True are ``rows``, in their order.
+
+    A fit may have raised the precision of the model since the state was made: the higher one is kept.
+    """
 
     def replaced(tensor: Tensor, values: Tensor) -> Tensor:
-        tensor = tensor.clone()
+        tensor = tensor.to(torch.promote_types(tensor.dtype, values.dtype), copy=True)
+        values = values.to(tensor.dtype)
         tensor[mask] = values
         return tensor
 

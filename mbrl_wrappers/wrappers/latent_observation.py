@@ -13,7 +13,7 @@ from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.seeding import stream_seed
 
 
-class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
+class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any], gym.utils.RecordConstructorArgs):
     """Shows a world model's features of all observations and actions so far.
 
     An agent that was trained in an imagined env with ``observe="features"`` acts in the real one through this wrapper,
@@ -32,7 +32,8 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
     """
 
     def __init__(self, env: gym.Env, dynamics: WorldModel) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, dynamics=dynamics)
+        gym.ObservationWrapper.__init__(self, env)
         dynamics.check_spaces(env.observation_space, env.action_space)
         self.dynamics = dynamics
         self.observation_space = feature_space(dynamics)
@@ -40,6 +41,7 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
         self._generator.seed()
         self._state: Any = None
         self._action: Any = None
+        self._is_over = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -47,13 +49,15 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
         """Start an episode; a seed also seeds the model's samples."""
         if seed is not None:
             self._generator.manual_seed(stream_seed(seed, "latent observation"))
-        self._state = None
+        self._state, self._is_over = None, False
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Take a real step."""
+        """Take a real step; one after an episode's end, in an env that resets itself, begins the next episode."""
         self._action = action
-        return super().step(action)
+        step = super().step(action)
+        self._is_over = step[2] or step[3]
+        return step
 
     @torch.no_grad()
     def observation(self, observation: Any) -> np.ndarray:
@@ -63,6 +67,6 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any]):
             self._state = model.begin(obs, self._generator)
         else:
             action = model.action_codec.encode(add_batch_axis(self._action), model.device)
-            is_first = torch.zeros(1, dtype=torch.bool, device=model.device)
+            is_first = torch.full((1,), self._is_over, device=model.device)
             self._state = model.observe(self._state, action, obs, is_first, self._generator)
         return model.features(self._state)[0].cpu().numpy()

@@ -139,7 +139,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         ZooError: if the place is taken.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # "." has no name to write beside
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ZooError(f"folder must be new or empty, got {folder}")
     partial = temporary_beside(folder)

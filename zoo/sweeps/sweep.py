@@ -17,7 +17,7 @@ import yaml
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.registry import strategy_of
+from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.folder import PROGRESS
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.storage.tables import read_rows
@@ -90,7 +90,7 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
             for seed in seeds:
                 spec = dataclasses.replace(first, seed=seed)
                 variants = [spec]
-                if content.get("baseline", True) and strategy_of(agent) is not None:
+                if content.get("baseline", True) and AGENTS[agent].strategy is not None:
                     variants.append(base_of(spec))
                 jobs.update((variant.digest(), variant) for variant in variants)
     return list(jobs.values())

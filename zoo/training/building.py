@@ -21,11 +21,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.imagination import ModelBased, Strategy
+from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, argument_types, strategy_of
+from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, argument_types
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
 
@@ -62,9 +62,9 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
         ValueError: for an unknown agent, or an algorithm that the agent can't be made of.
     """
     check_name(agent, AGENTS, "agent")
-    kind = AGENTS[agent]
+    record = AGENTS[agent]
     valid: dict[str, type[BaseAlgorithm]]
-    if issubclass(kind, Strategy):
+    if record.serves_others:
         have_own = (ModelBasedAgent, PlanningAgent)  # a model
         valid = {
             name: algorithm
@@ -74,18 +74,18 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
             and algorithm not in COMPILED.values()
         }
     else:
-        valid = {kind.__name__: kind}
+        valid = {record.kind.__name__: ALGORITHMS[record.kind.__name__]}
     check_name(algo, valid, "algo")
-    if not model and issubclass(kind, ModelBasedAgent):
-        return COMPILED.get(kind.model_free, ALGORITHMS[kind.model_free])
+    if not model and record.control is not None:
+        return COMPILED.get(record.control, ALGORITHMS[record.control])
     return COMPILED.get(algo, valid[algo])
 
 
 def base_of(spec: JobSpec) -> JobSpec:
     """Return a job's control: the same agent without its model, at equal updates per env step."""
-    kind, recipe = AGENTS[spec.agent], spec.recipe
-    if issubclass(kind, ModelBasedAgent):
-        shared = set(argument_names(ALGORITHMS[kind.model_free])) - kind.not_shared | _NOISE_ARGUMENTS
+    record, recipe = AGENTS[spec.agent], spec.recipe
+    if record.control is not None:
+        shared = set(argument_names(ALGORITHMS[record.control])) - record.not_shared | _NOISE_ARGUMENTS
         arguments = {name: value for name, value in recipe.agent.items() if name in shared}
         recipe = dataclasses.replace(recipe, agent=arguments)
     return dataclasses.replace(spec, recipe=recipe, model=False)
@@ -97,7 +97,7 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
     Raises:
         ValueError: naming the nearest argument that there is.
     """
-    algorithm, strategy = algorithm_of(agent, recipe.algo), strategy_of(agent)
+    algorithm, strategy = algorithm_of(agent, recipe.algo), AGENTS[agent].strategy
     constructors: dict[str, type] = {"agent": algorithm, "dynamics": EnsembleDynamics}
     if strategy is not None:
         constructors.update(model_based=ModelBased, normalize=VecNormalize)
@@ -147,7 +147,7 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     Raises:
         ValueError: for an algorithm or a value that can't be used.
     """
-    strategy = strategy_of(spec.agent)
+    strategy = AGENTS[spec.agent].strategy
     algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     arguments = _agent_arguments(spec.recipe, env)

@@ -8,8 +8,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
-from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.limits import parse_json
 from mbrl_wrappers.zoo.training.recipe import Recipe
@@ -48,10 +46,10 @@ class JobSpec:
 
     def label(self) -> str:
         """Return the agent's usual name: ``"MBPO(SAC)"``, ``"SAC"`` without a model, ``"PETS"``."""
-        kind = AGENTS.get(self.agent)
-        if kind is not None and issubclass(kind, ModelBasedAgent):
-            return self.agent.upper().replace("_", "-") if self.model else kind.model_free
-        is_whole = kind is not None and not issubclass(kind, Strategy)
+        record = AGENTS.get(self.agent)
+        if record is not None and record.control is not None:
+            return self.agent.upper().replace("_", "-") if self.model else record.control
+        is_whole = record is not None and not record.serves_others
         return self.recipe.algo if is_whole or not self.model else f"{self.agent.upper()}({self.recipe.algo})"
 
     def to_json(self) -> str:
