@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from mbrl_wrappers.envs import ImaginedEnv
 from mbrl_wrappers.models import DynamicsModel, KnownDynamics
 from mbrl_wrappers.models.given import first_disagreement
 from mbrl_wrappers.types import Transitions
@@ -353,3 +354,16 @@ def test_bounds_of_a_linear_system():
 def test_an_env_whose_equations_are_not_known_is_named():
     with pytest.raises(ValueError, match=r"env_id must be one of \['CartPole-v0', .*, got 'Hopper-v5'"):
         KnownDynamics.for_env("Hopper-v5")
+
+
+@pytest.mark.parametrize(("space", "start", "kept"), [(np.float64, np.float64, True), (np.float32, np.float64, False)])
+def test_start_states_in_float64_keep_their_precision(space, start, kept):
+    """A step of 0.001 at a hundred million, which float32 can't say."""
+    box, action = spaces.Box(-1e9, 1e9, (1,), space), spaces.Box(-1, 1, (1,), np.float32)
+    starts = torch.as_tensor(np.array([[1e8 + 0.5]], start))
+    model = KnownDynamics(box, action, lambda obs, _: obs + 1e-3, lambda obs, *_: obs[:, 0], start_obs=starts)
+    env = ImaginedEnv(model)
+    before, _ = env.reset(seed=0)
+    after = env.step(np.zeros(1, np.float32))[0]
+    first, second = float(before[0]), float(after[0])
+    assert (first == 1e8 + 0.5) is kept and (abs(second - first - 1e-3) < 1e-7) is kept

@@ -36,7 +36,8 @@ class KnownDynamics(DynamicsModel):
         noise_std: standard deviation of the Gaussian noise that a sampled step adds to every column
             of ``next_obs``, in the env's units. It is the system's own, not ignorance about it, so
             the uncertainty of a prediction is 0 all the same.
-        start_obs: ``[S, D]`` where imagined episodes start until the first fit; default: none.
+        start_obs: ``[S, D]`` where imagined episodes start until the first fit; default: none. In float64, for a space
+            of float64, imagined observations are float64 too.
 
     Raises:
         ValueError: for an argument out of its range, an unsupported space, or an unknown id.
@@ -72,7 +73,9 @@ class KnownDynamics(DynamicsModel):
                     f"start_obs must be finite and of shape [S, {self.obs_codec.dim}], "
                     f"got shape {tuple(start_obs.shape)}: {start_obs}"
                 )
-            self.start_obs = start_obs.detach().clone().to(self.start_obs)
+            is_exact = start_obs.dtype == self.obs_codec.exact_dtype == torch.float64
+            self.start_obs = start_obs.detach().clone().to(start_obs.dtype if is_exact else self.start_obs.dtype)
+            self._like_obs = self.start_obs.new_zeros(())
 
     @classmethod
     def for_env(cls, env_id: str) -> KnownDynamics:
