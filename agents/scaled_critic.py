@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor, nn
 
 QUANTILES = (0.01, 0.99)
@@ -75,17 +76,48 @@ class ScaledCritic(ContinuousCritic):
         return tuple(self.scale.value(output) for output in super().forward(obs, actions))
 
 
+class _ScaledCritics:
+    """To be put in front of a policy of SB3's SAC, whose critics and target critics then share one scale."""
+
+    critic_kwargs: dict[str, Any]
+    device: torch.device
+
+    def _build(self, lr_schedule: Any) -> None:
+        self._scales = [ValueBounds()]  # in a list, since it is the critics' to save
+        super()._build(lr_schedule)  # type: ignore[misc]
+
+    def make_critic(self, features_extractor: Any = None) -> ScaledCritic:
+        """Make critics with this policy's scale."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)  # type: ignore[attr-defined]
+        return ScaledCritic(**kwargs, scale=self._scales[0]).to(self.device)
+
+
+class ScaledMlpPolicy(_ScaledCritics, SACPolicy):
+    """SB3's ``MlpPolicy`` with scaled critics."""
+
+
+class ScaledCnnPolicy(_ScaledCritics, CnnPolicy):
+    """SB3's ``CnnPolicy`` with scaled critics."""
+
+
+class ScaledMultiInputPolicy(_ScaledCritics, MultiInputPolicy):
+    """SB3's ``MultiInputPolicy`` with scaled critics."""
+
+
+_SCALED = {SACPolicy: ScaledMlpPolicy, CnnPolicy: ScaledCnnPolicy, MultiInputPolicy: ScaledMultiInputPolicy}
+
+
 @contextmanager
 def scaled_critics(agent: SAC) -> Iterator[None]:
-    """Let the policy that an agent makes meanwhile have :class:`ScaledCritic`."""
-    plain, scale = agent.policy_class, ValueBounds()
+    """Let the policy that an agent makes in this context have :class:`ScaledCritic`.
 
-    class WithScaledCritic(plain):  # type: ignore[misc, valid-type]
-        def make_critic(self, features_extractor: nn.Module | None = None) -> ScaledCritic:
-            kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-            return ScaledCritic(**kwargs, scale=scale).to(self.device)
-
-    agent.policy_class = WithScaledCritic
+    Raises:
+        ValueError: for a policy that is none of SB3's SAC.
+    """
+    plain: Any = agent.policy_class
+    if plain not in _SCALED:
+        raise ValueError(f"policy must be one of SAC's own with scaled_critic, got {plain.__name__}")
+    agent.policy_class = _SCALED[plain]
     try:
         yield
     finally:

@@ -232,3 +232,10 @@ def test_an_error_in_a_step_leaves_the_wrapped_env_as_it_was():
     with pytest.raises(ValueError, match="action"):
         VectorMaskedUncertainty(several, threshold=0.5).step(np.zeros((3, 1), np.float32))
     assert several.episodes.trust is None
+
+
+def test_episodes_that_wait_for_their_reset_take_no_share_of_the_trust():
+    env = vector_env([0.0, 0.1, 1.0, 2.0], trust=Trust(keep_rate=0.5))
+    env._done[0] = True
+    *_, info = step(env, 4)
+    assert info["masked"].tolist() == [False, False, False, True] and info["_masked"].tolist() == [False] + 3 * [True]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.sac.policies import SACPolicy
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import MAAC, MVE, STEVE, Dyna
@@ -98,3 +101,22 @@ def test_strategies_that_write_returns_into_rewards_are_refused(strategy):
     agent = MAAC("MlpPolicy", "Pendulum-v1", scaled_critic=True, **SMALL)
     with pytest.raises(ValueError, match=f"scaled_critic must be False .*, got {type(strategy).__name__}"):
         agent.learn(10, callback=ModelBased(strategy))
+
+
+def test_a_policy_is_pickled_and_loaded_alone(tmp_path):
+    agent = trained()
+    before = agent.critic.scale.bounds.clone()
+    agent.policy.save(tmp_path / "policy.pth")
+    for copy in (pickle.loads(pickle.dumps(agent.policy)), type(agent.policy).load(tmp_path / "policy.pth")):
+        assert copy.critic.scale is copy.critic_target.scale is not agent.critic.scale
+        assert torch.equal(copy.critic.scale.bounds, before)
+        copy.critic.scale.bounds.mul_(3)
+        assert torch.equal(agent.critic.scale.bounds, before)
+
+
+def test_a_policy_of_ones_own_is_refused():
+    class Own(SACPolicy):
+        pass
+
+    with pytest.raises(ValueError, match="policy must be one of SAC's own with scaled_critic, got Own"):
+        MAAC(Own, "Pendulum-v1", scaled_critic=True, **SMALL)

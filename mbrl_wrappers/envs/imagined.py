@@ -204,11 +204,13 @@ class ImaginedEpisodes:
         return self.shown
 
     @torch.no_grad()
-    def step(self, action: Tensor) -> ImaginedStep:
+    def step(self, action: Tensor, counts: Tensor | None = None) -> ImaginedStep:
         """Take one step in every episode; none is reset here.
 
         Args:
             action: ``[B, A]`` flat actions in the env's units.
+            counts: ``[B]`` bool, of which episodes a share is trusted; default: all. Others are over, and wait for
+                their reset.
 
         Raises:
             ValueError: if there is not one action for each episode.
@@ -218,7 +220,7 @@ class ImaginedEpisodes:
             raise ValueError(f"action must have shape {expected}, one for each episode, got {tuple(action.shape)}")
         state, prediction = self._imagine(action.to(self.dynamics.device))
         diverged = prediction.diverged
-        masked, penalty = self._distrust(prediction.uncertainty, diverged)
+        masked, penalty = self._distrust(prediction.uncertainty, diverged, counts)
         ends = masked if self.trust is not None and self.trust.on_mask == "truncate" else diverged
         self.state = select(diverged, self.state, state)
         self.steps = self.steps + 1
@@ -239,11 +241,14 @@ class ImaginedEpisodes:
         assert isinstance(self.dynamics, DynamicsModel)  # as set_trust has checked
         return self.dynamics.step(self.state, action, self.generator, measure=resolve_measure(self.trust.measure))
 
-    def _distrust(self, uncertainty: Tensor, diverged: Tensor) -> tuple[Tensor, Tensor]:
+    def _distrust(self, uncertainty: Tensor, diverged: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return which of the steps are masked, those that diverged too, and the penalties, ``[B]`` each."""
         if self.trust is None:
             return torch.zeros_like(diverged), torch.zeros_like(uncertainty)
-        masked = diverged | ~self.trust.trusts(uncertainty, self.steps, self.horizon)
+        counts = torch.ones_like(diverged) if counts is None else counts
+        trusted = torch.zeros_like(diverged)
+        trusted[counts] = self.trust.trusts(uncertainty[counts], self.steps[counts], self.horizon)
+        masked = diverged | ~trusted
         is_charged = masked if self.trust.on_mask == "penalize" else torch.ones_like(masked)
         penalty = torch.where(is_charged & ~diverged, self.trust.penalty * uncertainty, 0.0)
         return masked, penalty

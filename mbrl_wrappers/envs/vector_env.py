@@ -106,7 +106,8 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             raise ValueError(
                 f"episodes {np.flatnonzero(finished_before).tolist()} are over: call reset with options['reset_mask']"
             )
-        result = self.episodes.step(self.dynamics.action_codec.encode(actions, self.dynamics.device))
+        action = self.dynamics.action_codec.encode(actions, self.dynamics.device)
+        result = self.episodes.step(action, torch.as_tensor(~finished_before, device=self.dynamics.device))
         reward = result.reward.double().cpu().numpy()
         terminated, truncated = result.terminated.cpu().numpy().copy(), result.truncated.cpu().numpy().copy()
         stepped = np.ones(self.num_envs, dtype=bool)

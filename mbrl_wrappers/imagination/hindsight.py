@@ -101,7 +101,8 @@ class Hindsight:
         """
         goal = torch.where(own[:, None], rows.next_obs[:, self.achieved], rows.obs[:, self.desired])
         obs, next_obs = self.with_goals(rows.obs, goal), self.with_goals(rows.next_obs, goal)
-        reward = torch.where(own, self.reward(next_obs).to(rows.reward), rows.reward)
+        reward = rows.reward.clone()
+        reward[own] = self.reward(next_obs[own]).to(reward)  # asks the env, often row by row
         terminated = rows.terminated
         if termination_fn is not None:
             terminated = call_given(termination_fn, "termination_fn", obs, rows.action, next_obs)

@@ -73,8 +73,9 @@ class Trust:
             return uncertainty <= self.threshold
         if isinstance(steps, int) or self.keep_rate is not None:
             return most_certain(uncertainty, self.rate(steps if isinstance(steps, int) else 0, horizon))
-        rates = torch.tensor([self.rate(step, horizon) for step in range(horizon)], device=steps.device)
-        return most_certain(uncertainty, rates[steps.clamp(max=horizon - 1)])
+        present, which = steps.clamp(max=horizon - 1).unique(return_inverse=True)
+        rates = torch.tensor([self.rate(step, horizon) for step in present.tolist()], device=steps.device)
+        return most_certain(uncertainty, rates[which])
 
 
 def calibrated_threshold(
