@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pathlib
-import time
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.callback import default_dynamics
+from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.real_transitions import real_transitions
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import DynamicsModel
@@ -195,13 +195,9 @@ class PlanningAgent(OffPolicyAlgorithm):
 
     def _fit(self, transitions: Transitions) -> None:
         """Fit everything that is learned to all real transitions there are."""
-        started = time.perf_counter()
-        report = self.dynamics.fit(transitions, self._fit_generator)
-        report["fit_seconds"] = time.perf_counter() - started
+        report = fit_and_log(self.dynamics, transitions, self._fit_generator, self.logger)
         self._num_fits += 1
         self._n_updates += int(report.get("grad_steps", 0))
-        for name, value in report.items():
-            self.logger.record(f"dynamics/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _sample_action(

@@ -18,6 +18,7 @@ from stable_baselines3.her import HerReplayBuffer
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
+from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
 from mbrl_wrappers.imagination.real_transitions import real_transitions
 from mbrl_wrappers.imagination.strategy import Strategy
@@ -243,14 +244,10 @@ class ModelBased(BaseCallback):
         transitions = real_transitions(buffer, self.view, self.dynamics)
         if len(transitions) == 0:
             return
-        started = time.perf_counter()
         fitted_on = transitions
         if self._hindsight is not None and self._learns_rewards_of_goals:
             fitted_on = self._hindsight.relabelled(transitions, self._imagine_generator)
-        report = self.dynamics.fit(fitted_on, self._fit_generator)
-        report["fit_seconds"] = time.perf_counter() - started
-        for name, value in report.items():
-            self.logger.record(f"dynamics/{name}", value)
+        fit_and_log(self.dynamics, fitted_on, self._fit_generator, self.logger)
         self._imagine(transitions, now)
         self._last_fit = now
 
