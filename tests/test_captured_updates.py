@@ -1,4 +1,4 @@
-"""What a recorded update is made of is followed: a CPU runs the steps of a recording one by one here."""
+"""The parts of a captured update are followed: here a CPU runs the steps of a captured graph one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mbrl_wrappers.models import EnsembleDynamics
 
 
 class Direct:
-    """Stands where a GPU's recorder stands: calls what it would record, and counts."""
+    """Stands in for GraphCapture: calls the functions that it would capture, and counts."""
 
     made = forgot = 0
 
@@ -71,6 +71,7 @@ def weights(agent: Any) -> torch.Tensor:
         {"expand_critic": True, "target_critics": 1, "actor_value": "mean", "max_grad_norm": 0.1},
         {"gradient_steps": 3, "target_update_interval": 2, "ent_coef": 0.1},
         {"learning_rate": lambda remaining: 1e-2 * remaining},
+        {"scaled_critic": True, "expand_critic": True},
     ],
 )
 def test_the_steps_of_a_recording_are_those_of_a_plain_update(on_gpu: type[Direct], kwargs: dict[str, Any]) -> None:
@@ -163,3 +164,14 @@ def test_only_the_current_gpu_records() -> None:
     assert objection_to_capture(torch.device("cpu")) == "the device is cpu, not a GPU"
     with pytest.raises(ValueError, match="device must be the current GPU, got cpu"):
         GraphCapture(torch.device("cpu"))
+
+
+def test_with_scaled_critics_another_learning_rate_is_captured_anew(on_gpu: type[Direct]) -> None:
+    """The bounds follow at that rate, which a graph would keep."""
+    agent = make(True, scaled_critic=True).learn(40, callback=model_based())
+    made = on_gpu.made
+    agent.train(1, 32)
+    assert on_gpu.made == made
+    agent.lr_schedule = lambda remaining: 1e-5
+    agent.train(1, 32)
+    assert on_gpu.made == made + 1

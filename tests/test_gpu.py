@@ -1,6 +1,7 @@
 """On a GPU agents and models learn what they learn on a CPU, by recordings in place of single launches.
 
-Without a GPU these tests don't run. `test_recorded.py` and `test_adam.py` take the steps of a recording on a CPU.
+Without a GPU these tests don't run. `test_captured_updates.py` and `test_adam.py` take the steps of a captured graph on
+a CPU.
 """
 
 from __future__ import annotations
