@@ -22,7 +22,7 @@ from torch import nn
 
 from mbrl_wrappers.acceleration.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
-from mbrl_wrappers.agents.compiled import compiled_agent as update
+from mbrl_wrappers.agents.compiled import agent as update
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
