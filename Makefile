@@ -12,7 +12,7 @@ TYPES := build/types
 # A cache of compiled kernels of its own: one that a killed process left half-written fails every later run.
 PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: FORCE install test lint types unit slow demo bench sb3-suite clean
+.PHONY: FORCE install test test-all lint types unit slow demo bench sb3-suite clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,8 @@ $(INSTALLED): setup.cfg pyproject.toml $(VENV)/.torch
 	touch $@
 
 test: lint types unit
+
+test-all: test slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
