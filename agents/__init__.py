@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.mve import MVE
     from mbrl_wrappers.agents.pets import PETS
     from mbrl_wrappers.agents.poplin import POPLIN
-    from mbrl_wrappers.agents.real_data import RealData
+    from mbrl_wrappers.agents.real_batches import RealData
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
     from mbrl_wrappers.agents.svg import SVG
@@ -53,7 +53,7 @@ __getattr__, __dir__ = lazy_names(
         "PETS": "mbrl_wrappers.agents.pets",
         "POPLIN": "mbrl_wrappers.agents.poplin",
         "RS": "mbrl_wrappers.agents.rs",
-        "RealData": "mbrl_wrappers.agents.real_data",
+        "RealData": "mbrl_wrappers.agents.real_batches",
         "SACSVG": "mbrl_wrappers.agents.maac",
         "STEVE": "mbrl_wrappers.agents.steve",
         "SVG": "mbrl_wrappers.agents.svg",

@@ -22,7 +22,7 @@ from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.imagination.fitting import fit_and_log
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.action_returns import Propagation, TrajectoryReturns

@@ -31,7 +31,7 @@ from mbrl_wrappers.agents.actor_gradients import (
 )
 from mbrl_wrappers.agents.model_based_agent import model_callbacks
 from mbrl_wrappers.agents.policy_rollouts import Infer, check_differentiable, infer_in_turn
-from mbrl_wrappers.agents.real_data import RealData
+from mbrl_wrappers.agents.real_batches import RealData
 from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretches, Stretches, TrajectoryBuffer
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number

@@ -12,10 +12,10 @@ import torch
 
 from mbrl_wrappers.acceleration.functional import compiled
 from mbrl_wrappers.acceleration.steppers import Stepper
-from mbrl_wrappers.acceleration.update_mode import AcceleratedUpdates, check_compile
 from mbrl_wrappers.agents.actor_gradients import Logged, record_means
 from mbrl_wrappers.agents.captured_updates import CapturedUpdates, objection_to_captured_updates
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
+from mbrl_wrappers.agents.update_mode import AcceleratedUpdates, check_compile
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.spaces import FlatSpace

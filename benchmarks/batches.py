@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mbrl_wrappers.agents import M2AC, MVE, STEVE, Dyna
 from mbrl_wrappers.imagination import AgentView, Strategy
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.models import EnsembleDynamics
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "batches.md"

@@ -23,11 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 from updates import BATCH, make
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
-from mbrl_wrappers.acceleration import update_mode as compilable
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
 from mbrl_wrappers.agents import SVG, CompiledSAC, CompiledTD3
+from mbrl_wrappers.agents import update_mode as compilable
 from mbrl_wrappers.imagination import AgentView, BufferDecorator
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 
 ENV = "HalfCheetah-v5"
 BLOCK, REPEATS, RANDOM_STEPS = 50, 5, 1_000

@@ -34,7 +34,7 @@ PAGE = Page(
         "",
         "On HalfCheetah-v5 scaled critics have the greatest mean; seed 6 is level with SAC. Seeds 6 and 7 fell on the",
         "way, to -407 after 12,000 steps and to -184 after 14,000, and came back. With the smaller coefficient seed 7",
-        "fell from 4238 to 1155 in the last evaluation. SAC needs raw rewards here: on scaled ones it reaches less than",
+        "fell from 4238 to 1155 in the last evaluation. SAC needs raw rewards: on scaled ones it reaches less than",
         "a third. On Hopper-v5 scaled critics and scaled rewards are level within the seeds' spread, raw rewards alone",
         "are worse, and SAC is far below on either. Seed 5 with scaled critics fell from 2981 to 1763 in the last",
         "evaluation.",

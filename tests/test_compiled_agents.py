@@ -20,9 +20,9 @@ from stable_baselines3.sac import policies as sac_policies
 from stable_baselines3.sac.policies import Actor
 from torch import nn
 
-from mbrl_wrappers.acceleration.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.agents.compiled import agent as update
+from mbrl_wrappers.agents.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart

@@ -19,9 +19,9 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mbrl_wrappers.acceleration import update_mode as compilable
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
 from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData
+from mbrl_wrappers.agents import update_mode as compilable
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble

@@ -16,7 +16,7 @@ from torch import Tensor
 from mbrl_wrappers.agents import M2AC, MAAC, MVE, STEVE, Dyna, RealData
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 

@@ -16,7 +16,8 @@ PACKAGE = "mbrl_wrappers"
 # Left to right. The modules of the first column may use one another; after it, a unit may import what stands
 # in a column to its left, and itself.
 COLUMNS = (
-    {"arguments", "files", "lazy", "recording", "returns", "seeding", "spaces", "types"},
+    {"arguments", "bounded_json", "files", "lazy", "returns", "seeding", "spaces", "types"},
+    {"acceleration", "tasks"},
     {"models"},
     {"envs", "planners"},
     {"imagination", "wrappers"},
@@ -32,7 +33,7 @@ STRANGERS = {("planners", "models")}
 RESERVED = {
     "stable_baselines3": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "sb3_contrib": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
-    "huggingface_hub": ("zoo.hub",),
+    "huggingface_hub": ("zoo.catalogue.hub",),
     "ray": ("zoo.sweeps.ray_executor",),
 }
 

@@ -21,11 +21,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.acceleration.steppers import Stepper
-from mbrl_wrappers.acceleration.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.agents import MAAC, SACSVG, STEVE, Dyna, RealData
 from mbrl_wrappers.agents import value_gradient_agent as through_model
 from mbrl_wrappers.agents.actor_gradients import GradientWatch, ascend, logged, record_means
 from mbrl_wrappers.agents.policy_rollouts import step_in_turn, step_of_agent
+from mbrl_wrappers.agents.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.seeding import set_apart

@@ -19,7 +19,7 @@ from torch import Tensor
 from mbrl_wrappers.agents import PETS, POPLIN, RS
 from mbrl_wrappers.agents import poplin as poplin_module
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.planners import CEM, ICEM, MPPI, PlannerState, RandomShooting
 from mbrl_wrappers.types import Transitions

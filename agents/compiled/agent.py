@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from mbrl_wrappers.acceleration.adam import AdamStep, FusedAdamStep
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
 from mbrl_wrappers.acceleration.functional import compiled
-from mbrl_wrappers.acceleration.update_mode import AcceleratedUpdates, check_compile
+from mbrl_wrappers.agents.update_mode import AcceleratedUpdates, check_compile
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.imagination.buffer import draw_batches
 

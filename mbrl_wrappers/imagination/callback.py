@@ -20,7 +20,7 @@ from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
 from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.terminations import count_unknown_ends, note_terminations
 from mbrl_wrappers.imagination.view import AgentView

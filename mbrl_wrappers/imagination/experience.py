@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.terminations import terminations
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
@@ -30,7 +30,7 @@ class ReplayExperience:
         self._buffer, self._view, self._dynamics = buffer, view, dynamics
 
     def rows(self) -> Transitions:
-        """Return all transitions, ``[N, ...]``; see :func:`~mbrl_wrappers.imagination.real_transitions`."""
+        """Return all transitions, ``[N, ...]``; see :func:`~mbrl_wrappers.imagination.real_data`."""
         return real_transitions(self._buffer, self._view, self._dynamics)
 
     def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:

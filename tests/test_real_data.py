@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import AgentView, ModelBased, load_checkpoint, save_checkpoint
-from mbrl_wrappers.imagination.real_transitions import real_transitions
+from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.types import Transitions
 
