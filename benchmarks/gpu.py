@@ -24,8 +24,7 @@ from updates import BATCH, make
 
 from mbrl_wrappers import Dyna, EnsembleDynamics, ModelBased
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
-from mbrl_wrappers.agents import SVG, CompiledSAC, CompiledTD3
-from mbrl_wrappers.agents import update_mode as compilable
+from mbrl_wrappers.agents import SVG, CompiledSAC, CompiledTD3, update_mode
 from mbrl_wrappers.imagination import AgentView, BufferDecorator
 from mbrl_wrappers.imagination.real_data import real_transitions
 
@@ -145,7 +144,7 @@ def fits() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    compilable.MIN_CAPTURED_UPDATES = 0
+    update_mode.MIN_CAPTURED_UPDATES = 0
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     print("| | | ms | times as fast | alone: ms | launches | waits per 1,000 | kernels and copies |")
     print("|" + "---|" * 8)

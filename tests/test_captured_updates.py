@@ -12,8 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
-from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData
-from mbrl_wrappers.agents import captured_updates as recorded
+from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData, captured_updates
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
@@ -37,8 +36,8 @@ class Direct:
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Direct]:
     """Have agents take a CPU for a GPU."""
-    monkeypatch.setattr(recorded, "GraphCapture", Direct)
-    monkeypatch.setattr(recorded, "objection_to_capture", lambda device: None)
+    monkeypatch.setattr(captured_updates, "GraphCapture", Direct)
+    monkeypatch.setattr(captured_updates, "objection_to_capture", lambda device: None)
     monkeypatch.setattr(ValueGradientAgent, "_is_captured", property(lambda agent: agent.compile))
     monkeypatch.setattr(ValueGradientAgent, "_is_compiled", False)
     Direct.made = Direct.forgot = 0

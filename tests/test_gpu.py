@@ -20,8 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
-from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData
-from mbrl_wrappers.agents import update_mode as compilable
+from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData, update_mode
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
@@ -40,7 +39,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, Com
 @pytest.fixture(autouse=True)
 def record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have ``compile="auto"`` record what is too short to pay."""
-    monkeypatch.setattr(compilable, "MIN_CAPTURED_UPDATES", 0)
+    monkeypatch.setattr(update_mode, "MIN_CAPTURED_UPDATES", 0)
 
 
 def arguments() -> dict[str, Any]:
@@ -294,7 +293,7 @@ def test_a_run_that_resumes_is_the_run_that_never_stopped(
     whole.learn(60, callback=callback, reset_num_timesteps=False)
 
     resumed = load_checkpoint(kind, tmp_path / "checkpoint", Line(), "cuda")
-    monkeypatch.setattr(compilable, "MIN_CAPTURED_UPDATES", 10**9)  # what was recorded stays it
+    monkeypatch.setattr(update_mode, "MIN_CAPTURED_UPDATES", 10**9)  # a run that is captured stays captured
     resumed.learn(60, callback=resumed.model_based, reset_num_timesteps=False)
     assert whole._is_captured and resumed._is_captured
     torch.testing.assert_close(weights(whole), weights(resumed), atol=1e-4, rtol=1e-3)

@@ -55,7 +55,6 @@ class CartModel(WorldModel):
 
     def __init__(self) -> None:
         super().__init__(OBS, ACTION)
-        self._register_dtypes()
         self.start_obs = torch.linspace(2, 3, 64)[:, None]
 
     def begin(self, obs: Tensor, generator: torch.Generator | None = None) -> Moving:

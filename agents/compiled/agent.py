@@ -133,7 +133,7 @@ class CompiledAgent(AcceleratedUpdates):
     def _built_update(self) -> Callable[..., Tensor]:
         """Return the function of an update, a new one where the constants that are built into it have changed."""
         built_with: dict[str, Any] = {name: AdamStep.constants(o) for name, o in self._trained().items()}
-        built_with["way"] = self._mode
+        built_with["mode"] = self._mode
         if self._is_captured:
             built_with["constants"] = self._constants()
         if self._built is None or self._built_with != built_with:

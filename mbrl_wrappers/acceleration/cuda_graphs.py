@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map_only
 
 _WARM_UPS = 2  # the first one makes handles and chooses kernels
-_failures = 0  # to record; see _generator_kept
+_failures = 0  # of captures; see _generator_kept
 
 
 def objection_to_capture(device: torch.device) -> str | None:
@@ -45,12 +45,11 @@ class _Graph:
 class GraphCapture:
     """Calls functions of tensors on one GPU by replaying CUDA graphs, captured at the first call.
 
-    A GPU runs what an update of small networks needs faster than the CPU can ask for it, piece by piece; a capture
-    asks once. The results are those of the call, up to the choice of kernels, random numbers of torch's global
+    A GPU computes an update of small networks faster than the CPU can launch its kernels one by one; a graph is one
+    launch. The results are those of the call, up to the choice of kernels, random numbers of torch's global
     generators included.
 
-    While a function is captured, distributions don't check their parameters, and no replay does: what is not a number
-    stays unnoticed.
+    Distributions don't check their parameters while a function is captured, nor in a replay: NaN goes unnoticed.
 
     Args:
         device: the GPU, the current one.
@@ -78,14 +77,14 @@ class GraphCapture:
     def captured(self, function: Callable[..., Any], works_on: Sequence[Tensor]) -> Callable[..., Any]:
         """Return a function with the same results, faster from the second call on.
 
-        The function's arguments are tensors, and what else is part of a capture, in nested tuples, lists and dicts;
-        arguments of other shapes or with other parts have a capture of their own.
+        The function's arguments are tensors and constants, in nested tuples, lists and dicts. Each combination of
+        shapes and constants has a graph of its own.
 
         Args:
             function: may change ``works_on`` in place, and else nothing that outlasts the call but gradients. It must
                 never wait for the GPU. The same from call to call, until :meth:`forget`; other tensors that it reads
                 must stay where they are.
-            works_on: where these lie is part of a capture: if they lie elsewhere, all is captured anew.
+            works_on: their addresses are part of a graph: where they have moved, all is captured anew.
         """
         place = (_failures, *(tensor.data_ptr() for tensor in works_on))
         if place != self._place:
@@ -94,7 +93,7 @@ class GraphCapture:
         return partial(self._call, function, works_on)
 
     def forget(self) -> None:
-        """Capture anew from the next call on: what the function is, or what it reads beside its inputs, has changed."""
+        """Capture anew from the next call on, since the function or a tensor that it reads has changed."""
         self._graphs.clear()
 
     def _call(self, function: Callable[..., Any], works_on: Sequence[Tensor], *inputs: Any) -> Any:

@@ -59,7 +59,6 @@ class DynamicsModel(WorldModel):
         self.reward_fn, self.termination_fn = None, None
         self._warned: set[str] = set()
         self.register_buffer("seen_range", torch.zeros(0, self.obs_codec.dim, dtype=torch.float64))
-        self._register_dtypes()
 
     # -- the state is the observation -----------------------------------------------------------------
 

@@ -35,8 +35,8 @@ class RealRange(NamedTuple):
 def has_diverged(next_obs: Tensor, reward: Tensor, believed: RealRange | None = None) -> Tensor:
     """Tell which steps are of no use, ``[...]`` bool: the one rule of imagined envs, strategies and gradients.
 
-    What is done with them differs: an imagined episode is truncated at the state before, a strategy drops the row, a
-    differentiable rollout stands still.
+    Its users differ: an imagined episode is truncated at the state before the step, a strategy drops the row, and a
+    differentiable rollout stays where it was.
 
     Args:
         next_obs: ``[..., D]``.

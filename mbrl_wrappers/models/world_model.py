@@ -69,12 +69,8 @@ class WorldModel(nn.Module, ABC):
         self.obs_codec = FlatSpace(observation_space, "observation_space")
         self.action_codec = FlatSpace(action_space, "action_space")
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
-
-    def _register_dtypes(self) -> None:
-        """Register two tensors that carry the model's device and dtype, and the dtype of imagined observations.
-
-        A compiler takes another number of starts for another function.
-        """
+        # They carry the model's device and dtype, and the dtype of imagined observations. Not start_obs, since a
+        # compiler takes another number of starts for another function.
         self.register_buffer("_like", torch.zeros(()), persistent=False)
         self.register_buffer("_like_obs", torch.zeros(()), persistent=False)
 

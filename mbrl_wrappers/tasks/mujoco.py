@@ -7,10 +7,10 @@ Rewards that are left out, because ``(obs, action, next_obs)`` does not determin
 - InvertedDoublePendulum: the tip's position is taken before the integrator's last update, up to 1e-4
   away in reward, and the velocities it pays for are clipped to [-10, 10] in the observation.
 
-Where an observation hides what the environment looks at, a termination decides on what is left:
-Hopper's velocities are clipped to [-10, 10] in the observation, while the environment ends an episode
-at 100; Ant's x and y, which must be finite, are left out of it; the height of InvertedDoublePendulum's
-tip is, as in its reward, slightly older than the angles (4e-5). Only transitions at the limit differ.
+Some environments end an episode by values that the observation does not show. The terminations here decide by what
+it shows: Hopper's velocities are clipped to [-10, 10] in the observation, while the environment ends an episode at
+100; Ant's x and y, which must be finite, are left out of it; the height of InvertedDoublePendulum's tip is, as in its
+reward, slightly older than the angles (4e-5). Only transitions at the limit differ.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ class MaskedUncertainty(gym.Wrapper[Any, Any, Any, Any]):
     """Masks, truncates or penalises imagined steps that the model is not sure of.
 
     ``info`` of a step holds ``"uncertainty"``, ``"masked"`` and ``"penalty"``, which the reward has lost already.
-    What is masked is decided where the model predicts, so the wrapped env is told for the length of each step, and is
-    the same afterwards. For Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a ``trust``.
+    The wrapped env decides which steps are masked, since it asks the model: the wrapper hands it the rule for each step
+    and takes it back afterwards. For Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a ``trust``.
 
     Args:
         env: an :class:`~mbrl_wrappers.envs.ImaginedEnv`, with any wrappers, of an ensemble.
