@@ -14,6 +14,7 @@ from mbrl_wrappers.acceleration.adam import AdamStep
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
 from mbrl_wrappers.acceleration.steppers import FusedStepper
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import members_of
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
@@ -83,7 +84,7 @@ class CapturedUpdates:
             self._networks = [*policy.parameters(), *policy.buffers()]
             self._made_of = made_of
         tensors = [*dynamics.parameters(), *dynamics.buffers()]
-        model = [*dynamics.particle_members, *((t.data_ptr(), t._version) for t in tensors)]
+        model = [*members_of(dynamics).particle_members, *((t.data_ptr(), t._version) for t in tensors)]
         if model != self._model:
             self._capture.forget()
             self._step = steps_through(dynamics)

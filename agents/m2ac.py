@@ -11,6 +11,7 @@ from mbrl_wrappers.agents.dyna import Dyna, Schedule
 from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.uncertainty import Measure, resolve_measure
 from mbrl_wrappers.types import Prediction, Transitions
@@ -65,7 +66,7 @@ class M2AC(Dyna):
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
         """Take the agent and the model; see :meth:`Strategy.bind`."""
-        dynamics.check_several_members()
+        ensemble_of(dynamics)  # or refuse it
         super().bind(view, dynamics, generator)
 
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
@@ -84,7 +85,7 @@ class M2AC(Dyna):
 
     def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
         measure = resolve_measure(self.measure)
-        return self._dynamics.predict_measured(obs, action, measure, generator=self._generator)
+        return ensemble_of(self._dynamics).predict_measured(obs, action, measure, generator=self._generator)
 
     def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
         uncertainty = prediction.uncertainty

@@ -12,6 +12,7 @@ from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.imagination.view import Scales, reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import has_diverged
+from mbrl_wrappers.models.members import members_of, noise_inferring
 from mbrl_wrappers.returns import returns_to_go
 from mbrl_wrappers.types import Outcome
 
@@ -127,7 +128,7 @@ def step_in_turn(
     In turn, since a buffer may have sorted them by kind.
 
     Args:
-        dynamics: whose ``particle_members`` they are.
+        dynamics: the model; one without members is the only one.
         generator: of the noise; default: torch's global one.
         deterministic: whether each member predicts its mean.
         sample_discrete: whether categories, flags and terminations are sampled; default: where the rest is.
@@ -135,8 +136,9 @@ def step_in_turn(
     Returns:
         ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
     """
-    members = dynamics.particle_members
-    step_all = dynamics.particle_step(members, deterministic=deterministic, sample_discrete=sample_discrete)
+    model = members_of(dynamics)
+    members = model.particle_members
+    step_all = model.particle_step(members, deterministic=deterministic, sample_discrete=sample_discrete)
 
     def step(obs: Tensor, action: Tensor) -> Outcome:
         columns = _in_turn(lambda *dealt: step_all(dealt[0], dealt[1], generator), len(members), obs, action)
@@ -167,10 +169,10 @@ def infer_in_turn(dynamics: DynamicsModel) -> Infer:
 
     Returns:
         ``(obs [B, D], action [B, A], next_obs [B, D], reward [B]) -> next_obs, reward``; see
-        :meth:`DynamicsModel.inferred_step <mbrl_wrappers.models.base.DynamicsModel.inferred_step>`.
+        :meth:`InfersNoise.inferred_step <mbrl_wrappers.models.members.InfersNoise.inferred_step>`.
     """
-    members = dynamics.particle_members
-    step_all = dynamics.inferred_step(members)
+    members = members_of(dynamics).particle_members
+    step_all = noise_inferring(dynamics).inferred_step(members)
 
     def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
         next_obs, reward = _in_turn(step_all, len(members), obs, action, next_obs, reward)

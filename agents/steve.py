@@ -14,7 +14,7 @@ from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import RealRange
-from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.members import crossed_members_of
 from mbrl_wrappers.returns import RunningReturn
 from mbrl_wrappers.types import Transitions
 
@@ -62,8 +62,6 @@ class STEVE(Strategy):
     needs_learned_reward = True  # whose variance counts
     rewards_are_targets = True
 
-    _dynamics: EnsembleDynamics
-
     def __init__(self, horizon: int = 3, covariance: bool = False) -> None:
         check_whole_number("horizon", horizon, 0)
         self.horizon = horizon
@@ -78,12 +76,10 @@ class STEVE(Strategy):
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
         """Take the agent and the model; see :meth:`Strategy.bind`."""
         view.check_critic(several=True)
-        if not isinstance(dynamics, EnsembleDynamics):
-            raise ValueError(f"dynamics must be an EnsembleDynamics, got {type(dynamics).__name__}")
-        dynamics.check_several_members()
+        crossed_members_of(dynamics)  # or refuse it
         if dynamics.reward_fn is not None:
             raise ValueError(
-                f"dynamics must have a learned reward, whose variance counts, got {dynamics.reward_name!r}"
+                f"dynamics must have a learned reward, whose variance counts, got reward_fn={dynamics.reward_fn}"
             )
         super().bind(view, dynamics, generator)
 
@@ -138,7 +134,8 @@ class STEVE(Strategy):
             For each horizon the imagined rewards, ``[N, M, B]`` of each elite that rewards and each that moves, and
             the values behind them, ``[C, M, B]`` of each critic.
         """
-        view, members = self._view, len(self._dynamics.particle_members)
+        view, model = self._view, crossed_members_of(self._dynamics)
+        members = len(model.particle_members)
         is_finite = torch.ones(members, len(obs), dtype=torch.bool, device=obs.device)
         gained = RunningReturn(obs.new_zeros(members, members, len(obs)), is_finite, 1.0)
         believed = RealRange.around(self._dynamics.start_obs)
@@ -155,7 +152,7 @@ class STEVE(Strategy):
             if step == self.horizon:
                 return
             width = (members, len(obs), -1)
-            outcome = self._dynamics.cross_step(state.expand(width), action.expand(width), self._generator)
+            outcome = model.cross_step(state.expand(width), action.expand(width), self._generator)
             reward = view.normalize_reward(outcome.reward, env) + bonus
             # What a given function says of a state that is not finite is no end.
             is_finite = is_finite & believed.holds(outcome.next_obs)

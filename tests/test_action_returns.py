@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.action_returns import TrajectoryReturns
+from mbrl_wrappers.models.members import members_of
 from mbrl_wrappers.models.network import CHUNK_ROWS, EnsembleMLP
 from mbrl_wrappers.types import Outcome, Prediction
 
@@ -486,9 +487,10 @@ def test_a_particle_step_stays_what_it_was_when_the_model_changes():
 
 
 def test_a_model_of_one_member_has_no_other():
-    assert certain().particle_members == [0, 1, 2, 3, 4] and known().particle_members == [0]
+    single = members_of(known())
+    assert members_of(certain()).particle_members == [0, 1, 2, 3, 4] and single.particle_members == [0]
     with pytest.raises(ValueError, match=r"members must be among \[0\], got \[1\]"):
-        known().particle_step([1])
+        single.particle_step([1])
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)

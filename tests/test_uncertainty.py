@@ -233,7 +233,7 @@ def test_what_can_not_be_measured_is_refused():
         ensemble(num_elites=1).predict_measured(*inputs(), one_versus_rest)
     known = KnownDynamics.for_env("Pendulum-v1")
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got KnownDynamics with 1"):
-        known.predict_measured(torch.zeros(1, 3), torch.zeros(1, 1), one_versus_rest)
+        known.step(torch.zeros(1, 3), torch.zeros(1, 1), measure=one_versus_rest)
 
 
 @pytest.mark.parametrize("joint", [True, False])

@@ -16,6 +16,7 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.uncertainty import resolve_measure
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, put, select
@@ -165,7 +166,7 @@ class ImaginedEpisodes:
         if trust is not None:
             if not isinstance(self.dynamics, DynamicsModel):
                 raise ValueError(f"trust must be None for a {type(self.dynamics).__name__}, which measures no step")
-            self.dynamics.check_several_members()
+            ensemble_of(self.dynamics)
             if self.deterministic:
                 raise ValueError("deterministic must be False where steps are masked, got True")
             if trust.threshold is None and len(self.steps) == 1:

@@ -13,8 +13,9 @@ from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor
 
 from mbrl_wrappers.imagination.rows import ImaginedRows
-from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
+from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.given import GivenFunction, call_given
+from mbrl_wrappers.models.members import ParticleStep, ensemble_of, members_of
 from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.seeding import numpy_state_kept
 from mbrl_wrappers.spaces import FlatSpace
@@ -166,17 +167,18 @@ class GoalDynamics:
         return self._with_goals(self._inner.predict(self._familiar(obs), action, **kwargs), obs, action)
 
     def predict_mixture(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
-        """Predict one step; see :meth:`DynamicsModel.predict_mixture`."""
-        return self._with_goals(self._inner.predict_mixture(self._familiar(obs), action, **kwargs), obs, action)
+        """Predict one step; see :meth:`Members.predict_mixture`."""
+        mixture = members_of(self._inner).predict_mixture(self._familiar(obs), action, **kwargs)
+        return self._with_goals(mixture, obs, action)
 
     def predict_measured(self, obs: Tensor, action: Tensor, measure: Measure, **kwargs: Any) -> Prediction:
-        """Predict one step; see :meth:`DynamicsModel.predict_measured`."""
-        prediction = self._inner.predict_measured(self._familiar(obs), action, measure, **kwargs)
+        """Predict one step; see :meth:`Ensemble.predict_measured`."""
+        prediction = ensemble_of(self._inner).predict_measured(self._familiar(obs), action, measure, **kwargs)
         return self._with_goals(prediction, obs, action)
 
     def particle_step(self, members: Any, **kwargs: Any) -> ParticleStep:
-        """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`."""
-        inner = self._inner.particle_step(members, **kwargs)
+        """Return a function that takes steps as some members; see :meth:`Members.particle_step`."""
+        inner = members_of(self._inner).particle_step(members, **kwargs)
         return lambda obs, action, generator: self._settle(inner(self._familiar(obs), action, generator), obs, action)
 
     def _familiar(self, obs: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
-from mbrl_wrappers.models.base import DynamicsModel, ParticleStep
+from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import ParticleStep, members_of
 from mbrl_wrappers.models.network import CHUNK_ROWS
 from mbrl_wrappers.types import Outcome
 
@@ -34,7 +35,7 @@ class TrajectoryReturns:
     that give each member some 2,000 rows, whose activations stay in the cache, on a GPU 64 times as many.
 
     Args:
-        dynamics: the model; ``particle_step`` of its ``particle_members`` is what particles follow.
+        dynamics: the model, whose :func:`members <mbrl_wrappers.models.members.members_of>` particles follow.
         num_particles: particles of each candidate; ``"expectation"`` has one.
         propagation: how particles go on. ``"TSinf"``: each keeps its member to the end; ``"TS1"``: the particles of
             a candidate are dealt out anew at every step; ``"DS"``: each samples from the moment-matched mixture of
@@ -103,7 +104,7 @@ class TrajectoryReturns:
             raise ValueError(f"actions must have shape {expected}, got {tuple(actions.shape)}")
         population = actions.shape[1]
         step = self._make_step(generator)
-        shares = min(self.num_particles, len(self.dynamics.particle_members)) if self._deals else 1
+        shares = min(self.num_particles, len(members_of(self.dynamics).particle_members)) if self._deals else 1
         rows = max(1, shares * _rows_at_once(self.dynamics.device) // self.num_particles)
         # A start state belongs to ``population`` sequences in a row.
         owner = torch.arange(len(obs) * population, device=obs.device) // max(population, 1)
@@ -118,18 +119,18 @@ class TrajectoryReturns:
 
     def _make_step(self, generator: torch.Generator | None) -> _Step:
         """Return a function that takes particles one step on; particle ``k`` has the same member from call to call."""
-        dynamics = self.dynamics
+        dynamics, model = self.dynamics, members_of(self.dynamics)
         if self.propagation == "expectation":
             return lambda obs, action: dynamics.predict(obs, action, deterministic=True).outcome
         if not self._deals:
-            return lambda obs, action: dynamics.predict_mixture(obs, action, generator=generator).outcome
-        members = dynamics.particle_members
+            return lambda obs, action: model.predict_mixture(obs, action, generator=generator).outcome
+        members = model.particle_members
         order = torch.randperm(len(members), generator=generator, device=dynamics.device).tolist()
         share, odd = divmod(self.num_particles, len(members))
         # The first in order get the odd ones, and come with one particle more.
         groups = [(order[:odd], share + 1), (order[odd:], share)]
         steps = [
-            (dynamics.particle_step([members[i] for i in g], deterministic=not self.sample_noise), len(g), size)
+            (model.particle_step([members[i] for i in g], deterministic=not self.sample_noise), len(g), size)
             for g, size in groups
             if g and size
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,18 +13,12 @@ from torch import Tensor
 from mbrl_wrappers.models.columns import moves
 from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.models.given import GivenFunction, first_disagreement
+from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
-from mbrl_wrappers.types import Outcome, Prediction, Transitions
+from mbrl_wrappers.types import Prediction, Transitions
 
 NUM_START_STATES = 4096
-
-# ``(obs [M, R, D], action [M, R, A], generator) -> Outcome``; see :meth:`DynamicsModel.particle_step`.
-ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Outcome]
-
-# ``(obs [M, R, D], action [M, R, A], real next_obs [M, R, D], real reward [M, R]) -> next_obs, reward``; see
-# :meth:`DynamicsModel.inferred_step`.
-InferredStep = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class DynamicsModel(WorldModel):
@@ -87,12 +80,13 @@ class DynamicsModel(WorldModel):
             action: ``[B, A]``.
             generator: of all randomness.
             deterministic: predict the mean instead of a sample.
-            measure: of the uncertainty, as in :meth:`predict_measured`; default: that of :meth:`predict`.
+            measure: of the uncertainty, for an :class:`~mbrl_wrappers.models.members.Ensemble`; default: that of
+                :meth:`predict`.
         """
         if measure is None:
             p = self.predict(state, action, generator=generator, deterministic=deterministic)
         else:
-            p = self.predict_measured(state, action, measure, generator=generator)
+            p = ensemble_of(self).predict_measured(state, action, measure, generator=generator)
         diverged = has_diverged(p.next_obs, p.reward) | ~torch.isfinite(p.uncertainty)
         return self.obs_codec.project(p.next_obs), StepPrediction(p.reward, p.terminated, p.uncertainty, diverged)
 
@@ -131,91 +125,6 @@ class DynamicsModel(WorldModel):
         Returns:
             A :class:`~mbrl_wrappers.types.Prediction` with the same leading dimensions.
         """
-
-    @property
-    def particle_members(self) -> list[int]:
-        """The members that a planner's particles are dealt out to: the elites of an ensemble; one for other models."""
-        return [0]
-
-    def check_several_members(self) -> None:
-        """Refuse a model without at least two members that predict, of which there is nothing to compare.
-
-        Raises:
-            ValueError: naming the model.
-        """
-        if (members := len(self.particle_members)) < 2:
-            raise ValueError(
-                "dynamics must have at least 2 members that predict (num_elites of an ensemble), "
-                f"got {type(self).__name__} with {members}"
-            )
-
-    def particle_step(
-        self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
-    ) -> ParticleStep:
-        """Return a function that takes many steps as some members, each on rows of its own.
-
-        Args:
-            members: ``M`` of ``particle_members``; the function keeps the parameters that they have at this call.
-            deterministic: whether it predicts each member's mean instead of a sample.
-            sample_discrete: whether categories, flags and terminations, of which there is no mean, are sampled;
-                default: where the rest is. Otherwise they are the likeliest.
-
-        Returns:
-            ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
-            otherwise as :meth:`predict`.
-
-        Raises:
-            ValueError: for a member that there is not.
-        """
-        known = self.particle_members
-        if not set(members) <= set(known):
-            raise ValueError(f"members must be among {known}, got {list(members)}")
-        return lambda obs, action, generator: (
-            self.predict(obs, action, generator=generator, deterministic=deterministic).outcome
-        )
-
-    def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a function that takes real steps once more as some members, so that they can be differentiated.
-
-        The noise with which a member makes the real step is inferred and taken for a constant (Heess et al. 2015),
-        so that the step leads where it really led, with the gradient of the member.
-
-        Args:
-            members: ``M`` of ``particle_members``.
-
-        Returns:
-            ``(obs [M, R, D], action [M, R, A], next_obs [M, R, D], reward [M, R]) -> next_obs, reward``: the real
-            values up to rounding, with a gradient with respect to ``obs`` and ``action``.
-
-        Raises:
-            NotImplementedError: for a model whose noise can't be inferred.
-        """
-        raise NotImplementedError(f"{type(self).__name__} can't infer the noise of a real step")
-
-    def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
-        """Sample one step of a batch from the Gaussian with mean and variance of all members' predictions together.
-
-        For a model with one member that is :meth:`predict`.
-        """
-        return self.predict(obs, action, generator=generator)
-
-    def predict_measured(
-        self, obs: Tensor, action: Tensor, measure: Measure, *, generator: torch.Generator | None = None
-    ) -> Prediction:
-        """Sample one step of a batch, as :meth:`predict`, with another uncertainty.
-
-        Args:
-            obs: ``[..., D]``.
-            action: ``[..., A]``.
-            measure: makes the uncertainty of the members' predictions; see :mod:`mbrl_wrappers.models.uncertainty`.
-            generator: as for :meth:`predict`.
-
-        Raises:
-            ValueError: see :meth:`check_several_members`.
-            NotImplementedError: for a model that has several and does not measure them.
-        """
-        self.check_several_members()
-        raise NotImplementedError(f"{type(self).__name__} has several members and does not measure them")
 
     @abstractmethod
     def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:

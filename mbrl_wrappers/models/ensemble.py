@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models import model_file as storage
 from mbrl_wrappers.models import routing
-from mbrl_wrappers.models.base import DynamicsModel, InferredStep, ParticleStep
+from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.columns import ObservationColumns
 from mbrl_wrappers.models.ensemble_fit import check_outcomes, fit_networks, total_score
 from mbrl_wrappers.models.ensemble_settings import OF_FORMAT_1, check_ranges, layer_decay
@@ -24,6 +24,7 @@ from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, Progress, holdout_mask, spread_rows
 from mbrl_wrappers.models.given import GivenFunction, call_given, known_functions, resolve
 from mbrl_wrappers.models.heads import MOST_SPREADS, Heads, Outputs, chance_std
+from mbrl_wrappers.models.members import InferredStep, ParticleStep, ensemble_of
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
@@ -244,13 +245,13 @@ class EnsembleDynamics(DynamicsModel):
 
     @property
     def particle_members(self) -> list[int]:
-        """The elites; see :class:`DynamicsModel`."""
+        """The elites; see :class:`~mbrl_wrappers.models.members.Members`."""
         return list(self._elite_list)
 
     def particle_step(
         self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
     ) -> ParticleStep:
-        """Return a function that takes steps as some members; see :meth:`DynamicsModel.particle_step`.
+        """Return a function that takes steps as some members; see :class:`~mbrl_wrappers.models.members.Members`.
 
         The members' parameters are constants to it, without a gradient.
         """
@@ -264,7 +265,7 @@ class EnsembleDynamics(DynamicsModel):
         return step
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a function that takes real steps once more; see :meth:`DynamicsModel.inferred_step`.
+        """Return a function that takes real steps once more; see :class:`~mbrl_wrappers.models.members.InfersNoise`.
 
         The members' parameters are constants to it, without a gradient. What is discrete has the gradient of its
         chances.
@@ -304,7 +305,7 @@ class EnsembleDynamics(DynamicsModel):
         return step
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
-        """Sample from the moment-matched mixture of the elites; see :meth:`DynamicsModel.predict_mixture`."""
+        """Sample from the moment-matched mixture of the elites."""
         rows = self.as_rows(obs, action)
         return self._prediction(obs, self.advance(rows, self.run_mixture, generator, False, True))
 
@@ -313,10 +314,10 @@ class EnsembleDynamics(DynamicsModel):
     ) -> Prediction:
         """Sample one step, each row by a random elite, and measure all elites' predictions of it.
 
-        See :meth:`DynamicsModel.predict_measured`. Every row is evaluated by every elite; a category and a flag is
+        See :class:`~mbrl_wrappers.models.members.Ensemble`. Every row is evaluated by every elite; a category and a flag is
         compared by its chance, as a Gaussian of the same mean and variance.
         """
-        self.check_several_members()
+        ensemble_of(self)
         rows = self.as_rows(obs, action)
         count, places = len(rows.x), list(range(len(self._elite_list)))
         drawn = routing.member_of_row(routing.dealt(count, places, generator, self.device))
@@ -345,25 +346,11 @@ class EnsembleDynamics(DynamicsModel):
         return MemberGaussians(self._what_counts(mean), self._what_counts(std))
 
     def cross_step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Outcome:
-        """Take the mean step of each elite on rows of its own, and have every elite predict the rewards.
+        """Take the mean step of each elite, rated by every elite.
 
-        The rollouts of STEVE (Buckman et al. 2018, section 3): every trajectory of a transition model is rated by
-        every reward model. Categories, flags and terminations are sampled, from the same random numbers for all
-        elites, so that they differ only where the elites disagree.
-
-        Args:
-            obs: ``[M, R, D]``, the rows of each of the ``M`` elites.
-            action: ``[M, R, A]``.
-            generator: as for :meth:`predict`.
-
-        Returns:
-            ``next_obs [M, R, D]`` and ``terminated [M, R]`` by each one's own elite, ``reward [M, M, R]``: first the
-            elite that rates, then the one whose row it is.
-
-        Raises:
-            ValueError: for another number of elites, fewer than two of them, or a reward that is given, not learned.
+        See :meth:`CrossesMembers.cross_step <mbrl_wrappers.models.members.CrossesMembers.cross_step>`.
         """
-        self.check_several_members()
+        ensemble_of(self)
         members = len(self._elite_list)
         if self.reward_fn is not None:
             raise ValueError(f"dynamics must have a learned reward, got reward_fn={self.reward_fn}")

@@ -11,8 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from mbrl_wrappers.models.base import DynamicsModel, InferredStep
+from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.given import GivenFunction, call_given, resolve
+from mbrl_wrappers.models.members import InferredStep
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.tasks.registry import TASKS
 from mbrl_wrappers.tasks.task import StepFunction, uniform_rows
@@ -164,7 +165,10 @@ class KnownDynamics(DynamicsModel):
         )
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a step whose noise is the difference of a real one from the equations; see :class:`DynamicsModel`."""
+        """Return a step whose noise is the difference of a real one from the equations.
+
+        See :meth:`InfersNoise.inferred_step <mbrl_wrappers.models.members.InfersNoise.inferred_step>`.
+        """
 
         def step(obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
             flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")

@@ -26,6 +26,7 @@ from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, add_batch_axis, encode_one
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models.members import members_of
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.types import Prediction, Transitions
@@ -332,7 +333,7 @@ def _uncertainty(
     player: _Player, dynamics: DynamicsModel, real: Transitions, horizon: int, seed: int
 ) -> list[HorizonError] | None:
     """Roll the exploring policy out from real states and measure every step; rollouts that ended are left out."""
-    if len(dynamics.particle_members) < 2:
+    if len(members_of(dynamics).particle_members) < 2:
         return None
     player.start()
     starts = _spread_out(real.obs)

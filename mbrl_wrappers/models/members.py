@@ -1,0 +1,186 @@
+"""The members of an ensemble: what planners and agents ask of them, and how a model without any answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.models.uncertainty import Measure
+from mbrl_wrappers.types import Outcome, Prediction
+
+# ``(obs [M, R, D], action [M, R, A], generator) -> Outcome``; see :meth:`Members.particle_step`.
+ParticleStep = Callable[[Tensor, Tensor, torch.Generator | None], Outcome]
+
+# ``(obs [M, R, D], action [M, R, A], real next_obs [M, R, D], real reward [M, R]) -> next_obs, reward``; see
+# :meth:`InfersNoise.inferred_step`.
+InferredStep = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Members(Protocol):
+    """A model as members that predict on their own; :func:`members_of` makes one of any model."""
+
+    @property
+    def particle_members(self) -> list[int]:
+        """The members that a planner's particles are dealt out to: the elites of an ensemble."""
+
+    def particle_step(
+        self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
+    ) -> ParticleStep:
+        """Return a function that takes many steps as some members, each on rows of its own.
+
+        Args:
+            members: ``M`` of ``particle_members``; the function keeps the parameters that they have at this call.
+            deterministic: whether it predicts each member's mean instead of a sample.
+            sample_discrete: whether categories, flags and terminations, of which there is no mean, are sampled;
+                default: where the rest is. Otherwise they are the likeliest.
+
+        Returns:
+            ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
+            otherwise as :meth:`DynamicsModel.predict <mbrl_wrappers.models.base.DynamicsModel.predict>`.
+
+        Raises:
+            ValueError: for a member that there is not.
+        """
+
+    def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
+        """Sample one step of a batch from the Gaussian with mean and variance of all members' predictions together."""
+
+
+class Ensemble(Members, Protocol):
+    """A model of two or more members that can be compared; :func:`ensemble_of` refuses others."""
+
+    def predict_measured(
+        self, obs: Tensor, action: Tensor, measure: Measure, *, generator: torch.Generator | None = None
+    ) -> Prediction:
+        """Sample one step of a batch, with an uncertainty that compares the members' predictions of it.
+
+        Args:
+            obs: ``[..., D]``.
+            action: ``[..., A]``.
+            measure: makes the uncertainty of the predictions; see :mod:`mbrl_wrappers.models.uncertainty`.
+            generator: of the members and the noise.
+
+        Raises:
+            ValueError: as :func:`ensemble_of`.
+        """
+
+
+class CrossesMembers(Ensemble, Protocol):
+    """An ensemble whose members rate each other's steps, as STEVE needs it."""
+
+    def cross_step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Outcome:
+        """Take the mean step of each member on rows of its own, and have every member predict the rewards.
+
+        The rollouts of STEVE (Buckman et al. 2018, section 3): every trajectory of a transition model is rated by
+        every reward model. Categories, flags and terminations are sampled, from the same random numbers for all
+        members, so that they differ only where the members disagree.
+
+        Args:
+            obs: ``[M, R, D]``, the rows of each of the ``M`` members.
+            action: ``[M, R, A]``.
+            generator: of the random numbers.
+
+        Returns:
+            ``next_obs [M, R, D]`` and ``terminated [M, R]`` by each one's own member, ``reward [M, M, R]``: first the
+            member that rates, then the one whose row it is.
+
+        Raises:
+            ValueError: for another number of members, fewer than two of them, or a reward that is given, not learned.
+        """
+
+
+class InfersNoise(Protocol):
+    """A model that tells the noise with which a real step was made, as SVG needs it."""
+
+    def inferred_step(self, members: Sequence[int]) -> InferredStep:
+        """Return a function that takes real steps once more as some members, so that they can be differentiated.
+
+        The noise with which a member makes the real step is inferred and taken for a constant (Heess et al. 2015),
+        so that the step leads where it really led, with the gradient of the member.
+
+        Args:
+            members: ``M`` of :attr:`Members.particle_members`.
+
+        Returns:
+            ``(obs [M, R, D], action [M, R, A], next_obs [M, R, D], reward [M, R]) -> next_obs, reward``: the real
+            values up to rounding, with a gradient with respect to ``obs`` and ``action``.
+        """
+
+
+class SingleMember:
+    """A model without members, as the only member of itself.
+
+    Args:
+        dynamics: the model, which has a method ``predict``.
+    """
+
+    particle_members: list[int] = [0]  # noqa: RUF012  # as declared by the protocol
+
+    def __init__(self, dynamics: Any) -> None:
+        self._dynamics = dynamics
+
+    def particle_step(
+        self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
+    ) -> ParticleStep:
+        """Return the model's own step; see :meth:`Members.particle_step`."""
+        if set(members) != {0}:
+            raise ValueError(f"members must be among [0], got {list(members)}")
+        predict = self._dynamics.predict
+        return lambda obs, action, generator: (
+            predict(obs, action, generator=generator, deterministic=deterministic).outcome
+        )
+
+    def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
+        """Sample the model's own step."""
+        return self._dynamics.predict(obs, action, generator=generator)
+
+
+def members_of(dynamics: Any) -> Members:
+    """Return the members of a model: itself if it has some, otherwise the model as a single one."""
+    return dynamics if hasattr(dynamics, "particle_members") else SingleMember(dynamics)
+
+
+def ensemble_of(dynamics: Any) -> Ensemble:
+    """Return a model as an ensemble, whose members can be compared.
+
+    Raises:
+        ValueError: if fewer than two members predict.
+    """
+    if (count := len(members_of(dynamics).particle_members)) < 2:
+        raise ValueError(
+            "dynamics must have at least 2 members that predict (num_elites of an ensemble), "
+            f"got {type(dynamics).__name__} with {count}"
+        )
+    return cast(Ensemble, dynamics)
+
+
+def crossed_members_of(dynamics: Any) -> CrossesMembers:
+    """Return a model as an ensemble whose members rate each other's steps.
+
+    Raises:
+        ValueError: as :func:`ensemble_of`, or if the members don't.
+    """
+    ensemble = ensemble_of(dynamics)
+    if not hasattr(dynamics, "cross_step"):
+        raise ValueError(
+            "dynamics must be an ensemble whose members rate each other's steps (cross_step, as EnsembleDynamics has "
+            f"it), got {type(dynamics).__name__}"
+        )
+    return cast(CrossesMembers, ensemble)
+
+
+def noise_inferring(dynamics: Any) -> InfersNoise:
+    """Return a model as one that infers the noise of real steps.
+
+    Raises:
+        ValueError: if it can't.
+    """
+    if not hasattr(dynamics, "inferred_step"):
+        raise ValueError(
+            "dynamics must infer the noise of real steps (inferred_step, as EnsembleDynamics and KnownDynamics do), "
+            f"got {type(dynamics).__name__}"
+        )
+    return cast(InfersNoise, dynamics)
