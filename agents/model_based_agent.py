@@ -28,6 +28,12 @@ class ModelBasedAgent(OffPolicyAlgorithm):
 
     model_based: Any  # a ModelBased, from the first learn on
 
+    @property
+    def dynamics(self) -> Any:
+        """The model; None before the first ``learn``."""
+        model_based = getattr(self, "model_based", None)
+        return None if model_based is None else model_based.dynamics
+
     def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
         found = list(model_callbacks(callback))
         if len(found) > 1:

@@ -20,15 +20,15 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.envs.finite import check_finite
+from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.imagination.fitting import fit_and_log
-from mbrl_wrappers.imagination.real_data import real_transitions
+from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.action_returns import Propagation, TrajectoryReturns
 from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
 from mbrl_wrappers.seeding import set_apart, stream_seed
-from mbrl_wrappers.types import Transitions
 
 
 class PlanningPolicy(BasePolicy):
@@ -189,13 +189,13 @@ class PlanningAgent(OffPolicyAlgorithm):
         """Fit the model on all real data; SB3 calls this every ``train_freq``, and the arguments are not used."""
         buffer = self.replay_buffer
         assert buffer is not None
-        transitions = real_transitions(buffer, self._view, self.dynamics)
-        if len(transitions):
-            self._fit(transitions)
+        experience = ReplayExperience(buffer, self._view, self.dynamics)
+        if len(experience.rows()):
+            self._fit(experience)
 
-    def _fit(self, transitions: Transitions) -> None:
-        """Fit everything that is learned to all real transitions there are."""
-        report = fit_and_log(self.dynamics, transitions, self._fit_generator, self.logger)
+    def _fit(self, experience: Experience) -> None:
+        """Fit everything that is learned to all the experience there is."""
+        report = fit_and_log(self.dynamics, experience, self._fit_generator, self.logger)
         self._num_fits += 1
         self._n_updates += int(report.get("grad_steps", 0))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

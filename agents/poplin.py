@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.agents.planning import PlanningAgent, PlanningPolicy
 from mbrl_wrappers.arguments import check_number
+from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models.action_returns import Propagation
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.rollout import open_loop
 from mbrl_wrappers.planners import CEM, Plan, PlannerState, search_gaussian
 from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.spaces import FlatSpace
-from mbrl_wrappers.types import Transitions
 
 Variant = Literal["A-init", "A-replan", "P-sep", "P-uni"]
 Distillation = Literal["bc", "avg", "gan"]
@@ -354,15 +354,15 @@ class POPLIN(PlanningAgent):
         self._planned.append((obs.cpu(), searched.cpu(), kept.cpu()))
         return plan
 
-    def _fit(self, transitions: Transitions) -> None:
+    def _fit(self, experience: Experience) -> None:
         """Fit the model, then the policy to the plans."""
-        super()._fit(transitions)
+        super()._fit(experience)
         if not self._planned:
             return
         obs, actions, noise = (torch.cat(parts).to(self.device) for parts in zip(*self._planned, strict=True))
         if not self.distil_all:
             self._planned = []
-        self.policy.whitening.fit(transitions.obs)
+        self.policy.whitening.fit(experience.rows().obs)
         if self._method == "avg":
             vector = self.policy.parameter_vector().detach() + noise.mean(0)
             nn.utils.vector_to_parameters(vector, self.policy.net.parameters())

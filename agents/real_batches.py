@@ -12,12 +12,14 @@ from mbrl_wrappers.types import Transitions
 class RealData(Strategy):
     """Every batch is the replay buffer's own; the model is fitted all the same.
 
-    For agents that take the model's gradient themselves: with :class:`~mbrl_wrappers.agents.MAAC` this is SAC-SVG(H)
+    For agents that use the model themselves: with :class:`~mbrl_wrappers.agents.MAAC` this is SAC-SVG(H)
     (Amos et al. 2021), and :class:`~mbrl_wrappers.agents.SVG` learns from real data alone.
 
     Example:
         >>> MAAC("MlpPolicy", env, horizon=2).learn(2_000, callback=ModelBased(RealData()))  # doctest: +SKIP
     """
+
+    needs_predictions = False
 
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
         """Do nothing."""

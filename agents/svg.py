@@ -231,8 +231,6 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         (model_based,) = model_callbacks(callback)
         if not isinstance(model_based.strategy, RealData):
             raise ValueError(f"strategy must be RealData() for SVG, got {type(model_based.strategy).__name__}")
-        if model_based.dynamics is not None:
-            self._steps_through(model_based.dynamics)  # refuses now, not after the first fit, a model that can't do it
         return callback
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
@@ -401,7 +399,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         return value, log_ratio
 
     def _flat(self, stretches: Stretches) -> FlatStretches:
-        return stretches.flat(self.model_based.dynamics.obs_codec, self.device)
+        return stretches.flat(self.dynamics.obs_codec, self.device)
 
     def _normalized(self, reward: Tensor, scales: Scales | None) -> Tensor:
         return self.model_based.view.normalize_reward(reward, scales)

@@ -6,18 +6,20 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from mbrl_wrappers.acceleration.functional import compiled
 from mbrl_wrappers.acceleration.steppers import Stepper
 from mbrl_wrappers.agents.actor_gradients import Logged, record_means
 from mbrl_wrappers.agents.captured_updates import CapturedUpdates, objection_to_captured_updates
-from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
+from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent, model_callbacks
 from mbrl_wrappers.agents.update_mode import AcceleratedUpdates, check_compile
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.spaces import FlatSpace
 
 
@@ -57,13 +59,13 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         """Yield the inputs of each update: tensors, and other values that a captured graph depends on."""
 
     @abstractmethod
-    def _update(self, steppers: dict[str, Stepper], step: Any, *of: Any) -> Logged:
+    def _update(self, steppers: dict[str, Stepper], step: Any, *inputs: Any) -> Logged:
         """Update all networks once; returns the numbers to log.
 
         Args:
             steppers: of the optimizers.
             step: from :meth:`_steps_through`.
-            *of: from :meth:`_drawn`.
+            *inputs: from :meth:`_drawn`.
         """
 
     # -- how updates run --------------------------------------------------------------------------
@@ -71,6 +73,15 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._check_compile()
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        callback = super()._init_callback(callback, progress_bar)
+        (model_based,) = model_callbacks(callback)
+        if model_based.dynamics is not None:
+            check_predicts(model_based.dynamics)
+            # Refuses now, not after the first fit, a model that can't do it.
+            self._steps_through(cast(DynamicsModel, model_based.dynamics))
+        return callback
 
     def _objection(self) -> str | None:
         if any(leaf.categories for leaf in FlatSpace(self.observation_space, "observation_space").leaves):
@@ -97,8 +108,8 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         while len(log) < gradient_steps:
             try:
                 with self._updating() as update:
-                    for of in self._drawn(gradient_steps, batch_size):
-                        log.append(update(*of))
+                    for inputs in self._drawn(gradient_steps, batch_size):
+                        log.append(update(*inputs))
                         self._has_updated = True
             except Exception as error:
                 self._fall_back(error)
@@ -109,7 +120,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
     @contextmanager
     def _updating(self) -> Iterator[Callable[..., Logged]]:
         """Give a function that makes an update with the current model."""
-        dynamics = self.model_based.dynamics
+        dynamics = self.dynamics
         if not self._is_captured:
             steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}
             yield partial(self._update, steppers, self._steps_through(dynamics))

@@ -43,6 +43,7 @@ from mbrl_wrappers.agents import (
     Dyna,
 )
 from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.zoo.storage import agent_file
 
 FILE = ROOT / "runs" / "golden.json"
 PENDULUM, CART_POLE, INVERTED = "Pendulum-v1", "CartPole-v1", "InvertedPendulum-v5"
@@ -132,10 +133,7 @@ RUNS: dict[str, Callable[[], Any]] = {
 def digest(agent: Any) -> dict[str, Any]:
     """Hash an agent's weights, its model's, and the returns of two episodes."""
     weights = hashlib.sha256()
-    modules = [agent.policy, getattr(agent, "dynamics", None)]
-    if (callback := getattr(agent, "model_based", None)) is not None:
-        modules.append(callback.dynamics)
-    for module in filter(None, modules):
+    for module in filter(None, [agent.policy, agent_file.model_of(agent)]):
         for name, tensor in sorted(module.state_dict().items()):
             if isinstance(tensor, torch.Tensor):
                 weights.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())

@@ -65,6 +65,20 @@ class Transitions:
         """Return the given rows (mask, indices or slice)."""
         return Transitions(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
+    def rows(self) -> Transitions:
+        """Return the rows themselves: they are an :class:`~mbrl_wrappers.experience.Experience` without an order."""
+        return self
+
+    def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
+        """Refuse: nothing says which row followed which.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "experience must have an order to draw sequences, got Transitions; Episodes.from_steps gives them one"
+        )
+
     def to(self, device: torch.device | str) -> Transitions:
         """Return the same transitions on another device."""
         return Transitions(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})

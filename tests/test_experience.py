@@ -1,164 +1,137 @@
-"""Sequences drawn from a replay buffer are what the envs did, in its order."""
+"""Experience in memory is given back as it happened: as rows, and as sequences."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from stable_baselines3 import SAC, HerReplayBuffer
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import Tensor
 
-from mbrl_wrappers.imagination import AgentView
-from mbrl_wrappers.imagination.experience import ReplayExperience
-from mbrl_wrappers.models import EnsembleDynamics
-
-BOX = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+from mbrl_wrappers.experience import Episodes, drawn_starts
+from mbrl_wrappers.types import Transitions
 
 
-class Told(gym.Env):
-    """Its observations are [env, episode, step], its rewards 100 episode + step; it remembers its actions."""
-
-    action_space = spaces.Box(-2, 2, (1,), np.float32)
-
-    def __init__(self, number: int = 0, form: str = "box") -> None:
-        self.number, self.form, self.episode = number, form, -1
-        self.observation_space: Any = BOX
-        if form == "dict":
-            self.observation_space = spaces.Dict({"told": BOX, "odd": spaces.Discrete(2)})
-        if form == "goal":
-            self.observation_space = spaces.Dict({"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX})
-        self.actions: dict[tuple[int, int], float] = {}
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        self.episode, self.at = self.episode + 1, 0
-        return self._obs(), {}
-
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
-        self.at += 1
-        self.actions[self.episode, self.at] = float(action[0])
-        length = 2 + (self.episode + self.number) % 4
-        ends = self.at >= length
-        is_cut = self.episode % 2 == 1
-        return self._obs(), 100.0 * self.episode + self.at, ends and not is_cut, ends and is_cut, {}
-
-    def _obs(self) -> Any:
-        told = np.array([self.number, self.episode, self.at], np.float64)
-        if self.form == "dict":
-            return {"told": told, "odd": self.at % 2}
-        if self.form == "goal":
-            return {"observation": told, "achieved_goal": told, "desired_goal": np.full(3, float(self.episode))}
-        return told
-
-    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> np.ndarray:
-        return np.zeros(len(achieved))
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-def experience_of(form: str = "box", num_envs: int = 1, steps: int = 60, **kwargs: Any) -> tuple[Any, list[Told]]:
-    envs = [Told(number, form) for number in range(num_envs)]
-    venv: Any = DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
-    if kwargs.pop("normalized", False):
-        venv = VecNormalize(venv)
-    agent = SAC(
-        "MlpPolicy" if form == "box" else "MultiInputPolicy", venv, learning_starts=10_000, device="cpu", seed=0,
-        policy_kwargs={"net_arch": [4]}, **{"buffer_size": 1_000, **kwargs},
-    )  # fmt: skip
-    agent.learn(steps)
-    model = EnsembleDynamics(envs[0].observation_space, envs[0].action_space, num_members=2, num_elites=1, hidden=(4,))
-    return (agent, ReplayExperience(agent.replay_buffer, AgentView(agent, model), model), model), envs
+def told(lengths: list[int], dtype: torch.dtype = torch.float32) -> tuple[Transitions, Tensor]:
+    """Make steps whose observations are [episode, step]; every other episode terminates, the others are cut."""
+    rows = [(episode, step) for episode, length in enumerate(lengths) for step in range(length)]
+    obs = torch.tensor(rows).to(dtype)
+    next_obs = obs + torch.tensor([0, 1]).to(dtype)
+    ended = torch.tensor([step + 1 == lengths[episode] for episode, step in rows])
+    terminated = ended & torch.tensor([episode % 2 == 0 for episode, _ in rows])
+    index = torch.arange(len(rows))
+    return Transitions(obs, index[:, None] + 1.0, 10.0 * index, next_obs, terminated, index), ended
 
 
-def told(sequences: Any, model: Any) -> np.ndarray:
-    """Return env, episode and step of each entry, ``[B, T, 3]``."""
-    batch, length = sequences.is_first.shape
-    obs = model.obs_codec.decode_numpy(sequences.obs.flatten(0, 1))
-    if isinstance(obs, dict):
-        obs = obs["told"] if "told" in obs else obs["observation"]
-    return np.rint(obs).reshape(batch, length, 3).astype(int)  # VecNormalize gives last observations back rounded
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+@pytest.mark.parametrize("lengths", [[1], [4], [1, 1, 1], [3, 2, 5, 1]])
+def test_rows_of_steps_are_the_steps(lengths: list[int], dtype: torch.dtype) -> None:
+    steps, ended = told(lengths, dtype)
+    episodes = Episodes.from_steps(steps, ended)
+    assert len(episodes) == sum(lengths) + len(lengths)
+    for name in ("obs", "action", "reward", "next_obs", "terminated", "key"):
+        found, expected = getattr(episodes.rows(), name), getattr(steps, name)
+        assert torch.equal(found, expected) and found.dtype == expected.dtype
 
 
-@pytest.mark.parametrize(
-    ("form", "num_envs", "kwargs"),
-    [
-        ("box", 1, {}),
-        ("box", 3, {}),
-        ("dict", 2, {}),
-        ("box", 2, {"normalized": True}),
-        ("box", 1, {"n_steps": 3}),
-        ("goal", 1, {"replay_buffer_class": HerReplayBuffer}),
-        ("box", 1, {"buffer_size": 40}),  # older steps are overwritten
-        ("box", 2, {"buffer_size": 46}),
-    ],
-)
-def test_sequences_are_what_happened(form: str, num_envs: int, kwargs: dict[str, Any]) -> None:
-    (_, experience, model), envs = experience_of(form, num_envs, steps=180 if num_envs == 1 else 240, **kwargs)
-    found = experience.sequences(200, 7, torch.Generator().manual_seed(0))
-    entries = told(found, model)
-    assert found.obs.shape[:2] == found.reward.shape == (200, 7) and found.action.shape == (200, 7, 1)
-    crossings = 0
-    for sequence in range(200):
-        number = entries[sequence, 0, 0]
-        for t in range(7):
-            own, episode, at = entries[sequence, t]
-            is_first = bool(found.is_first[sequence, t])
-            assert own == number
-            if t:
-                before = entries[sequence, t - 1]
-                expected = (before[1] + 1, 0) if is_first else (before[1], before[2] + 1)
-                assert (episode, at) == expected
-                crossings += is_first
+def test_an_episode_that_goes_on_at_the_end_is_kept_too() -> None:
+    steps, ended = told([3, 3])
+    found = Episodes.from_steps(steps[:5], ended[:5])
+    assert torch.equal(found.rows().obs, steps.obs[:5]) and len(found) == 5 + 2
+
+
+def test_sequences_are_what_happened() -> None:
+    steps, ended = told([3, 1, 4, 2])
+    found = Episodes.from_steps(steps, ended).sequences(500, 5, seeded())
+    assert found.obs.shape == (500, 5, 2) and found.action.shape == (500, 5, 1) and found.reward.shape == (500, 5)
+    row_of = {tuple(obs): row for row, obs in enumerate(steps.next_obs.tolist())}
+    for sequence in range(500):
+        for t in range(5):
+            episode, step = found.obs[sequence, t].tolist()
+            is_first = step == 0
+            assert bool(found.is_first[sequence, t]) == is_first
             if is_first:
                 assert found.action[sequence, t] == found.reward[sequence, t] == 0
                 assert not found.terminated[sequence, t]
-                continue
-            assert found.reward[sequence, t] == 100 * episode + at
-            assert float(found.action[sequence, t]) == pytest.approx(envs[number].actions[episode, at], abs=1e-5)
-            ends = at >= 2 + (episode + number) % 4
-            assert bool(found.terminated[sequence, t]) == (ends and episode % 2 == 0)
-    assert crossings > 50
+            else:
+                row = row_of[episode, step]
+                assert found.action[sequence, t] == row + 1 and found.reward[sequence, t] == 10 * row
+                assert found.terminated[sequence, t] == steps.terminated[row]
+            if t:
+                before = found.obs[sequence, t - 1].tolist()
+                assert [episode, step] == ([before[0] + 1, 0] if is_first else [before[0], before[1] + 1])
 
 
-def test_every_place_is_as_likely_as_any_other() -> None:
-    (_, experience, model), _ = experience_of(num_envs=2, steps=80)
-    found = experience.sequences(100_000, 3, torch.Generator().manual_seed(0))
-    entries = told(found, model)[:, 0]
-    _, counts = np.unique(entries, axis=0, return_counts=True)
-    # 40 steps of each env are some 50 entries; the last two of each env begin no sequence.
-    assert len(counts) > 90 and counts.max() < 1.5 * counts.min()
+def test_what_stands_beside_a_first_observation_is_not_used() -> None:
+    obs = torch.arange(4.0)[:, None]
+    is_first = torch.tensor([True, False, True, False])
+    noise = torch.tensor([torch.nan, 7.0, torch.nan, 7.0])
+    episodes = Episodes(obs, noise[:, None], noise, torch.tensor([True, True, True, False]), is_first)
+    found = episodes.sequences(1, 4, seeded())
+    assert found.action[0, :, 0].tolist() == found.reward[0].tolist() == [0, 7, 0, 7]
+    assert found.terminated[0].tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("entries", [[10], [4, 9, 2, 3], [3, 3]])
+def test_every_start_is_as_likely_as_any_other(entries: list[int]) -> None:
+    stream, start = drawn_starts(entries, 60_000, 3, seeded())
+    places = [(own, at) for own, length in enumerate(entries) for at in range(length - 2)]
+    counts = [int(((stream == own) & (start == at)).sum()) for own, at in places]
+    assert sum(counts) == 60_000
+    assert min(counts) > 0.9 * 60_000 / len(places)
 
 
 def test_the_same_generator_draws_the_same() -> None:
-    (_, experience, _), _ = experience_of()
-    one, two = (experience.sequences(9, 5, torch.Generator().manual_seed(3)) for _ in range(2))
+    episodes = Episodes.from_steps(*told([5, 5]))
+    one, two, other = (episodes.sequences(9, 3, seeded(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(one.obs, other.obs)
 
 
-def test_an_episode_that_was_broken_off_ends_there() -> None:
-    (agent, experience, model), _ = experience_of(steps=10)
-    before = len(np.unique(told(experience.sequences(500, 1), model)[:, 0], axis=0))
-    agent.learn(10)  # resets the env wherever it is
-    found = experience.sequences(1_000, 2, torch.Generator().manual_seed(0))
-    entries = told(found, model)
-    for sequence in range(1_000):
-        is_next = tuple(entries[sequence, 1, 1:]) == (entries[sequence, 0, 1], entries[sequence, 0, 2] + 1)
-        assert is_next != bool(found.is_first[sequence, 1])
-    assert len(np.unique(entries[:, 0], axis=0)) > before
+def entries(**changes: Any) -> Episodes:
+    is_first = torch.tensor([True, False, False])
+    fields = {
+        "obs": torch.zeros(3, 2), "action": torch.zeros(3, 1), "reward": torch.zeros(3),
+        "terminated": torch.zeros(3, dtype=torch.bool), "is_first": is_first,
+    }  # fmt: skip
+    return Episodes(**{**fields, **changes})
 
 
-def test_rows_are_those_of_the_buffer() -> None:
-    (agent, experience, _), _ = experience_of(steps=25)
-    assert len(experience.rows()) == agent.replay_buffer.size() == 25
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action": torch.zeros(2, 1)}, "action must have 3 entries like obs, got 2"),
+        ({"is_first": torch.zeros(3, dtype=torch.bool)}, r"is_first must begin with True, got \[False\]"),
+        (
+            {"terminated": torch.tensor([False, True, False])},
+            "is_first must be True behind a termination, got False behind entry 1",
+        ),
+        ({"reward": torch.tensor([0.0, torch.nan, 0.0])}, "reward must be finite, got nan in row 0"),
+    ],
+)
+def test_entries_that_are_no_episodes_are_refused(changes: dict[str, Any], message: str) -> None:
+    entries()
+    with pytest.raises(ValueError, match=message):
+        entries(**changes)
+
+
+def test_steps_that_are_no_episodes_are_refused() -> None:
+    steps, ended = told([3, 2])
+    with pytest.raises(ValueError, match=r"ended must have shape \(5,\), got \(4,\)"):
+        Episodes.from_steps(steps, ended[:4])
+    with pytest.raises(ValueError, match=r"ended must be True where steps.terminated is, got False in row 2"):
+        Episodes.from_steps(steps, torch.zeros_like(ended))
+    with pytest.raises(ValueError, match=r"must be the next_obs before it within an episode, got another in row 2"):
+        Episodes.from_steps(steps[torch.tensor([0, 1, 3])], torch.zeros(3, dtype=torch.bool))
 
 
 def test_what_can_not_be_drawn_is_refused() -> None:
-    (_, experience, _), _ = experience_of(steps=10)
-    with pytest.raises(ValueError, match=r"length must be at most 1[0-9], the entries of the fullest env, got 100"):
-        experience.sequences(1, 100)
-    kwargs = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
-    (_, sparing, _), _ = experience_of(steps=10, **kwargs)
-    with pytest.raises(ValueError, match="optimize_memory_usage must be False to draw sequences"):
-        sparing.sequences(1, 2)
+    steps, ended = told([3])
+    with pytest.raises(ValueError, match="length must be at most 4, the entries of the longest stream, got 5"):
+        Episodes.from_steps(steps, ended).sequences(1, 5)
+    with pytest.raises(ValueError, match="experience must have an order to draw sequences, got Transitions"):
+        steps.sequences(1, 2)

@@ -26,7 +26,6 @@ from mbrl_wrappers.imagination import BufferDecorator, ModelBased
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
-from mbrl_wrappers.types import Transitions
 
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": (16, 16), "max_steps": 20}
 
@@ -73,9 +72,9 @@ class Recorder(EnsembleDynamics):
         super().__init__(env.observation_space, env.action_space, **{**TINY, **kwargs})
         self.fits: list[int] = []
 
-    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
-        self.fits.append(len(transitions))
-        return super().fit(transitions, generator)
+    def fit(self, experience: Any, generator: torch.Generator | None = None) -> dict[str, float]:
+        self.fits.append(len(experience.rows()))
+        return super().fit(experience, generator)
 
 
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {

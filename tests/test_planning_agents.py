@@ -272,9 +272,9 @@ class Counted(EnsembleDynamics):
 
     fits: list[int]
 
-    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
-        self.fits = [*getattr(self, "fits", []), len(transitions)]
-        return super().fit(transitions, generator)
+    def fit(self, experience: Any, generator: torch.Generator | None = None) -> dict[str, float]:
+        self.fits = [*getattr(self, "fits", []), len(experience.rows())]
+        return super().fit(experience, generator)
 
 
 @pytest.mark.parametrize(

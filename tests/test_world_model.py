@@ -10,16 +10,19 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gym_check_env
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 
-from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, Trust
+from mbrl_wrappers.agents import MAAC, PETS, Dyna, RealData
+from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, Trust, collect_episodes
+from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, put, select
 from mbrl_wrappers.types import Transitions
-from mbrl_wrappers.wrappers import LatentObservation
+from mbrl_wrappers.wrappers import LatentObservation, MPCAction
 
 OBS, ACTION = spaces.Box(-10, 10, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
 PUSH, HORIZON = 0.2, 40
@@ -53,8 +56,9 @@ class Moving(NamedTuple):
 class CartModel(WorldModel):
     """The cart's equations; it remembers the last position, from which it knows the velocity."""
 
-    def __init__(self) -> None:
+    def __init__(self, push: float = PUSH) -> None:
         super().__init__(OBS, ACTION)
+        self.push = push
         self.start_obs = torch.linspace(2, 3, 64)[:, None]
 
     def begin(self, obs: Tensor, generator: torch.Generator | None = None) -> Moving:
@@ -68,7 +72,7 @@ class CartModel(WorldModel):
     def step(
         self, state: Moving, action: Tensor, generator: torch.Generator | None = None, deterministic: bool = False
     ) -> tuple[Moving, StepPrediction]:
-        velocity = state.velocity + PUSH * action.clamp(-1, 1)
+        velocity = state.velocity + self.push * action.clamp(-1, 1)
         position = (state.position + velocity).clamp(-10, 10)
         reward = -position[:, 0].square()
         nothing = torch.zeros_like(reward)
@@ -84,6 +88,16 @@ class CartModel(WorldModel):
 
     def decode(self, state: Moving) -> Tensor:
         return state.position
+
+    def fit(self, experience: Experience, generator: torch.Generator | None = None) -> dict[str, float]:
+        """Learn by how much an action changes the velocity, by least squares."""
+        drawn = experience.sequences(64, 3, generator)
+        goes_on = ~drawn.is_first[:, 1:].any(1) & (drawn.obs.abs() < 10).all(1)[:, 0]  # not stopped by the wall
+        position, action = drawn.obs[goes_on, :, 0], drawn.action[goes_on, 2, 0]
+        change = position[:, 2] - 2 * position[:, 1] + position[:, 0]
+        self.push = float(action @ change / (action @ action))
+        self.start_obs = drawn.obs[drawn.is_first]
+        return {"push": self.push}
 
 
 # -- rows of states ------------------------------------------------------------------------------------------
@@ -243,3 +257,34 @@ def test_bad_arguments_are_named() -> None:
         ImaginedEnv(CartModel(), trust=Trust(threshold=1.0))
     with pytest.raises(ValueError, match=r"dynamics.observation_space must equal the env's Box\(\[-1"):
         LatentObservation(gym.make("Pendulum-v1"), CartModel())
+
+
+# -- fitting ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_with_a_memory_is_fitted_on_sequences_in_memory() -> None:
+    model = CartModel(push=0.0)
+    episodes = collect_episodes(Cart(), model, 200, seed=0)
+    assert model.fit(episodes, torch.Generator().manual_seed(0))["push"] == pytest.approx(PUSH, rel=1e-3)
+    assert (model.start_obs >= 2).all() and (model.start_obs <= 3).all()
+
+
+def test_a_model_with_a_memory_is_fitted_on_an_agent_s_sequences() -> None:
+    agent = SAC("MlpPolicy", Cart(), learning_starts=100, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0)
+    model = CartModel(push=0.0)
+    agent.learn(150, callback=ModelBased(RealData(), model, fit_every=50))
+    assert model.push == pytest.approx(PUSH, rel=1e-3)
+
+
+@pytest.mark.parametrize("use", ["Dyna", "MAAC", "PETS", "MPCAction"])
+def test_who_predicts_from_an_observation_alone_refuses_a_model_with_a_memory(use: str) -> None:
+    tiny: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "seed": 0, "learning_starts": 5}
+    with pytest.raises(ValueError, match=r"must predict from an observation alone, .* got CartModel"):
+        if use == "Dyna":
+            SAC("MlpPolicy", Cart(), **tiny).learn(10, callback=ModelBased(Dyna(), CartModel()))
+        elif use == "MAAC":
+            MAAC("MlpPolicy", Cart(), **tiny).learn(10, callback=ModelBased(RealData(), CartModel()))
+        elif use == "PETS":
+            PETS("MlpPolicy", Cart(), dynamics=CartModel())  # type: ignore[arg-type]
+        else:
+            MPCAction(Cart(), CartModel())  # type: ignore[arg-type]

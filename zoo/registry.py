@@ -39,7 +39,7 @@ from mbrl_wrappers.agents import (
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics
+from mbrl_wrappers.models import EnsembleDynamics, WorldModel
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MVE, RealData, STEVE)}
 
-DYNAMICS: dict[str, type[DynamicsModel]] = {"EnsembleDynamics": EnsembleDynamics}
+# By the `kind` that recipes and saved agents name.
+DYNAMICS: dict[str, type[WorldModel]] = {"EnsembleDynamics": EnsembleDynamics}
+DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {
     **{
@@ -189,14 +191,21 @@ def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> Non
     _add(AGENTS, name, AgentRecord(kind), "agent")
 
 
-def register_dynamics(kind: type[DynamicsModel]) -> None:
-    """Make a kind of model known to saved agents: one with ``description()`` and ``from_description()``.
+def register_dynamics(kind: type[WorldModel]) -> None:
+    """Make a kind of model known, by its class's name, to recipes (``dynamics: {kind: NAME}``) and saved agents.
+
+    Args:
+        kind: a class with ``for_env``, ``description`` and ``from_description``, see
+            :class:`~mbrl_wrappers.models.WorldModel`; ``for_env(env, *, seed, device, **arguments)`` builds a model.
 
     Raises:
-        ValueError: if it lacks them, or the name means something else already.
+        ValueError: if it lacks one of them, or the name means something else already.
     """
-    if not (isinstance(kind, type) and issubclass(kind, DynamicsModel)):
-        raise ValueError(f"kind must be a DynamicsModel, got {kind!r}")
+    if not (isinstance(kind, type) and issubclass(kind, WorldModel)):
+        raise ValueError(f"kind must be a WorldModel, got {kind!r}")
+    for method in ("for_env", "description", "from_description"):
+        if inspect.getattr_static(kind, method, None) is inspect.getattr_static(WorldModel, method, None):
+            raise ValueError(f"kind must have a method {method} of its own, got {kind.__name__} without it")
     _add(DYNAMICS, kind.__name__, kind, "dynamics")
 
 

@@ -5,7 +5,7 @@ Importing this package also registers the tasks of published benchmarks under id
 
 from typing import TYPE_CHECKING
 
-from mbrl_wrappers.envs.collect import collect_transitions
+from mbrl_wrappers.envs.collect import collect_episodes, collect_transitions
 from mbrl_wrappers.envs.imagined import ImaginedEnv
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.envs.snapshots import Snapshots
@@ -25,6 +25,7 @@ __all__ = [
     "Snapshots",
     "Trust",
     "calibrated_threshold",
+    "collect_episodes",
     "collect_transitions",
 ]
 

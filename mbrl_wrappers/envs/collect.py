@@ -11,7 +11,8 @@ import torch
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import add_batch_axis
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.experience import Episodes
+from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Transitions
@@ -19,7 +20,7 @@ from mbrl_wrappers.types import Transitions
 
 def collect_transitions(
     env: gym.Env,
-    dynamics: DynamicsModel,
+    dynamics: WorldModel,
     steps: int,
     *,
     policy: Callable[[Any], Any] | None = None,
@@ -42,32 +43,65 @@ def collect_transitions(
         ValueError: if ``steps`` is below 1, the spaces differ, or the env gives a value that is not finite or a
             reward that is no number.
     """
+    return _collect(env, dynamics, steps, policy, seed)[0]
+
+
+def collect_episodes(
+    env: gym.Env,
+    model: WorldModel,
+    steps: int,
+    *,
+    policy: Callable[[Any], Any] | None = None,
+    seed: int | None = None,
+) -> Episodes:
+    """Step an environment and return its episodes, from which a model with a memory draws sequences.
+
+    Args:
+        env: with the spaces of the model.
+        model: knows the flat layout.
+        steps: number of steps; episodes are reset as they end.
+        policy: ``obs -> action``; default: uniform random actions.
+        seed: as for :func:`collect_transitions`.
+
+    Returns:
+        Experience of ``steps`` steps on the model's device; the last episode may go on behind it.
+
+    Raises:
+        ValueError: as :func:`collect_transitions`.
+    """
+    return Episodes.from_steps(*_collect(env, model, steps, policy, seed))
+
+
+def _collect(
+    env: gym.Env, model: WorldModel, steps: int, policy: Callable[[Any], Any] | None, seed: int | None
+) -> tuple[Transitions, torch.Tensor]:
+    """Return steps in their order, and which of them ended an episode, ``[N]`` bool."""
     check_whole_number("steps", steps)
     for name in ("observation_space", "action_space"):
-        if getattr(env, name) != getattr(dynamics, name):
-            raise ValueError(f"env.{name} must be {getattr(dynamics, name)}, got {getattr(env, name)}")
+        if getattr(env, name) != getattr(model, name):
+            raise ValueError(f"env.{name} must be {getattr(model, name)}, got {getattr(env, name)}")
     set_apart(env.action_space, seed)
-    rows = []
+    rows, ended = [], []
     obs, _ = env.reset(seed=seed)
     for _ in range(steps):
         action = env.action_space.sample() if policy is None else policy(obs)
         # Flat copies at once: an env may go on to write into the arrays that it gave away.
-        flat_obs = _flat(dynamics.obs_codec, obs)
-        flat_action = _flat(dynamics.action_codec, action).float()
+        flat_obs = _flat(model.obs_codec, obs)
+        flat_action = _flat(model.action_codec, action).float()
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        rows.append(
-            (flat_obs, flat_action, scalar_reward(reward), _flat(dynamics.obs_codec, next_obs), bool(terminated))
-        )
-        obs = env.reset()[0] if terminated or truncated else next_obs
+        rows.append((flat_obs, flat_action, scalar_reward(reward), _flat(model.obs_codec, next_obs), bool(terminated)))
+        ended.append(bool(terminated or truncated))
+        obs = env.reset()[0] if ended[-1] else next_obs
     all_obs, actions, rewards, all_next_obs, terminations = zip(*rows, strict=True)
-    return Transitions(
+    transitions = Transitions(
         obs=torch.cat(all_obs),
         action=torch.cat(actions),
         reward=torch.tensor(rewards, dtype=torch.float32),
         next_obs=torch.cat(all_next_obs),
         terminated=torch.tensor(terminations),
         key=torch.arange(steps),
-    ).to(dynamics.device)
+    )
+    return transitions.to(model.device), torch.tensor(ended, device=model.device)
 
 
 def _flat(codec: FlatSpace, value: Any) -> torch.Tensor:

@@ -17,15 +17,17 @@ from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import check_finite
+from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
 from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
-from mbrl_wrappers.imagination.real_data import real_transitions
+from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.terminations import count_unknown_ends, note_terminations
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
 
@@ -76,7 +78,7 @@ class ModelBased(BaseCallback):
     def __init__(
         self,
         strategy: Strategy,
-        dynamics: DynamicsModel | None = None,
+        dynamics: WorldModel | None = None,
         *,
         fit_every: int = 250,
         seed: int | None = None,
@@ -139,7 +141,7 @@ class ModelBased(BaseCallback):
         agent.replay_buffer = BufferDecorator(buffer, self.strategy, partial(self._serves, agent, agent.start_time))
         agent.model_based = self  # type: ignore[attr-defined]
         if self._last_fit != _NEVER and not self.strategy.has_imagined():
-            self._imagine(real_transitions(buffer, self.view, self.dynamics), agent.num_timesteps)
+            self._imagine(ReplayExperience(buffer, self.view, self.dynamics).rows(), agent.num_timesteps)
 
     def _check_is_alone(self, agent: OffPolicyAlgorithm) -> None:
         """Refuse a second callback of this class, or the same one a second time, in one ``learn``."""
@@ -218,8 +220,8 @@ class ModelBased(BaseCallback):
     def _model_of_strategy(self) -> DynamicsModel:
         assert self.dynamics is not None
         if self._hindsight is None or self._learns_rewards_of_goals:
-            return self.dynamics
-        return cast(DynamicsModel, GoalDynamics(self.dynamics, self._hindsight))
+            return cast(DynamicsModel, self.dynamics)  # a strategy says by `needs_predictions` if it must be one
+        return cast(DynamicsModel, GoalDynamics(cast(DynamicsModel, self.dynamics), self._hindsight))
 
     # -- during training ------------------------------------------------------------------------
 
@@ -241,13 +243,13 @@ class ModelBased(BaseCallback):
         if not due or not self._has_started(now, buffer):
             return
         assert self.dynamics is not None
-        transitions = real_transitions(buffer, self.view, self.dynamics)
+        experience: Experience = ReplayExperience(buffer, self.view, self.dynamics)
+        transitions = experience.rows()
         if len(transitions) == 0:
             return
-        fitted_on = transitions
         if self._hindsight is not None and self._learns_rewards_of_goals:
-            fitted_on = self._hindsight.relabelled(transitions, self._imagine_generator)
-        fit_and_log(self.dynamics, fitted_on, self._fit_generator, self.logger)
+            experience = self._hindsight.relabelled(transitions, self._imagine_generator)
+        fit_and_log(self.dynamics, experience, self._fit_generator, self.logger)
         self._imagine(transitions, now)
         self._last_fit = now
 
@@ -329,7 +331,7 @@ def default_dynamics(
     return EnsembleDynamics.for_env(agent.env, known_reward=known_reward, **kwargs)
 
 
-def _on_cpu(dynamics: DynamicsModel | None) -> DynamicsModel | None:
+def _on_cpu(dynamics: WorldModel | None) -> WorldModel | None:
     if dynamics is None or dynamics.device.type == "cpu":
         return dynamics
     return copy.deepcopy(dynamics).to("cpu")

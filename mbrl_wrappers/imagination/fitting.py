@@ -7,26 +7,26 @@ import time
 import torch
 from stable_baselines3.common.logger import Logger
 
-from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.types import Transitions
+from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.models.world_model import WorldModel
 
 
 def fit_and_log(
-    dynamics: DynamicsModel, transitions: Transitions, generator: torch.Generator, logger: Logger
+    dynamics: WorldModel, experience: Experience, generator: torch.Generator, logger: Logger
 ) -> dict[str, float]:
     """Fit a model; logs its report and ``fit_seconds`` under ``dynamics/``.
 
     Args:
         dynamics: the model.
-        transitions: all real data there is.
+        experience: all real data there is.
         generator: of the fit, on the CPU.
         logger: the agent's.
 
     Returns:
-        The report; see :meth:`DynamicsModel.fit`.
+        The report; see :meth:`WorldModel.fit`.
     """
     started = time.perf_counter()
-    report = dynamics.fit(transitions, generator)
+    report = dynamics.fit(experience, generator)
     report["fit_seconds"] = time.perf_counter() - started
     for name, value in report.items():
         logger.record(f"dynamics/{name}", value)

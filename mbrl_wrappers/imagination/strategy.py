@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mbrl_wrappers.imagination.view import AgentView, Samples
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.types import Transitions
 
 
@@ -24,6 +25,7 @@ class Strategy(ABC):
     """
 
     needs_learned_reward = False  # even where the env's own is known
+    needs_predictions = True  # from observations alone, which a model with a memory does not make
     rewards_are_targets = False  # of several steps: the rewards of a batch are not the env's
 
     _view: AgentView
@@ -31,7 +33,13 @@ class Strategy(ABC):
     _generator: torch.Generator
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
-        """Take the agent's view, the model, and the source of all randomness (on the agent's device)."""
+        """Take the agent's view, the model, and the source of all randomness (on the agent's device).
+
+        Raises:
+            ValueError: for a model or an agent that the strategy can't serve.
+        """
+        if self.needs_predictions:
+            check_predicts(dynamics)
         self._view, self._dynamics, self._generator = view, dynamics, generator
 
     @abstractmethod

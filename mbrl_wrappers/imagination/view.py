@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mbrl_wrappers.imagination.hindsight import Hindsight
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
-from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import RealRange
+from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.seeding import numpy_state_kept
 from mbrl_wrappers.types import Transitions
 
@@ -67,7 +67,7 @@ class AgentView:
             observations without dimensions.
     """
 
-    def __init__(self, agent: OffPolicyAlgorithm, dynamics: DynamicsModel, hindsight: Hindsight | None = None) -> None:
+    def __init__(self, agent: OffPolicyAlgorithm, dynamics: WorldModel, hindsight: Hindsight | None = None) -> None:
         self._agent = agent
         self._dynamics = dynamics
         self._hindsight = hindsight

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.models.members import ParticleStep, members_of
+from mbrl_wrappers.models.members import ParticleStep, check_predicts, members_of
 from mbrl_wrappers.models.network import CHUNK_ROWS
 from mbrl_wrappers.types import Outcome
 
@@ -50,7 +50,7 @@ class TrajectoryReturns:
         discount: factor per step, in [0, 1].
 
     Raises:
-        ValueError: for an argument out of its range.
+        ValueError: for an argument out of its range, or a model with a memory.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class TrajectoryReturns:
         if not sample_noise and propagation in ("DS", "MM"):
             raise ValueError(f"sample_noise must be True for propagation {propagation!r}, got {sample_noise}")
         check_number("discount", discount, 0, 1)
+        check_predicts(dynamics)
         self.dynamics = dynamics
         self.num_particles = 1 if propagation == "expectation" else num_particles
         self.propagation = propagation

@@ -33,23 +33,17 @@ class DynamicsModel(WorldModel):
         action_space: the environment's.
 
     Attributes:
-        reward_fn, termination_fn: functions that were given instead of learned, or None. Each fit
-            checks them against all real transitions, and warns once of the first contradiction.
+        reward_fn, termination_fn: as for :class:`WorldModel`. Each fit checks them against all real transitions, and
+            warns once of the first contradiction.
         start_obs: ``[S, D]``, of which the last fit leaves up to 4096; see :class:`WorldModel`.
         seen_range: ``[2, D]`` lowest and highest value of each column in all that the model was fitted on;
             ``[0, D]`` before.
-        verbose: 1 to print how a long fit is getting on; 0 by default.
     """
 
-    verbose = 0
-
     seen_range: Tensor
-    reward_fn: GivenFunction | None
-    termination_fn: GivenFunction | None
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         super().__init__(observation_space, action_space)
-        self.reward_fn, self.termination_fn = None, None
         self._warned: set[str] = set()
         self.register_buffer("seen_range", torch.zeros(0, self.obs_codec.dim, dtype=torch.float64))
 
@@ -124,18 +118,6 @@ class DynamicsModel(WorldModel):
 
         Returns:
             A :class:`~mbrl_wrappers.types.Prediction` with the same leading dimensions.
-        """
-
-    @abstractmethod
-    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
-        """Improve the model on real transitions; return numbers to log, keys without prefix.
-
-        Args:
-            transitions: all real data there is, not only what is new; ``[N, ...]``.
-            generator: the source of all randomness, on the CPU; default: torch's global one.
-
-        Raises:
-            ValueError: if there are no transitions, or their widths are not the model's.
         """
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
+from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models import model_file as storage
 from mbrl_wrappers.models import routing
 from mbrl_wrappers.models.base import DynamicsModel
@@ -314,8 +315,8 @@ class EnsembleDynamics(DynamicsModel):
     ) -> Prediction:
         """Sample one step, each row by a random elite, and measure all elites' predictions of it.
 
-        See :class:`~mbrl_wrappers.models.members.Ensemble`. Every row is evaluated by every elite; a category and a flag is
-        compared by its chance, as a Gaussian of the same mean and variance.
+        See :class:`~mbrl_wrappers.models.members.Ensemble`. Every row is evaluated by every elite; a category and a
+        flag is compared by its chance, as a Gaussian of the same mean and variance.
         """
         ensemble_of(self)
         rows = self.as_rows(obs, action)
@@ -567,8 +568,8 @@ class EnsembleDynamics(DynamicsModel):
 
     # -- fitting -----------------------------------------------------------------------------------------
 
-    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
-        """Train on all transitions given, from the current weights; see :meth:`DynamicsModel.fit`.
+    def fit(self, experience: Experience, generator: torch.Generator | None = None) -> dict[str, float]:
+        """Train on all rows of the experience, from the current weights; see :meth:`WorldModel.fit`.
 
         Returns:
             ``holdout_error`` (``holdout_metric`` of normalised targets, plus the cross-entropy of what is discrete,
@@ -576,7 +577,7 @@ class EnsembleDynamics(DynamicsModel):
             of mean predictions, ``reward_r2`` where the reward is learned and varies, and ``ends_recall`` and
             ``ends_precision`` where there are ends, ``ends_log_loss`` where they are learned.
         """
-        transitions = transitions.to(self.device)
+        transitions = experience.rows().to(self.device)
         self._check_transitions(transitions)
         self._observe(transitions)
         self.columns.fit(transitions)

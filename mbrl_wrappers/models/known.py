@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.given import GivenFunction, call_given, resolve
 from mbrl_wrappers.models.members import InferredStep
@@ -181,15 +182,15 @@ class KnownDynamics(DynamicsModel):
 
         return step
 
-    def fit(self, transitions: Transitions, generator: torch.Generator | None = None) -> dict[str, float]:
-        """Learn nothing: measure the error on the transitions and keep start states from them.
+    def fit(self, experience: Experience, generator: torch.Generator | None = None) -> dict[str, float]:
+        """Learn nothing: measure the error on the rows of the experience and keep start states from them.
 
         Returns:
             ``holdout_error`` (mean squared error of ``[next_obs - obs, reward]``, in units of their
             spread, as :meth:`EnsembleDynamics.fit <mbrl_wrappers.models.EnsembleDynamics.fit>` has
             it) and ``rows``.
         """
-        transitions = transitions.to(self.device)
+        transitions = experience.rows().to(self.device)
         self._check_transitions(transitions)
         self._observe(transitions)
         error = self._error(transitions)

@@ -114,12 +114,16 @@ class SingleMember:
     """A model without members, as the only member of itself.
 
     Args:
-        dynamics: the model, which has a method ``predict``.
+        dynamics: the model.
+
+    Raises:
+        ValueError: as :func:`check_predicts`.
     """
 
     particle_members: list[int] = [0]  # noqa: RUF012  # as declared by the protocol
 
     def __init__(self, dynamics: Any) -> None:
+        check_predicts(dynamics)
         self._dynamics = dynamics
 
     def particle_step(
@@ -136,6 +140,19 @@ class SingleMember:
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
         """Sample the model's own step."""
         return self._dynamics.predict(obs, action, generator=generator)
+
+
+def check_predicts(dynamics: Any) -> None:
+    """Refuse a model with a memory where steps are predicted from an observation alone.
+
+    Raises:
+        ValueError: naming the model.
+    """
+    if not hasattr(dynamics, "predict"):
+        raise ValueError(
+            "dynamics must predict from an observation alone, as a DynamicsModel does, got "
+            f"{type(dynamics).__name__}, which needs the states of a memory"
+        )
 
 
 def members_of(dynamics: Any) -> Members:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from mbrl_wrappers.bounded_json import parse_json
 from mbrl_wrappers.files import write_atomically
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.spaces import space_from_json
 
 # 2: networks of rewards and terminations, categorical heads, bounds of what was observed.
 FORMAT_VERSION = 2
 
 
-def save(path: str | Path, kind: str, model: DynamicsModel, description: dict[str, Any]) -> None:
+def save(path: str | Path, kind: str, model: WorldModel, description: dict[str, Any]) -> None:
     """Write a model's state and a JSON-safe description of how to rebuild it, its spaces among it."""
     header = {
         "format_version": FORMAT_VERSION,
@@ -64,7 +64,7 @@ def _header(metadata: dict[str, str], kind: str, path: str | Path) -> dict[str, 
     return header
 
 
-def upgraded(tensors: dict[str, Tensor], model: DynamicsModel) -> dict[str, Tensor]:
+def upgraded(tensors: dict[str, Tensor], model: WorldModel) -> dict[str, Tensor]:
     """Return the state of a file of any format, completed by the values that older formats implied.
 
     Args:
@@ -87,7 +87,7 @@ def spaces_of(header: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
     return space_from_json(header["observation_space"]), space_from_json(header["action_space"])
 
 
-def restore(model: DynamicsModel, tensors: dict[str, Tensor], path: str | Path) -> None:
+def restore(model: WorldModel, tensors: dict[str, Tensor], path: str | Path) -> None:
     """Load the tensors into a freshly built model.
 
     Raises:

@@ -22,6 +22,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.spaces import FlatSpace
 
 State = TypeVar("State")
@@ -54,10 +56,15 @@ class WorldModel(nn.Module, ABC):
 
     Attributes:
         obs_codec, action_codec: between the spaces and flat tensors of widths ``D`` and ``A``.
+        reward_fn, termination_fn: functions that were given instead of learned, or None.
         start_obs: ``[S, D]`` real first or later observations that imagined episodes may begin from; a fit leaves
             some here, so that a saved model can be imagined in on its own.
+        verbose: 1 to print how a long fit is getting on; 0 by default.
     """
 
+    verbose = 0
+    reward_fn: GivenFunction | None = None
+    termination_fn: GivenFunction | None = None
     start_obs: Tensor
     _like: Tensor
     _like_obs: Tensor
@@ -138,6 +145,53 @@ class WorldModel(nn.Module, ABC):
     @abstractmethod
     def decode(self, state: Any) -> Tensor:
         """Return the observation ``[B, D]`` of a state, an element of the observation space."""
+
+    @abstractmethod
+    def fit(self, experience: Experience, generator: torch.Generator | None = None) -> dict[str, float]:
+        """Improve the model on real experience; return numbers to log, keys without prefix.
+
+        Args:
+            experience: all real experience there is, not only what is new; :class:`~mbrl_wrappers.types.Transitions`
+                are rows of it.
+            generator: the source of all randomness, on the CPU; default: torch's global one.
+
+        Raises:
+            ValueError: if there is no experience, or its widths are not the model's.
+        """
+
+    # -- files: weights, and a description ------------------------------------------------------------
+
+    def description(self) -> dict[str, Any]:
+        """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted.
+
+        Among them are ``"functions"``: for each argument that is a function the name under which it is known, or
+        ``"custom"`` for one of the user's own.
+
+        Raises:
+            NotImplementedError: for a class that can't be saved.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't be saved: it has no description")
+
+    @classmethod
+    def from_description(
+        cls,
+        description: dict[str, Any],
+        *,
+        reward_fn: GivenFunction | None = None,
+        termination_fn: GivenFunction | None = None,
+    ) -> Any:
+        """Build a model with fresh weights from a :meth:`description`.
+
+        Args:
+            description: names in it are looked up, never imported.
+            reward_fn: the user's own function, if the described model had one.
+            termination_fn: likewise.
+
+        Raises:
+            ValueError: if the description is not that of such a model, or a function is missing.
+            NotImplementedError: for a class that can't be saved.
+        """
+        raise NotImplementedError(f"{cls.__name__} can't be loaded: it has no from_description")
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Refuse to serve an environment of other spaces.

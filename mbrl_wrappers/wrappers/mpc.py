@@ -17,6 +17,7 @@ from mbrl_wrappers.envs.imagined import add_batch_axis, row_of
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.planners import ICEM, Plan, Planner, PlannerState
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.spaces import FlatSpace
@@ -258,6 +259,7 @@ def _simulator_of(env: gym.Env, simulate: SimulatorReturns) -> SimulatorReturns:
 
 def _check_model(dynamics: DynamicsModel, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     dynamics.check_spaces(observation_space, action_space)
+    check_predicts(dynamics)
     if dynamics.reward_fn is None and len(dynamics.start_obs) == 0:
         raise ValueError(
             f"dynamics must be fitted or given its reward_fn, got a {type(dynamics).__name__} without either"

@@ -10,7 +10,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import WorldModel
 from mbrl_wrappers.zoo.catalogue.index import cached, embedded, read_index
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent, load_folder_dynamics, open_folder
@@ -50,7 +50,7 @@ def load(name: str | Path, *, env: gym.Env | VecEnv | None = None, device: str =
     return load_agent(open_folder(find(name)), env, device)
 
 
-def load_dynamics(name: str | Path, *, device: str = "cpu") -> DynamicsModel:
+def load_dynamics(name: str | Path, *, device: str = "cpu") -> WorldModel:
     """Load the model of a trained agent alone: to train an agent of your own in it, or to fit it on.
 
     Args:

@@ -6,12 +6,14 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.analysis.plan_candidates import Candidates, candidates_in
@@ -101,15 +103,13 @@ def _plan(agent: PlanningAgent, env: gym.Env, findings: ModelFindings) -> Candid
 
 
 def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) -> bytes | None:
-    dynamics = _model(agent)
-
     def make_env() -> gym.Env:
         return env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array")
 
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "video.mp4"
         try:
-            side_by_side_video(agent, dynamics, make_env, file)
+            side_by_side_video(agent, _model(agent), make_env, file)
         except Exception as error:  # renderers and their drivers raise anything, and the report has more to show
             findings.missing.append(f"There is no video: {one_line(error)}")
             return None
@@ -117,6 +117,11 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) 
 
 
 def _model(agent: BaseAlgorithm) -> DynamicsModel:
+    """Return the agent's model.
+
+    Raises:
+        ValueError: for one with a memory, which a report does not measure.
+    """
     dynamics = model_of(agent)
-    assert dynamics is not None  # the folder has its description
-    return dynamics
+    check_predicts(dynamics)
+    return cast(DynamicsModel, dynamics)

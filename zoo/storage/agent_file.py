@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.imagination import ModelBased, Strategy
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import WorldModel
 from mbrl_wrappers.models.base import NUM_START_STATES
 from mbrl_wrappers.models.model_file import is_added, upgraded
 from mbrl_wrappers.spaces import space_from_json, space_to_json
@@ -123,7 +123,7 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
     return described
 
 
-def model_of(agent: BaseAlgorithm) -> DynamicsModel | None:
+def model_of(agent: BaseAlgorithm) -> WorldModel | None:
     """Return the model that an agent was given by a callback, or has itself at ``agent.dynamics``; None without one."""
     return getattr(getattr(agent, "model_based", agent), "dynamics", None)
 
@@ -134,7 +134,7 @@ def model_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return config.get("dynamics") if callback is None else callback["dynamics"]
 
 
-def describe_dynamics(dynamics: DynamicsModel) -> Description:
+def describe_dynamics(dynamics: WorldModel) -> Description:
     """Describe a model.
 
     Raises:
@@ -143,10 +143,10 @@ def describe_dynamics(dynamics: DynamicsModel) -> Description:
     name = name_of(type(dynamics), DYNAMICS)
     if name is None:
         raise ZooError(
-            f"dynamics must be of a registered class, got {type(dynamics).__name__}: one with description() and "
-            "from_description() can be registered by mbrl_wrappers.zoo.register_dynamics"
+            f"dynamics must be of a registered class, got {type(dynamics).__name__}: one with for_env, description and "
+            "from_description can be registered by mbrl_wrappers.zoo.register_dynamics"
         )
-    description: dict[str, Any] = dynamics.description()  # type: ignore[operator]
+    description = dynamics.description()
     given = {
         key: encode(getattr(dynamics, key), f"{key} of {name}")
         for key, stored in description["functions"].items()
@@ -218,7 +218,7 @@ def _set_up(agent: Any) -> None:
     agent.replay_buffer_kwargs, agent.replay_buffer_class, agent.replay_buffer = kwargs, wanted, None
 
 
-def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorRecord], source: object) -> DynamicsModel:
+def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorRecord], source: object) -> WorldModel:
     """Build the model of a description, with fresh weights, as :func:`rebuild_agent` builds an agent."""
     if config["kind"] not in DYNAMICS:
         raise ZooError(
@@ -227,7 +227,7 @@ def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorReco
     given = {key: decode(value, f"{source}: {key}") for key, value in config["given"].items()}
     with AllocationLimit(records.values(), source):
         kind: Any = DYNAMICS[config["kind"]]
-        dynamics: DynamicsModel = kind.from_description(config["description"], **given)
+        dynamics: WorldModel = kind.from_description(config["description"], **given)
     expected = dynamics.state_dict()
     if config["description"].get("format_version", 1) < 2:
         expected = {name: value for name, value in expected.items() if not is_added(name)}
@@ -242,7 +242,7 @@ def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorReco
     return dynamics
 
 
-def fill_dynamics(dynamics: DynamicsModel, tensors: Tensors) -> None:
+def fill_dynamics(dynamics: WorldModel, tensors: Tensors) -> None:
     """Put a file's tensors, whose shapes have been checked, into the model of its description."""
     dynamics.load_state_dict(upgraded(tensors, dynamics))
 
@@ -341,7 +341,7 @@ def _describe_model_based(callback: ModelBased, described: Description) -> None:
     }
 
 
-def _add_dynamics(dynamics: DynamicsModel, described: Description) -> dict[str, Any]:
+def _add_dynamics(dynamics: WorldModel, described: Description) -> dict[str, Any]:
     """Add a model's tensors; returns its description."""
     model = describe_dynamics(dynamics)
     described.tensors.update(prefixed("dynamics", model.tensors))

@@ -30,7 +30,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from mbrl_wrappers.files import write_atomically
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import WorldModel
 from mbrl_wrappers.spaces import space_from_json
 from mbrl_wrappers.zoo.environment import EnvRecord, env_from_file
 from mbrl_wrappers.zoo.errors import ZooError
@@ -251,7 +251,7 @@ def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device:
     return agent
 
 
-def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> DynamicsModel:
+def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> WorldModel:
     """Build the model of a folder's agent, and nothing else of it.
 
     Raises:

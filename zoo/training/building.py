@@ -22,10 +22,18 @@ from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import ModelBased
-from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.models import WorldModel
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.registry import AGENTS, ALGORITHMS, COMPILED, argument_names, argument_types
+from mbrl_wrappers.zoo.registry import (
+    AGENTS,
+    ALGORITHMS,
+    COMPILED,
+    DEFAULT_DYNAMICS,
+    DYNAMICS,
+    argument_names,
+    argument_types,
+)
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
 
@@ -98,7 +106,7 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
         ValueError: naming the nearest argument that there is.
     """
     algorithm, strategy = algorithm_of(agent, recipe.algo), AGENTS[agent].strategy
-    constructors: dict[str, type] = {"agent": algorithm, "dynamics": EnsembleDynamics}
+    constructors: dict[str, type] = {"agent": algorithm, "dynamics": dynamics_kind(recipe)}
     if strategy is not None:
         constructors.update(model_based=ModelBased, normalize=VecNormalize)
         if argument_names(strategy):
@@ -106,6 +114,8 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
     for section, constructor in constructors.items():
         types = argument_types(constructor)
         valid = types.keys() - _NOT_IN_RECIPES
+        if section == "dynamics":
+            valid |= {"kind"}
         if "action_noise" in valid:
             valid |= _NOISE_ARGUMENTS
         for name, value in getattr(recipe, section).items():
@@ -162,16 +172,25 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     return agent, ModelBased(bound, dynamics, seed=spec.seed, **spec.recipe.model_based)
 
 
-def _build_dynamics(
-    spec: JobSpec, device: torch.device, algorithm: type[BaseAlgorithm] | None = None
-) -> EnsembleDynamics:
+def _build_dynamics(spec: JobSpec, device: torch.device, algorithm: type[BaseAlgorithm] | None = None) -> Any:
     """Build the recipe's model; one to plan in has the agent's own defaults, and the env's reward where it is known."""
-    arguments = _copy(spec.recipe.dynamics)
+    kind: Any = dynamics_kind(spec.recipe)
+    arguments = _copy({name: value for name, value in spec.recipe.dynamics.items() if name != "kind"})
     with make_env(spec.env, **spec.env_kwargs) as env:
-        if algorithm is not None and issubclass(algorithm, PlanningAgent):
+        if kind is DYNAMICS[DEFAULT_DYNAMICS] and algorithm is not None and issubclass(algorithm, PlanningAgent):
             arguments = {"known_reward": True, **algorithm.default_dynamics_kwargs, **arguments}
-        dynamics = EnsembleDynamics.for_env(env, seed=spec.seed, device=device, **arguments)
-    return dynamics
+        return kind.for_env(env, seed=spec.seed, device=device, **arguments)
+
+
+def dynamics_kind(recipe: Recipe) -> type[WorldModel]:
+    """Return the class of a recipe's model, which ``dynamics: {kind: NAME}`` names.
+
+    Raises:
+        ValueError: for a name that is not registered.
+    """
+    name = recipe.dynamics.get("kind", DEFAULT_DYNAMICS)
+    check_name(name, DYNAMICS, "dynamics.kind")
+    return DYNAMICS[name]
 
 
 def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, Any]:

@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from mbrl_wrappers.experience import drawn_starts
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.terminations import terminations
 from mbrl_wrappers.imagination.view import AgentView
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.types import Sequences, Transitions
 
 
 class ReplayExperience:
     """A replay buffer's content, handed out on demand; nothing is copied before it is drawn.
 
-    It reads plain, n-step, Dict and HER buffers of any number of envs, and goes on reading while they fill.
+    It reads plain, n-step, Dict and HER buffers of any number of envs.
 
     Args:
         buffer: the agent's own buffer, not the decorated one.
@@ -26,23 +27,24 @@ class ReplayExperience:
         dynamics: knows the flat layout.
     """
 
-    def __init__(self, buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsModel) -> None:
+    def __init__(self, buffer: ReplayBuffer, view: AgentView, dynamics: WorldModel) -> None:
         self._buffer, self._view, self._dynamics = buffer, view, dynamics
+        self._rows: Transitions | None = None
 
     def rows(self) -> Transitions:
-        """Return all transitions, ``[N, ...]``; see :func:`~mbrl_wrappers.imagination.real_data`."""
-        return real_transitions(self._buffer, self._view, self._dynamics)
+        """Return all transitions, ``[N, ...]``, as they are at the first call; see :func:`real_transitions`."""
+        if self._rows is None:
+            self._rows = real_transitions(self._buffer, self._view, self._dynamics)
+        return self._rows
 
     def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
-        """Draw sequences that start anywhere, each place as likely as any other.
+        """Draw sequences, each of one env; see :meth:`Experience.sequences`.
 
-        An episode of ``n`` steps is ``n + 1`` entries: its first observation, and one for each step. A sequence may go
-        on in the next episode of the same env, where ``is_first`` says so. Episodes that were broken off, by a reset
-        between two calls of ``learn``, end where they were.
+        Episodes that were broken off, by a reset between two calls of ``learn``, end where they were.
 
         Args:
             count: ``B``.
-            length: ``T``, entries of a sequence.
+            length: ``T``.
             generator: of the starts, on the CPU; default: torch's global one.
 
         Raises:
@@ -53,16 +55,11 @@ class ReplayExperience:
         if buffer.optimize_memory_usage:
             raise ValueError("optimize_memory_usage must be False to draw sequences: last observations are not kept")
         ages, begins = self._entries()
-        starts = np.concatenate([np.arange(max(0, len(own) - length + 1)) for own in ages])
-        envs = np.repeat(np.arange(len(ages)), [max(0, len(own) - length + 1) for own in ages])
-        if not len(starts):
-            longest = max(map(len, ages))
-            raise ValueError(f"length must be at most {longest}, the entries of the fullest env, got {length}")
-        drawn = torch.randint(len(starts), (count,), generator=generator).numpy()
-        places = starts[drawn][:, None] + np.arange(length)
-        env = np.broadcast_to(envs[drawn][:, None], places.shape)
+        own, starts = drawn_starts([len(of_env) for of_env in ages], count, length, generator)
+        places = starts[:, None] + np.arange(length)
+        env = np.broadcast_to(own[:, None], places.shape)
         age, is_first = (
-            np.stack([part[own][place] for own, place in zip(envs[drawn], places, strict=True)])
+            np.stack([part[stream][place] for stream, place in zip(own, places, strict=True)])
             for part in (ages, begins)
         )
         row = (age + self._oldest) % buffer.buffer_size

@@ -1,0 +1,152 @@
+"""Experience that models are fitted on: single steps as rows, or sequences in the order in which they happened."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_wrappers.types import Sequences, Transitions
+
+
+class Experience(Protocol):
+    """Real steps of an environment, handed out as a model asks for them.
+
+    :class:`Episodes` is experience in memory, ``ReplayExperience`` that of an agent's replay buffer;
+    :class:`~mbrl_wrappers.types.Transitions` are rows alone.
+    """
+
+    def rows(self) -> Transitions:
+        """Return all steps, ``[N, ...]``."""
+
+    def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
+        """Draw sequences that start anywhere, each place as likely as any other.
+
+        An episode of ``n`` steps is ``n + 1`` entries: its first observation, and one for each step. A sequence may go
+        on in the next episode, where ``is_first`` says so.
+
+        Args:
+            count: ``B``.
+            length: ``T``, entries of a sequence.
+            generator: of the starts, on the CPU; default: torch's global one.
+
+        Raises:
+            ValueError: if there is no sequence of this length.
+        """
+
+
+class Episodes:
+    """Episodes in memory: a dataset, or steps that were collected without an agent.
+
+    An entry is an observation and the step that led to it, as in :class:`~mbrl_wrappers.types.Sequences`.
+
+    Args:
+        obs: ``[N, D]`` observations, in their order; in bytes, images stay bytes.
+        action: ``[N, A]`` that led to each of them; not used where ``is_first``.
+        reward: ``[N]`` paid for it; likewise.
+        terminated: ``[N]`` bool, whether the episode terminates there; a time limit does not.
+        is_first: ``[N]`` bool, whether an episode begins there.
+
+    Raises:
+        ValueError: for tensors of different lengths, a first entry that begins no episode, a termination behind which
+            the episode goes on, or a value that is not finite.
+    """
+
+    def __init__(self, obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, is_first: Tensor) -> None:
+        for name, value in (("action", action), ("reward", reward), ("terminated", terminated), ("is_first", is_first)):
+            if len(value) != len(obs):
+                raise ValueError(f"{name} must have {len(obs)} entries like obs, got {len(value)}")
+        if len(obs) == 0 or not is_first[0]:
+            raise ValueError(f"is_first must begin with True, got {is_first[:1].tolist()}")
+        steps = ~is_first
+        action, reward = torch.where(steps[:, None], action, 0), torch.where(steps, reward, 0)
+        terminated = terminated & steps
+        goes_on = terminated[:-1] & steps[1:]
+        if goes_on.any():
+            place = int(goes_on.nonzero()[0])
+            raise ValueError(f"is_first must be True behind a termination, got False behind entry {place}")
+        self._entries = Sequences(obs, action, reward, terminated, is_first)
+        # As rows once, which checks that all values are finite.
+        (places,) = torch.where(steps)
+        self._rows = Transitions(
+            obs[places - 1], action[places], reward[places], obs[places], terminated[places],
+            torch.arange(len(places), device=obs.device),
+        )  # fmt: skip
+
+    @classmethod
+    def from_steps(cls, steps: Transitions, ended: Tensor) -> Episodes:
+        """Make episodes of rows that happened one after the other.
+
+        Args:
+            steps: ``[N, ...]``.
+            ended: ``[N]`` bool, whether the episode ended with the row, by a termination or a time limit.
+
+        Raises:
+            ValueError: for another number of rows, a termination that is no end, or a row that does not begin where the
+                one before it led, although no episode ended.
+        """
+        if ended.shape != steps.reward.shape:
+            raise ValueError(f"ended must have shape {tuple(steps.reward.shape)}, got {tuple(ended.shape)}")
+        if (steps.terminated & ~ended).any():
+            row = int((steps.terminated & ~ended).nonzero()[0])
+            raise ValueError(f"ended must be True where steps.terminated is, got False in row {row}")
+        apart = (steps.obs[1:] != steps.next_obs[:-1]).any(-1) & ~ended[:-1]
+        if apart.any():
+            row = int(apart.nonzero()[0]) + 1
+            raise ValueError(f"steps.obs must be the next_obs before it within an episode, got another in row {row}")
+        begins = torch.cat([ended.new_ones(1), ended[:-1]])
+        step = torch.arange(len(ended), device=ended.device) + begins.cumsum(0)  # the entry of each row
+        count = len(ended) + int(begins.sum())
+        first = step[begins] - 1
+
+        def laid_out(values: Tensor) -> Tensor:
+            entries = values.new_zeros(count, *values.shape[1:])
+            entries[step] = values
+            return entries
+
+        obs, is_first = laid_out(steps.next_obs), torch.ones(count, dtype=torch.bool, device=ended.device)
+        obs[first] = steps.obs[begins]
+        is_first[step] = False
+        return cls(obs, laid_out(steps.action), laid_out(steps.reward), laid_out(steps.terminated), is_first)
+
+    def __len__(self) -> int:
+        """Return the number of entries ``N``."""
+        return len(self._entries.obs)
+
+    def rows(self) -> Transitions:
+        """Return all steps; see :meth:`Experience.rows`. A row's key is its place among the steps."""
+        return self._rows
+
+    def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
+        """Draw sequences; see :meth:`Experience.sequences`."""
+        _, starts = drawn_starts([len(self)], count, length, generator)
+        places = torch.as_tensor(starts[:, None] + np.arange(length), device=self._entries.obs.device)
+        return Sequences(*(part[places] for part in self._entries))
+
+
+def drawn_starts(
+    entries: list[int], count: int, length: int, generator: torch.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw where sequences start, each place as likely as any other.
+
+    Args:
+        entries: of each stream of experience, such as those of several environments.
+        count: ``B``.
+        length: ``T``, so many entries from its start on a sequence needs in its stream.
+        generator: on the CPU; default: torch's global one.
+
+    Returns:
+        The stream and the first entry of each sequence, ``[B]``.
+
+    Raises:
+        ValueError: if no stream has so many entries.
+    """
+    places = np.maximum(np.array(entries) - length + 1, 0)
+    behind = places.cumsum()
+    if not behind[-1]:
+        raise ValueError(f"length must be at most {max(entries)}, the entries of the longest stream, got {length}")
+    drawn = torch.randint(int(behind[-1]), (count,), generator=generator).numpy()
+    stream = np.searchsorted(behind, drawn, side="right")
+    return stream, drawn - (behind - places)[stream]
