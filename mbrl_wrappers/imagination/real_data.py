@@ -10,11 +10,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from mbrl_wrappers.imagination.terminations import terminations
 from mbrl_wrappers.imagination.view import AgentView
-from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.types import Transitions
 
 
-def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: DynamicsModel) -> Transitions:
+def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: WorldModel) -> Transitions:
     """Read all usable transitions of a buffer (plain, n-step, Dict or HER).
 
     A transition's key is the place where it is stored, so it keeps its side of the hold-out split for

@@ -15,7 +15,7 @@ observation itself, see :class:`~mbrl_wrappers.models.base.DynamicsModel`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -46,7 +46,9 @@ class StepPrediction(NamedTuple):
 class WorldModel(nn.Module, ABC):
     """A model of an environment that agents can be trained in.
 
-    Observations and actions are flat tensors in the environment's units, as the codecs make them.
+    Observations and actions are flat tensors in the environment's units, as the codecs make them. A class that says
+    ``takes_images`` finds the images in its observations by ``obs_codec.image``, and makes observations of images by
+    ``obs_codec.assemble``; where there is nothing but images, observations come as uint8.
 
     Args:
         observation_space: the environment's; see :class:`~mbrl_wrappers.spaces.FlatSpace`.
@@ -56,7 +58,10 @@ class WorldModel(nn.Module, ABC):
         obs_codec, action_codec: between the spaces and flat tensors of widths ``D`` and ``A``.
         start_obs: ``[S, D]`` real first or later observations that imagined episodes may begin from; a fit leaves
             some here, so that a saved model can be imagined in on its own.
+        takes_images: whether the class's models have an encoder of images; others refuse such spaces.
     """
+
+    takes_images: ClassVar[bool] = False
 
     start_obs: Tensor
     _like: Tensor
@@ -66,13 +71,14 @@ class WorldModel(nn.Module, ABC):
         super().__init__()
         self.observation_space = observation_space
         self.action_space = action_space
-        self.obs_codec = FlatSpace(observation_space, "observation_space")
+        self.obs_codec = FlatSpace(observation_space, "observation_space", images=self.takes_images)
         self.action_codec = FlatSpace(action_space, "action_space")
-        self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
+        obs_dtype = torch.uint8 if self.obs_codec.exact_dtype == torch.uint8 else None
+        self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim, dtype=obs_dtype))
         # They carry the model's device and dtype, and the dtype of imagined observations. Not start_obs, since a
         # compiler takes another number of starts for another function.
         self.register_buffer("_like", torch.zeros(()), persistent=False)
-        self.register_buffer("_like_obs", torch.zeros(()), persistent=False)
+        self.register_buffer("_like_obs", torch.zeros((), dtype=obs_dtype), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +92,10 @@ class WorldModel(nn.Module, ABC):
 
     @property
     def obs_dtype(self) -> torch.dtype:
-        """The dtype in which imagined observations are kept: float64 where float32 can't resolve the changes."""
+        """The dtype of observations for :meth:`begin` and :meth:`observe`: float32, or float64 or uint8 if need be.
+
+        It is float64 where float32 can't resolve the changes, uint8 where there is nothing but images.
+        """
         return self._like_obs.dtype
 
     @abstractmethod
@@ -137,7 +146,10 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, state: Any) -> Tensor:
-        """Return the observation ``[B, D]`` of a state, an element of the observation space."""
+        """Return the observation ``[B, D]`` of a state, an element of the observation space.
+
+        Pixels are from 0 to 255, as uint8 or, to the nearest one, as floats.
+        """
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Refuse to serve an environment of other spaces.
