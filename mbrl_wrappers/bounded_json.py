@@ -1,4 +1,4 @@
-"""JSON of unknown origin, read within bounds: of length, of depth and of the size of its numbers."""
+"""JSON of unknown origin, read within bounds: of length, of depth, of the size of its numbers and of its spaces."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ MAX_JSON_BYTES = 4_000_000
 MAX_JSON_DEPTH = 50
 # Seeds have 128 bits at most; Python takes long over longer ones, and no float holds one of 309 digits.
 MAX_DIGITS = 40
+# Of all spaces whose bounds are one number for all entries, which a few words describe: a frame of 1920 x 1080 pixels
+# has 6.2 million.
+MAX_SPACE_ENTRIES = 2**23
+MAX_AXES = 64  # NumPy makes no array of more
 
 
 def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dict[str, Any]:
@@ -21,7 +25,8 @@ def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dic
         finite: refuse NaN and infinity, in words or as a number that is too large.
 
     Raises:
-        ValueError: naming ``source``, if it is none, or one that is too long, or too deeply nested.
+        ValueError: naming ``source``, if it is none, or one that is too long, or too deeply nested,
+            or describes spaces that are too large.
     """
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{source} must have at most {MAX_JSON_BYTES} bytes, got {len(data)}")
@@ -33,7 +38,21 @@ def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dic
     if not isinstance(content, dict):
         raise ValueError(f"{source} must hold a JSON object, got {type(content).__name__}")
     _check_depth(content, source)
+    if (entries := _space_entries(content)) > MAX_SPACE_ENTRIES:
+        raise ValueError(f"{source} must describe spaces of at most {MAX_SPACE_ENTRIES} entries, got {entries}")
     return content
+
+
+def _space_entries(content: Any) -> int:
+    """Return how many entries all spaces have whose bounds are not listed; see ``spaces.space_to_json``."""
+    if not isinstance(content, dict | list):
+        return 0
+    entries = sum(map(_space_entries, content.values() if isinstance(content, dict) else content))
+    if isinstance(content, dict) and content.get("type") == "Box" and isinstance(content.get("low"), str):
+        shape = content.get("shape")
+        if isinstance(shape, list) and len(shape) <= MAX_AXES:
+            entries += math.prod(abs(n) for n in shape if isinstance(n, int))
+    return entries
 
 
 def _check_depth(content: Any, source: object) -> None:

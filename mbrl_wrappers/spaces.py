@@ -2,14 +2,16 @@
 
 A model sees vectors. :class:`FlatSpace` lays the parts of a space one after the other: a Box as its
 entries, a Discrete as a one-hot block, a MultiDiscrete as one block per component, a MultiBinary as
-zeros and ones; Dict and Tuple are walked in their own order, to any depth.
+zeros and ones; Dict and Tuple are walked in their own order, to any depth. For models with an encoder images are
+leaves too, as their bytes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,63 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
+class Image:
+    """The place and the form of an image in flat rows.
+
+    Of three axes the smaller one of the two ends holds the channels, the last one where they are equal: as
+    Stable-Baselines3 tells them. Axes before these are frames.
+
+    Attributes:
+        name: as errors call it, such as ``observation_space['camera']``.
+        columns: of the flat rows.
+        height: in pixels.
+        width: in pixels.
+        channels: of all frames together.
+        frames: in the axes before one frame's; 1 without such axes.
+        channels_first: whether a frame's channels come before its height in the space.
+    """
+
+    name: str
+    columns: slice
+    height: int
+    width: int
+    channels: int
+    frames: int
+    channels_first: bool
+
+    @classmethod
+    def of(cls, space: spaces.Box, name: str, start: int) -> Image:
+        """Describe an image whose first column is ``start``."""
+        shape = space.shape if len(space.shape) > 2 else (1, *space.shape)
+        *stack, first, middle, last = shape
+        channels_first = first < last
+        channels, height, width = (first, middle, last) if channels_first else (last, first, middle)
+        frames, columns = math.prod(stack), slice(start, start + math.prod(shape))
+        return cls(name, columns, height, width, frames * channels, frames, channels_first)
+
+    def take(self, flat: Tensor) -> Tensor:
+        """Return the image ``[..., C, H, W]`` of flat rows, a view if there is one frame or its channels come first."""
+        pixels, size = flat[..., self.columns], (self.height, self.width)
+        if self.channels_first:
+            return pixels.unflatten(-1, (self.channels, *size))
+        pixels = pixels.unflatten(-1, (self.frames, *size, self.channels // self.frames))
+        return pixels.movedim(-1, -3).flatten(-4, -3)
+
+    def lay(self, image: Tensor) -> Tensor:
+        """Return the columns ``[..., C * H * W]`` of an image ``[..., C, H, W]``.
+
+        Raises:
+            ValueError: if it has another shape.
+        """
+        if image.shape[-3:] != (self.channels, self.height, self.width):
+            wanted = f"{self.channels}, {self.height}, {self.width}"
+            raise ValueError(f"{self.name} must have shape [..., {wanted}], got {tuple(image.shape)}")
+        if self.channels_first:
+            return image.flatten(-3)
+        return image.unflatten(-3, (self.frames, -1)).movedim(-3, -1).flatten(-4)
+
+
+@dataclass(frozen=True)
 class _Leaf:
     """One elementary space and the columns ``start:stop`` that hold it; each category of a component has one."""
 
@@ -29,6 +88,7 @@ class _Leaf:
     stop: int
     categories: list[int]
     name: str
+    image: Image | None = None
 
     @property
     def is_binary(self) -> bool:
@@ -58,13 +118,19 @@ def _categories(space: spaces.Space) -> list[int]:
     return []
 
 
-def _leaf_width(space: spaces.Space, name: str) -> int:
+def _leaf_width(space: spaces.Space, name: str, images: bool) -> int:
     """Return the number of columns of an elementary space, or refuse the space by name."""
     if isinstance(space, spaces.Box):
-        if _is_image(space):
+        if _is_image(space) and not (images and space.dtype == np.uint8):
+            reason = (
+                f"models of images take pixels of uint8, not of {space.dtype}"
+                if images
+                else "EnsembleDynamics and other flat models take no pixels, but those with an encoder do, whose class "
+                "says takes_images"
+            )
             raise ValueError(
-                f"{name} is an image, {space}: flat models do not take pixels; where these are symbols, as "
-                "MiniGrid's, or numbers in a table, gymnasium.wrappers.FlattenObservation lays them flat"
+                f"{name} is an image, {space}: {reason}; where these are symbols, as MiniGrid's, or numbers in a "
+                "table, gymnasium.wrappers.FlattenObservation lays them flat"
             )
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
@@ -86,16 +152,25 @@ def _is_image(space: spaces.Box) -> bool:
     return len(space.shape) >= 3 or height_and_width >= 32 or is_gray
 
 
+def _as_bytes(values: Tensor) -> Tensor:
+    """Return values as uint8, to the nearest that there is."""
+    return values if values.dtype == torch.uint8 else values.round().clamp(0, 255).to(torch.uint8)
+
+
 class FlatSpace:
     """Two-way map between a Gymnasium space and flat float tensors of width ``dim``.
 
-    Images are refused: a Box of bytes with three axes or more, or with two from 16 on a side whose values go up to
-    255, and a Box of any type with two neighbouring axes from 32 on. Frames that were laid flat before can't be told
-    from other numbers.
+    An image is a Box of bytes with three axes or more, or with two from 16 on a side whose values go up to 255, and a
+    Box of any type with two neighbouring axes from 32 on. Frames that were laid flat before can't be told from other
+    numbers. Images are refused, or laid flat where they are wanted; a space of nothing else is kept in uint8::
+
+        pixels = codec.image(flat).float() / 255                          # [..., C, H, W], whatever the space has
+        flat = codec.assemble([pixels * 255], codec.vector(flat))
 
     Args:
         space: the space; a Dict or Tuple may be nested.
         name: how errors call it, such as ``"observation_space"``.
+        images: whether images of uint8 are taken.
 
     Attributes:
         dim: number of columns.
@@ -103,16 +178,18 @@ class FlatSpace:
         is_binary: ``[dim]`` bool, columns that are 0 or 1 on their own: of a MultiBinary or a Box of flags.
         is_whole: ``[dim]`` bool, columns of other integer Boxes.
         is_continuous: ``[dim]`` bool, all columns that are neither in a block nor binary.
+        is_pixel: ``[dim]`` bool, the columns of images.
+        images: the images' places, in the order of the space.
 
     Raises:
         ValueError: for a space with a part that has no flat form (Text, Graph, Sequence, images); the
             message names the part.
     """
 
-    def __init__(self, space: spaces.Space, name: str = "space") -> None:
+    def __init__(self, space: spaces.Space, name: str = "space", images: bool = False) -> None:
         self.space = space
         self.leaves: list[_Leaf] = []
-        self._collect(space, name)
+        self._collect(space, name, images)
         self.dim = self.leaves[-1].stop if self.leaves else 0
         if self.dim == 0:
             raise ValueError(f"{name} has no entries: {space!r}")
@@ -120,18 +197,22 @@ class FlatSpace:
         self.is_binary = self._columns(lambda leaf: leaf.is_binary)
         self.is_whole = self._columns(lambda leaf: leaf.is_whole)
         self.is_continuous = self._columns(lambda leaf: not leaf.categories and not leaf.is_binary)
+        self.is_pixel = self._columns(lambda leaf: leaf.image is not None)
+        self.images = tuple(leaf.image for leaf in self.leaves if leaf.image is not None)
         self._low, self._high = self._bounds()
 
-    def _collect(self, space: spaces.Space, name: str) -> None:
+    def _collect(self, space: spaces.Space, name: str, images: bool) -> None:
         if isinstance(space, spaces.Dict):
             for key, part in space.spaces.items():
-                self._collect(part, f"{name}[{key!r}]")
+                self._collect(part, f"{name}[{key!r}]", images)
         elif isinstance(space, spaces.Tuple):
             for index, part in enumerate(space.spaces):
-                self._collect(part, f"{name}[{index}]")
+                self._collect(part, f"{name}[{index}]", images)
         else:
             start = self.leaves[-1].stop if self.leaves else 0
-            self.leaves.append(_Leaf(space, start, start + _leaf_width(space, name), _categories(space), name))
+            stop = start + _leaf_width(space, name, images)
+            image = Image.of(space, name, start) if isinstance(space, spaces.Box) and _is_image(space) else None
+            self.leaves.append(_Leaf(space, start, stop, _categories(space), name, image))
 
     def _columns(self, holds: Callable[[_Leaf], bool]) -> Tensor:
         """Return a mask ``[dim]`` of the columns of the leaves for which a property holds."""
@@ -139,7 +220,9 @@ class FlatSpace:
 
     @property
     def exact_dtype(self) -> torch.dtype:
-        """The smallest floating dtype, float32 or float64, that holds every value of the space exactly."""
+        """The smallest of float32 and float64 that holds every value of the space exactly; uint8 for images alone."""
+        if all(leaf.image for leaf in self.leaves):
+            return torch.uint8
         boxes = [leaf.space for leaf in self.leaves if isinstance(leaf.space, spaces.Box)]
         return torch.float32 if all(np.can_cast(box.dtype, np.float32) for box in boxes) else torch.float64
 
@@ -177,7 +260,8 @@ class FlatSpace:
 
         Args:
             value: the batch in the space's own structure (dict, tuple, array or tensor); each leaf has
-                shape ``[B, *leaf.shape]``. A Discrete leaf may be ``[B]`` or, as SB3 stores it, ``[B, 1]``.
+                shape ``[B, *leaf.shape]``. A Discrete leaf may be ``[B]`` or, as SB3 stores it, ``[B, 1]``;
+                images have their channels where the space has them.
             device: where the result lies; default: where the leaves lie, the CPU for arrays.
             dtype: of the result; see ``exact_dtype``.
 
@@ -204,9 +288,12 @@ class FlatSpace:
         expected = int(np.prod(leaf.space.shape or (1,)))
         if array.dim() == 0 or array.numel() != rows * expected:
             raise ValueError(f"a batch of {leaf.space!r} must have shape [B, {expected}], got {tuple(array.shape)}")
+        if leaf.image and array.shape[1:] != leaf.space.shape:  # the other order of the channels has as many entries
+            wanted = ", ".join(map(str, leaf.space.shape or ()))
+            raise ValueError(f"{leaf.name} must have shape [B, {wanted}], got {tuple(array.shape)}")
         flat = array.reshape(rows, expected)
         if not leaf.categories:
-            return flat.to(dtype)
+            return _as_bytes(flat) if leaf.image and dtype == torch.uint8 else flat.to(dtype)
         first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
         index = flat.long() - torch.as_tensor(first, device=flat.device)
         wrong = ((index < 0) | (index >= torch.as_tensor(leaf.categories, device=flat.device))).any(-1)
@@ -221,8 +308,8 @@ class FlatSpace:
             flat: ``[B, dim]``.
 
         Returns:
-            The space's structure with leaves ``[B, *leaf.shape]``: float for a Box of floats, int64 for
-            integer and bool boxes and for discrete spaces (the likeliest category).
+            The space's structure with leaves ``[B, *leaf.shape]``: float for a Box of floats, uint8 for images, int64
+            for other integer and bool boxes and for discrete spaces (the likeliest category).
         """
         parts = iter([self._decode_leaf(leaf, flat[..., leaf.start : leaf.stop]) for leaf in self.leaves])
         return _rebuild(self.space, parts)
@@ -235,6 +322,8 @@ class FlatSpace:
             first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
             index = torch.stack([part.argmax(-1) for part in columns.split(leaf.categories, dim=-1)], dim=-1)
             return (index + torch.as_tensor(first, device=index.device)).reshape((*batch, *shape))
+        if leaf.image:
+            return _as_bytes(columns).reshape((*batch, *shape))
         if isinstance(leaf.space, spaces.MultiBinary):
             return (columns > 0.5).long().reshape((*batch, *shape))
         if not np.issubdtype(leaf.space.dtype, np.floating):
@@ -250,6 +339,8 @@ class FlatSpace:
             array = self._decode_leaf(leaf, flat[..., leaf.start : leaf.stop].detach()).cpu().numpy()
             if isinstance(leaf.space, spaces.Box):
                 low, high = (self._limits(leaf, bound) for bound in self.bounds)
+                if leaf.image:  # bytes stay bytes
+                    low, high = low.astype(array.dtype), high.astype(array.dtype)
                 array = np.clip(array, low, high)
             parts.append(array.astype(leaf.space.dtype))
         return _rebuild(self.space, iter(parts))
@@ -279,12 +370,13 @@ class FlatSpace:
         """
         if not self.blocks:
             return flat
-        columns = list(flat.split(1, dim=-1))
+        parts, done = [], 0
         for start, stop in self.blocks:
             block = flat[..., start:stop]
             hard = F.one_hot(block.argmax(-1), stop - start).to(flat.dtype)
-            columns[start:stop] = straight_through(hard, block).split(1, dim=-1)
-        return torch.cat(columns, dim=-1)
+            parts += [flat[..., done:start], straight_through(hard, block)]
+            done = stop
+        return torch.cat([*parts, flat[..., done:]], dim=-1)
 
     def project(self, flat: Tensor) -> Tensor:
         """Return the nearest element of the space: blocks snapped, whole numbers rounded, boxes clipped.
@@ -293,16 +385,73 @@ class FlatSpace:
         """
         flat = self.snap(flat)
         rounds = self.is_whole | self.is_binary
-        if rounds.any():
+        if flat.is_floating_point() and rounds.any():
             flat = torch.where(rounds.to(flat.device), straight_through(flat.round(), flat), flat)
         low, high = self.bounds
         if torch.isinf(low).all() and torch.isinf(high).all():
             return flat
         return straight_through(torch.clamp(flat, low.to(flat), high.to(flat)), flat)
 
+    # -- images and the rest --------------------------------------------------------------------------
+
+    def image(self, flat: Tensor, index: int = 0) -> Tensor:
+        """Return an image of flat rows, its values as they are.
+
+        Args:
+            flat: ``[..., dim]``.
+            index: which one of ``images``.
+
+        Returns:
+            ``[..., C, H, W]``, whatever order the space has; a view, but for several frames with channels last.
+
+        Raises:
+            ValueError: if there is no such image.
+        """
+        if not 0 <= index < len(self.images):
+            raise ValueError(f"index must be below {len(self.images)}, the number of images, got {index}")
+        return self.images[index].take(flat)
+
+    def vector(self, flat: Tensor) -> Tensor:
+        """Return the columns of flat rows ``[..., dim]`` that are no pixels, ``[..., V]``."""
+        parts = [flat[..., run] for run in self._vector_runs()]
+        return parts[0] if len(parts) == 1 else torch.cat([flat[..., :0], *parts], dim=-1)
+
+    def assemble(self, images: Sequence[Tensor], vector: Tensor | None = None) -> Tensor:
+        """Make flat rows of images and the other columns, the inverse of :meth:`image` and :meth:`vector`.
+
+        Args:
+            images: ``[..., C, H, W]`` each, in the order of ``images``.
+            vector: ``[..., V]``; None where there are no other columns.
+
+        Returns:
+            ``[..., dim]``, of the dtype that holds all parts' values.
+
+        Raises:
+            ValueError: if there is not one of each, or one has another shape.
+        """
+        if len(images) != len(self.images):
+            raise ValueError(f"images must be {len(self.images)} as in the space, got {len(images)}")
+        parts = {place.columns.start: place.lay(image) for place, image in zip(self.images, images, strict=True)}
+        runs = self._vector_runs()
+        widths = [run.stop - run.start for run in runs]
+        if (0 if vector is None else vector.shape[-1]) != sum(widths):
+            shape = None if vector is None else tuple(vector.shape)
+            raise ValueError(f"vector must have shape [..., {sum(widths)}], got {shape}")
+        if vector is not None:
+            parts |= {run.start: part for run, part in zip(runs, vector.split(widths, dim=-1), strict=True)}
+        ordered = [parts[start] for start in sorted(parts)]
+        return ordered[0] if len(ordered) == 1 else torch.cat(ordered, dim=-1)
+
+    def _vector_runs(self) -> list[slice]:
+        """Return the columns between the images."""
+        edges = [0, *(edge for image in self.images for edge in (image.columns.start, image.columns.stop)), self.dim]
+        return [slice(*run) for run in zip(edges[::2], edges[1::2], strict=True) if run[0] < run[1]]
+
 
 def straight_through(value: Tensor, original: Tensor) -> Tensor:
     """Return ``value`` with the gradient of ``original``; NaN where ``original`` is not finite."""
+    if not original.is_floating_point():
+        return value
     if original.requires_grad:
         return value.detach() + (original - original.detach())
     return torch.add(value, original, alpha=0.0)
@@ -327,14 +476,22 @@ def _rebuild(space: spaces.Space, parts: Any) -> Any:
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
-    """Describe a space by plain literals that :func:`space_from_json` turns back into an equal space."""
+    """Describe a space by plain literals that :func:`space_from_json` turns back into an equal space.
+
+    Bounds are a list with a string for each entry, or one string for an image whose entries are all alike.
+    """
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[k, space_to_json(s)] for k, s in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(s) for s in space.spaces]}
     if isinstance(space, spaces.Box):
         number = float if np.issubdtype(space.dtype, np.floating) else int
-        bounds = {k: [str(number(x)) for x in getattr(space, k).flatten().tolist()] for k in ("low", "high")}
+        bounds: dict[str, Any] = {}
+        for k in ("low", "high"):
+            bound = getattr(space, k).flatten()
+            is_short = bound.size > 0 and _is_image(space) and bool((bound == bound[0]).all())
+            entries = [str(number(x)) for x in (bound[:1] if is_short else bound).tolist()]
+            bounds[k] = entries[0] if is_short else entries
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
@@ -364,8 +521,7 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
         if dtype.kind not in "biuf":
             raise ValueError(f"dtype of a Box must be one of numbers, got {str(dtype)[:100]!r}")
         shape = tuple(description["shape"])
-        number = float if np.issubdtype(dtype, np.floating) else int
-        low, high = (np.array([number(x) for x in description[k]], dtype=dtype).reshape(shape) for k in ("low", "high"))
+        low, high = (_bound_from_json(description[k], shape, dtype) for k in ("low", "high"))
         return spaces.Box(low, high, shape=shape, dtype=dtype.type)
     if kind == "Discrete":
         # Gymnasium 1.1 has no other dtype than int64 here, and no argument for it.
@@ -382,3 +538,11 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
     if kind == "MultiBinary":
         return spaces.MultiBinary(description["n"])
     raise ValueError(f"space type must be one of Dict, Tuple, Box, Discrete, MultiDiscrete, MultiBinary, got {kind!r}")
+
+
+def _bound_from_json(bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return a bound of a Box, described by a list of its entries or by the one value of all."""
+    number = float if np.issubdtype(dtype, np.floating) else int
+    if isinstance(bound, str):
+        return np.full(shape, np.array(number(bound), dtype=dtype))
+    return np.array([number(x) for x in bound], dtype=dtype).reshape(shape)

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.models.base import NUM_START_STATES
 from mbrl_wrappers.models.network import CHUNK_ROWS
+from mbrl_wrappers.models.world_model import NUM_START_STATES
 from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Prediction, Transitions
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
 
-from mbrl_wrappers.spaces import FlatSpace, space_from_json, space_to_json
+from mbrl_wrappers.spaces import FlatSpace, Image, space_from_json, space_to_json
 
 BATCH = 7
 INFINITY = np.inf
@@ -334,7 +335,17 @@ def test_an_image_is_refused_wherever_it_lies_with_a_way_to_take_symbols(space):
             FlatSpace(whole, "observation_space")
         message = str(caught.value)
         assert message.startswith(f"observation_space{path} is an image, Box(")
+        assert "EnsembleDynamics" in message and "takes_images" in message
         assert "gymnasium.wrappers.FlattenObservation" in message
+
+
+@pytest.mark.parametrize("space", [space for space in IMAGES if space.dtype != BYTE], ids=str)
+def test_an_image_of_other_numbers_than_bytes_is_refused_by_models_of_images_too(space):
+    with pytest.raises(ValueError) as caught:
+        FlatSpace(spaces.Dict(a=PICTURE, b=space), "observation_space", images=True)
+    message = str(caught.value)
+    assert message.startswith("observation_space['b'] is an image, Box(")
+    assert f"models of images take pixels of uint8, not of {space.dtype}" in message
 
 
 @pytest.mark.parametrize("space", NO_IMAGES, ids=str)
@@ -397,3 +408,184 @@ def test_a_type_that_json_does_not_know():
     for description in ({"type": "Text"}, {"type": "os.system"}, {}):
         with pytest.raises(ValueError, match="space type must be one of"):
             space_from_json(description)
+
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+PICTURE = spaces.Box(0, 255, (20, 16, 3), BYTE)
+# Spaces of images, and the axes of a batch of each (frames, channels, height, width) as the space has them.
+PICTURES = {
+    "channels last": (PICTURE, (1, 3, 20, 16), "bhwc"),
+    "channels first": (spaces.Box(0, 255, (3, 20, 16), BYTE), (1, 3, 20, 16), "bchw"),
+    "gray": (spaces.Box(0, 255, (16, 20), BYTE), (1, 1, 16, 20), "bhw"),
+    "gray channels last": (spaces.Box(0, 255, (9, 8, 1), BYTE), (1, 1, 9, 8), "bhwc"),
+    "gray frames": (spaces.Box(0, 255, (4, 20, 16), BYTE), (1, 4, 20, 16), "bchw"),
+    "frames among the channels": (spaces.Box(0, 255, (12, 20, 16), BYTE), (1, 12, 20, 16), "bchw"),
+    "frames among the last channels": (spaces.Box(0, 255, (20, 16, 12), BYTE), (1, 12, 20, 16), "bhwc"),
+    "frames channels last": (spaces.Box(0, 255, (4, 20, 16, 3), BYTE), (4, 3, 20, 16), "bfhwc"),
+    "frames channels first": (spaces.Box(0, 255, (4, 3, 20, 16), BYTE), (4, 3, 20, 16), "bfchw"),
+    "ends alike": (spaces.Box(0, 255, (6, 7, 6), BYTE), (1, 6, 6, 7), "bhwc"),
+    "few colours": (spaces.Box(3, 40, (7, 8, 3), BYTE), (1, 3, 7, 8), "bhwc"),
+    "black and white": (spaces.Box(0, 1, (40, 36), BYTE), (1, 1, 40, 36), "bhw"),
+}
+
+
+def _channels_first(array: np.ndarray, sizes: tuple[int, ...], axes: str) -> np.ndarray:
+    """Return ``[B, F * C, H, W]``, by NumPy and letters."""
+    frames, channels, height, width = sizes
+    full = {"b": len(array), "f": frames, "c": channels, "h": height, "w": width}
+    assert array.shape == tuple(full[axis] for axis in axes)
+    missing = [axis for axis in "fc" if axis not in axes]
+    array = array.reshape(*[1] * len(missing), *array.shape)
+    order = ["bfchw".index(axis) for axis in [*missing, *axes]]
+    return np.transpose(array, np.argsort(order)).reshape(len(array.transpose(np.argsort(order))), -1, height, width)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", PICTURES)
+def test_an_image_is_seen_channels_first_whatever_its_space(name, dtype):
+    space, sizes, axes = PICTURES[name]
+    codec = FlatSpace(space, images=True)
+    batch = _stack(space, _sample(space, 0))
+    flat = codec.encode(batch, dtype=dtype)
+    assert flat.dtype == dtype and flat.shape == (BATCH, codec.dim) and codec.exact_dtype == torch.uint8
+    image = codec.image(flat)
+    frames, channels, height, width = sizes
+    found = codec.images[0]
+    assert (found.frames, found.channels, found.height, found.width) == (frames, frames * channels, height, width)
+    assert image.dtype == dtype and np.array_equal(image.numpy(), _channels_first(batch, sizes, axes))
+    is_view = image.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+    assert is_view == (name != "frames channels last")
+    for vector in (None, codec.vector(flat)):
+        again = codec.assemble([image], vector)
+        assert torch.equal(again, flat) and again.dtype == dtype
+    decoded = codec.decode_numpy(flat)
+    assert decoded.dtype == np.uint8 and np.array_equal(decoded, batch)
+    assert codec.decode(flat).dtype == torch.uint8 and torch.equal(codec.encode(codec.decode(flat), dtype=dtype), flat)
+    assert torch.equal(codec.project(flat), flat) and torch.equal(codec.snap(flat), flat)
+    assert codec.is_pixel.all() and codec.bounds[0].shape == (codec.dim,)
+    assert codec.image(flat.reshape(1, BATCH, 1, -1)).shape == (1, BATCH, 1, *image.shape[1:])
+
+
+def _with_pictures(rng: np.random.Generator) -> tuple[spaces.Space, list[str]]:
+    """Draw a space of five parts, two of them images, and return the names of these in their order."""
+    names = [str(name) for name in rng.choice(list(PICTURES), 2)]
+    parts = [PICTURES[name][0] for name in names]
+    parts += [list(LEAVES.values())[index] for index in rng.integers(len(LEAVES), size=3)]
+    order = rng.permutation(len(parts))
+    first, second, third, fourth, fifth = (parts[index] for index in order)
+    space = spaces.Tuple([first, spaces.Dict(only=spaces.Tuple([second, third, spaces.Dict(x=fourth)])), fifth])
+    return space, [names[index] for index in order if index < 2]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_images_beside_other_parts_come_apart_and_together(seed):
+    space, names = _with_pictures(np.random.default_rng(seed))
+    codec = FlatSpace(space, "observation_space", images=True)
+    batch = _stack(space, _sample(space, seed))
+    assert codec.exact_dtype in (torch.float32, torch.float64)
+    flat = codec.encode(batch, dtype=codec.exact_dtype)
+    assert torch.equal(codec.encode(codec.decode(flat), dtype=flat.dtype), flat)
+    values = [value for _, value, _ in _pairs(space, batch, batch)]
+    pixels = [value for leaf, value in zip(codec.leaves, values, strict=True) if leaf.image]
+    images = [codec.image(flat, index) for index in range(2)]
+    for image, array, name in zip(images, pixels, names, strict=True):
+        assert np.array_equal(image.numpy(), _channels_first(array, *PICTURES[name][1:]))
+    vector = codec.vector(flat)
+    assert torch.equal(vector, flat[:, ~codec.is_pixel])
+    assert torch.equal(codec.assemble(images, vector), flat)
+    as_bytes = codec.assemble([image.byte() for image in images], vector)
+    assert as_bytes.dtype == flat.dtype and torch.equal(as_bytes, flat)
+    for leaf in codec.leaves:
+        assert codec.column_name(leaf.start) == f"{leaf.name}[0]"
+    wild = 300 * torch.randn(BATCH, codec.dim, generator=torch.Generator().manual_seed(seed))
+    for rows in (wild, codec.snap(wild), codec.project(wild)):
+        decoded = codec.decode_numpy(rows)
+        assert all(_row(space, decoded, index) in space for index in range(BATCH))
+
+
+def test_pixels_are_rounded_and_clipped_to_what_the_space_has():
+    codec = FlatSpace(spaces.Dict(image=PICTURES["few colours"][0], speed=spaces.Box(-1.0, 1.0, (1,))), images=True)
+    flat = torch.full((1, codec.dim), 0.4)
+    flat[0, :4] = torch.tensor([-7.0, 20.4, 20.6, 300.0])
+    assert codec.project(flat)[0, :5].tolist() == [3, 20, 21, 40, 3] and codec.project(flat)[0, -1] == flat[0, -1]
+    assert codec.decode(flat)["image"].flatten()[:5].tolist() == [0, 20, 21, 255, 0]
+    assert codec.decode_numpy(flat)["image"].flatten()[:5].tolist() == [3, 20, 21, 40, 3]
+    alone = FlatSpace(PICTURES["few colours"][0], images=True)
+    as_bytes = alone.encode(np.arange(168, dtype=np.uint8).reshape(1, 7, 8, 3), dtype=torch.uint8)
+    assert alone.project(as_bytes).dtype == torch.uint8 and alone.project(as_bytes).aminmax() == (3, 40)
+    floats = torch.linspace(-9, 300, 168).reshape(1, 7, 8, 3)
+    assert alone.encode(floats, dtype=torch.uint8).aminmax() == (0, 255)
+
+
+def test_gradients_pass_through_a_projected_image():
+    codec = FlatSpace(PICTURE, images=True)
+    image = torch.full((2, 3, 20, 16), 12.4, requires_grad=True)
+    codec.image(codec.project(codec.assemble([image]))).sum().backward()
+    assert torch.equal(image.grad, torch.ones_like(image))
+
+
+def test_the_order_of_channels_is_the_one_of_stable_baselines():
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(300):
+        shape = tuple(int(n) for n in rng.choice([1, 2, 3, 4, 9, 12, 36, 64, 84], 3))
+        # It has no answer, and warns of it, where the axis in the middle is the smallest.
+        if shape[0] != shape[2] and shape[1] > min(shape):
+            told += 1
+            space = spaces.Box(0, 255, shape, BYTE)
+            assert Image.of(space, "image", 0).channels_first == is_image_space_channels_first(space)
+    assert told > 100
+
+
+def test_what_does_not_fit_an_image_is_named():
+    space = spaces.Dict(camera=PICTURE, speed=spaces.Box(-1.0, 1.0, (2,)))
+    codec = FlatSpace(space, "observation_space", images=True)
+    images, vector = [torch.zeros(5, 3, 20, 16)], torch.zeros(5, 2)
+    with pytest.raises(ValueError, match=r"images must be 1 as in the space, got 2"):
+        codec.assemble(2 * images, vector)
+    with pytest.raises(ValueError, match=r"\['camera'\] must have shape \[..., 3, 20, 16\], got \(5, 20, 16, 3\)"):
+        codec.assemble([torch.zeros(5, 20, 16, 3)], vector)
+    for wrong, shape in ((None, "None"), (torch.zeros(5, 3), r"\(5, 3\)")):
+        with pytest.raises(ValueError, match=rf"vector must have shape \[..., 2\], got {shape}"):
+            codec.assemble(images, wrong)
+    with pytest.raises(ValueError, match="index must be below 1, the number of images, got 1"):
+        codec.image(codec.assemble(images, vector), 1)
+    with pytest.raises(ValueError, match=r"\['camera'\] must have shape \[B, 20, 16, 3\], got \(5, 3, 20, 16\)"):
+        codec.encode({"camera": np.zeros((5, 3, 20, 16), np.uint8), "speed": np.zeros((5, 2))})
+
+
+def test_a_space_without_images_is_all_vector():
+    codec = FlatSpace(SPACES["dict"], images=True)
+    flat = codec.encode(_stack(SPACES["dict"], _sample(SPACES["dict"], 0)))
+    assert codec.images == () and not codec.is_pixel.any()
+    assert torch.equal(codec.vector(flat), flat) and torch.equal(codec.assemble([], flat), flat)
+
+
+# -- images in files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", [*IMAGES, *(space for space, *_ in PICTURES.values())], ids=str)
+def test_json_of_an_image_is_short_and_its_long_form_is_read(space):
+    short = space_to_json(space)
+    assert len(json.dumps(short)) < 150
+    long = {
+        **short,
+        "low": [short["low"]] * int(np.prod(space.shape)),
+        "high": [short["high"]] * int(np.prod(space.shape)),
+    }
+    for description in (short, long):
+        again = space_from_json(json.loads(json.dumps(description)))
+        assert again == space and again.dtype == space.dtype
+        assert np.array_equal(again.low, space.low) and np.array_equal(again.high, space.high)
+
+
+def test_json_lists_the_bounds_of_other_spaces_and_those_that_differ():
+    high = np.full((20, 16, 3), 255, np.uint8)
+    high[0, 0, 0] = 9
+    description = space_to_json(spaces.Box(np.zeros_like(high), high, dtype=BYTE))
+    assert description["low"] == "0" and description["high"] == ["9", *["255"] * 959]
+    assert np.array_equal(space_from_json(description).high, high)
+    assert space_to_json(spaces.Box(-2.0, 2.0, (3,)))["low"] == ["-2.0"] * 3
+    empty = spaces.Box(0, 255, (0, 20, 3), BYTE)
+    assert space_from_json(space_to_json(empty)) == empty

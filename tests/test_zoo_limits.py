@@ -148,6 +148,21 @@ def test_sound_json_is_read():
     assert parse_json(b'{"a": Infinity}', "it", finite=False) == {"a": float("inf")}
 
 
+def test_a_few_words_describe_no_space_that_fills_the_memory() -> None:
+    frame = {"type": "Box", "shape": [2**11, 2**10], "dtype": "uint8", "low": "0", "high": "255"}
+    four = {"type": "Tuple", "spaces": [frame, {"type": "Dict", "spaces": [["a", frame], ["b", frame]]}, frame]}
+    assert parse_json(json.dumps(four), "it") == four
+    for content, entries in (
+        ({"a": four, "b": [{"$space": frame}]}, 5 * 2**21),
+        ({**frame, "shape": [10**6, 10**6]}, 10**12),
+        ({**frame, "shape": [-(10**6), 10**6]}, 10**12),
+    ):
+        with pytest.raises(ZooError, match=f"it must describe spaces of at most {2**23} entries, got {entries}"):
+            parse_json(json.dumps(content), "it")
+    for content in ({"shape": [10**9], "low": "low"}, {**frame, "shape": "wide"}, {**frame, "shape": 10**4 * [10**9]}):
+        assert parse_json(json.dumps(content), "it") == content  # no spaces, or none that NumPy makes
+
+
 # -- versions -----------------------------------------------------------------------------------------
 
 

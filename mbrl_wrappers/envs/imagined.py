@@ -198,8 +198,10 @@ class ImaginedEpisodes:
                     f"start_obs must return finite observations of shape {(count, dim)}, "
                     f"got shape {tuple(starts.shape)}: {starts}"
                 )
-            starts = starts.detach().to(self.dynamics.device, self.dynamics.obs_dtype)
-            begun = self.dynamics.begin(self.dynamics.obs_codec.project(starts), self.generator)
+            starts, dtype = starts.detach().to(self.dynamics.device), self.dynamics.obs_dtype
+            if dtype.is_floating_point:  # numbers that are no bytes have to be rounded first
+                starts = starts.to(dtype)
+            begun = self.dynamics.begin(self.dynamics.obs_codec.project(starts).to(dtype), self.generator)
             self.state = put(self.state, rows, begun)
         self.steps = torch.where(rows, 0, self.steps)
         return self.shown

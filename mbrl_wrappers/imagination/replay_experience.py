@@ -15,6 +15,9 @@ from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.types import Sequences, Transitions
 
+# Observations are compared in pieces of as many bytes, which a processor keeps at hand.
+_PIECE = 1 << 20
+
 
 class ReplayExperience:
     """A replay buffer's content, handed out on demand; nothing is copied before it is drawn.
@@ -46,6 +49,9 @@ class ReplayExperience:
             count: ``B``.
             length: ``T``.
             generator: of the starts, on the CPU; default: torch's global one.
+
+        Returns:
+            ``[B, T, ...]`` on the agent's device, observations in ``obs_codec.exact_dtype``: images alone as uint8.
 
         Raises:
             ValueError: if no env has so many entries, or the buffer keeps no last observations
@@ -95,8 +101,9 @@ class ReplayExperience:
         def shown(before: Any, after: Any) -> Any:
             if isinstance(before, dict):
                 return {key: shown(before[key], after[key]) for key in before}
-            at_start, at_end = before[flat_row, flat_env], after[flat_row, flat_env]
-            return np.where(first.reshape(-1, *[1] * (at_end.ndim - 1)), at_start, at_end)
+            values = after[flat_row, flat_env]
+            values[first] = before[flat_row[first], flat_env[first]]
+            return values
 
         obs = codec.encode(shown(buffer.observations, buffer.next_observations), device, codec.exact_dtype)
         goes_on = torch.as_tensor(~first, device=device)
@@ -116,5 +123,9 @@ def _same(before: Any, after: Any, row: np.ndarray, next_row: np.ndarray) -> np.
     """Tell where the observation behind a row is the one before the next row, ``[len(row), n_envs]``."""
     if isinstance(before, dict):
         return np.all([_same(before[key], after[key], row, next_row) for key in before], axis=0)
-    equal = before[row] == after[next_row]
-    return equal.reshape(*equal.shape[:2], -1).all(-1)
+    equal = np.empty((len(row), before.shape[1]), dtype=bool)
+    count = max(1, _PIECE // max(1, before[0].nbytes))
+    for piece in (slice(start, start + count) for start in range(0, len(row), count)):
+        entries = before[row[piece]] == after[next_row[piece]]
+        equal[piece] = entries.reshape(*entries.shape[:2], -1).all(-1)
+    return equal

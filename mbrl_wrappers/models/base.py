@@ -18,8 +18,6 @@ from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 from mbrl_wrappers.types import Prediction, Transitions
 
-NUM_START_STATES = 4096
-
 
 class DynamicsModel(WorldModel):
     """One step of an environment, learned or known: a world model whose state is the observation.
@@ -122,19 +120,14 @@ class DynamicsModel(WorldModel):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Restore the state; the number of start states may differ from this model's."""
-        for name, lengths in (("start_obs", None), ("seen_range", (0, 2))):
-            stored = state_dict.get(name)
-            if stored is None:
-                continue
-            if stored.shape[1:] != (self.obs_codec.dim,) or (lengths and len(stored) not in lengths):
-                wanted = "S" if lengths is None else "0 or 2"
+        seen = state_dict.get("seen_range")
+        if seen is not None:
+            if seen.shape[1:] != (self.obs_codec.dim,) or len(seen) not in (0, 2):
                 raise RuntimeError(
-                    f"{name} must have shape [{wanted}, {self.obs_codec.dim}], got {tuple(stored.shape)}"
+                    f"seen_range must have shape [0 or 2, {self.obs_codec.dim}], got {tuple(seen.shape)}"
                 )
-            setattr(self, name, torch.empty_like(stored, device=self.device))
+            self.seen_range = torch.empty_like(seen, device=self.device)
         report = super().load_state_dict(state_dict, strict, assign)
-        self._like = self._like.new_zeros((), device=self.start_obs.device)
-        self._like_obs = self.start_obs.new_zeros(())
         self.obs_codec.reach(self.seen_range.cpu())
         return report
 
@@ -144,10 +137,6 @@ class DynamicsModel(WorldModel):
         result = super()._apply(fn, recurse)
         self.seen_range = seen.to(self.seen_range.device)
         return result
-
-    def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
-        rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]
-        self.start_obs = obs[rows.to(obs.device)].detach().clone().to(self.start_obs)
 
     def _observe(self, transitions: Transitions) -> None:
         """Take note of where the observations lie: their range, and whether float32 resolves how they change."""

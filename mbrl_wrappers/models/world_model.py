@@ -15,7 +15,7 @@ observation itself, see :class:`~mbrl_wrappers.models.base.DynamicsModel`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -27,6 +27,8 @@ from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.spaces import FlatSpace
 
 State = TypeVar("State")
+
+NUM_START_STATES = 4096
 
 
 class StepPrediction(NamedTuple):
@@ -48,7 +50,9 @@ class StepPrediction(NamedTuple):
 class WorldModel(nn.Module, ABC):
     """A model of an environment that agents can be trained in.
 
-    Observations and actions are flat tensors in the environment's units, as the codecs make them.
+    Observations and actions are flat tensors in the environment's units, as the codecs make them. A class that says
+    ``takes_images`` finds the images in its observations by ``obs_codec.image``, and makes observations of images by
+    ``obs_codec.assemble``; where there is nothing but images, observations come as uint8.
 
     Args:
         observation_space: the environment's; see :class:`~mbrl_wrappers.spaces.FlatSpace`.
@@ -60,26 +64,31 @@ class WorldModel(nn.Module, ABC):
         start_obs: ``[S, D]`` real first or later observations that imagined episodes may begin from; a fit leaves
             some here, so that a saved model can be imagined in on its own.
         verbose: 1 to print how a long fit is getting on; 0 by default.
+        takes_images: whether the class's models have an encoder of images; others refuse such spaces.
     """
 
+    takes_images: ClassVar[bool] = False
+
     verbose = 0
-    reward_fn: GivenFunction | None = None
-    termination_fn: GivenFunction | None = None
+    reward_fn: GivenFunction | None
+    termination_fn: GivenFunction | None
     start_obs: Tensor
     _like: Tensor
     _like_obs: Tensor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         super().__init__()
+        self.reward_fn, self.termination_fn = None, None  # not in the class: it would hide a function that is a module
         self.observation_space = observation_space
         self.action_space = action_space
-        self.obs_codec = FlatSpace(observation_space, "observation_space")
+        self.obs_codec = FlatSpace(observation_space, "observation_space", images=self.takes_images)
         self.action_codec = FlatSpace(action_space, "action_space")
-        self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim))
+        obs_dtype = torch.uint8 if self.obs_codec.exact_dtype == torch.uint8 else None
+        self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim, dtype=obs_dtype))
         # They carry the model's device and dtype, and the dtype of imagined observations. Not start_obs, since a
         # compiler takes another number of starts for another function.
         self.register_buffer("_like", torch.zeros(()), persistent=False)
-        self.register_buffer("_like_obs", torch.zeros(()), persistent=False)
+        self.register_buffer("_like_obs", torch.zeros((), dtype=obs_dtype), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +102,10 @@ class WorldModel(nn.Module, ABC):
 
     @property
     def obs_dtype(self) -> torch.dtype:
-        """The dtype in which imagined observations are kept: float64 where float32 can't resolve the changes."""
+        """The dtype of observations for :meth:`begin` and :meth:`observe`: float32, or float64 or uint8 if need be.
+
+        It is float64 where float32 can't resolve the changes, uint8 where there is nothing but images.
+        """
         return self._like_obs.dtype
 
     @abstractmethod
@@ -144,7 +156,10 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, state: Any) -> Tensor:
-        """Return the observation ``[B, D]`` of a state, an element of the observation space."""
+        """Return the observation ``[B, D]`` of a state, an element of the observation space.
+
+        Pixels are from 0 to 255, as uint8 or, to the nearest one, as floats.
+        """
 
     @abstractmethod
     def fit(self, experience: Experience, generator: torch.Generator | None = None) -> dict[str, float]:
@@ -159,7 +174,24 @@ class WorldModel(nn.Module, ABC):
             ValueError: if there is no experience, or its widths are not the model's.
         """
 
+    def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
+        """Keep some of the observations ``[N, D]`` for imagined episodes to begin from."""
+        rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]
+        self.start_obs = obs[rows.to(obs.device)].detach().clone().to(self.start_obs)
+
     # -- files: weights, and a description ------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Restore the state; the number of start states may differ from this model's."""
+        starts = state_dict.get("start_obs")
+        if starts is not None:
+            if starts.shape[1:] != (self.obs_codec.dim,):
+                raise RuntimeError(f"start_obs must have shape [S, {self.obs_codec.dim}], got {tuple(starts.shape)}")
+            self.start_obs = torch.empty_like(starts, device=self.device)
+        report = super().load_state_dict(state_dict, strict, assign)
+        self._like = self._like.new_zeros((), device=self.start_obs.device)
+        self._like_obs = self.start_obs.new_zeros(())
+        return report
 
     def description(self) -> dict[str, Any]:
         """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted.

@@ -19,8 +19,8 @@ from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.imagination import ModelBased, Strategy
 from mbrl_wrappers.models import WorldModel
-from mbrl_wrappers.models.base import NUM_START_STATES
 from mbrl_wrappers.models.model_file import is_added, upgraded
+from mbrl_wrappers.models.world_model import NUM_START_STATES
 from mbrl_wrappers.spaces import space_from_json, space_to_json
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS, OBJECTS, STRATEGIES, argument_names, name_of
@@ -236,7 +236,8 @@ def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorReco
         expected["seen_range"] = torch.empty(seen.shape[0], dynamics.obs_codec.dim, dtype=torch.float64, device="meta")
     starts = records.get("start_obs")
     if starts is not None and len(starts.shape) == 2 and starts.shape[0] <= NUM_START_STATES:
-        dtype = starts.dtype if starts.dtype == torch.float64 else torch.float32
+        own = dynamics.start_obs.dtype  # images stay bytes; numbers may have needed float64
+        dtype = starts.dtype if starts.dtype == torch.float64 and own.is_floating_point else own
         expected["start_obs"] = torch.empty(starts.shape[0], dynamics.obs_codec.dim, dtype=dtype, device="meta")
     check_shapes(records, expected, source)
     return dynamics
