@@ -15,8 +15,8 @@ from torch import Tensor
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import batches_at_once, draws_alike_at_once
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
+from mbrl_wrappers.imagination.samples import split_samples
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
-from mbrl_wrappers.imagination.view import split_samples
 from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.types import Prediction, Transitions
 

@@ -33,8 +33,8 @@ from mbrl_wrappers.agents.scaled_critic import ScaledCritic, scaled_critics
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import draw_batches
+from mbrl_wrappers.imagination.scales import Scales
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
-from mbrl_wrappers.imagination.view import Scales
 from mbrl_wrappers.models.base import DynamicsModel
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from mbrl_wrappers.agents.policy_rollouts import step_in_turn
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination.rows import TargetRows
+from mbrl_wrappers.imagination.samples import join_samples, pick_samples
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
-from mbrl_wrappers.imagination.view import AgentView, join_samples, pick_samples
+from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import RealRange, has_diverged
 from mbrl_wrappers.returns import PendingReturn

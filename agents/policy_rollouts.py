@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_wrappers.imagination import AgentView
-from mbrl_wrappers.imagination.view import Scales, reward_normalizer
+from mbrl_wrappers.imagination.scales import Scales, reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.models.members import members_of, noise_inferring

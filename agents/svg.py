@@ -36,7 +36,7 @@ from mbrl_wrappers.agents.trajectories import DictTrajectoryBuffer, FlatStretche
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import plain_buffer
-from mbrl_wrappers.imagination.view import Scales
+from mbrl_wrappers.imagination.scales import Scales
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.returns import backup
 

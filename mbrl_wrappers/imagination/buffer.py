@@ -8,8 +8,8 @@ from typing import Any
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mbrl_wrappers.imagination.samples import split_samples
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
-from mbrl_wrappers.imagination.view import split_samples
 
 BATCHES_AT_ONCE = 32
 _BYTES_AT_ONCE = 2**26

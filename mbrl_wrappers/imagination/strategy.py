@@ -11,7 +11,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.imagination.view import AgentView, Samples
+from mbrl_wrappers.imagination.samples import Samples
+from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.types import Transitions

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -12,43 +12,48 @@ from gymnasium import spaces
 from sb3_contrib.qrdqn.qrdqn import QRDQN
 from sb3_contrib.tqc.tqc import TQC
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.sac.policies import Actor
 from stable_baselines3.td3.td3 import TD3
 from torch import Tensor
 
 from mbrl_wrappers.imagination.hindsight import Hindsight
 from mbrl_wrappers.imagination.rows import ImaginedRows, TargetRows
+from mbrl_wrappers.imagination.samples import Samples, join_samples
+from mbrl_wrappers.imagination.scales import (
+    Normalizer,
+    Scales,
+    reward_normalizer,
+    scales_of,
+    standardized,
+    unstandardized,
+)
 from mbrl_wrappers.models.divergence import RealRange
 from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.seeding import numpy_state_kept
 from mbrl_wrappers.types import Transitions
 
-Samples = ReplayBufferSamples | DictReplayBufferSamples
-_WHOLE = ""  # the key of an observation that has no keys
+
+class SoftAgent(Protocol):
+    """The part that SAC, TQC and CrossQ have in common: a random actor, and the weight of its entropy."""
+
+    actor: Actor
+    log_ent_coef: Tensor | None  # None where the coefficient is fixed
+    ent_coef_tensor: Tensor
 
 
-class Scales(NamedTuple):
-    """VecNormalize's statistics at one moment, as tensors on the agent's device; only of the parts that it scales.
+class CriticPolicy(Protocol):
+    """The policy of an agent with critics of actions; CrossQ's has no target networks."""
 
-    Attributes:
-        obs: mean and spread of each part of an observation that is standardised, by its key.
-        reward: no dimensions, None where rewards are not scaled.
-        clip_obs, clip_reward: the largest size of either after that.
-    """
-
-    obs: dict[str, tuple[Tensor, Tensor]]
-    reward: Tensor | None
-    clip_obs: float
-    clip_reward: float
-
-
-# How to normalise: by an env's current statistics, by those of one moment, not at all.
-Normalizer = VecNormalize | Scales | None
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
 
 
 class AgentView:
@@ -128,7 +133,7 @@ class AgentView:
 
     def scales(self) -> Scales | None:
         """Return the current statistics of the agent's VecNormalize, None without one."""
-        return _scales_of(self.normalizer, self.device)
+        return scales_of(self.normalizer, self.device)
 
     # -- where rollouts start -------------------------------------------------------------------
 
@@ -174,7 +179,7 @@ class AgentView:
         Returns:
             ``[B, A]`` flat actions in the env's units, one-hot where discrete.
         """
-        policy_obs = self._normalize_obs(self._obs_codec.decode(obs), self.normalizer)
+        policy_obs = standardized(self._obs_codec.decode(obs), self.normalizer, self.device)
         seed = self._seed_from(generator)
         with self.evaluating(), _private_rng(self.device, seed):
             action = self._agent.policy._predict(policy_obs, deterministic=False)
@@ -225,7 +230,7 @@ class AgentView:
             ``[B, A]`` flat actions in the env's units, and ``[B]`` the bonus ``-alpha log pi`` of their entropy,
             which SAC's values hold and other agents' do not (0).
         """
-        agent: Any = self._agent
+        agent = self._agent
         policy_obs = self.policy_obs(obs, self.normalizer)
         bonus = obs.new_zeros(len(obs))
         if isinstance(agent, DQN):
@@ -237,14 +242,15 @@ class AgentView:
             limit = agent.target_noise_clip
             noise = (agent.target_policy_noise * _noise_like(action, generator, copies)).clamp(-limit, limit)
             return self.unscale((action + noise).clamp(-1, 1)), bonus
-        actor = agent.actor
+        actor = cast(SoftAgent, agent).actor
         mean, log_std, sde = actor.get_action_dist_params(policy_obs)
         if sde:  # whose noise is a function of the state until the agent draws another one
             action, log_prob = actor.action_dist.log_prob_from_params(mean, log_std, **sde)
         else:
             before_tanh = mean + log_std.exp() * _noise_like(mean, generator, copies)
             action = before_tanh.tanh()
-            log_prob = actor.action_dist.proba_distribution(mean, log_std).log_prob(action, before_tanh)
+            gaussian = cast(SquashedDiagGaussianDistribution, actor.action_dist)
+            log_prob = gaussian.proba_distribution(mean, log_std).log_prob(action, before_tanh)
         return self.unscale(action), -self.alpha() * log_prob.reshape(-1)
 
     @torch.no_grad()
@@ -260,14 +266,14 @@ class AgentView:
         Returns:
             ``[C, B]``, without the bonus of :meth:`target_policy`.
         """
-        policy: Any = self._agent.policy
+        policy = cast(CriticPolicy, self._agent.policy)
         critic = policy.critic_target if hasattr(policy, "critic_target") else policy.critic
         values = critic(self.policy_obs(obs, self.normalizer), self._buffer_action(action))
         return torch.cat(values, dim=1).T
 
     def alpha(self) -> Tensor:
         """Return the entropy coefficient of an agent that has one, such as SAC."""
-        agent: Any = self._agent
+        agent = cast(SoftAgent, self._agent)
         return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
     def _one_hot(self, index: Tensor) -> Tensor:
@@ -343,7 +349,7 @@ class AgentView:
                 rows alone. Where the real ones carry n-step discounts, imagined rows get one step's.
             batches: how many equal batches rows and real samples are; the real ones are put in front in each.
         """
-        scales = _scales_of(env, self.device)
+        scales = scales_of(env, self.device)
         rewards = self.normalize_reward(rows.reward[:, None], scales)
         discounts = None if like is None or like.discounts is None else torch.full_like(rewards, self.gamma)
         return self._assemble(rows, rewards, discounts, scales, like, batches)
@@ -356,7 +362,7 @@ class AgentView:
             env: normalises observations, or None; rewards are normalised already.
             like: real samples with discounts.
         """
-        scales = _scales_of(env, self.device)
+        scales = scales_of(env, self.device)
         return self._assemble(rows, rows.reward[:, None], rows.discount[:, None], scales, like)
 
     def _assemble(
@@ -406,101 +412,20 @@ class AgentView:
             obs = {key: part.reshape(len(flat), *shape[key]) for key, part in obs.items()}
         else:
             obs = obs.reshape(len(flat), *shape)
-        return self._normalize_obs(obs, env)
+        return standardized(obs, env, self.device)
 
     def flat_obs(self, obs: Any, env: Normalizer) -> Tensor:
         """Turn observations that the agent's networks take into raw flat ones ``[B, D]``.
 
         What VecNormalize has cut off stays cut off.
         """
-        raw = _each_standardized(obs, env, self.device, _unstandardize)
+        raw = unstandardized(obs, env, self.device)
         return self._obs_codec.encode(raw, self.device, self._dynamics.obs_dtype)
-
-    def _normalize_obs(self, obs: Any, env: Normalizer) -> Any:
-        """Apply VecNormalize's current statistics to tensors; the same numbers as its ``normalize_obs``."""
-        return _each_standardized(obs, env, self.device, _standardize)
 
     @staticmethod
     def normalize_reward(reward: Tensor, env: Normalizer) -> Tensor:
         """Apply VecNormalize's current scale to raw rewards of any shape."""
         return reward_normalizer(env, reward.device)(reward)
-
-
-def reward_normalizer(env: Normalizer, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that applies VecNormalize's scale, as it is now, to raw rewards of any shape."""
-    scales = _scales_of(env, device)
-    if scales is None or scales.reward is None:
-        return lambda reward: reward
-    scale, limit = scales.reward, scales.clip_reward
-    return lambda reward: (reward / scale).clamp(-limit, limit)
-
-
-def _scales_of(env: Normalizer, device: torch.device) -> Scales | None:
-    if env is None or isinstance(env, Scales):
-        return env
-    obs, reward = {}, None
-    if env.norm_obs:
-        found = env.obs_rms if isinstance(env.obs_rms, dict) else {_WHOLE: env.obs_rms}
-        for key, rms in found.items():
-            spread = np.sqrt(rms.var + env.epsilon)
-            obs[key] = (torch.as_tensor(rms.mean, device=device), torch.as_tensor(spread, device=device))
-    if env.norm_reward:
-        reward = torch.tensor(np.sqrt(env.ret_rms.var + env.epsilon), dtype=torch.float32, device=device)
-    return Scales(obs, reward, env.clip_obs, env.clip_reward)
-
-
-def _each_standardized(obs: Any, env: Normalizer, device: torch.device, change: Callable[..., Tensor]) -> Any:
-    """Change what VecNormalize standardises, by its current mean and spread; leave the rest as it is."""
-    scales = _scales_of(env, device)
-    if scales is None or not scales.obs:
-        return obs
-    parts = obs if isinstance(obs, dict) else {_WHOLE: obs}
-    changed = {
-        key: change(part, *scales.obs[key], scales.clip_obs) if key in scales.obs else part
-        for key, part in parts.items()
-    }
-    return changed if isinstance(obs, dict) else changed[_WHOLE]
-
-
-def _standardize(obs: Tensor, mean: Tensor, spread: Tensor, limit: float) -> Tensor:
-    return ((obs - mean) / spread).clamp(-limit, limit).float()
-
-
-def _unstandardize(obs: Tensor, mean: Tensor, spread: Tensor, limit: float) -> Tensor:
-    return (obs * spread + mean).float()
-
-
-def join_samples(first: Samples, second: Samples, batches: int = 1) -> Samples:
-    """Put each of some equal batches behind its counterpart, in the first one's dtypes."""
-    return type(first)(*(_join(a, b, batches) for a, b in zip(first, second, strict=True)))
-
-
-def split_samples(samples: Samples, batches: int) -> Iterator[Samples]:
-    """Yield a number of equal batches of the rows, in order."""
-    size = len(samples.rewards) // batches
-    for start in range(0, size * batches, size):
-        yield samples if batches == 1 else pick_samples(samples, slice(start, start + size))
-
-
-def pick_samples(samples: Samples, rows: Tensor | slice) -> Samples:
-    """Return the rows of a batch with the given indices."""
-    return type(samples)(*(_pick(part, rows) for part in samples))
-
-
-def _pick(part: Any, rows: Tensor | slice) -> Any:
-    if isinstance(part, dict):
-        return {key: value[rows] for key, value in part.items()}
-    return None if part is None else part[rows]
-
-
-def _join(real: Any, imagined: Any, batches: int) -> Any:
-    """Put imagined rows behind real ones in each batch, in the real ones' dtype."""
-    if real is None:
-        return imagined
-    if isinstance(real, dict):
-        return {key: _join(real[key], imagined[key], batches) for key in real}
-    parts = [part.unflatten(0, (batches, -1)) for part in (real, imagined.to(real.dtype))]
-    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor:
