@@ -38,6 +38,7 @@ from mbrl_wrappers.agents import (
     RealData,
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
+from mbrl_wrappers.agents.networks import DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import EnsembleDynamics, WorldModel
 
@@ -146,6 +147,7 @@ OBJECTS: dict[str, Any] = {
         name: getattr(torch.nn, name)
         for name in ("ELU", "GELU", "Identity", "LeakyReLU", "Mish", "ReLU", "SiLU", "Tanh")
     },
+    **{kind.__name__: kind for kind in (DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU)},
     **{name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")},
     "RMSpropTFLike": rmsprop_tf_like.RMSpropTFLike,
     **{

@@ -31,6 +31,7 @@ from mbrl_wrappers.zoo.registry import (
     COMPILED,
     DEFAULT_DYNAMICS,
     DYNAMICS,
+    OBJECTS,
     argument_names,
     argument_types,
 )
@@ -197,10 +198,22 @@ def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, A
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
     if "train_freq" in arguments:
         arguments["train_freq"] = _train_freq(arguments["train_freq"])
+    if arguments.get("policy_kwargs"):
+        arguments["policy_kwargs"] = _policy_kwargs(arguments["policy_kwargs"])
     noise = {name: arguments.pop(name) for name in _NOISE_ARGUMENTS & arguments.keys()}
     if noise:
         arguments["action_noise"] = _action_noise(noise.get("noise_type"), noise.get("noise_std"), env)
     return arguments
+
+
+def _policy_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+    """Replace the names of classes, such as ``activation_fn: LayerNormSiLU``, by the registered classes."""
+    found = dict(given)
+    for name in ("activation_fn", "features_extractor_class", "optimizer_class"):
+        if isinstance(found.get(name), str):
+            check_name(found[name], OBJECTS, f"agent.policy_kwargs.{name}")
+            found[name] = OBJECTS[found[name]]
+    return found
 
 
 def _action_noise(kind: Any, std: Any, env: gym.Env | VecNormalize) -> ActionNoise:
