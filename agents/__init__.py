@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.real_batches import RealData
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
+    from mbrl_wrappers.agents.steve_td3 import STEVETD3Policy
     from mbrl_wrappers.agents.svg import SVG
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "CompiledTQC",
     "Dyna",
     "RealData",
+    "STEVETD3Policy",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -56,6 +58,7 @@ __getattr__, __dir__ = lazy_names(
         "RealData": "mbrl_wrappers.agents.real_batches",
         "SACSVG": "mbrl_wrappers.agents.maac",
         "STEVE": "mbrl_wrappers.agents.steve",
+        "STEVETD3Policy": "mbrl_wrappers.agents.steve_td3",
         "SVG": "mbrl_wrappers.agents.svg",
     },
 )

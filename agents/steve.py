@@ -19,6 +19,7 @@ from mbrl_wrappers.returns import RunningReturn
 from mbrl_wrappers.types import Transitions
 
 _LEAST_VARIANCE = 1e-8
+_LEAST_OWN_VARIANCE = 1e-3  # added to a covariance's diagonal, as in the authors' code
 
 
 class STEVE(Strategy):
@@ -174,6 +175,8 @@ class STEVE(Strategy):
             return precision / precision.sum(0)
         spread = deviations.permute(2, 0, 1).double()
         covariance = spread @ spread.transpose(1, 2) / spread.shape[2]
-        covariance = covariance + _LEAST_VARIANCE * torch.eye(len(finite), dtype=covariance.dtype, device=spread.device)
+        covariance = covariance + _LEAST_OWN_VARIANCE * torch.eye(
+            len(finite), dtype=covariance.dtype, device=spread.device
+        )
         weights = torch.linalg.solve(covariance, finite.T.double()) * finite.T
         return (weights / weights.sum(1, keepdim=True)).T.to(deviations)

@@ -39,6 +39,7 @@ from mbrl_wrappers.agents import (
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.agents.networks import DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU
+from mbrl_wrappers.agents.steve_td3 import STEVETD3Policy
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import EnsembleDynamics, WorldModel
 
@@ -148,6 +149,7 @@ OBJECTS: dict[str, Any] = {
         for name in ("ELU", "GELU", "Identity", "LeakyReLU", "Mish", "ReLU", "SiLU", "Tanh")
     },
     **{kind.__name__: kind for kind in (DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU)},
+    "STEVETD3Policy": STEVETD3Policy,
     **{name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")},
     "RMSpropTFLike": rmsprop_tf_like.RMSpropTFLike,
     **{

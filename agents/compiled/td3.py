@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mbrl_wrappers.acceleration.adam import AdamState, AdamStep
 from mbrl_wrappers.acceleration.functional import Functional, polyak, tensors_of
 from mbrl_wrappers.agents.compiled.agent import CompiledAgent, common_objection, logged_values
+from mbrl_wrappers.agents.steve_td3 import MeanCritic
 
 
 class TD3State(NamedTuple):
@@ -50,7 +51,7 @@ class CompiledTD3(CompiledAgent, TD3):
         return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
     def _objection_of_kind(self) -> str | None:
-        actor, critic = (Actor,), (ContinuousCritic,)
+        actor, critic = (Actor,), (ContinuousCritic, MeanCritic)
         networks = {"actor": actor, "actor_target": actor, "critic": critic, "critic_target": critic}
         return common_objection(self.policy, networks, self._trained().values())
 

@@ -40,7 +40,6 @@ from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
 
 # What a run sets itself.
 _NOT_IN_RECIPES = {
-    "policy",
     "env",
     "seed",
     "device",
@@ -160,8 +159,9 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     """
     strategy = AGENTS[spec.agent].strategy
     algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     arguments = _agent_arguments(spec.recipe, env)
+    usual = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    policy = arguments.pop("policy", usual)
     if strategy is None and "dynamics" in argument_names(algorithm):
         arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
@@ -198,6 +198,9 @@ def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, A
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
     if "train_freq" in arguments:
         arguments["train_freq"] = _train_freq(arguments["train_freq"])
+    if "policy" in arguments:
+        check_name(arguments["policy"], OBJECTS, "agent.policy")
+        arguments["policy"] = OBJECTS[arguments["policy"]]
     if arguments.get("policy_kwargs"):
         arguments["policy_kwargs"] = _policy_kwargs(arguments["policy_kwargs"])
     noise = {name: arguments.pop(name) for name in _NOISE_ARGUMENTS & arguments.keys()}
