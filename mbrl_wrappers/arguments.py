@@ -20,8 +20,8 @@ def check_device(name: str, device: Any) -> None:
     """Refuse a device that this machine does not have, for which SB3 takes the CPU without a word.
 
     Args:
-        name: of the argument.
-        device: as torch and SB3 take it; ``"auto"`` is any.
+        name: the argument's name, for the error.
+        device: as torch and SB3 take it; ``"auto"`` always passes.
 
     Raises:
         ValueError: naming the argument and the device.

@@ -8,12 +8,12 @@ from typing import Any
 
 MAX_JSON_BYTES = 4_000_000
 MAX_JSON_DEPTH = 50
-# Seeds have 128 bits at most; Python takes long over longer ones, and no float holds one of 309 digits.
+# Enough for seeds, which have at most 128 bits. Python parses long integers slowly, and no float holds 309 digits.
 MAX_DIGITS = 40
-# Of all spaces whose bounds are one number for all entries, which a few words describe: a frame of 1920 x 1080 pixels
-# has 6.2 million.
+# Limit on the entries of all spaces whose bounds are given as a single number: their description stays short however
+# large they are. A frame of 1920 x 1080 pixels has 6.2 million entries.
 MAX_SPACE_ENTRIES = 2**23
-MAX_AXES = 64  # NumPy makes no array of more
+MAX_AXES = 64  # NumPy's own limit
 
 
 def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dict[str, Any]:
@@ -21,12 +21,12 @@ def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dic
 
     Args:
         data: the JSON.
-        source: what errors call it.
-        finite: refuse NaN and infinity, in words or as a number that is too large.
+        source: where the JSON comes from, for errors.
+        finite: refuse NaN and infinity, whether spelled out or as a number too large for a float.
 
     Raises:
-        ValueError: naming ``source``, if it is none, or one that is too long, or too deeply nested,
-            or describes spaces that are too large.
+        ValueError: naming ``source``, if ``data`` is not a JSON object, is too long or too deeply nested, or describes
+            spaces that are too large.
     """
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{source} must have at most {MAX_JSON_BYTES} bytes, got {len(data)}")
@@ -44,7 +44,7 @@ def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dic
 
 
 def _space_entries(content: Any) -> int:
-    """Return how many entries all spaces have whose bounds are not listed; see ``spaces.space_to_json``."""
+    """Count the entries of all spaces whose bounds are a single number; see ``spaces.space_to_json``."""
     if not isinstance(content, dict | list):
         return 0
     entries = sum(map(_space_entries, content.values() if isinstance(content, dict) else content))

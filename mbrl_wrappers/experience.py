@@ -14,8 +14,8 @@ from mbrl_wrappers.types import Sequences, Transitions
 class Experience(Protocol):
     """Real steps of an environment, handed out as a model asks for them.
 
-    :class:`Episodes` is experience in memory, ``ReplayExperience`` that of an agent's replay buffer;
-    :class:`~mbrl_wrappers.types.Transitions` are rows alone.
+    :class:`Episodes` holds experience in memory, ``ReplayExperience`` reads an agent's replay buffer, and
+    :class:`~mbrl_wrappers.types.Transitions` offer rows only.
     """
 
     def rows(self) -> Transitions:
@@ -24,16 +24,16 @@ class Experience(Protocol):
     def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
         """Draw sequences that start anywhere, each place as likely as any other.
 
-        An episode of ``n`` steps is ``n + 1`` entries: its first observation, and one for each step. A sequence may go
-        on in the next episode, where ``is_first`` says so.
+        An episode of ``n`` steps has ``n + 1`` entries: its first observation, and one for each step. A sequence may
+        run into the next episode; ``is_first`` marks where that one begins.
 
         Args:
-            count: ``B``.
-            length: ``T``, entries of a sequence.
-            generator: of the starts, on the CPU; default: torch's global one.
+            count: ``B``, the number of sequences.
+            length: ``T``, the entries of each sequence.
+            generator: draws the starts, on the CPU; default: torch's global one.
 
         Raises:
-            ValueError: if there is no sequence of this length.
+            ValueError: if the experience is shorter than ``length``.
         """
 
 
@@ -43,15 +43,15 @@ class Episodes:
     An entry is an observation and the step that led to it, as in :class:`~mbrl_wrappers.types.Sequences`.
 
     Args:
-        obs: ``[N, D]`` observations, in their order; in bytes, images stay bytes.
-        action: ``[N, A]`` that led to each of them; not used where ``is_first``.
-        reward: ``[N]`` paid for it; likewise.
-        terminated: ``[N]`` bool, whether the episode terminates there; a time limit does not.
+        obs: ``[N, D]`` observations in the order in which they were made; images in uint8 stay in uint8.
+        action: ``[N, A]`` the action that led to each observation; ignored where ``is_first``.
+        reward: ``[N]`` the reward of that action; ignored where ``is_first``.
+        terminated: ``[N]`` bool, whether the episode terminates there; a time limit is no termination.
         is_first: ``[N]`` bool, whether an episode begins there.
 
     Raises:
-        ValueError: for tensors of different lengths, a first entry that begins no episode, a termination behind which
-            the episode goes on, or a value that is not finite.
+        ValueError: for tensors of different lengths, a first entry that does not begin an episode, an episode that goes
+            on after a termination, or a value that is not finite.
     """
 
     def __init__(self, obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, is_first: Tensor) -> None:
@@ -68,7 +68,7 @@ class Episodes:
             place = int(goes_on.nonzero()[0])
             raise ValueError(f"is_first must be True behind a termination, got False behind entry {place}")
         self._entries = Sequences(obs, action, reward, terminated, is_first)
-        # As rows once, which checks that all values are finite.
+        # Transitions check that all values are finite.
         (places,) = torch.where(steps)
         self._rows = Transitions(
             obs[places - 1], action[places], reward[places], obs[places], terminated[places],
@@ -84,8 +84,8 @@ class Episodes:
             ended: ``[N]`` bool, whether the episode ended with the row, by a termination or a time limit.
 
         Raises:
-            ValueError: for another number of rows, a termination that is no end, or a row that does not begin where the
-                one before it led, although no episode ended.
+            ValueError: if ``ended`` has another number of rows, is False at a termination, or if ``obs`` of a row
+                differs from ``next_obs`` of the row before within an episode.
         """
         if ended.shape != steps.reward.shape:
             raise ValueError(f"ended must have shape {tuple(steps.reward.shape)}, got {tuple(ended.shape)}")
@@ -116,7 +116,7 @@ class Episodes:
         return len(self._entries.obs)
 
     def rows(self) -> Transitions:
-        """Return all steps; see :meth:`Experience.rows`. A row's key is its place among the steps."""
+        """Return all steps; see :meth:`Experience.rows`. A row's key is its index among the steps."""
         return self._rows
 
     def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
@@ -132,16 +132,16 @@ def drawn_starts(
     """Draw where sequences start, each place as likely as any other.
 
     Args:
-        entries: of each stream of experience, such as those of several environments.
-        count: ``B``.
-        length: ``T``, so many entries from its start on a sequence needs in its stream.
+        entries: the number of entries of each stream of experience; several environments are several streams.
+        count: ``B``, the number of sequences.
+        length: ``T``, the entries of a sequence, all in one stream.
         generator: on the CPU; default: torch's global one.
 
     Returns:
-        The stream and the first entry of each sequence, ``[B]``.
+        The index of each sequence's stream and the index of its first entry there, ``[B]`` each.
 
     Raises:
-        ValueError: if no stream has so many entries.
+        ValueError: if all streams are shorter than ``length``.
     """
     places = np.maximum(np.array(entries) - length + 1, 0)
     behind = places.cumsum()

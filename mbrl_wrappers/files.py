@@ -17,7 +17,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # as the user's umask has it
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the umask takes permissions away
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -30,7 +30,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return a new path beside ``path`` whose name holds this process's number."""
+    """Return a new path beside ``path`` whose name holds the id of this process."""
     return path.with_name(f".{path.name}.{os.getpid()}-{_host()}-{uuid.uuid4().hex}")
 
 
@@ -47,7 +47,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _host() -> str:
-    """Return a name of this host: several may share a disk, each with process numbers of its own."""
+    """Return a name for this host: process ids mean nothing to other hosts that share the disk."""
     return uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()).hex[:8]
 
 
@@ -56,6 +56,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's, or a number that is none
+    except (OSError, OverflowError):  # another user's process, or a number too large to be a process id
         return True
     return True

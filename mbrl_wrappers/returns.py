@@ -1,6 +1,6 @@
 """Returns of trajectories: the recursions by which rewards and a bootstrap value become targets.
 
-With reward ``r_t``, ``d_t`` = 1 where step ``t`` terminated the episode, and the value ``V_H`` behind the last step::
+With reward ``r_t``, ``d_t`` = 1 where step ``t`` terminated the episode, and the value ``V_H`` after the last step::
 
     one step      G_t = r_t + gamma (1 - d_t) V_{t+1}                                     :func:`backup`
     n steps       G_t = r_t + gamma (1 - d_t) G_{t+1},  G_H = V_H                         :func:`returns_to_go`
@@ -9,7 +9,7 @@ With reward ``r_t``, ``d_t`` = 1 where step ``t`` terminated the episode, and th
     from the start  n-step returns of one step for every n                                :class:`RunningReturn`
 
 Steps are the leading dimension, or a sequence with an entry per step; ``B`` stands for whatever shape a step has. A
-time limit is no termination: ``d_t`` is 0 there, and the value behind it counts.
+time limit is no termination: ``d_t`` is 0 there, and the value of the state after it counts.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 def backup(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float | Tensor) -> Tensor:
     """Return ``r + gamma (1 - d) V``, ``[B]``.
 
-    Where an episode terminated, the value is not looked at: it may be NaN there.
+    Where an episode terminated, the value is ignored and may be NaN.
 
     Args:
         reward: ``[B]``.
         terminated: ``[B]`` bool.
-        value: behind the step, ``[B]``.
+        value: of the state after the step, ``[B]``.
         gamma: discount.
     """
     return reward + gamma * torch.where(terminated, 0.0, value)
@@ -44,15 +44,15 @@ def returns_to_go(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the return from each step on, and the value of each state.
 
-    ``Q_t = r_t + gamma (1 - d_t) V_{t+1}`` and ``V_t = Q_t + b_t``, from the last step to the first. The bonus is the
-    state's, such as that of the entropy of its action (Haarnoja et al. 2018, eq. 3).
+    ``Q_t = r_t + gamma (1 - d_t) V_{t+1}`` and ``V_t = Q_t + b_t``, from the last step to the first. The bonus
+    ``b_t`` belongs to the state, such as the entropy bonus of soft actor-critic (Haarnoja et al. 2018, eq. 3).
 
     Args:
-        rewards: ``T`` of ``[B]``.
-        terminated: ``T`` of ``[B]`` bool.
+        rewards: ``T`` tensors ``[B]``.
+        terminated: ``T`` tensors ``[B]`` bool.
         last: ``V_T``, ``[B]``.
         gamma: discount.
-        bonuses: ``T`` of ``[B]``; default: none.
+        bonuses: ``T`` tensors ``[B]``; default: none.
 
     Returns:
         ``Q_0 .. Q_{T-1}`` and ``V_0 .. V_T``, ``[B]`` each.
@@ -70,9 +70,9 @@ def lambda_returns(rewards: Tensor, terminated: Tensor, values: Tensor, gamma: f
     Args:
         rewards: ``[T, B]``.
         terminated: ``[T, B]`` bool.
-        values: ``[T + 1, B]``, of the states before each step and behind the last one; the first is not used.
+        values: ``[T + 1, B]``, of the states before each step and after the last one; the first is not used.
         gamma: discount.
-        lam: 0 for one-step returns, 1 for those of all steps.
+        lam: 0 for one-step returns, 1 for returns over all steps.
     """
     ahead, result = values[-1], torch.empty_like(rewards)
     for t in reversed(range(len(rewards))):
@@ -89,8 +89,9 @@ class PendingReturn(NamedTuple):
     Attributes:
         reward: discounted sum of the rewards, ``[B]``.
         obs: where the trajectories end, ``[B, D]``.
-        terminated: whether they ended before, so that nothing is behind it, ``[B]`` bool.
-        discount: of the value at ``obs``, ``[B]``.
+        terminated: whether the trajectories terminated on the way, so that the value at ``obs`` does not count,
+            ``[B]`` bool.
+        discount: factor of the value at ``obs``, ``[B]``.
     """
 
     reward: Tensor
@@ -100,7 +101,7 @@ class PendingReturn(NamedTuple):
 
     @classmethod
     def at(cls, obs: Tensor) -> PendingReturn:
-        """Begin at the end of trajectories, ``[B, D]``, where nothing is gained yet."""
+        """Begin at the end of trajectories, ``[B, D]``, where no reward is collected yet."""
         nothing = torch.zeros_like(obs[:, 0])
         return cls(nothing, obs, torch.zeros_like(nothing, dtype=torch.bool), torch.ones_like(nothing))
 
@@ -128,7 +129,7 @@ class RunningReturn(NamedTuple):
     discount: float
 
     def then(self, reward: Tensor, terminated: Tensor, discount: float) -> RunningReturn:
-        """Add a step, ``[B]`` each, behind which values count times ``discount``."""
+        """Add a step, ``[B]`` each; ``discount`` is the factor of the rewards and values after it."""
         gained = torch.where(self.goes_on, self.discount * reward, 0.0)
         return RunningReturn(self.reward + gained, self.goes_on & ~terminated, discount)
 

@@ -2,8 +2,8 @@
 
 A model sees vectors. :class:`FlatSpace` lays the parts of a space one after the other: a Box as its
 entries, a Discrete as a one-hot block, a MultiDiscrete as one block per component, a MultiBinary as
-zeros and ones; Dict and Tuple are walked in their own order, to any depth. For models with an encoder images are
-leaves too, as their bytes.
+zeros and ones; Dict and Tuple are walked in their own order, to any depth. For models with an image encoder, images are
+laid flat too, in bytes.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from torch.nn import functional as F
 class Image:
     """The place and the form of an image in flat rows.
 
-    Of three axes the smaller one of the two ends holds the channels, the last one where they are equal: as
-    Stable-Baselines3 tells them. Axes before these are frames.
+    As in Stable-Baselines3, the channels are the smaller one of the first and the last of a frame's three axes, the
+    last one where both are equal. Any axes before these three count frames.
 
     Attributes:
-        name: as errors call it, such as ``observation_space['camera']``.
-        columns: of the flat rows.
+        name: for errors, such as ``observation_space['camera']``.
+        columns: the image's columns in flat rows.
         height: in pixels.
         width: in pixels.
         channels: of all frames together.
-        frames: in the axes before one frame's; 1 without such axes.
+        frames: the number of frames; 1 for an image without axes before its last three.
         channels_first: whether a frame's channels come before its height in the space.
     """
 
@@ -58,7 +58,7 @@ class Image:
         return cls(name, columns, height, width, frames * channels, frames, channels_first)
 
     def take(self, flat: Tensor) -> Tensor:
-        """Return the image ``[..., C, H, W]`` of flat rows, a view if there is one frame or its channels come first."""
+        """Return the image ``[..., C, H, W]`` of flat rows: a view, except for several frames with channels last."""
         pixels, size = flat[..., self.columns], (self.height, self.width)
         if self.channels_first:
             return pixels.unflatten(-1, (self.channels, *size))
@@ -81,7 +81,7 @@ class Image:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One elementary space and the columns ``start:stop`` that hold it; each category of a component has one."""
+    """One elementary space and its columns ``start:stop``; ``categories`` is the number for each component."""
 
     space: spaces.Space
     start: int
@@ -100,7 +100,7 @@ class _Leaf:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the entries are whole numbers, those of a Box that is not binary."""
+        """Whether the entries are whole numbers: an integer Box that is not binary."""
         is_box = isinstance(self.space, spaces.Box)
         return is_box and not self.is_binary and not np.issubdtype(self.space.dtype, np.floating)
 
@@ -153,33 +153,33 @@ def _is_image(space: spaces.Box) -> bool:
 
 
 def _as_bytes(values: Tensor) -> Tensor:
-    """Return values as uint8, to the nearest that there is."""
+    """Round and clip values to uint8."""
     return values if values.dtype == torch.uint8 else values.round().clamp(0, 255).to(torch.uint8)
 
 
 class FlatSpace:
     """Two-way map between a Gymnasium space and flat float tensors of width ``dim``.
 
-    An image is a Box of bytes with three axes or more, or with two from 16 on a side whose values go up to 255, and a
-    Box of any type with two neighbouring axes from 32 on. Frames that were laid flat before can't be told from other
-    numbers. Images are refused, or laid flat where they are wanted; a space of nothing else is kept in uint8::
+    A Box counts as an image if two neighbouring axes have 32 entries or more each; a Box of uint8 also if it has three
+    axes or more, or values up to 255 and two axes of 16 or more. Frames that the env has flattened can't be told from
+    other numbers. Images are refused unless ``images`` is set; a space of images alone stays in uint8::
 
         pixels = codec.image(flat).float() / 255                          # [..., C, H, W], whatever the space has
         flat = codec.assemble([pixels * 255], codec.vector(flat))
 
     Args:
         space: the space; a Dict or Tuple may be nested.
-        name: how errors call it, such as ``"observation_space"``.
-        images: whether images of uint8 are taken.
+        name: the space's name in errors, such as ``"observation_space"``.
+        images: whether images of uint8 are allowed.
 
     Attributes:
         dim: number of columns.
         blocks: ``(start, stop)`` of the one-hot block of each component of a discrete part.
-        is_binary: ``[dim]`` bool, columns that are 0 or 1 on their own: of a MultiBinary or a Box of flags.
+        is_binary: ``[dim]`` bool, columns that hold a single 0 or 1: a MultiBinary or a Box of flags.
         is_whole: ``[dim]`` bool, columns of other integer Boxes.
         is_continuous: ``[dim]`` bool, all columns that are neither in a block nor binary.
         is_pixel: ``[dim]`` bool, the columns of images.
-        images: the images' places, in the order of the space.
+        images: an :class:`Image` for each image, in the order of the space.
 
     Raises:
         ValueError: for a space with a part that has no flat form (Text, Graph, Sequence, images); the
@@ -245,7 +245,7 @@ class FlatSpace:
         return low, high
 
     def reach(self, seen: Tensor) -> None:
-        """Let columns reach further than the space says, for envs whose observations leave their own space.
+        """Widen the bounds beyond the space's, for envs whose observations leave their own space.
 
         Args:
             seen: ``[2, dim]`` lowest and highest values that have been observed; ``[0, dim]`` for none.
@@ -262,7 +262,7 @@ class FlatSpace:
             value: the batch in the space's own structure (dict, tuple, array or tensor); each leaf has
                 shape ``[B, *leaf.shape]``. A Discrete leaf may be ``[B]`` or, as SB3 stores it, ``[B, 1]``;
                 images have their channels where the space has them.
-            device: where the result lies; default: where the leaves lie, the CPU for arrays.
+            device: of the result; default: the device of the leaves, the CPU for arrays.
             dtype: of the result; see ``exact_dtype``.
 
         Returns:
@@ -270,11 +270,11 @@ class FlatSpace:
 
         Raises:
             ValueError: if a leaf has the wrong shape or a category that its space does not have, or if the
-                leaves' batches differ.
+                leaves differ in ``B``.
         """
         columns = []
         for leaf, part in zip(self.leaves, _walk(self.space, value), strict=True):
-            # PyTorch takes neither read-only arrays nor negative strides; `require` copies only these.
+            # PyTorch takes neither read-only arrays nor negative strides; `require` copies only such arrays.
             array = part if isinstance(part, Tensor) else np.require(part, requirements=("C", "W"))
             columns.append(self._encode_leaf(leaf, torch.as_tensor(array, device=device), dtype))
         batches = {len(rows) for rows in columns}
@@ -288,7 +288,7 @@ class FlatSpace:
         expected = int(np.prod(leaf.space.shape or (1,)))
         if array.dim() == 0 or array.numel() != rows * expected:
             raise ValueError(f"a batch of {leaf.space!r} must have shape [B, {expected}], got {tuple(array.shape)}")
-        if leaf.image and array.shape[1:] != leaf.space.shape:  # the other order of the channels has as many entries
+        if leaf.image and array.shape[1:] != leaf.space.shape:  # misplaced channels have as many entries
             wanted = ", ".join(map(str, leaf.space.shape or ()))
             raise ValueError(f"{leaf.name} must have shape [B, {wanted}], got {tuple(array.shape)}")
         flat = array.reshape(rows, expected)
@@ -327,7 +327,7 @@ class FlatSpace:
         if isinstance(leaf.space, spaces.MultiBinary):
             return (columns > 0.5).long().reshape((*batch, *shape))
         if not np.issubdtype(leaf.space.dtype, np.floating):
-            # The largest float below 2^63: a cast of more than int64 holds would wrap around.
+            # The largest float below 2^63: a larger one would wrap around in the cast to int64.
             most = 2.0**63 * (1 - torch.finfo(columns.dtype).eps / 2)
             return columns.round().clamp(max=most).long().reshape((*batch, *shape))
         return columns.reshape((*batch, *shape))
@@ -347,7 +347,7 @@ class FlatSpace:
 
     @staticmethod
     def _limits(leaf: _Leaf, bound: Tensor) -> np.ndarray:
-        """Return a bound of a Box in its own shape, no further than its dtype reaches."""
+        """Return a bound in the shape of its Box, clipped to the range of the Box's dtype."""
         dtype = leaf.space.dtype
         assert dtype is not None
         limits = bound[leaf.start : leaf.stop].numpy().reshape(leaf.space.shape)
@@ -355,7 +355,7 @@ class FlatSpace:
             return limits
         info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
         most = float(info.max)
-        if most > info.max:  # the largest 64-bit integers are no float64; rounded up they would wrap around
+        if most > info.max:  # float64 rounds the largest 64-bit integers up, which would then wrap around
             most = float(np.nextafter(most, 0))
         return np.where(np.isinf(limits), limits, np.clip(limits, float(info.min), most))
 
@@ -366,7 +366,7 @@ class FlatSpace:
             flat: ``[..., dim]``, for example a Gaussian's sample.
 
         Returns:
-            ``[..., dim]``, the same tensor where the space has no one-hot block.
+            ``[..., dim]``; the very tensor ``flat`` if the space has no one-hot block.
         """
         if not self.blocks:
             return flat
@@ -399,10 +399,10 @@ class FlatSpace:
 
         Args:
             flat: ``[..., dim]``.
-            index: which one of ``images``.
+            index: into ``images``.
 
         Returns:
-            ``[..., C, H, W]``, whatever order the space has; a view, but for several frames with channels last.
+            ``[..., C, H, W]``, whatever order the space has; a view, except for several frames with channels last.
 
         Raises:
             ValueError: if there is no such image.
@@ -424,10 +424,10 @@ class FlatSpace:
             vector: ``[..., V]``; None where there are no other columns.
 
         Returns:
-            ``[..., dim]``, of the dtype that holds all parts' values.
+            ``[..., dim]``, of the dtype to which torch promotes the parts.
 
         Raises:
-            ValueError: if there is not one of each, or one has another shape.
+            ValueError: if the number of images or a shape does not match the space.
         """
         if len(images) != len(self.images):
             raise ValueError(f"images must be {len(self.images)} as in the space, got {len(images)}")
@@ -478,7 +478,7 @@ def _rebuild(space: spaces.Space, parts: Any) -> Any:
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
     """Describe a space by plain literals that :func:`space_from_json` turns back into an equal space.
 
-    Bounds are a list with a string for each entry, or one string for an image whose entries are all alike.
+    Bounds are a list with a string for each entry, or a single string for an image whose entries all have that bound.
     """
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": [[k, space_to_json(s)] for k, s in space.spaces.items()]}
@@ -507,7 +507,7 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
     """Rebuild a space described by :func:`space_to_json`.
 
     Raises:
-        ValueError: if the type is unknown; names in files are looked up here and nowhere else.
+        ValueError: if the type is not one of those that this function knows; no class is looked up by a name in a file.
     """
     if not isinstance(description, dict):
         raise ValueError(f"the description of a space must be an object, got {description!r}")
@@ -541,7 +541,7 @@ def space_from_json(description: dict[str, Any]) -> spaces.Space:
 
 
 def _bound_from_json(bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return a bound of a Box, described by a list of its entries or by the one value of all."""
+    """Return a bound of a Box, described by a list of its entries or by the single value of all entries."""
     number = float if np.issubdtype(dtype, np.floating) else int
     if isinstance(bound, str):
         return np.full(shape, np.array(number(bound), dtype=dtype))

@@ -1,7 +1,7 @@
 """The records that pass between the rooms of the library. Tensors are batch first and flat.
 
-``D`` is the width of a flattened observation and ``A`` that of a flattened action (see
-:mod:`mbrl_wrappers.spaces`); both are in the environment's own units, never normalised.
+``D`` is the width of a flattened observation and ``A`` the width of a flattened action (see
+:mod:`mbrl_wrappers.spaces`); both are in the environment's units, never normalised.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Transitions:
         reward: ``[N]`` reward.
         next_obs: ``[N, D]`` observation after the action, never the first one of the next episode.
         terminated: ``[N]`` bool, true terminal states only; a time limit is not one.
-        key: ``[N]`` int64, a lasting identity of each row. The hold-out split is a function of it, so
-            a row that was trained on is not used to validate, however often the model is refitted.
+        key: ``[N]`` int64, a lasting identity of each row. The hold-out split is a function of the key, so a row that
+            was used for training never validates the model, however often it is refitted.
     """
 
     obs: Tensor
@@ -38,7 +38,7 @@ class Transitions:
     key: Tensor
 
     def __post_init__(self) -> None:
-        """Check that every field has its shape, all the same number of rows, and that all values are finite."""
+        """Check every field's shape and dtype, that all have the same number of rows, and that values are finite."""
         for field in dataclasses.fields(self):
             value, expected = getattr(self, field.name), _SHAPES.get(field.name, "[N]")
             if value.dim() != len(expected.split(",")):
@@ -92,9 +92,9 @@ class Sequences(NamedTuple):
 
     Attributes:
         obs: ``[B, T, D]``.
-        action: ``[B, T, A]`` that led to the observation; 0 where ``is_first``.
-        reward: ``[B, T]`` paid for it; 0 where ``is_first``.
-        terminated: ``[B, T]`` bool, whether the episode terminates there; a time limit does not.
+        action: ``[B, T, A]`` the action that led to the observation; 0 where ``is_first``.
+        reward: ``[B, T]`` the reward of that action; 0 where ``is_first``.
+        terminated: ``[B, T]`` bool, whether the episode terminates there; a time limit is no termination.
         is_first: ``[B, T]`` bool, whether an episode begins there.
     """
 
@@ -121,10 +121,10 @@ class Prediction:
         next_obs: ``[..., D]`` predicted observation.
         reward: ``[...]`` predicted reward.
         terminated: ``[...]`` bool, whether the step ends the episode.
-        uncertainty: ``[...]`` standard deviation of the distribution that the row was drawn from, in
-            units of the targets' spread (root mean square over dimensions). For a sampled row that is
-            the noise of its ensemble member; for a deterministic one the moment-matched mixture over
-            the elite members, so disagreement counts too. 0 for exact models.
+        uncertainty: ``[...]`` standard deviation of the predicted distribution, in units of the targets' spread (root
+            mean square over dimensions). For a sampled prediction it is the noise of the sampled ensemble member; for a
+            deterministic one, the deviation of the moment-matched mixture over the elite members, so disagreement
+            counts too. 0 for exact models.
     """
 
     next_obs: Tensor

@@ -38,11 +38,11 @@ class Training:
     """The result of :func:`train`.
 
     Attributes:
-        agent: the trained agent; its model is at ``agent.model_based.dynamics``, that of an agent which plans at
-            ``agent.dynamics``.
-        spec: what it was trained with.
-        folder: where all files are; the agent's own are in the folder of its name.
-        curves: evaluations by label, such as ``"MBPO(SAC)"`` and, for the base, ``"SAC"``.
+        agent: the trained agent; its model is at ``agent.model_based.dynamics``, or at ``agent.dynamics`` for an agent
+            that plans.
+        spec: the job that the agent was trained by.
+        folder: where all files are; the agent's files are in the subfolder of its name, such as ``mbpo``.
+        curves: evaluations by label, such as ``"MBPO(SAC)"``, and ``"SAC"`` for the agent without a model.
         model_error: the model's error over the horizon; empty without a model.
     """
 
@@ -75,32 +75,32 @@ def train(
 ) -> Training:
     """Train an agent on an environment and, for comparison, the same agent without a model.
 
-    The two run in parallel, each in a process of its own and on one thread: a script calls this under
-    ``if __name__ == "__main__":``. Called again with the same arguments, it goes on from the folder's
-    last checkpoints; a finished run is read, not repeated.
+    The two run in parallel, each in a process of its own and on one thread, so a script has to call this function
+    under ``if __name__ == "__main__":``. Called again with the same arguments, it goes on from the folder's last
+    checkpoints; a finished run is read, not repeated.
 
     Args:
-        agent: such as ``"mbpo"``.
-        env: a Gymnasium id or ``"package.module:Class"``; its episodes must end.
+        agent: the registered name, such as ``"mbpo"``.
+        env: a Gymnasium id or ``"package.module:Class"``.
         steps: env steps; default: the recipe's.
         seed: of agents, model and episodes.
         algo: SB3's name of the model-free agent; default: the recipe's, which depends on the action space.
         params: changes to the recipe by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
-        recipe: a file of recipes in place of the one that ships.
+        recipe: a file of recipes to use in place of the library's.
         env_kwargs: arguments of the env.
-        folder: gets ``curves.png``, and ``mbpo`` and ``base`` with the files of
-            :func:`~mbrl_wrappers.zoo.training.run.run`; default: :func:`default_folder`.
+        folder: where to write ``curves.png`` and two subfolders, named after the agent (such as ``mbpo``) and ``base``,
+            with the files of :func:`~mbrl_wrappers.zoo.training.run.run`; default: :func:`default_folder`.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
-        eval_episodes: episodes of each; default: 20, or 5 for an agent that plans.
+        eval_episodes: episodes per evaluation; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        track: ``"tensorboard"`` or ``"wandb"``: log what SB3 logs.
-        baseline: whether to train the agent without a model too; an agent that can't do without has none.
-        with_optimizer: keep optimisers and replay buffer in the agents' folders, for going on with training.
-        progress_bar: show one.
+        track: ``"tensorboard"`` or ``"wandb"``, to log SB3's metrics there.
+        baseline: whether to train the agent without a model too; ignored for agents that only work with a model.
+        with_optimizer: keep optimisers and replay buffer in the agents' folders, so that training can go on later.
+        progress_bar: show a progress bar.
 
     Raises:
-        ValueError: for an argument that can't be used, or a folder that holds a run of other arguments.
+        ValueError: for an argument that can't be used, or a folder that holds a run with other arguments.
         TrainingFailed: if a run ends in any other error.
     """
     spec = make_job(
@@ -128,13 +128,14 @@ def resume(
     """Go on with a run of :func:`train` with the arguments that it was started with.
 
     Args:
-        folder: the run's, of your own: its env is imported by name, and its checkpoints are pickles.
+        folder: the run's folder. Only resume runs that you started yourself: the env is imported by name, and the
+            checkpoints are pickles.
         track: as for :func:`train`.
-        with_optimizer: likewise.
-        progress_bar: likewise.
+        with_optimizer: as for :func:`train`.
+        progress_bar: as for :func:`train`.
 
     Raises:
-        ZooError: if there is no such run in the folder.
+        ZooError: if the folder does not hold exactly one run of :func:`train`.
     """
     folder = Path(folder)
     jobs = [file for file in sorted(folder.glob(f"*/{JOB}")) if file.parent.name != BASE]
@@ -185,20 +186,20 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
 
 
 def default_folder(agent: str, env: str, seed: int) -> Path:
-    """Return where a run goes that is given no folder."""
+    """Return the default folder of a run."""
     return Path("runs") / f"{agent}_{in_file_names(env)}_seed{seed}"
 
 
 @contextmanager
 def _started(variants: Mapping[str, tuple[JobSpec, Path]], options: dict[str, Any]) -> Iterator[list[TrainingProcess]]:
-    """Start the runs; none is left over when the block ends, whatever ends it."""
+    """Start the runs; when the block ends, for whatever reason, all of them are stopped."""
     processes: list[TrainingProcess] = []
     try:
         for label, (spec, folder) in variants.items():
             lock = FolderLock.take_if_free(folder)
             if lock is None:
                 raise ZooError(f"folder must not be in use, but another process is training in {folder}")
-            with closing(lock):  # the process has it then
+            with closing(lock):  # the process inherits the lock
                 processes.append(TrainingProcess(label, spec, folder, lock=lock, **options))
         yield processes
     finally:

@@ -20,21 +20,21 @@ from gymnasium.wrappers import TimeLimit
 
 from mbrl_wrappers.zoo.errors import ZooError
 
-# As many as those of most of Gymnasium's robots.
+# The time limit of most of Gymnasium's MuJoCo robots.
 MAX_EPISODE_STEPS = 1000
-# How constructors refuse their arguments.
+# Errors that envs' constructors raise for arguments that they can't use.
 _UNMAKEABLE = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Makes the start of every episode a function of a seed and the episode's number.
 
-    A run that resumes at an episode's end then meets the episodes that it would have met.
+    A run that is resumed at an episode's end then plays the same episodes as one that was never interrupted.
 
     Args:
         env: any env.
         seed: of the run.
-        episode: number of the first episode.
+        episode: number of the first episode, from 0.
     """
 
     def __init__(self, env: gym.Env, seed: int, episode: int = 0) -> None:
@@ -43,7 +43,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self.episode = episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start the next episode; a seed given here is not used."""
+        """Start the next episode; ``seed`` is ignored."""
         number = np.random.SeedSequence([self._seed, self.episode]).generate_state(1)[0]
         self.episode += 1
         return self.env.reset(seed=int(number), options=options)
@@ -57,7 +57,7 @@ class EpisodeLimit(gym.Wrapper[Any, Any, Any, Any]):
         steps: after which an episode is truncated.
 
     Attributes:
-        was_cut: whether the episode that was played last was cut off here.
+        was_cut: whether this wrapper cut off the last episode.
     """
 
     def __init__(self, env: gym.Env, steps: int = MAX_EPISODE_STEPS) -> None:
@@ -90,7 +90,7 @@ class EpisodeLimit(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def with_episode_limit(env: gym.Env) -> gym.Env:
-    """Put an :class:`EpisodeLimit` around an env, unless a TimeLimit or one such is in it already."""
+    """Put an :class:`EpisodeLimit` around an env, unless it has one or a TimeLimit already."""
     layer = env
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, TimeLimit | EpisodeLimit):
@@ -103,12 +103,12 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     """Make an env from a Gymnasium id or ``"package.module:Class"``.
 
     Args:
-        name: the id or the class; a function that returns an env does as well. An id may follow the package that
-            registers it and a colon, and leave out its version, as in :func:`gymnasium.make`.
+        name: the id, the class, or a function of the module that returns an env. As in :func:`gymnasium.make`, an id
+            may be written ``"package:id"`` with the package that registers it, and without its version.
         **kwargs: arguments of the env.
 
     Raises:
-        ValueError: if it is neither, makes no Gymnasium env, or does not take these arguments.
+        ValueError: if the name is none of these, does not make a Gymnasium env, or does not take these arguments.
     """
     if is_id(name):
         try:
@@ -158,12 +158,12 @@ def without_module(name: str) -> str:
 
 
 def in_file_names(name: str) -> str:
-    """Return an env's name as files and folders are called by it."""
+    """Return an env's name with the characters replaced that file names can't have."""
     return name.replace("/", "-").replace(":", ".")
 
 
 def full_name(name: str, env: gym.Env) -> str:
-    """Return the name of an env that was made by it, an id with its version: without one, it is the newest's today."""
+    """Return an env's name with its version, since an id without one means another env after the next release."""
     if env.spec is None or not is_id(name):
         return name
     return name.removesuffix(without_module(name)) + env.spec.id
@@ -176,9 +176,9 @@ class EnvRecord:
     Attributes:
         name: a Gymnasium id or ``"package.module:Class"``.
         kwargs: arguments of the env.
-        max_episode_steps: after how many steps an episode is truncated; None if the env decides.
-        wrappers: names of the wrappers that Gymnasium puts around it.
-        versions: of the packages that a return may depend on, the simulator's engine among them.
+        max_episode_steps: the registered time limit in steps; None without one.
+        wrappers: names of the wrappers that Gymnasium puts around the env.
+        versions: of the packages that returns may depend on, the physics engine included.
     """
 
     name: str
@@ -188,9 +188,9 @@ class EnvRecord:
     versions: dict[str, str]
 
 
-# Simulators whose version decides what an env does; those are recorded that making the env has imported.
+# Modules of simulators and their packages; the version is recorded of those that making the env has imported.
 _ENGINES = {"mujoco": "mujoco", "Box2D": "box2d-py", "ale_py": "ale-py", "pygame": "pygame-ce", "pybullet": "pybullet"}
-# Registered by Gymnasium to make envs of other libraries, whose modules they import by name.
+# Gymnasium's adapters for older gym envs: they import a module by a name in their arguments.
 _IMPORTERS = ("GymV21Environment-v0", "GymV26Environment-v0")
 _PACKAGES = ("mbrl-wrappers", "gymnasium", "numpy", "sb3-contrib", "stable-baselines3", "torch")
 
@@ -200,8 +200,8 @@ def record_env(env: gym.Env, name: str, kwargs: Mapping[str, Any]) -> EnvRecord:
 
     Args:
         env: the env.
-        name: what it was made from.
-        kwargs: its arguments.
+        name: the name that it was made by; see :func:`make_env`.
+        kwargs: the arguments that it was made with.
     """
     spec = env.spec
     return EnvRecord(
@@ -232,17 +232,17 @@ def installed_versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 @contextmanager
 def playground(record: EnvRecord, env: str | gym.Env | None, **more: Any) -> Iterator[gym.Env]:
-    """Give an env to play a saved agent in; one that is made here is closed.
+    """Give an env to play a saved agent in, and close it at the end unless it was the user's.
 
     Args:
-        record: the agent's own env.
-        env: in place of it, as a user gives it: an env, or a name, which may be imported. The record's name means
-            the record's arguments too.
+        record: the recorded env of the agent.
+        env: the user's env to play in instead: an env, or a name, which may be imported. With the recorded name, the
+            recorded arguments are used too.
         **more: arguments that the caller adds, such as ``render_mode``.
 
     Raises:
         ZooError: if the recorded env can't be made here.
-        ValueError: if the user's can't.
+        ValueError: if the user's env can't be made.
     """
     if isinstance(env, gym.Env):
         yield env
@@ -264,7 +264,7 @@ def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
         **more: arguments that the caller adds, such as ``render_mode``.
 
     Raises:
-        ZooError: if it is not one of the envs registered here.
+        ZooError: if no env of this name is registered here, or an argument looks like a path.
     """
     registered = without_module(name)
     if registered not in gym_registry or registered in _IMPORTERS:

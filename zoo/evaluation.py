@@ -1,4 +1,4 @@
-"""Episodes with the trained policy, each from a seed of its own, so that they can be played again."""
+"""Evaluation episodes, each with its own seed, so that they can be played again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mbrl_wrappers.zoo.errors import ZooError
 
 FIRST_SEED = 12345
 NUM_EPISODES = 20
-MAX_CUT_STEPS = 1_000_000  # which a file may ask to be played
-NUM_PLANNED_EPISODES = 5  # every step of them is a search
+MAX_CUT_STEPS = 1_000_000  # limit on the steps that `verify` plays because a file says so
+NUM_PLANNED_EPISODES = 5  # fewer, because each step is a search
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Episode:
     """One evaluation episode, from ``env.reset(seed=seed)`` to its end.
 
     Attributes:
-        seed: of its start, and of the env's own noise.
+        seed: of the start state and of the env's noise.
         total_reward: undiscounted return.
         length: env steps.
-        cut_off: whether it had not ended then, see :class:`~mbrl_wrappers.zoo.environment.EpisodeLimit`.
+        cut_off: whether :class:`~mbrl_wrappers.zoo.environment.EpisodeLimit` cut it off.
     """
 
     seed: int
@@ -60,11 +60,12 @@ def play_episodes(
     """Play episodes, with a seed each: ``first_seed``, ``first_seed + 1``, ...
 
     Args:
-        agent: its own VecNormalize, if it has one, normalises what it sees.
-        env: not wrapped by SB3; without a time limit, its episodes are cut off after ``MAX_EPISODE_STEPS``.
-        episodes: how many.
-        first_seed: of the first one.
-        deterministic: the policy's mode instead of a sample.
+        agent: the agent; if it has a VecNormalize, that normalises its observations.
+        env: a Gymnasium env, not wrapped by SB3; without a time limit, its episodes are cut off after
+            ``MAX_EPISODE_STEPS``.
+        episodes: number of episodes.
+        first_seed: seed of the first episode.
+        deterministic: take the policy's mode instead of a sample.
     """
     check_whole_number("episodes", episodes)
     check_whole_number("first_seed", first_seed, 0)
@@ -92,7 +93,7 @@ def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) ->
 
 
 def env_action(env: gym.Env, action: Any) -> Any:
-    """Return an action of ``agent.predict`` as the env takes it: SB3 gives an array for a Discrete action."""
+    """Convert an action of ``agent.predict`` for the env: SB3 returns an array for a Discrete action."""
     return int(action) if isinstance(env.action_space, spaces.Discrete) else action
 
 
@@ -112,7 +113,7 @@ def episodes_from_json(value: Any, source: object) -> list[Episode]:
     """Read the result of :func:`episodes_to_json`.
 
     Raises:
-        ZooError: naming ``source``, if it is not that.
+        ZooError: naming ``source``, if ``value`` is not a valid list of episodes.
     """
     try:
         episodes = [

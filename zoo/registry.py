@@ -1,7 +1,7 @@
 """What the zoo knows by name. A name found in a file is looked up here, never imported.
 
-An agent of one's own joins with :func:`register_agent` and a recipe file; a function or class that is an argument
-of an agent, such as an activation or a schedule, with :func:`register`.
+Add your own agent with :func:`register_agent` and a recipe file, and a function or class that agents take as an
+argument, such as an activation or a schedule, with :func:`register`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ from mbrl_wrappers.models import EnsembleDynamics, WorldModel
 
 @dataclass(frozen=True)
 class AgentRecord:
-    """All that the zoo asks of an algorithm which ``mbrl-zoo train`` knows by name.
+    """The zoo's record of an algorithm that ``mbrl-zoo train`` knows by name.
 
     Attributes:
-        kind: a strategy for the imagined data of an SB3 agent, or an agent's class. Recipes make several of one class.
+        kind: a strategy for the imagined data of an SB3 agent, or an agent's class. Several names may share a class
+            and differ in their recipes.
         paper: authors and year.
-        title: what it does, in a line.
+        title: a one-line summary.
     """
 
     kind: type[Strategy] | type[BaseAlgorithm]
@@ -60,28 +61,28 @@ class AgentRecord:
 
     @property
     def serves_others(self) -> bool:
-        """Whether it makes an SB3 agent model-based; otherwise it is an agent of its own."""
+        """Whether it is a strategy that makes an SB3 agent model-based, not a complete agent."""
         return issubclass(self.kind, Strategy)
 
     @property
     def strategy(self) -> type[Strategy] | None:
-        """The strategy that brings the agent its model, whose arguments recipes hold; None if it plans in one."""
+        """The strategy that gives the agent its model, with arguments from the recipe; None for an agent that plans."""
         if issubclass(self.kind, Strategy):
             return self.kind
         return self.kind.default_strategy if issubclass(self.kind, ModelBasedAgent) else None
 
     @property
     def control(self) -> str | None:
-        """SB3's name of the agent without the model; None for the served agent, or for one that is nothing without."""
+        """SB3's name of the same agent without the model; None for strategies, and for agents that need a model."""
         return self.kind.model_free if issubclass(self.kind, ModelBasedAgent) else None
 
     @property
     def not_shared(self) -> frozenset[str]:
-        """Arguments that mean something else to the control."""
+        """Arguments of the agent that the control must not take over."""
         return self.kind.not_shared if issubclass(self.kind, ModelBasedAgent) else frozenset()
 
 
-# By the names that `mbrl-zoo train` takes.
+# Keys are the names that `mbrl-zoo train` takes.
 AGENTS: dict[str, AgentRecord] = {
     "dhmbpo": AgentRecord(
         MAAC, "Kubo et al. 2025", "SAC whose actor and critic learn from short rollouts on imagined states"
@@ -134,12 +135,12 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     )
 }
 
-# Recipes name SB3's agents; these stand in for them.
+# Recipes name SB3's agents; these faster ones are used in their place.
 COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledTD3, "TQC": CompiledTQC}
 
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MVE, RealData, STEVE)}
 
-# By the `kind` that recipes and saved agents name.
+# Keys are the `kind` in recipes and saved agents.
 DYNAMICS: dict[str, type[WorldModel]] = {"EnsembleDynamics": EnsembleDynamics}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
@@ -172,17 +173,17 @@ OBJECTS: dict[str, Any] = {
 
 
 def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> None:
-    """Make an agent known: to recipes, to ``mbrl-zoo train`` and to saved agents.
+    """Register an agent for recipes, ``mbrl-zoo train`` and saved agents.
 
-    Its constructor's arguments must be literals or registered, and kept as attributes of the same names. One that is
-    called ``dynamics`` is the agent's model: made of the recipe's ``dynamics``, and saved with the agent.
+    The constructor's arguments must be literals or registered objects, and be kept as attributes of the same names. An
+    argument ``dynamics`` is the agent's model, which is built from the recipe's ``dynamics`` and saved with the agent.
 
     Args:
-        name: as users write it, such as ``"m2ac"``; its recipes are looked for in ``zoo/recipes/NAME.yml``.
-        kind: a :class:`~mbrl_wrappers.imagination.Strategy`, or an SB3 agent.
+        name: the name for users, such as ``"m2ac"``; its recipes are in ``zoo/recipes/NAME.yml``.
+        kind: the class of a :class:`~mbrl_wrappers.imagination.Strategy`, or of an SB3 agent.
 
     Raises:
-        ValueError: if ``kind`` is neither, or the name means something else already.
+        ValueError: if ``kind`` is neither, or the name is taken.
     """
     if not (isinstance(kind, type) and issubclass(kind, Strategy | BaseAlgorithm)):
         raise ValueError(f"kind must be a Strategy or an SB3 agent, got {kind!r}")
@@ -196,14 +197,14 @@ def register_agent(name: str, kind: type[Strategy] | type[BaseAlgorithm]) -> Non
 
 
 def register_dynamics(kind: type[WorldModel]) -> None:
-    """Make a kind of model known, by its class's name, to recipes (``dynamics: {kind: NAME}``) and saved agents.
+    """Register a class of models by its name, for recipes (``dynamics: {kind: NAME}``) and saved agents.
 
     Args:
         kind: a class with ``for_env``, ``description`` and ``from_description``, see
             :class:`~mbrl_wrappers.models.WorldModel`; ``for_env(env, *, seed, device, **arguments)`` builds a model.
 
     Raises:
-        ValueError: if it lacks one of them, or the name means something else already.
+        ValueError: if the class lacks one of these methods, or the name is taken.
     """
     if not (isinstance(kind, type) and issubclass(kind, WorldModel)):
         raise ValueError(f"kind must be a WorldModel, got {kind!r}")
@@ -214,26 +215,26 @@ def register_dynamics(kind: type[WorldModel]) -> None:
 
 
 def register(name: str, value: Any) -> None:
-    """Make a class or function known that is an argument of agents: an extractor, a schedule, a policy.
+    """Register a class or function that agents take as an argument: an extractor, a schedule, a policy.
 
     Raises:
-        ValueError: if the name means something else already.
+        ValueError: if the name is taken.
     """
     _add(OBJECTS, name, value, "object")
 
 
 def name_of(value: Any, names: Mapping[str, Any]) -> str | None:
-    """Return the name by which a registry has this very object, None if it has not."""
+    """Return the name of this very object in a registry, None if it is not there."""
     return next((name for name, known in names.items() if known is value), None)
 
 
 def argument_names(kind: type) -> list[str]:
-    """Return the names of a constructor's arguments, those that it passes on to its base class included."""
+    """Return the names of a constructor's arguments, including those that it passes on to its base class."""
     return list(argument_types(kind))
 
 
 def argument_types(kind: type) -> dict[str, Any]:
-    """Return the annotated type of each of :func:`argument_names`, ``Any`` where there is none that can be read."""
+    """Return the annotated type of each of :func:`argument_names`, ``Any`` where there is no readable annotation."""
     types: dict[str, Any] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base):

@@ -93,7 +93,7 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
 
 
 def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table:
-    """Return a table of the zoo's agents; of one that was not pulled, or is broken, only the name is known."""
+    """Return a table of the zoo's agents; agents that were not pulled or are broken show only their names."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", overflow="fold")
     for heading in ("return", "seeds", "steps", "time", "size"):
@@ -118,5 +118,5 @@ def _catalogue_cells(folder: AgentFolder) -> list[str]:
 
 
 def size_text(size: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in kB or MB."""
     return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.0f} kB"

@@ -32,14 +32,14 @@ HALF_WIDTH = 320
 CAPTION_HEIGHT = 32
 GAP = 4
 DEFAULT_FPS = 30
-# Faster simulators are shown in slow motion: at 125 frames a second, a fall is over before it is seen.
+# Faster simulators are shown in slow motion: at 125 frames a second, a fall is too quick to be seen.
 MAX_FPS = 50
 
 EnvFactory = Callable[[], gym.Env]
 
 
 def render_without_display() -> None:
-    """Let MuJoCo render without a screen, unless the user chose how; best called before MuJoCo is imported."""
+    """Let MuJoCo render without a screen, unless the user chose a backend; best called before MuJoCo is imported."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -56,12 +56,12 @@ def record_video(
     """Record episodes with the deterministic policy.
 
     Args:
-        agent: its own VecNormalize, if it has one, normalises what it sees.
+        agent: the agent; if it has a VecNormalize, that normalises its observations.
         env_factory: makes the env, with ``render_mode="rgb_array"``.
-        path: where the MP4 goes.
-        episodes: how many, one after the other.
-        seed: of the first episode; the following ones count up.
-        max_frames: the video ends after these, whatever is left.
+        path: the MP4 file to write.
+        episodes: number of episodes, one after the other.
+        seed: of the first episode; the following episodes count up from it.
+        max_frames: the video ends after this number of frames, even within an episode.
 
     Returns:
         The number of frames.
@@ -100,10 +100,10 @@ def side_by_side_video(
     Args:
         agent: as for :func:`record_video`.
         dynamics: the model.
-        env_factory: makes an env that observations can be put into, see :mod:`mbrl_wrappers.envs.rendering`.
-        path: where the MP4 goes.
+        env_factory: makes an env whose renderer can show observations, see :mod:`mbrl_wrappers.envs.rendering`.
+        path: the MP4 file to write.
         seed: of the episode.
-        max_frames: the video ends after these.
+        max_frames: the video ends after this number of frames.
 
     Returns:
         The number of frames.
@@ -126,10 +126,10 @@ def side_by_side_video(
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Write frames as MP4, in one piece: a file of this name is complete.
+    """Write frames as MP4, atomically: the file is complete or not there.
 
     Args:
-        path: where to.
+        path: the MP4 file to write.
         frames: at least one, ``[H, W, 3]`` uint8, all of one size; an odd last row or column is cut off.
         fps: frames per second.
 
@@ -172,7 +172,7 @@ def _encoder(file: Path, size: tuple[int, int], fps: float) -> Generator[None, A
         pix_fmt_out="yuv420p",
         macro_block_size=2,
         quality=None,
-        # No date and no version of the encoder inside: the same frames make the same file.
+        # Without date and encoder version, so that the same frames give the same bytes.
         output_params=["-crf", "26", "-movflags", "+faststart", "-map_metadata", "-1", "-bitexact"],
     )
     encoder.send(None)
@@ -180,7 +180,7 @@ def _encoder(file: Path, size: tuple[int, int], fps: float) -> Generator[None, A
 
 
 def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Play an episode; yield its observations, the actions that led there, None at first, and a frame of each."""
+    """Play an episode; yield each observation, the action that led to it (None at the start), and its frame."""
     normalizer = agent.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
     yield obs, None, _frame(env)
@@ -250,9 +250,9 @@ def _check_renders(env: gym.Env) -> None:
 
 
 def _follow(env: gym.Env) -> None:
-    """Film a robot of MuJoCo through its model's own camera that follows it, unless the user has set one up.
+    """Film a MuJoCo robot through its model's tracking camera, unless the user chose a camera.
 
-    Where none is asked for, Gymnasium 1.4 films through one that stands still, and robots run out of the picture.
+    By default, Gymnasium 1.4 uses a camera that stands still, and robots run out of the picture.
     """
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     chosen = {"camera_id", "camera_name", "default_camera_config"} & set(env.spec.kwargs if env.spec else ())

@@ -26,10 +26,10 @@ class AdamState(NamedTuple):
 class AdamStep:
     """One step of a torch Adam optimizer with one parameter group, on the optimizer's own state.
 
-    Written so that a compiler can see through it.
+    Unlike torch's, it can be compiled together with the loss as a single graph.
 
     Args:
-        optimizer: decides betas, epsilon and weight decay; see :meth:`objection` for which are served.
+        optimizer: gives betas, epsilon and weight decay; see :meth:`objection` for the optimizers that are supported.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -43,7 +43,7 @@ class AdamStep:
 
     @staticmethod
     def objection(optimizer: torch.optim.Optimizer) -> str | None:
-        """Say why an optimizer cannot be served, None if it can."""
+        """Return the reason why an optimizer is not supported, or None."""
         if type(optimizer) is not torch.optim.Adam:
             return f"the optimizer is {type(optimizer).__name__}, not Adam"
         if len(optimizer.param_groups) != 1:
@@ -67,7 +67,7 @@ class AdamStep:
         """Return the state for the next steps; call :meth:`count` when they are done."""
         group = optimizer.param_groups[0]
         for p in group["params"]:
-            if not optimizer.state[p]:  # as torch makes it at the first step
+            if not optimizer.state[p]:  # the state that torch makes at the first step
                 optimizer.state[p] = {
                     "step": torch.zeros((), dtype=torch.get_default_dtype()),
                     "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
@@ -81,7 +81,7 @@ class AdamStep:
     def schedule(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
         """Return the step size ``lr / (1 - beta1^t)`` and the root of ``1 - beta2^t``, ``[count, 2]``.
 
-        Made before the steps: a compiler would work the powers out again for each entry of each parameter.
+        Computed before the steps: compiled code would compute the powers again for each entry of each parameter.
         """
         group: dict[str, Any] = optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
@@ -113,7 +113,7 @@ class AdamStep:
 
 
 class FusedAdamStep(AdamStep):
-    """The same step in one launch, with all that changes from step to step in tensors: for a capture on a GPU."""
+    """The same step in one kernel launch; learning rate and step count are tensors, as a CUDA graph needs them."""
 
     @staticmethod
     def schedule(optimizer: torch.optim.Optimizer, count: int) -> Tensor:
@@ -134,7 +134,7 @@ class FusedAdamStep(AdamStep):
             state: from :meth:`state`.
             schedule: ``[2]``, the step's row of :meth:`schedule`.
             grads: shaped as the parameters.
-            is_skipped: 1 where nothing is to change, else 0; a float32 without dimensions.
+            is_skipped: 1 to leave everything as it is, else 0; a float32 scalar tensor.
         """
         learning_rate, step = schedule
         grads = [grad.contiguous() for grad in grads]  # gradients of linear layers come transposed

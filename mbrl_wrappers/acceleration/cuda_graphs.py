@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map_only
 
-_WARM_UPS = 2  # the first one makes handles and chooses kernels
-_failures = 0  # of captures; see _generator_kept
+_WARM_UPS = 2  # the first call creates library handles and chooses kernels
+_failures = 0  # captures that failed; see _generator_kept
 
 
 def objection_to_capture(device: torch.device) -> str | None:
-    """Say why nothing can be captured on a device, None if it can."""
+    """Return the reason why a device can't capture CUDA graphs, or None."""
     if device.type != "cuda":
         return f"the device is {device}, not a GPU"
     if device.index not in (None, torch.cuda.current_device()):
@@ -46,13 +46,13 @@ class GraphCapture:
     """Calls functions of tensors on one GPU by replaying CUDA graphs, captured at the first call.
 
     A GPU computes an update of small networks faster than the CPU can launch its kernels one by one; a graph is one
-    launch. The results are those of the call, up to the choice of kernels, random numbers of torch's global
-    generators included.
+    launch. The results equal those of the function itself, up to the choice of kernels; random numbers still come from
+    torch's global generators.
 
-    Distributions don't check their parameters while a function is captured, nor in a replay: NaN goes unnoticed.
+    Distributions don't check their parameters in a capture or a replay: NaN goes unnoticed.
 
     Args:
-        device: the GPU, the current one.
+        device: the current GPU.
 
     Raises:
         ValueError: for another device.
@@ -81,10 +81,11 @@ class GraphCapture:
         shapes and constants has a graph of its own.
 
         Args:
-            function: may change ``works_on`` in place, and else nothing that outlasts the call but gradients. It must
-                never wait for the GPU. The same from call to call, until :meth:`forget`; other tensors that it reads
-                must stay where they are.
-            works_on: their addresses are part of a graph: where they have moved, all is captured anew.
+            function: may change ``works_on`` in place, but nothing else that outlasts the call except gradients. It
+                must never wait for the GPU. Pass the same function at each call, until :meth:`forget`; other tensors
+                that it reads must stay at their addresses.
+            works_on: the tensors that the function changes. Their addresses are part of a graph: where one has moved,
+                everything is captured anew.
         """
         place = (_failures, *(tensor.data_ptr() for tensor in works_on))
         if place != self._place:
@@ -108,7 +109,7 @@ class GraphCapture:
         return self._graphs[key].replay(tensors)
 
     def _try(self, function: Callable[..., Any], works_on: Sequence[Tensor], held: tuple[Any, ...]) -> None:
-        """Call a function, without effect, so that nothing is left to be made when it is captured."""
+        """Warm a function up before its capture: call it, so that handles and kernels exist, and undo its effects."""
         stream = torch.cuda.Stream(self._device)
         with _without_checks(), _restored(works_on, self._device):
             stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -129,7 +130,7 @@ class GraphCapture:
 
 
 def _take_apart(value: Any, tensors: list[Tensor]) -> Hashable:
-    """Collect the tensors of a nested value, in order; returns all else that there is to it."""
+    """Append the tensors of a nested value to ``tensors``; return its structure, shapes, dtypes and constants."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return value.shape, value.dtype
@@ -161,7 +162,7 @@ def _without_checks() -> Iterator[None]:
     Distribution.set_default_validate_args(False)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # trying has a stream of its own
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # the warm-up uses another stream
             yield
     finally:
         Distribution.set_default_validate_args(checks)
@@ -169,9 +170,9 @@ def _without_checks() -> Iterator[None]:
 
 @contextmanager
 def _generator_kept(device: torch.device) -> Iterator[None]:
-    """Leave the GPU's generator usable when a capture fails: it would take itself for one that is captured.
+    """Replace the GPU's generator when a capture fails: it would stay in its capture state.
 
-    What was captured before is then none of its business any more, and has to be captured anew.
+    Graphs that were captured before still refer to the old generator; ``_failures`` makes them be captured anew.
     """
     global _failures
     random_state = torch.cuda.get_rng_state(device)

@@ -13,9 +13,9 @@ from torch import Tensor
 def compiled(function: Any) -> Callable[..., Any]:
     """Compile a function as one graph, for the shapes that it is called with.
 
-    Random numbers are those of torch's generators, as without compiling.
+    Random numbers come from torch's generators, as without compiling.
     """
-    # Code of its own: the compiler allows each piece of code a few variants, which all agents would share.
+    # A copy of the code: the compiler allows each code object only a few variants, which all agents would share.
     own = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
     )
@@ -37,8 +37,8 @@ class Functional(torch.nn.Module):
     """A module whose parameters are given at each call.
 
     Args:
-        module: any module without running statistics; left as it is.
-        method: which of its methods is called.
+        module: any module without running statistics; it is not changed.
+        method: the name of the method to call.
     """
 
     def __init__(self, module: torch.nn.Module, method: str = "forward") -> None:
@@ -48,7 +48,7 @@ class Functional(torch.nn.Module):
         self._names = [f"_module.{name}" for name, _ in module.named_parameters()]
 
     def forward(self, *args: Any) -> Any:
-        """Call the method with the parameters that are in place."""
+        """Call the method with the module's current parameters."""
         return getattr(self._module, self._method)(*args)
 
     def at(self, params: Sequence[Tensor], *args: Any) -> Any:

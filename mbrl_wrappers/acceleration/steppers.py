@@ -14,14 +14,14 @@ class Stepper:
     """Takes the steps of an optimizer.
 
     Args:
-        optimizer: any.
+        optimizer: any torch optimizer.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
 
     def descend(self, loss: Tensor) -> None:
-        """Take a step down a loss."""
+        """Take a gradient step on a loss (a scalar)."""
         self._optimizer.zero_grad()
         loss.backward()
         self.step()
@@ -39,16 +39,16 @@ class Stepper:
 class FusedStepper(Stepper):
     """Takes the same steps without ever waiting for the GPU, as a capture must.
 
-    Between :meth:`begin` and :meth:`end` the optimizer itself does not know of them.
+    Between :meth:`begin` and :meth:`end` the optimizer's own step count lags behind.
 
     Args:
-        optimizer: see :meth:`AdamStep.objection <mbrl_wrappers.acceleration.adam.AdamStep.objection>`.
+        optimizer: an Adam; see :meth:`AdamStep.objection <mbrl_wrappers.acceleration.adam.AdamStep.objection>`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
         self._clock = FusedAdamStep.schedule(optimizer, 1)[0].clone()
-        self._known: Any = None  # what the optimizer said when the clock was right
+        self._known: Any = None  # learning rate and step count of the optimizer when the clock was last set from it
         self._take = FusedAdamStep(optimizer)
         self.begin()
 
@@ -66,7 +66,7 @@ class FusedStepper(Stepper):
 
     @property
     def works_on(self) -> list[Tensor]:
-        """What steps change."""
+        """The tensors that a step changes."""
         return [*self._state.params, *self._state.exp_avg, *self._state.exp_avg_sq, self._clock]
 
     def step(self, norm: Tensor | None = None) -> None:

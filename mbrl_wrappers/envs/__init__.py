@@ -31,5 +31,5 @@ __all__ = [
 
 register_tasks()
 
-# The one facade that needs Stable-Baselines3 is imported when it is asked for.
+# Imported on first use, because it alone needs Stable-Baselines3.
 __getattr__, __dir__ = lazy_names(__name__, {"ImaginedVecEnv": "mbrl_wrappers.envs.sb3_vec_env"})

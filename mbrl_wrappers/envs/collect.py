@@ -29,12 +29,13 @@ def collect_transitions(
     """Step an environment and return its transitions, flat, as ``dynamics.fit`` takes them.
 
     Args:
-        env: with the spaces of the model.
-        dynamics: knows the flat layout.
+        env: an env with the spaces of the model.
+        dynamics: the model, whose codecs lay observations and actions flat.
         steps: number of transitions ``N``; episodes are reset as they end.
         policy: ``obs -> action``; default: uniform random actions.
-        seed: of the first reset and of the random actions, two streams that have nothing to do with each other;
-            default: both go on as you seeded them, the actions with a stream that follows from the action space's.
+        seed: of the first reset and of the random actions, as two independent streams. Default: env and action space
+            keep the seeds that you gave them, except that the action space gets an independent stream derived from
+            its own.
 
     Returns:
         ``[N, ...]`` on the model's device.
@@ -57,14 +58,14 @@ def collect_episodes(
     """Step an environment and return its episodes, from which a model with a memory draws sequences.
 
     Args:
-        env: with the spaces of the model.
-        model: knows the flat layout.
+        env: an env with the spaces of the model.
+        model: the model, whose codecs lay observations and actions flat.
         steps: number of steps; episodes are reset as they end.
         policy: ``obs -> action``; default: uniform random actions.
         seed: as for :func:`collect_transitions`.
 
     Returns:
-        Experience of ``steps`` steps on the model's device; the last episode may go on behind it.
+        Experience of ``steps`` steps on the model's device; the last episode may be unfinished.
 
     Raises:
         ValueError: as :func:`collect_transitions`.
@@ -75,7 +76,7 @@ def collect_episodes(
 def _collect(
     env: gym.Env, model: WorldModel, steps: int, policy: Callable[[Any], Any] | None, seed: int | None
 ) -> tuple[Transitions, torch.Tensor]:
-    """Return steps in their order, and which of them ended an episode, ``[N]`` bool."""
+    """Return the steps in order, and for each whether it ended an episode, ``[N]`` bool."""
     check_whole_number("steps", steps)
     for name in ("observation_space", "action_space"):
         if getattr(env, name) != getattr(model, name):
@@ -85,7 +86,7 @@ def _collect(
     obs, _ = env.reset(seed=seed)
     for _ in range(steps):
         action = env.action_space.sample() if policy is None else policy(obs)
-        # Flat copies at once: an env may go on to write into the arrays that it gave away.
+        # Copied at once: an env may reuse the arrays that it returned.
         flat_obs = _flat(model.obs_codec, obs)
         flat_action = _flat(model.action_codec, action).float()
         next_obs, reward, terminated, truncated, _ = env.step(action)

@@ -38,8 +38,8 @@ def check_finite(what: str, value: Any, step: int | None = None) -> None:
     """Refuse a value of an environment if a number in it is not finite.
 
     Args:
-        what: how the error calls it, ``"observation"`` or ``"reward"``.
-        value: an element of any space, or a batch; what is not made of numbers, such as text, is not looked at.
+        what: ``"observation"`` or ``"reward"``, for the error.
+        value: an element of any space, or a batch; parts without numbers, such as text, are skipped.
         step: env step, for the error.
 
     Raises:
@@ -72,13 +72,13 @@ def scalar_reward(reward: Any) -> float:
     """Return a reward as a number, finite or not.
 
     Args:
-        reward: what an environment's ``step`` returned: a number, or an array of one entry.
+        reward: the reward that an environment's ``step`` returned: a number, or an array of one entry.
 
     Raises:
         ValueError: for anything else, naming it.
     """
     try:
-        number = reward.item()  # of NumPy's and PyTorch's numbers and arrays
+        number = reward.item()  # NumPy and PyTorch numbers and arrays
     except (AttributeError, ValueError, RuntimeError):
         number = reward
     if not isinstance(number, numbers.Real):

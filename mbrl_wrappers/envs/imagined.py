@@ -32,15 +32,15 @@ class ImaginedStep:
     """The result of a step of ``B`` imagined episodes.
 
     Attributes:
-        shown: what an agent sees after the step, ``[B, D]`` or ``[B, F]``; see :attr:`ImaginedEpisodes.shown`.
-        reward: ``[B]``.
-        terminated: ``[B]`` bool, predicted or given termination.
-        truncated: ``[B]`` bool, the horizon is reached or the model diverged.
+        shown: the agent's observation after the step, ``[B, D]`` or ``[B, F]``; see :attr:`ImaginedEpisodes.shown`.
+        reward: ``[B]``, with the penalty already subtracted.
+        terminated: ``[B]`` bool, termination as the model predicts it or as its given rule decides.
+        truncated: ``[B]`` bool, the horizon is reached, the model diverged, or the trust truncates masked steps.
         uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`.
         diverged: ``[B]`` bool, the prediction was not finite: the observation is the last finite one,
             the reward 0, and the episode is truncated.
         masked: ``[B]`` bool, the model is not trusted with this step; see :class:`~mbrl_wrappers.models.trust.Trust`.
-        penalty: ``[B]``, what the reward has lost for its uncertainty.
+        penalty: ``[B]``, subtracted from the reward for the step's uncertainty.
     """
 
     shown: Tensor
@@ -61,20 +61,20 @@ class ImaginedEpisodes:
         num_envs: ``B``.
         start_obs: where episodes start: a batch of observations (flat ``[S, D]`` tensor, or any batch
             of the observation space), or a function ``(count, generator) -> [count, D]``. Default: the
-            real states that the model's last fit kept, whenever that was.
+            real states that the model's latest fit kept, so a later refit changes them.
         horizon: steps after which an episode is truncated.
-        deterministic: whether the model predicts its mean.
-        observe: what an agent sees: ``"observation"``, the real environment's, decoded from the model's state, or
-            ``"features"``, the model's, which :class:`~mbrl_wrappers.wrappers.LatentObservation` shows around the
-            real environment too.
+        deterministic: whether the model predicts its mean instead of a sample.
+        observe: the agent's observations: ``"observation"`` for the environment's, decoded from the model's state, or
+            ``"features"`` for the model's features, which :class:`~mbrl_wrappers.wrappers.LatentObservation` shows in
+            the real environment.
 
     Attributes:
-        state: the model's, of all episodes, ``[B, ...]``.
+        state: the model's state in all episodes, ``[B, ...]``.
         trust: how far the model is trusted; see :meth:`set_trust`.
 
     Raises:
-        ValueError: if ``num_envs`` or ``horizon`` is below 1, or there is no start state, or one that
-            is not finite or of another shape, or ``observe`` is unknown.
+        ValueError: if ``num_envs`` or ``horizon`` is below 1, ``observe`` is unknown, there is no start state, or a
+            start state is not finite or has another shape.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ImaginedEpisodes:
         self.deterministic = deterministic
         self.observe = observe
         self.trust: Trust | None = None
-        # None stands for the start states that the model has when an episode starts.
+        # None: look up the model's start states when an episode starts.
         self._starts: Tensor | StartFunction | None = start_obs if callable(start_obs) else None
         if start_obs is not None and not callable(start_obs):
             self._starts = self._start_states(start_obs)
@@ -109,7 +109,7 @@ class ImaginedEpisodes:
 
     @property
     def obs(self) -> Tensor:
-        """The observations of all episodes, ``[B, D]``; set, they begin anew there, with their step counts kept."""
+        """The observations of all episodes, ``[B, D]``; setting them moves the episodes there and keeps step counts."""
         return self.dynamics.decode(self.state)
 
     @obs.setter
@@ -118,7 +118,7 @@ class ImaginedEpisodes:
 
     @property
     def shown(self) -> Tensor:
-        """What an agent sees: observations ``[B, D]``, or features ``[B, F]``."""
+        """The agent's observations: those of the environment ``[B, D]``, or the model's features ``[B, F]``."""
         return self.obs if self.observe == "observation" else self.dynamics.features(self.state)
 
     @property
@@ -155,14 +155,14 @@ class ImaginedEpisodes:
         """Say how far the model is trusted from here on; None: fully.
 
         Raises:
-            ValueError: if the model has too few members to be measured, predicts its mean, or there is one episode
-                alone, of which no share can be the most certain.
+            ValueError: if the model has too few members to measure its uncertainty or is deterministic, or if the
+                trust keeps a share of each batch and there is only one episode.
         """
         self.check_trust(trust)
         self.trust = trust
 
     def check_trust(self, trust: Trust | None) -> None:
-        """Refuse a trust that the model can't serve, as :meth:`set_trust`."""
+        """Refuse a trust that does not fit the model; see :meth:`set_trust`."""
         if trust is not None:
             if not isinstance(self.dynamics, DynamicsModel):
                 raise ValueError(f"trust must be None for a {type(self.dynamics).__name__}, which measures no step")
@@ -176,7 +176,7 @@ class ImaginedEpisodes:
 
     @contextmanager
     def trusting(self, trust: Trust) -> Iterator[None]:
-        """Trust the model so far as long as the context lasts."""
+        """Use another trust while the context lasts."""
         before, self.trust = self.trust, trust
         try:
             yield
@@ -199,7 +199,7 @@ class ImaginedEpisodes:
                     f"got shape {tuple(starts.shape)}: {starts}"
                 )
             starts, dtype = starts.detach().to(self.dynamics.device), self.dynamics.obs_dtype
-            if dtype.is_floating_point:  # numbers that are no bytes have to be rounded first
+            if dtype.is_floating_point:  # for uint8, `project` rounds and clips first
                 starts = starts.to(dtype)
             begun = self.dynamics.begin(self.dynamics.obs_codec.project(starts).to(dtype), self.generator)
             self.state = put(self.state, rows, begun)
@@ -212,8 +212,8 @@ class ImaginedEpisodes:
 
         Args:
             action: ``[B, A]`` flat actions in the env's units.
-            counts: ``[B]`` bool, of which episodes a share is trusted; default: all. Others are over, and wait for
-                their reset.
+            counts: ``[B]`` bool, the episodes that are running, among which the trusted share is chosen; default: all.
+                The others are over and wait for their reset.
 
         Raises:
             ValueError: if there is not one action for each episode.
@@ -245,7 +245,7 @@ class ImaginedEpisodes:
         return self.dynamics.step(self.state, action, self.generator, measure=resolve_measure(self.trust.measure))
 
     def _distrust(self, uncertainty: Tensor, diverged: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return which of the steps are masked, those that diverged too, and the penalties, ``[B]`` each."""
+        """Return the masked steps, including those that diverged, and the penalties, ``[B]`` each."""
         if self.trust is None:
             return torch.zeros_like(diverged), torch.zeros_like(uncertainty)
         counts = torch.ones_like(diverged) if counts is None else counts
@@ -264,7 +264,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
     (bool) and ``"penalty"`` (float) too.
 
     Args:
-        dynamics: the model; observation and action space are those it was made for.
+        dynamics: the model; the env takes its action space, and its observation space unless ``observe`` changes that.
         start_obs, horizon, deterministic, observe: see :class:`ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
@@ -314,7 +314,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
 
         Args:
             seed: of start states and predictions from here on.
-            options: ``{"obs": observation}`` starts from that one instead.
+            options: ``{"obs": observation}`` starts from this observation instead.
 
         Raises:
             ValueError: if that observation has another shape than the space's or is not finite.

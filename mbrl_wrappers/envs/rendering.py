@@ -2,12 +2,12 @@
 
 A renderer draws the state of its simulator. For Gymnasium's classic control and MuJoCo environments the
 state, as far as a picture shows it, can be computed from the observation; :func:`set_state_from_obs`
-does so. What an observation leaves out is set to zero: the position of a robot's root along x and y, the
-velocities of what is pushed or reached for.
+does so. Quantities that the observation leaves out are set to zero: the position of a robot's root along x and y,
+and the velocities of the objects that it pushes or reaches for.
 
-Setting the state is for rendering only. Velocities that the observation clips stay clipped, and what the
-simulator keeps beside positions and velocities (its clock, warm starts, contact forces) is not restored,
-so a step taken from such a state is not the step the environment would have taken.
+Setting the state is for rendering only. Velocities that the observation clips stay clipped, and the rest of the
+simulator's state (clock, warm starts, contact forces) is not restored, so a step taken from such a state is not the
+step that the environment would have taken.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def can_render(env: gym.Env) -> bool:
 
 
 def check_renderable(env: gym.Env | None) -> None:
-    """Refuse an env that imagined states can't be shown in.
+    """Refuse an env that can't show imagined states.
 
     Raises:
-        ValueError: if there is none, it is not a supported one, or it does not render to arrays.
+        ValueError: if the env is None or not supported, or does not render to arrays.
     """
     if env is None or not can_render(env):
         raise ValueError(f"render_env must be one of {sorted(_SET_STATE)}, got {env}")
@@ -53,7 +53,7 @@ def set_state_from_obs(env: gym.Env, obs: np.ndarray) -> None:
         obs: ``[D]`` an observation of the unwrapped environment, in its units.
 
     Raises:
-        ValueError: If the environment is not one of these, or ``obs`` is not a finite observation of it.
+        ValueError: If the environment is not supported, or ``obs`` is not a finite observation of it.
     """
     set_state = _SET_STATE.get(_env_id(env) or "")
     if set_state is None:

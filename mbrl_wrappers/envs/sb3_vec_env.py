@@ -128,7 +128,7 @@ class ImaginedVecEnv(VecEnv):
         """Nothing is held open."""
 
     def has_attr(self, attr_name: str) -> bool:
-        """Tell whether the episodes have an attribute; ``action_masks`` only where actions are discrete."""
+        """Tell whether the episodes have an attribute; they have ``action_masks`` only if actions are discrete."""
         if attr_name == "action_masks":
             return isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete)
         return hasattr(self, attr_name)
@@ -142,10 +142,10 @@ class ImaginedVecEnv(VecEnv):
         setattr(self, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call ``action_masks``, the one method that an episode has.
+        """Call ``action_masks``, the only method of an imagined episode.
 
         Raises:
-            AttributeError: for any other.
+            AttributeError: for any other method.
         """
         if method_name != "action_masks" or not self.has_attr("action_masks"):
             raise AttributeError(f"imagined episodes have no method {method_name!r}")
@@ -153,7 +153,7 @@ class ImaginedVecEnv(VecEnv):
         return [masks[index] for index in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Return False for each: there is nothing to wrap (episode returns are reported all the same)."""
+        """Return False for each: imagined episodes have no wrappers, and report returns without a Monitor."""
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:

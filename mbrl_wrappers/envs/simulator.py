@@ -18,16 +18,16 @@ from mbrl_wrappers.spaces import FlatSpace
 class SimulatorReturns:
     """Returns of action sequences from the env's current state, each played in the env itself.
 
-    The env is put back after each call, so that an episode goes on as if none had been made. Where an env is random,
-    every sequence meets the same randomness, the one that the env itself is about to draw: the best of them knows the
-    future, which no agent could.
+    The env is restored after each call, so that its episode goes on as if the call had not been made. In a random env
+    every sequence is played with the random numbers that the env itself draws next, so a planner foresees the noise,
+    which no agent could.
 
-    The reward ends with the episode: after a termination, and after a truncation too, because a real episode has no
-    reward beyond its time limit either (a planner near the limit should not pay now for what comes after it).
+    The return ends with the episode: at a termination, and at a truncation too, because a real episode collects no
+    reward beyond its time limit (a planner near the limit should not pay now for gains that come after it).
 
     Args:
-        env: with any wrappers, in the middle of an episode when called; see
-            :class:`~mbrl_wrappers.envs.snapshots.Snapshots` for those supported.
+        env: an env that :class:`~mbrl_wrappers.envs.snapshots.Snapshots` supports, with any wrappers; it has to be in
+            the middle of an episode at each call.
         discount: factor per step, in [0, 1].
 
     Raises:
@@ -49,10 +49,11 @@ class SimulatorReturns:
             actions: ``[1, P, H, A]`` flat actions in the env's units, one-hot where they are discrete.
 
         Returns:
-            ``[1, P]`` returns of the actions' type and device; minus infinity where a return is not finite.
+            ``[1, P]`` returns in the dtype and on the device of ``actions``; minus infinity where a return is not
+            finite.
 
         Raises:
-            ValueError: if the shape is another, or a reward is no number.
+            ValueError: if ``actions`` has another shape, or a reward is no number.
         """
         expected = (1, "P", "H", self.action_codec.dim)
         if actions.dim() != 4 or (actions.shape[0], actions.shape[3]) != (1, self.action_codec.dim):

@@ -1,17 +1,17 @@
 """Exact snapshots of a running environment, for planning and tree search in the true simulator.
 
-An environment is saved as what it consists of: the attributes of every wrapper and of the env itself are copied,
-and whatever keeps its state outside Python (MuJoCo's data, the ALE, random generators) is saved by the means of
-its own and written back into the very object, so that references to it stay valid. What holds no state stays as it
-is: spaces, specs, classes, functions, networks, renderers and windows. MuJoCo's model is constant in most envs, but
-some move a target or draw a mass in it: its numbers are compared, and those that have changed are written back.
+A snapshot copies the attributes of every wrapper and of the env itself. Objects that keep their state outside Python
+(MuJoCo's data, the ALE, random generators) are saved by their own methods, and the state is written back into the very
+object, so that references to it stay valid. Objects without state are left alone: spaces, specs, classes, functions,
+networks, renderers and windows. MuJoCo's model is constant in most envs, but some move a target or draw a mass in it:
+its numbers are compared, and those that have changed are written back.
 
-An object that releases something when it goes (``__del__``, ``weakref.finalize``) is refused before anything is
-copied: it holds what lives outside Python, such as the connection to a physics server, which a copy would share, and
-the first of the two to go would take it away from the other.
+An object that releases a resource when it is deleted (``__del__``, ``weakref.finalize``) is refused before anything is
+copied. A copy would share the resource, such as the connection to a physics server, and the first of the two to be
+deleted would take it away from the other.
 
-The random generators of spaces stay too. A planner may sample from ``env.action_space`` between two restores, and
-would otherwise get the same actions each time.
+The random generators of spaces are left alone too. A planner may sample from ``env.action_space`` between two restores,
+and would otherwise get the same actions each time.
 """
 
 from __future__ import annotations
@@ -49,28 +49,27 @@ class Snapshot:
 class Snapshots:
     """Takes and restores snapshots of an environment's full state, wrappers and random generators included.
 
-    Supported are environments in Python whose attributes can be copied (as pickle copies them, in memory), MuJoCo's
-    (also where a reset changes the model, but for its meshes and textures), the ALE's without sticky actions, and each
-    env or wrapper with these two methods of its own, which then stand for all its attributes but Gymnasium's
-    ``np_random`` and a wrapper's ``env``:
+    Supported are Python environments whose attributes can be pickled, MuJoCo environments (also if a reset changes the
+    model, except its meshes and textures), and ALE environments without sticky actions. Any other env or wrapper can
+    define two methods, which then replace the copy of its attributes, except Gymnasium's ``np_random`` and a wrapper's
+    ``env``:
 
-    - ``clone_state()`` returns all that its future depends on and shares nothing with the env that changes;
-    - ``restore_state(state)`` goes back to it and leaves the state fit to be restored again.
+    - ``clone_state()`` returns everything that the env's future depends on, in objects that later steps don't change;
+    - ``restore_state(state)`` goes back to that state, and does not change ``state``, so that it can be restored again.
 
-    Two things can't be undone: what an env writes to files or the screen while it is stepped (put Gymnasium's
-    ``RecordVideo`` and the like outside the env that is given here), and the picture that ALE's ``render`` shows, which
-    is of the last frame played.
+    Two things can't be undone: output to files or the screen during a step (put Gymnasium's ``RecordVideo`` and the
+    like around the env that is given here, not inside it), and the picture of ALE's ``render``, which shows the last
+    frame that was played.
 
     Args:
         env: with any wrappers, reset or not.
-        check: whether to try at once that steps taken again after a restore are bit-equal. The check resets and steps
-            the env (twice in the same episodes, with random actions that ``action_masks``, where there is such a
-            method, allows) and leaves it as it was. It can refute that snapshots are exact; a rare event that it did
-            not meet may still differ.
+        check: whether to test at once that repeated steps after a restore are bit-equal. The test resets the env, plays
+            the same steps twice with random actions (valid ones if the env has ``action_masks``), and leaves the env as
+            it was. It can prove that snapshots are inexact, not that they are exact: rare events may not occur in it.
 
     Raises:
-        ValueError: if the env can't be saved, or was not restored exactly, with the reason. An env that is refused can
-            still be used.
+        ValueError: if the env can't be saved or was not restored exactly, with the reason. The env can still be used
+            afterwards.
 
     Example:
         >>> env = gym.make("CartPole-v1")
@@ -118,7 +117,7 @@ class Snapshots:
         if snapshot.env is not self.env:
             raise ValueError(f"snapshot must be of {self.env}, got one of {snapshot.env}")
         loader = _Loader(snapshot)
-        try:  # all of it, before the env is touched
+        try:  # read all copies before the env is changed
             layers = [(*layer, [loader.load() for _ in layer[2]]) for layer in snapshot.layers]
         except Exception as error:
             raise ValueError(f"env must be one whose state can be restored, got {self.env}: {error}") from error
@@ -162,7 +161,7 @@ def _valid_action(env: gym.Env, space: gym.Space) -> Any:
 
 
 def _step(env: gym.Env, action: Any) -> dict[str, Any]:
-    """Step, and reset at an episode's end; the results are copies, which a later step can't write into."""
+    """Step, and reset at an episode's end; the results are copies, which a later step can't change."""
     obs, reward, terminated, truncated, _ = env.step(copy.deepcopy(action))
     result = {"observation": obs, "reward": reward, "terminated": terminated, "truncated": truncated}
     result = copy.deepcopy(result)
@@ -186,7 +185,7 @@ def bit_equal(a: Any, b: Any) -> bool:
 class _Saver(pickle.Pickler):
     """Copies the attributes of an env and of every env inside it, and the state of objects that are kept by reference.
 
-    One pickler for all of them, so that what two attributes share is shared after a restore.
+    One pickler serves all attributes, so that an object which two attributes share is still shared after a restore.
     """
 
     def __init__(self, spare_data: list[Any], models: list[_MujocoModel]) -> None:
@@ -203,7 +202,7 @@ class _Saver(pickle.Pickler):
 
     def save(self, env: gym.Env) -> None:
         self._keep(env)
-        for layer in self._envs:  # grows on the way
+        for layer in self._envs:  # grows in the loop, by the envs inside each layer
             kind: Any = type(layer)
             attributes, is_whole, constants = vars(layer), not _clones_itself(kind), _constants(kind)
             if not is_whole:
@@ -232,7 +231,7 @@ class _Saver(pickle.Pickler):
         return _kept, (len(self.kept) - 1,)
 
     def _keep(self, value: Any) -> bool:
-        """Tell whether a value is kept by reference; the first time, see to the state that it has."""
+        """Tell whether a value is kept by reference; save its state the first time."""
         kind: Any = type(value)
         treat = _treatment(kind)
         if treat is None:
@@ -242,7 +241,7 @@ class _Saver(pickle.Pickler):
             treat(self, value)
         return True
 
-    # The ways to treat what is kept.
+    # One method for each kind of object that is kept by reference; see _TREATMENTS.
 
     def leave(self, value: Any) -> None:
         pass
@@ -250,7 +249,7 @@ class _Saver(pickle.Pickler):
     def follow_env(self, env: gym.Env) -> None:
         self._envs.append(env)
         if not isinstance(env, gym.Wrapper) and env._np_random is None:
-            # Gymnasium makes it when it is first used, which would be a different one after each restore.
+            # Gymnasium makes the generator at its first use: left to that, each restore would get another one.
             _ = env.np_random
 
     def save_generator(self, generator: np.random.Generator) -> None:
@@ -269,7 +268,7 @@ class _Saver(pickle.Pickler):
         self.states.append((generator.set_state, generator.get_state()))
 
     def save_mujoco(self, data: Any) -> None:
-        # All of it, not MuJoCo's minimal state: what is computed from that lags behind it by a part of a step.
+        # The full data, not MuJoCo's minimal state: the quantities derived from that lag behind by part of a step.
         from mujoco import mj_copyData
 
         saved = _MujocoCopy(data, self.spare_data)
@@ -295,7 +294,7 @@ class _Saver(pickle.Pickler):
 
 
 class _Loader(pickle.Unpickler):
-    """Reads the copies, with the kept objects themselves where they were met."""
+    """Reads the copies, and puts the kept objects themselves in their places."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__(io.BytesIO(snapshot.copies))
@@ -339,7 +338,7 @@ class _MujocoModel:
             fields = {name: getattr(part, name) for name in dir(part) if not name.startswith("_")}
             arrays += [value for value in fields.values() if isinstance(value, np.ndarray)]
             self._scalars += [(part, name) for name, value in fields.items() if isinstance(value, int | float)]
-        self._arrays = [array for array in arrays if array.size]  # views, through which the model is seen
+        self._arrays = [array for array in arrays if array.size]  # views into the model's memory
         self._last: tuple[list[bytes], list[Any]] = ([], [])
 
     def save(self) -> tuple[list[bytes], list[Any]]:
@@ -366,7 +365,7 @@ class _MujocoModel:
 def _check_shareable(value: Any) -> None:
     """Refuse an object that releases something when it goes."""
     kind = type(value)
-    if isinstance(value, io.BytesIO | io.StringIO | types.BuiltinFunctionType):  # memory, or a function of C
+    if isinstance(value, io.BytesIO | io.StringIO | types.BuiltinFunctionType):  # these release only memory
         return
     references = weakref.getweakrefs(value)
     releases = isinstance(value, weakref.finalize) or any(
@@ -397,13 +396,13 @@ _TREATMENTS: list[tuple[tuple[type, ...], _Treatment]] = [
 ]
 
 _MUJOCO: dict[str, _Treatment] = {"MjData": _Saver.save_mujoco, "MjModel": _Saver.save_mujoco_model}
-# What is not compared: large, from files, and compiled into other fields.
+# Prefixes of fields that are not compared: private ones, and large ones that come from files.
 _MUJOCO_FILES = ("_", "mesh_", "skin_", "tex_")
 
 
 @functools.lru_cache(maxsize=1024)
 def _treatment(kind: type) -> _Treatment | None:
-    """Return how objects of a type are treated that are kept by reference, None for those that are copied."""
+    """Return how to treat objects of a type that are kept by reference, None for a type whose objects are copied."""
     for kinds, treat in _TREATMENTS:
         if issubclass(kind, kinds):
             return treat
@@ -419,7 +418,7 @@ def _treatment(kind: type) -> _Treatment | None:
 
 
 def _packages(kinds: Iterable[type]) -> set[str]:
-    """Return the packages that classes come from: so libraries are recognised without being imported."""
+    """Return the top-level packages of classes, by which libraries are recognised without importing them."""
     return {kind.__module__.partition(".")[0] for kind in kinds}
 
 

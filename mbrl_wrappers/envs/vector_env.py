@@ -70,11 +70,11 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """Start episodes anew.
 
         Args:
-            seed: one seed for all randomness; of a list of ``num_envs``, the first one is used.
-            options: ``{"reset_mask": bool [num_envs]}`` resets only those.
+            seed: one seed for all randomness; from a list of ``num_envs`` seeds, the first one is used.
+            options: ``{"reset_mask": bool [num_envs]}`` resets only the marked episodes.
 
         Raises:
-            ValueError: if there is not one seed for each episode, or the mask is not such a one.
+            ValueError: if a list has not one seed for each episode, or the mask is not bool ``[num_envs]``.
         """
         if isinstance(seed, list) and len(seed) != self.num_envs:
             raise ValueError(f"seed must be one or a list of {self.num_envs}, got {seed}")
@@ -126,7 +126,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self._observations(), reward, terminated, truncated, info
 
     def _final_info(self, result: ImaginedStep, done: np.ndarray) -> dict[str, Any]:
-        """Return the last observations, an object array with None where not done, and their info."""
+        """Return the last observations, as an object array with None where an episode goes on, and their info."""
         batch = self._observations()
         final = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(done):
@@ -142,7 +142,7 @@ class ImaginedVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self.episodes.decode_numpy(self.episodes.shown)
 
     def _step_info(self, result: ImaginedStep, present: np.ndarray) -> dict[str, Any]:
-        """Return the info of the rows in ``present``, as Gymnasium lays it out: beside each ``key`` a mask ``_key``."""
+        """Return the info of the rows in ``present``, in Gymnasium's layout: for each ``key`` a mask ``_key``."""
         info = {}
         for name in ("uncertainty", "diverged", *([] if self.episodes.trust is None else ["masked", "penalty"])):
             value = getattr(result, name).cpu().numpy()

@@ -16,11 +16,11 @@ from mbrl_wrappers.spaces import FlatSpace
 class ActionSet:
     """Flat actions of a bounded box, or of categories (one-hot).
 
-    A box is searched in units of its own: -1 is its lower bound, 1 its upper one, so that a variance means the same
-    whatever the range. Whole numbers have an equal share of these units each, and what is searched is rounded to them.
+    A box is searched in [-1, 1], from its lower to its upper bound, so that a variance means the same whatever the
+    range. Integer boxes are searched over real numbers and rounded; each integer has an equal share of [-1, 1].
 
     Args:
-        action_space: of bounded Boxes, or of Discrete and MultiDiscrete parts.
+        action_space: bounded Boxes, or Discrete and MultiDiscrete parts.
 
     Raises:
         ValueError: for another space, or a bound that is not finite.
@@ -72,12 +72,12 @@ class ActionSet:
         if self.discrete:
             return action
         low, high, margin = self._range(action)
-        # A range of zero has one action, which is where -1 and 1 both lie.
+        # A range of zero holds a single action; `tiny` avoids a division by 0.
         spread = (high - low + 2.0 * margin).clamp(min=torch.finfo(action.dtype).tiny)
         return (2.0 * (action - low + margin) / spread - 1.0).clamp(-1.0, 1.0)
 
     def _range(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the bounds, and how far the search goes beyond them so that each whole number has an equal share."""
+        """Return the bounds, and how far the search goes beyond them so that each integer has an equal share."""
         return self._low.to(like), self._high.to(like), 0.5 * self._whole.to(like)
 
     def start(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:

@@ -16,8 +16,8 @@ from mbrl_wrappers.planners.actions import ActionSet
 # Actions ``[B, P, H, A]`` in the env's units -> returns ``[B, P]``.
 Objective = Callable[[Tensor], Tensor]
 
-# Tensors ``[B, ...]`` by name: what one plan leaves for the next. ``"plan" [B, H, A]`` is always among them: where
-# the next search starts, in the units of the search (chances of each category where actions are discrete).
+# Tensors ``[B, ...]`` by name that one search leaves for the next. ``"plan" [B, H, A]``, where the next search starts,
+# is always among them, in the units of the search (probabilities of the categories where actions are discrete).
 PlannerState = dict[str, Tensor]
 
 
@@ -27,12 +27,12 @@ class Plan:
 
     Attributes:
         actions: ``[B, H, A]`` the plan, in the env's units and inside the bounds; never NaN.
-        predicted_return: ``[B]`` of the sequence itself where the planner evaluates it (random shooting, iCEM);
-            otherwise the mean over the candidates that it is made of, with their weights.
-        candidates: ``[B, P, H, A]`` the sequences evaluated last.
-        returns: ``[B, P]`` their returns; minus infinity where they were not finite.
-        weights: ``[B, P]`` their shares in the plan: equal for elites, 0 for the others.
-        state: from which the next plan starts, one step later.
+        predicted_return: ``[B]`` return of the plan itself where the planner evaluates it (random shooting, iCEM);
+            otherwise the weighted mean of the candidates' returns.
+        candidates: ``[B, P, H, A]`` the sequences that the last iteration evaluated.
+        returns: ``[B, P]`` the candidates' returns; minus infinity where they were not finite.
+        weights: ``[B, P]`` the candidates' weights in the plan, such as equal ones for elites and 0 for the others.
+        state: where the next search starts, one step later.
     """
 
     actions: Tensor
@@ -51,9 +51,9 @@ class Plan:
 class Planner(ABC):
     """Searches for the sequence of ``H`` actions with the greatest return, for ``B`` environments at once.
 
-    State goes in and comes out. All randomness comes from the generator, and the same random numbers serve all
-    environments: a plan depends on nothing but its environment's objective and state and on the generator, which
-    moves on by one number a plan.
+    State goes in and comes out. All randomness comes from the generator, which advances by one number per call of
+    :meth:`plan`, and all environments share the same random numbers: the plan for one depends on its own objective and
+    state and on the generator, not on the rest of the batch.
 
     Args:
         action_space: bounded Boxes, or Discrete and MultiDiscrete parts.
@@ -70,7 +70,7 @@ class Planner(ABC):
         self.horizon = horizon
 
     def initial_state(self, batch_size: int, device: torch.device | str = "cpu") -> PlannerState:
-        """Return the state in which nothing was planned yet."""
+        """Return the state before the first plan."""
         check_whole_number("batch_size", batch_size)
         return {"plan": self.action_set.start(batch_size, self.horizon, device=device)}
 
@@ -106,7 +106,7 @@ class Planner(ABC):
 
         Args:
             objective: ``actions [B, P, H, A] -> returns [B, P]``; a return that is not finite ranks last.
-            state: :meth:`initial_state` or that of the last plan.
+            state: :meth:`initial_state`, or the state of the last :class:`Plan`.
             generator: on the state's device; default: torch's global one.
 
         Raises:
@@ -143,7 +143,7 @@ def checked_returns(objective: Objective, controls: Tensor) -> Tensor:
     """Call an objective on ``[B, P, ...]`` and return ``[B, P]``; returns that are not finite become minus infinity.
 
     Raises:
-        ValueError: if it returns something else.
+        ValueError: if the objective returns anything but floating-point returns ``[B, P]``.
     """
     returns = objective(controls)
     shape = tuple(controls.shape[:2])
@@ -160,7 +160,7 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 
 
 def elite_weights(returns: Tensor, num_elites: int) -> Tensor:
-    """Return equal shares of the best candidates, ``[B, P]``; those that are not finite have none."""
+    """Return weights ``[B, P]``: equal for the best candidates, 0 for the others and for returns that aren't finite."""
     best = returns.topk(num_elites, dim=1).indices
     chosen = torch.zeros_like(returns).scatter(1, best, 1.0) * torch.isfinite(returns)
     return chosen / chosen.sum(1, keepdim=True).clamp(min=1.0)

@@ -23,15 +23,15 @@ from mbrl_wrappers.planners.base import (
 )
 from mbrl_wrappers.planners.noise import coloured_noise, truncated_normal
 
-# Half of where the last plan ended up, half even chances: categories that it had settled on can be left again.
+# A search starts from half the last plan's probabilities, half even ones, so that it can leave the last categories.
 _KEPT_CHANCES = 0.5
-# Nearest that a proposal comes to a bound, in units of half the range: at the bound itself nothing else is drawn.
+# Least distance of a proposal from a bound, in units of half the range: at the bound itself, samples have no variance.
 _PROPOSAL_MARGIN = 0.2
 
 
 @dataclass(frozen=True)
 class CEMSettings:
-    """How a search by the cross-entropy method goes; see :class:`CEM` for each."""
+    """Settings of a search by the cross-entropy method; :class:`CEM` explains each."""
 
     population: int
     num_elites: int
@@ -75,7 +75,7 @@ class Refit:
         return torch.where(self.weights.sum(1) > 0, mean, -torch.inf)
 
     def keeping(self, last: Refit | None, over: Tensor) -> Refit:
-        """Return this refit, but the last one for the environments ``over [B]`` whose search was over before it."""
+        """Return this refit, with the rows of ``last`` for the environments whose search was over before, ``[B]``."""
         if last is None or not bool(over.any()):
             return self
         pairs = [(getattr(self, field.name), getattr(last, field.name)) for field in fields(self)]
@@ -105,13 +105,13 @@ def search_gaussian(
     Args:
         objective: ``[B, P, ...] -> [B, P]``.
         mean: ``[B, ...]`` to start from.
-        variance: ``[B, ...]`` likewise.
+        variance: ``[B, ...]`` to start from.
         settings: of the search.
-        generator: of the samples, which are the same for all ``B`` but for their mean and variance.
-        bounded: whether every entry must lie in [-1, 1]: the variance that is sampled with is then capped at the
-            square of half the distance to the nearer bound, so that no sample needs to be cut off.
-        noise_exponent: above 0, samples ``[B, H, ...]`` are coloured over their ``H`` steps (as those of iCEM) before
-            they are truncated.
+        generator: of the samples; all ``B`` share the same noise.
+        bounded: whether every entry must lie in [-1, 1]: the sampling variance is then capped at the square of half
+            the distance to the nearer bound, so that two standard deviations stay inside.
+        noise_exponent: above 0, the noise ``[P, H, ...]`` is coloured over its ``H`` steps, as in iCEM, before it is
+            truncated.
     """
     result: Refit | None = None
     for _ in range(settings.iterations):
@@ -150,16 +150,16 @@ class CEM(Planner):
     mean. Deviation: variances are in units of half the range, so ``min_variance`` means the same in any box; in
     [-1, 1] it is the paper's.
 
-    Categories are searched with a probability for each at each step, refitted to the elites' frequencies; the plan
-    is the elite that is likeliest under them, for a mixture of good sequences need not be a good one. The search
-    starts from the mean of even chances and the last plan's.
+    Categories are searched with a probability for each category at each step, refitted to the elites' frequencies. The
+    plan is the elite that is likeliest under these probabilities, because a mixture of good sequences need not be a
+    good one. The search starts from the mean of even probabilities and the last plan's.
 
     Args:
         action_space: see :class:`Planner`.
         horizon: steps of a plan.
         population: sequences drawn in each iteration.
-        num_elites: best ones that the distribution is refitted to.
-        iterations: most iterations.
+        num_elites: number of best sequences to which the distribution is refitted.
+        iterations: maximal number of iterations.
         alpha: share of the old distribution that is kept, in [0, 1].
         min_variance: the search ends once no variance is greater.
 
@@ -184,8 +184,8 @@ class CEM(Planner):
     def propose(self, state: PlannerState, action: Tensor) -> PlannerState:
         """Let the next search start from a proposal; see :meth:`Planner.propose`.
 
-        In a box a proposal is kept off the bounds by a tenth of the range, since a mean that lies on one has no
-        variance that is sampled with.
+        In a box a proposal is kept a tenth of the range away from the bounds, because a mean on a bound would leave no
+        variance to sample with.
         """
         state = super().propose(state, action)
         if not self.action_set.discrete:

@@ -28,23 +28,22 @@ class ICEM(Planner):
     step later, in the next plan; the last iteration evaluates the mean too; the plan is the best sequence of the
     last iteration.
 
-    Categories, which the paper does not have, are searched with a probability for each at each step, as
-    :class:`~mbrl_wrappers.planners.cem.CEM` does. Noise of a normal distribution decides which is taken, so a
-    coloured one takes the same category for several steps; in place of the mean the likeliest categories are
-    evaluated.
+    Categories, which the paper does not have, are searched with a probability for each category at each step, as in
+    :class:`~mbrl_wrappers.planners.cem.CEM`. The category is chosen by normal noise, so coloured noise keeps a category
+    for several steps; the likeliest categories take the place of the mean.
 
     Args:
         action_space: see :class:`Planner`.
         horizon: steps of a plan.
         population: sequences drawn in the first iteration.
-        num_elites: best ones that the distribution is refitted to.
-        iterations: times that the distribution is refitted.
+        num_elites: number of best sequences to which the distribution is refitted.
+        iterations: number of refits.
         alpha: share of the old distribution that is kept, in [0, 1].
         init_std: standard deviation that a search starts with, in units of half the range; not for categories.
-        noise_exponent: ``beta``: power falls with frequency to this power; 0 is white noise. Default: 2 for
-            boxes (the paper has one for each task), 0 for categories.
-        population_decay: ``gamma``, at least 1: iteration ``i`` draws ``population / gamma^i`` sequences, but no
-            fewer than two for each elite.
+        noise_exponent: ``beta``: the noise's power spectrum falls as ``1 / frequency^beta``; 0 is white noise. Default:
+            2 for boxes (the paper tunes it for each task), 0 for categories.
+        population_decay: ``gamma``, at least 1: iteration ``i`` draws ``population / gamma^i`` sequences, but at least
+            ``2 * num_elites``.
         kept_elites: ``xi``, share of the elites that is kept, in [0, 1].
 
     Raises:
@@ -79,7 +78,7 @@ class ICEM(Planner):
         self.num_kept = round(kept_elites * num_elites)
 
     def initial_state(self, batch_size: int, device: torch.device | str = "cpu") -> PlannerState:
-        """Return the state in which nothing was planned yet: no elites are kept."""
+        """Return the state before the first plan, without kept elites."""
         state = super().initial_state(batch_size, device)
         kept = self._central(self.action_set.start(batch_size, self.num_kept, self.horizon, device=device))
         return {**state, "elites": kept, "has_elites": torch.zeros(batch_size, dtype=torch.bool, device=device)}
@@ -109,7 +108,7 @@ class ICEM(Planner):
             kept = take(searched, best[:, : self.num_kept])
             usable = torch.isfinite(take(returns, best[:, : self.num_kept]))
         plan = take(candidates, best[:, :1])[:, 0]
-        # Where nothing was finite, the mean is as good as any.
+        # Without a finite return, fall back on the mean.
         plan = torch.where(found, plan, self.action_set.to_env(self._central(mean)))
         drawn = self.action_set.draw((self.num_kept, 1), generator)
         elites = torch.cat([kept[:, :, 1:], drawn.expand(len(kept), -1, -1, -1)], dim=2)

@@ -13,14 +13,14 @@ class MPPI(Planner):
     """MPPI (Williams et al. 2017, algorithm 2), for boxes.
 
     The plan is the mean of sequences drawn around the last plan, one step later, each with the weight
-    ``exp(return / temperature)``. Deviations: a bounded action space instead of a cost of control, with samples cut
-    off at the bounds before they are evaluated and averaged; white noise, and no smoothing of the plan.
+    ``exp(return / temperature)``. Deviations: actions are bounded and there is no control cost; samples are clipped to
+    the bounds before they are evaluated and averaged; the noise is white, and the plan is not smoothed.
 
     Args:
         action_space: see :class:`Planner`; Boxes only.
         horizon: steps of a plan.
         population: sequences drawn in each iteration.
-        iterations: times that the mean is improved; the paper's is 1.
+        iterations: number of updates of the mean; 1 in the paper.
         sigma: standard deviation of the noise, in units of half the range.
         temperature: ``lambda``, in units of the return.
 

@@ -20,7 +20,7 @@ def coloured_noise(*shape: int, steps: int, exponent: float, generator: torch.Ge
     (Pinneri et al. 2020, section 3.1).
 
     Args:
-        *shape: of the result's leading dimensions.
+        *shape: leading dimensions of the result.
         steps: length of a sequence.
         exponent: 0 is white noise, 2 Brownian.
         generator: the source of randomness.
@@ -33,8 +33,8 @@ def coloured_noise(*shape: int, steps: int, exponent: float, generator: torch.Ge
     amplitude = frequencies ** (-exponent / 2)
     parts = torch.randn(*shape, len(frequencies), 2, generator=generator, device=generator.device)
     spectrum = torch.view_as_complex(parts) * amplitude
-    # The constant component, and the highest one of an even number of steps, are real and stand alone; all others
-    # stand for two, which share the power of their real and imaginary parts.
+    # A real sequence's spectrum is symmetric: each component counts twice, with real and imaginary parts, except the
+    # constant one and, for an even number of steps, the highest one, which are real and count once.
     alone = torch.zeros_like(amplitude)
     alone[0] = 1.0
     if steps % 2 == 0:

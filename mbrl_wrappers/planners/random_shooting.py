@@ -12,7 +12,7 @@ from mbrl_wrappers.planners.base import Objective, Plan, Planner, PlannerState, 
 class RandomShooting(Planner):
     """The best of sequences that are drawn uniformly (Richards 2005; "RS" in Wang et al. 2019).
 
-    A plan takes nothing over from the one before.
+    A plan does not depend on the plan before it.
 
     Args:
         action_space: see :class:`Planner`.

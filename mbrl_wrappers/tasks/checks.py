@@ -9,7 +9,7 @@ import numpy as np
 
 
 def only_number(action: Any) -> float:
-    """Return the one number of an action, refusing anything else."""
+    """Return the number in an action of shape ``(1,)``, refusing anything else."""
     array = np.asarray(action)
     if array.shape != (1,) or not math.isfinite(array[0]):
         raise ValueError(f"action must be one finite number of shape (1,), got shape {array.shape}: {action}")

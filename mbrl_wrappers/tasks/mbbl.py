@@ -1,7 +1,7 @@
 """Tasks of the benchmark of model-based reinforcement learning, MBBL (Wang et al., 2019, arXiv:1907.02057).
 
-Keep a pole upright. None of them terminates; the time limit that each is registered with truncates an episode. Their
-rewards are paid for ``obs``, the state before the step.
+In both, a pole is to be kept upright. Their episodes never terminate and are truncated by the registered time limit.
+The reward is a function of ``obs``, the state before the step.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _StepResult = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 
 class _RewardedAnew(gym.Env[np.ndarray, np.ndarray]):
-    """An environment of Gymnasium whose reward is another and whose episodes do not terminate.
+    """A Gymnasium environment with MBBL's reward, whose episodes do not terminate.
 
-    MBBL pays for the state that a step starts from, so that the reward is known before the step.
+    MBBL rewards the state before the step, so that the reward is known in advance.
     """
 
     def __init__(self, env: Any) -> None:
@@ -51,7 +51,7 @@ class _RewardedAnew(gym.Env[np.ndarray, np.ndarray]):
 class MBBLCartPole(_RewardedAnew):
     """Keep the pole of Gymnasium's CartPole-v1 upright and the cart in the middle, for ever.
 
-    The "CartPole" of MBBL (Wang et al., 2019, arXiv:1907.02057), also that of POPLIN (Wang and Ba, 2019,
+    The "CartPole" of MBBL (Wang et al., 2019, arXiv:1907.02057), also used by POPLIN (Wang and Ba, 2019,
     arXiv:1906.08649).
 
     - Observation ``[x, x', theta, theta']``, unbounded: neither the cart's position nor the pole's angle,
@@ -98,14 +98,14 @@ class MBBLCartPole(_RewardedAnew):
 
 
 class MBBLInvertedPendulum(_RewardedAnew):
-    """Keep the pole of Gymnasium's InvertedPendulum-v5 upright, as the cart may stand anywhere.
+    """Keep the pole of Gymnasium's InvertedPendulum-v5 upright; the cart may stand anywhere.
 
     The "InvertedPendulum" of MBBL (Wang et al., 2019, arXiv:1907.02057). Spaces, start states and
-    simulation are those of Gymnasium's environment; MBBL's was version 1 of it, of an older MuJoCo.
+    simulation are Gymnasium's; MBBL used version 1 of the environment, with an older MuJoCo.
 
     - Observation ``[x, theta, x', theta']``; the pole is upright at 0.
     - Reward ``-theta^2`` of the state before the step, as in the original, so the best return is 0.
-    - An episode is 100 steps of 0.04 s long, that of the original 101; a fallen pole does not end it.
+    - An episode is 100 steps of 0.04 s long, in the original 101; a fallen pole does not end it.
 
     Args:
         render_mode: as InvertedPendulum-v5 has it.
@@ -120,7 +120,7 @@ class MBBLInvertedPendulum(_RewardedAnew):
     }
 
     def __init__(self, render_mode: str | None = None) -> None:
-        # made by its id, because the module of its class imports MuJoCo
+        # Made by its id, since importing its class would import MuJoCo, which is optional.
         super().__init__(gym.make("InvertedPendulum-v5", render_mode=render_mode).unwrapped)
 
     def _get_obs(self) -> np.ndarray:

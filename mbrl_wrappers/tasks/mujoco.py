@@ -2,15 +2,15 @@
 
 Rewards that are left out, because ``(obs, action, next_obs)`` does not determine them:
 
-- Ant, HalfCheetah, Hopper, Humanoid, Swimmer, Walker2d: they pay for the distance moved along x, and
-  the observation holds no x (the velocity it holds is that at the end of the step, not the mean).
-- InvertedDoublePendulum: the tip's position is taken before the integrator's last update, up to 1e-4
-  away in reward, and the velocities it pays for are clipped to [-10, 10] in the observation.
+- Ant, HalfCheetah, Hopper, Humanoid, Swimmer, Walker2d: the reward is for the distance moved along x, and the
+  observation holds no x (its velocity is the one at the end of the step, not the mean over the step).
+- InvertedDoublePendulum: the env takes the tip's position before the integrator's last update, which changes the reward
+  by up to 1e-4, and the velocities in the reward are clipped to [-10, 10] in the observation.
 
-Some environments end an episode by values that the observation does not show. The terminations here decide by what
-it shows: Hopper's velocities are clipped to [-10, 10] in the observation, while the environment ends an episode at
-100; Ant's x and y, which must be finite, are left out of it; the height of InvertedDoublePendulum's tip is, as in its
-reward, slightly older than the angles (4e-5). Only transitions at the limit differ.
+Some environments end an episode by values that the observation does not show exactly. The terminations here use the
+observation: Hopper's velocities are clipped to [-10, 10] there, while the environment ends an episode at 100; Ant's x
+and y, which must be finite, are missing; the height of InvertedDoublePendulum's tip is, as in its reward, slightly
+older than the angles (4e-5). Only transitions at the limit differ.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _pusher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 
 
 def _reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    # the weight of the effort is 1 in Gymnasium's code, 0.1 in its documentation
+    # The effort's weight is 1 in Gymnasium's code, although its documentation says 0.1.
     return -torch.linalg.vector_norm(next_obs[..., 8:10], dim=-1) - effort(obs, action)
 
 
@@ -107,7 +107,7 @@ def _set_reacher(env: Any, obs: np.ndarray) -> None:
 
 
 def _set_pusher(env: Any, obs: np.ndarray) -> None:
-    # cylinder and goal slide along y first, then x, from where the model file puts them
+    # qpos holds the offsets of cylinder and goal from their places in the model file, y before x.
     cylinder = (obs[17:19] - env.model.body("object").pos[:2])[::-1]
     goal = (obs[20:22] - env.model.body("goal").pos[:2])[::-1]
     env.set_state(np.concatenate([obs[:7], cylinder, goal]), np.concatenate([obs[7:14], np.zeros(4)]))

@@ -1,7 +1,7 @@
 """The cart-pole swing-up of PETS (Chua et al., 2018, arXiv:1805.12114), for Gymnasium and as torch functions.
 
-It does not terminate; the time limit that it is registered with truncates an episode. Its reward is paid for
-``next_obs``.
+Episodes never terminate and are truncated by the registered time limit. The reward is a function of ``next_obs`` and
+the action.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _StepResult = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 class PETSCartpole(gym.Env[np.ndarray, np.ndarray]):
     """Swing up a pole that hangs from a cart, and hold it over the middle of the rail.
 
-    The "cartpole" of PETS (Chua et al., 2018, arXiv:1805.12114), whose bodies, forces and integrator are
-    in :mod:`mbrl_wrappers.tasks.swing_up`, with what deviates from the original there.
+    The "cartpole" of PETS (Chua et al., 2018, arXiv:1805.12114). :mod:`mbrl_wrappers.tasks.swing_up` describes its
+    bodies, forces and integrator, and the deviations from the original.
 
     - Observation ``[x, cos(theta), sin(theta), x', theta']`` in m, m/s and rad/s. The original emits the
       angle, and its authors feed their model the sine and the cosine in its place.
@@ -51,7 +51,7 @@ class PETSCartpole(gym.Env[np.ndarray, np.ndarray]):
         render_mode: None, ``"rgb_array"`` or ``"human"``; both need pygame.
 
     Attributes:
-        state: ``[4]`` position, angle, velocity, angle's velocity, in float64. May be set.
+        state: ``[4]`` position, angle, velocity, angular velocity, in float64. May be set.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form

@@ -14,8 +14,8 @@ _TASKS = {
 def register_tasks() -> None:
     """Make the tasks of PETS and MBBL known to Gymnasium, each with its time limit.
 
-    An id that is known already stays as it is. Importing :mod:`mbrl_wrappers.envs` does this; without an
-    import, write the module in front of the id.
+    Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
+    an import, write the module before the id.
 
     Example:
         >>> env = gym.make("mbrl_wrappers.envs:mbrl_wrappers/PETSCartpole-v0")

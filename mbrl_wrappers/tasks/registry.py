@@ -1,9 +1,9 @@
 """Every environment that something is known of, by its id.
 
-A model need not learn what is already known. Model-based policy optimisation (Janner et al., 2019,
+A model need not learn rules that are known: model-based policy optimisation (Janner et al., 2019,
 arXiv:1906.08253) gives its model the termination rule, PETS (Chua et al., 2018, arXiv:1805.12114) gives
-it the reward. The rules are those of the default construction of each environment, read off
-Gymnasium's sources; an environment made with other keyword arguments needs its own functions.
+it the reward. The rules here are read off Gymnasium's sources and hold for environments made with default
+arguments; an environment made with other keyword arguments needs its own functions.
 
 CartPole, MountainCar and Acrobot round a float64 state to a float32 observation: transitions at the limit of a rule
 may differ.

@@ -1,9 +1,9 @@
 """The cart-pole swing-up of PETS as rigid-body equations, for numbers and for batches of tensors.
 
 PETS (Chua et al., 2018, arXiv:1805.12114, section 6) swings up a pole that hangs from a cart on a rail,
-simulated by MuJoCo. The equations here are those of the same bodies: the cart is a capsule that lies
-along the rail, the pole a capsule that turns about its upper end, both of a density of 1000 kg/m^3; the
-hinge and the rail resist in proportion to the velocity.
+simulated by MuJoCo. The equations here describe the same bodies: the cart is a capsule that lies along the rail, the
+pole a capsule that turns about its upper end, both with a density of 1000 kg/m^3; the friction of the hinge and the
+rail is proportional to the velocity.
 
     (M + m) x'' - m l cos(theta) theta'' = F - b x' - m l sin(theta) theta'^2
     -m l cos(theta) x'' + J theta''      = -c theta' - m g l sin(theta)
@@ -12,11 +12,11 @@ hinge and the rail resist in proportion to the velocity.
 pole's centre of mass from the hinge, ``J`` its moment of inertia about the hinge.
 
 Deviations: the pole of the original is tilted by 0.001 m at its tip, this one is straight. The rail of
-the original ends in MuJoCo's soft limits, this one in stops that are hit without a rebound: the cart
-loses its velocity at once, and the pole keeps its angular momentum about the hinge.
+the original ends in MuJoCo's soft limits, this one in stops without a rebound: the cart loses its velocity at
+once, and the pole keeps its angular momentum about the hinge.
 
-Every function computes alike with floats and with tensors of one shape; ``functions`` is the module
-that its sine comes from, ``math`` or ``torch``.
+All functions take floats, or tensors of one shape; ``functions`` is the module with sine and cosine, ``math`` or
+``torch``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 
 Number = TypeVar("Number", float, Tensor)
 
-# What a tuple of four numbers means is its name: position [m], angle [rad] and their rates of change.
+# Position [m], angle [rad] and their rates of change [m/s, rad/s]; also used for the rates of change of a state.
 State = tuple[Number, Number, Number, Number]
 
 MAX_ACTION = 3.0
@@ -78,7 +78,7 @@ def swing_up_step(state: State[Number], action: Number, functions: ModuleType) -
     """Take one step of the environment: two of the classical Runge-Kutta method (RK4).
 
     Args:
-        state: position [m], angle [rad], velocity [m/s], angle's velocity [rad/s].
+        state: position [m], angle [rad], velocity [m/s], angular velocity [rad/s].
         action: in [-3, 3], already clipped.
         functions: ``math`` or ``torch``.
 
@@ -92,13 +92,13 @@ def swing_up_step(state: State[Number], action: Number, functions: ModuleType) -
 
 
 def swing_up_reward(position: Number, cos: Number, sin: Number, action: Number, functions: ModuleType) -> Number:
-    """Reward a state: near 1 where the tip is at ``(0, 0.6)``, the top of the middle of the rail.
+    """Reward a state: near 1 where the tip is at ``(0, 0.6)``, upright over the middle of the rail.
 
     Args:
-        position: of the cart after the step.
+        position: of the cart after the step, in m.
         cos: of the angle after the step.
-        sin: likewise.
-        action: as it was given, not clipped.
+        sin: of the angle after the step.
+        action: of the step, not clipped.
         functions: ``math`` or ``torch``.
     """
     tip_x, tip_z = position - POLE_LENGTH * sin, -POLE_LENGTH * cos
@@ -142,7 +142,7 @@ def _moved(state: State[Number], rates: State[Number], time: float) -> State[Num
 
 
 def _stopped(state: State[Number], functions: ModuleType) -> State[Number]:
-    """Keep the cart on its rail; the blow of a stop acts on the pole through the hinge."""
+    """Keep the cart on its rail; the impact at a stop acts on the pole through the hinge."""
     position, angle, velocity, angle_velocity = state
     excess = (position > RAIL_END) * (position - RAIL_END) + (position < -RAIL_END) * (position + RAIL_END)
     lost = (excess * velocity > 0) * velocity

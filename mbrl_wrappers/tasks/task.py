@@ -38,12 +38,12 @@ class Physics:
 class Task:
     """What is known of an environment, as ``gymnasium.make`` constructs it without arguments.
 
-    The functions of a model take ``(obs [..., D], action [..., A], next_obs [..., D])``, flat and in the environment's
-    units (one-hot where the action is discrete), and return ``[...]``.
+    ``termination_fn`` and ``reward_fn`` take ``(obs [..., D], action [..., A], next_obs [..., D])``, flat and in the
+    environment's units (one-hot where the action is discrete), and return ``[...]``.
 
     Attributes:
         termination_fn: returns bool.
-        reward_fn: returns the floating dtype of ``obs`` and can be differentiated; None where ``(obs, action,
+        reward_fn: returns rewards in the floating dtype of ``obs``, differentiable; None where ``(obs, action,
             next_obs)`` does not determine the reward.
         set_state: ``(unwrapped env, obs [D])`` puts the state that an observation shows into the simulator, for its
             renderer; None where that can't be done.
@@ -57,7 +57,7 @@ class Task:
 
 
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """Say of every step that it does not terminate the episode."""
+    """Return False for every step: none terminates the episode."""
     return torch.zeros_like(next_obs[..., 0], dtype=torch.bool)
 
 

@@ -16,15 +16,15 @@ from mbrl_wrappers.seeding import stream_seed
 class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any], gym.utils.RecordConstructorArgs):
     """Shows a world model's features of all observations and actions so far.
 
-    An agent that was trained in an imagined env with ``observe="features"`` acts in the real one through this wrapper,
-    and the other way round.
+    An agent that was trained in an imagined env with ``observe="features"`` can act in the real env inside this
+    wrapper, and the other way round.
 
     Args:
-        env: a real one, of the model's spaces.
-        dynamics: the model; it is used as it is when a step is taken.
+        env: the real env, with the model's spaces.
+        dynamics: the model; a later fit changes the features of later steps.
 
     Raises:
-        ValueError: for an env of other spaces.
+        ValueError: if the spaces of env and model differ.
 
     Example:
         >>> agent = PPO("MlpPolicy", ImaginedVecEnv(dynamics, 64, observe="features")).learn(50_000)  # doctest: +SKIP
@@ -53,7 +53,7 @@ class LatentObservation(gym.ObservationWrapper[np.ndarray, Any, Any], gym.utils.
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Take a real step; one after an episode's end, in an env that resets itself, begins the next episode."""
+        """Take a real step; in an env that resets itself, the step after an episode's end begins the next episode."""
         self._action = action
         step = super().step(action)
         self._is_over = step[2] or step[3]

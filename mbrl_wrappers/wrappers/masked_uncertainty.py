@@ -16,17 +16,18 @@ from mbrl_wrappers.models.uncertainty import Measure
 class MaskedUncertainty(gym.Wrapper[Any, Any, Any, Any]):
     """Masks, truncates or penalises imagined steps that the model is not sure of.
 
-    ``info`` of a step holds ``"uncertainty"``, ``"masked"`` and ``"penalty"``, which the reward has lost already.
-    The wrapped env decides which steps are masked, since it asks the model: the wrapper hands it the rule for each step
-    and takes it back afterwards. For Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a ``trust``.
+    ``info`` of a step holds ``"uncertainty"``, ``"masked"`` and ``"penalty"``; the penalty is already subtracted from
+    the reward. The imagined env itself masks the steps, because it calls the model; the wrapper sets its ``trust``
+    during a step and resets it afterwards. For Stable-Baselines3 give :class:`~mbrl_wrappers.envs.ImaginedVecEnv` a
+    ``trust`` instead.
 
     Args:
-        env: an :class:`~mbrl_wrappers.envs.ImaginedEnv`, with any wrappers, of an ensemble.
+        env: an :class:`~mbrl_wrappers.envs.ImaginedEnv` of an ensemble, with any wrappers.
         threshold: of the uncertainty; see :func:`~mbrl_wrappers.models.trust.calibrated_threshold`.
         measure, on_mask, penalty: see :class:`~mbrl_wrappers.models.trust.Trust`.
 
     Raises:
-        ValueError: for another env, a model with too few members, or a value out of its range.
+        ValueError: for any other env, a model with too few members, or a value out of its range.
 
     Example:
         >>> env = MaskedUncertainty(ImaginedEnv(dynamics), threshold=2.0, on_mask="truncate")  # doctest: +SKIP
@@ -59,7 +60,7 @@ class VectorMaskedUncertainty(VectorWrapper):
     """:class:`MaskedUncertainty` for a vector env, where the most certain share of each batch can be trusted instead.
 
     Args:
-        env: an :class:`~mbrl_wrappers.envs.ImaginedVectorEnv`, with any wrappers, of an ensemble.
+        env: an :class:`~mbrl_wrappers.envs.ImaginedVectorEnv` of an ensemble, with any wrappers.
         keep_rate, threshold, measure, on_mask, penalty: see :class:`~mbrl_wrappers.models.trust.Trust`.
 
     Raises:

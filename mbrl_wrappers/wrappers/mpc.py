@@ -28,29 +28,29 @@ Mode = Literal["warm_start", "residual", "replace"]
 class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
     """Plans every action in a model: model predictive control as a wrapper.
 
-    The incoming action is a proposal to the planner (``"warm_start"``), is added to the planned action, both in the
-    env's units and the sum cut off at the bounds (``"residual"``: with a policy that learns what to add, residual
-    policy learning, Silver et al. 2018), or is ignored (``"replace"``). An SB3 policy trained on the env, with this
-    wrapper around the env, is that policy improved by planning.
+    ``mode`` decides what happens to the incoming action. ``"warm_start"``: the search starts from it. ``"residual"``:
+    it is added to the planned action, in the env's units, and the sum is clipped to the bounds; a policy trained in
+    this env learns the correction (residual policy learning, Silver et al. 2018). ``"replace"``: it is ignored. With
+    ``"warm_start"``, planning improves an SB3 policy that was trained without this wrapper.
 
-    ``info["mpc"]`` of a step holds ``"action"``, the one executed; ``"sequence"``, the plan, one action of the space
-    for each step of the horizon; and ``"predicted_return"``.
+    ``info["mpc"]`` of a step holds ``"action"``, the executed action; ``"sequence"``, the plan, one action for each
+    step of the horizon; and ``"predicted_return"``.
 
     Args:
-        env: any env with Box, Discrete or MultiDiscrete actions; observations as the model has them.
-        dynamics: the model of the env; or a :class:`~mbrl_wrappers.envs.SimulatorReturns` of it: then plans are made
-            in the true simulator, which tells errors of the model from those of the planner. One of another instance
-            stands for one of ``env`` itself, because only that is in the env's state.
+        env: any env with Box, Discrete or MultiDiscrete actions and the model's observations.
+        dynamics: the model of the env, or a :class:`~mbrl_wrappers.envs.SimulatorReturns` of it to plan in the true
+            simulator, which tells errors of the model from errors of the planner. If that was made of another instance
+            of the env, a new one is made of ``env``, whose state the plan has to start from.
         planner: default: :class:`~mbrl_wrappers.planners.ICEM`.
         mode: see above.
-        num_particles: particles that follow each sequence in the model.
+        num_particles: particles per action sequence in the model.
         propagation, sample_noise: see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         discount: factor per step of a plan, in [0, 1].
         seed: of the planner, until ``reset`` gets one; default: random.
 
     Raises:
-        ValueError: for spaces that are not the model's or the planner's, a model that has never met a reward, or a
-            mode that the action space or the planner does not allow.
+        ValueError: if the spaces differ from the model's or the planner's, the model is neither fitted nor given a
+            reward function, or the action space or the planner does not allow the mode.
 
     Example:
         >>> env = MPCAction(gym.make("Pendulum-v1"), dynamics)         # doctest: +SKIP
@@ -89,7 +89,7 @@ class MPCAction(gym.Wrapper[Any, Any, Any, Any]):
         self._obs: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; plans are forgotten, and a seed seeds the planner too."""
+        """Start an episode without an old plan; a seed seeds the planner too."""
         self._obs, info = self.env.reset(seed=seed, options=options)
         self._control.forget(np.ones(1, dtype=bool), seed)
         return self._obs, info
@@ -156,7 +156,7 @@ class VectorMPCAction(VectorWrapper):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes; all envs, or those of the option ``reset_mask``."""
+        """Start episodes in all envs, or in those of the option ``reset_mask``, without their old plans."""
         mask = None if options is None else options.get("reset_mask")
         self._obs, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         first = seed[0] if isinstance(seed, list | tuple) and seed else seed
@@ -174,7 +174,7 @@ class VectorMPCAction(VectorWrapper):
         chosen, plan = control.act(self._codec.encode(self._obs, self._device), actions)
         self._obs, reward, terminated, truncated, info = self.env.step(chosen)
         over = np.logical_or(terminated, truncated)
-        # Observations that start an episode: those of the episodes that ended now, or one step ago.
+        # Envs whose new observation starts an episode: they ended in this step, or in the one before.
         started = {AutoresetMode.SAME_STEP: over, AutoresetMode.NEXT_STEP: self._ended}.get(self._autoreset)
         if started is not None:
             control.forget(started)
@@ -189,7 +189,7 @@ class VectorMPCAction(VectorWrapper):
 
 
 class _Control:
-    """A planner, its state for ``B`` envs, and its way with incoming actions."""
+    """Plans for ``B`` envs and combines the planned actions with the incoming ones."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class _Control:
         self._planner = planner
         self._mode = mode
         self._state: PlannerState = planner.initial_state(num_envs, device)
-        if mode == "warm_start":  # refused now, not at the first step
+        if mode == "warm_start":  # a planner that takes no proposals is refused now, not at the first step
             planner.propose(self._state, planner.action_set.to_env(self._state["plan"][:, 0]))
         self._generator = torch.Generator(device)
         self._generator.manual_seed(stream_seed(seed, "plans"))
@@ -232,7 +232,7 @@ class _Control:
         """Plan from flat observations ``[B, D]``.
 
         Returns:
-            What to execute for the batch of incoming actions, and the plan.
+            The batch of actions to execute, and the plan.
         """
         incoming = self.codec.encode(action, self._generator.device)
         if not torch.isfinite(incoming).all():
@@ -241,7 +241,7 @@ class _Control:
         plan = self._planner.plan(lambda actions: self._evaluate(obs, actions, self._generator), state, self._generator)
         self._state = plan.state
         executed = plan.action + incoming if self._mode == "residual" else plan.action
-        return self.codec.decode_numpy(executed), plan  # inside the bounds
+        return self.codec.decode_numpy(executed), plan  # decoding clips to the bounds
 
 
 def _ignoring_obs(simulate: SimulatorReturns) -> Callable[[Tensor, Tensor, torch.Generator], Tensor]:
@@ -249,7 +249,7 @@ def _ignoring_obs(simulate: SimulatorReturns) -> Callable[[Tensor, Tensor, torch
 
 
 def _simulator_of(env: gym.Env, simulate: SimulatorReturns) -> SimulatorReturns:
-    """Return a simulator that is in the env's state: the one given, or one like it of this very env."""
+    """Return ``simulate`` if it plays in this very env, else a new one with the same discount that does."""
     if simulate.env.unwrapped is env.unwrapped:
         return simulate
     if str(simulate.env) != str(env):

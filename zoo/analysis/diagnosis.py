@@ -41,7 +41,7 @@ from mbrl_wrappers.zoo.analysis.model_error import (
     windows_of,
 )
 
-# Of the spread of the states: what is predicted still explains 1 - 0.25^2 = 94% of their variance.
+# In units of the states' spread: up to this error, predictions explain at least 1 - 0.25^2 = 94% of their variance.
 TRUSTED_ERROR = 0.25
 NUM_SAMPLES = 99  # real outcomes rank among 99 samples at one of 100 places, so every level below is met exactly
 NUM_BINS = 10
@@ -49,7 +49,7 @@ LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 NUM_STARTS = 20
 GAP_STEPS = 100
 NUM_ROLLOUTS = 256
-# Where each step is a search: few starts, and the model is measured on the real steps from them.
+# For agents that plan, where each step is a search: few starts, and the model is measured on these same real steps.
 NUM_PLANNED_STARTS = 5
 PLANNED_STEPS = 30
 PLANNED_HORIZON = 15
@@ -66,19 +66,20 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a model, and the policy that was trained in it, on fresh episodes of the real environment.
 
-    Agent, model and the process's random generators are as before afterwards.
+    Agent, model and the process's random generators are left unchanged.
 
-    An agent that plans takes the time of a search for each step. It plays 5 starts for 30 steps each, all measurements
-    are of these steps, and the open-loop error looks at most 15 steps ahead.
+    An agent that plans needs a search for each step, so it plays only 30 steps from each of 5 starts. All measurements
+    are made on these steps, and the open-loop error looks at most 15 steps ahead.
 
     Args:
-        agent: explores as in training where the model is measured; its own VecNormalize normalises what it sees.
+        agent: the agent, which explores as in training while the model is measured; if it has a VecNormalize, that
+            normalises its observations.
         dynamics: the model.
         env: the real environment, not wrapped by SB3.
-        steps: env steps to play for the open-loop error, and as many for the errors of one step; not used for an
-            agent that plans.
+        steps: env steps to play for the open-loop error, and again for the one-step errors; not used for an agent
+            that plans.
         horizon: steps to look ahead; fewer if no episode is as long.
-        seed: of everything drawn.
+        seed: of all episodes and random numbers.
     """
     for name, value in (("steps", steps), ("horizon", horizon)):
         check_whole_number(name, value)
@@ -121,8 +122,8 @@ def trusted_steps(error: list[HorizonError], threshold: float = TRUSTED_ERROR) -
     """Return how many steps the model can be rolled out: as long as the median error stays below a threshold.
 
     Janner et al. 2019 (sections 4 and 5) branch rollouts off real states and keep them short because a model's error
-    grows with every step; how short is a matter of tuning there, 1 to 25 steps. This is a rule instead of tuning: an
-    error of 1 is that of a model that knows nothing but the mean state.
+    grows with every step; they tune the length, 1 to 25 steps. This rule takes the place of tuning. An error of 1 is
+    that of always predicting the mean state.
 
     Args:
         error: by steps ahead.
@@ -135,9 +136,9 @@ def trusted_steps(error: list[HorizonError], threshold: float = TRUSTED_ERROR) -
 
 
 class _Player:
-    """An agent as its player: sees raw observations, and is seeded without its environment being seeded too.
+    """Plays an agent on raw observations, and seeds it without seeding its environment too.
 
-    What an agent hands from step to step, such as the last plan, is kept until :meth:`start`.
+    The agent's recurrent state, such as the last plan, is kept until :meth:`start`.
     """
 
     def __init__(self, agent: BaseAlgorithm) -> None:
@@ -169,7 +170,7 @@ class _Player:
 
 @contextmanager
 def _undisturbed(agent: BaseAlgorithm) -> Iterator[None]:
-    """Put the global generators, the action space's and the policy's mode back as they were."""
+    """Restore the global random generators, the action space's generator, and the policy's training mode."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - as above
     space, agent.action_space = agent.action_space, copy.deepcopy(agent.action_space)
     was_training = agent.policy.training
@@ -185,7 +186,7 @@ def _undisturbed(agent: BaseAlgorithm) -> Iterator[None]:
 
 
 def _calibration(dynamics: DynamicsModel, real: Transitions, generator: torch.Generator) -> Calibration | None:
-    """Compare samples of the next observation with the real one; any model that samples can be asked."""
+    """Compare samples of the next observation with the real one; None if no real-valued column of them varies."""
     columns = _real_valued_columns(dynamics)
     if not len(columns):
         return None
@@ -209,7 +210,7 @@ def _calibration(dynamics: DynamicsModel, real: Transitions, generator: torch.Ge
 
 
 def _binned(predicted: Tensor, missed: Tensor) -> list[tuple[float, float]]:
-    """Return root mean squares of both by bins of equal size, from small to large predictions."""
+    """Return the root mean squares of both in bins of equal size, ordered by ``predicted``."""
     bins = predicted.argsort().tensor_split(NUM_BINS)
     return [(_rms(predicted[rows]), _rms(missed[rows])) for rows in bins if len(rows)]
 
@@ -219,7 +220,7 @@ def _rms(values: Tensor) -> float:
 
 
 def _real_valued_columns(dynamics: DynamicsModel) -> list[int]:
-    """Return the columns of the flat observation that are no whole numbers."""
+    """Return the real-valued columns of the flat observation."""
     return [
         column
         for leaf in dynamics.obs_codec.leaves
@@ -248,9 +249,9 @@ class _Played:
     Attributes:
         obs: ``[T + 1, D]``.
         action: ``[T, A]``.
-        rewards: ``T``.
-        terminated: whether the last step ended it.
-        allowed: steps that an imagined one may take.
+        rewards: ``T`` numbers.
+        terminated: whether the last step terminated it.
+        allowed: number of steps that the imagined episode from the same start may take.
     """
 
     obs: Tensor
@@ -261,7 +262,7 @@ class _Played:
 
 
 def _at_most(steps: int, env: gym.Env) -> int:
-    """Return the number of steps, or that of the env's time limit."""
+    """Return the number of steps, at most the env's time limit."""
     limit = None if env.spec is None else env.spec.max_episode_steps
     return steps if limit is None else min(limit, steps)
 
@@ -275,10 +276,10 @@ def _exploitation_gap(
 
 
 def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, steps: int) -> _Played:
-    """Play an episode for so many steps, if it does not end before."""
+    """Play an episode for at most ``steps`` steps."""
     player.start()
     obs, _ = env.reset(seed=seed)
-    seen, done = [encode_one(dynamics, obs).clone()], []  # an env may go on to write into its array
+    seen, done = [encode_one(dynamics, obs).clone()], []  # copied, because an env may reuse its array
     rewards: list[float] = []
     terminated = truncated = False
     while len(rewards) < steps and not (terminated or truncated):
@@ -287,7 +288,7 @@ def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, ste
         obs, reward, terminated, truncated, _ = env.step(action)
         seen.append(encode_one(dynamics, obs).clone())
         rewards.append(scalar_reward(reward))
-    # After a termination the imagined episode may go on: to miss an end is a way of being exploited.
+    # After a real termination the imagined episode may go on: a policy can exploit a model that misses the end.
     allowed = len(rewards) if truncated and not terminated else steps
     return _Played(torch.cat(seen), torch.cat(done), rewards, bool(terminated), allowed)
 
@@ -332,7 +333,7 @@ def _imagine(player: _Player, dynamics: DynamicsModel, starts: Tensor, lengths: 
 def _uncertainty(
     player: _Player, dynamics: DynamicsModel, real: Transitions, horizon: int, seed: int
 ) -> list[HorizonError] | None:
-    """Roll the exploring policy out from real states and measure every step; rollouts that ended are left out."""
+    """Measure the uncertainty along rollouts of the exploring policy from real states, as long as each goes on."""
     if len(members_of(dynamics).particle_members) < 2:
         return None
     player.start()
@@ -372,7 +373,7 @@ def _gradient_norms(agent: BaseAlgorithm, dynamics: DynamicsModel, real: Transit
 
 
 def _spread_out(obs: Tensor) -> Tensor:
-    """Return at most ``NUM_ROLLOUTS`` of the rows, evenly."""
+    """Return at most ``NUM_ROLLOUTS`` rows, evenly spaced."""
     return obs[torch.linspace(0, len(obs) - 1, min(NUM_ROLLOUTS, len(obs))).long().to(obs.device)]
 
 

@@ -24,8 +24,8 @@ class Calibration:
     """Predicted against observed spread of one step, over all real-valued columns of the observation.
 
     Attributes:
-        spread: by bins of equal size, ``(predicted, observed)``: root mean square of the predicted standard
-            deviations, and of the prediction errors, both in units of the spread of each column's change.
+        spread: ``(predicted, observed)`` for each of several bins of equal size: root mean square of the predicted
+            standard deviations, and of the prediction errors, in units of the spread of each column's change.
         coverage: ``(nominal, observed)`` share of real outcomes in central intervals of the predicted distribution.
     """
 
@@ -38,7 +38,7 @@ class RewardError:
     """How wrong predicted rewards are, one step ahead.
 
     Attributes:
-        given: whether the model was given the reward function; its error is then that of the predicted states.
+        given: whether the model was given the reward function; its only error then comes from the predicted states.
         rmse: root mean square error, in units of ``unit``.
         unit: standard deviation of the real rewards; 1 where they do not vary.
     """
@@ -53,11 +53,11 @@ class TerminationErrors:
     """Counts of real steps by what happened and what was predicted, one step ahead. A time limit is no end.
 
     Attributes:
-        given: whether the model was given the termination function; its errors are then those of predicted states.
-        hits: steps that ended the episode, and were said to.
-        misses: steps that ended it, and were not said to.
-        false_alarms: steps that did not end it, and were said to.
-        passes: steps that did not end it, and were not said to.
+        given: whether the model was given the termination function; its only errors then come from predicted states.
+        hits: steps that terminated the episode, as predicted.
+        misses: steps that terminated it, not predicted.
+        false_alarms: steps that did not terminate it, although predicted.
+        passes: steps that did not terminate it, as predicted.
     """
 
     given: bool
@@ -72,9 +72,9 @@ class ExploitationGap:
     """Undiscounted returns of the deterministic policy from the same start states.
 
     Attributes:
-        steps: that an episode goes on for, if it does not end before.
+        steps: maximal length of an episode.
         real: in the environment, one per start.
-        imagined: in the model, which samples as it does in training.
+        imagined: in the model, which samples as in training.
     """
 
     steps: int
@@ -97,19 +97,19 @@ class Diagnosis:
     """The content of ``diagnosis.json``.
 
     Attributes:
-        seed: of the episodes and of everything drawn.
-        steps: env steps that were played for each of the measurements; for an agent that plans, in all.
+        seed: of the episodes and all random numbers.
+        steps: env steps that were played for each measurement; for an agent that plans, in all.
         error: open-loop error by steps ahead; infinite where predictions were not finite.
         calibration: None for a model that is exact, whose samples are not finite, or whose observations have no
             real-valued column.
-        reward, termination, exploitation: see there.
-        uncertainty: by steps of rollouts under the exploring policy from real states, how far the member that takes
-            the step is from the others (one-versus-rest, in nats); None for a model with fewer than two members, or an
-            agent that plans.
+        reward, termination, exploitation: see their classes.
+        uncertainty: divergence of the sampled ensemble member from the others (one-versus-rest, in nats), for each
+            step of rollouts of the exploring policy from real states; None for a model with fewer than two members, or
+            an agent that plans.
         horizon_weights: mean weight of each horizon in STEVE's targets at real steps; None for other agents.
-        gradient_norms: how large the gradient of a first action's value is, by the steps that are imagined before the
-            critic's; None for agents other than MAAC and SVG.
-        threshold: of the median error, in units of the states' spread, up to which the model is trusted.
+        gradient_norms: norm of the gradient of the value with respect to the first action, by the number of imagined
+            steps before the critic; None for agents other than MAAC and SVG.
+        threshold: the median error, in units of the states' spread, up to which the model is trusted.
         trusted_steps: the recommended rollout length, see :func:`trusted_steps`.
     """
 
@@ -128,7 +128,7 @@ class Diagnosis:
 
     @property
     def is_trusted_throughout(self) -> bool:
-        """Whether the model is trusted as far as was measured, and maybe further."""
+        """Whether the model is trusted over the whole measured horizon."""
         return self.trusted_steps == len(self.error)
 
     def to_json(self) -> bytes:
@@ -181,14 +181,14 @@ def _by_steps(rows: Any) -> list[HorizonError]:
 
 
 def _rows(value: Any) -> list[Any]:
-    """Refuse values that no figure could show."""
+    """Return a list of the file, refusing lengths that no figure could show."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise ValueError(f"a diagnosis must have lists of 1 to {MAX_ROWS} entries")
     return value
 
 
 def _plain(value: Any) -> Any:
-    """Put None in the place of numbers that JSON has no word for."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How the gradient that an actor learns from a model fares over the horizon."""
+"""The size of the gradient that an actor gets through a model, over the horizon."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ LONGEST = 20
 def gradient_norms(agent: BaseAlgorithm, dynamics: DynamicsModel, obs: Tensor) -> list[HorizonError] | None:
     """Measure how large the gradient of a first action's value is, by the steps that are imagined before the critic.
 
-    With an exact model and an exact critic all horizons would say the same, but for the noise of the rollouts. A norm
-    that grows with the horizon is a gradient that explodes in the model, one that falls is lost on the way.
+    With an exact model and an exact critic, the norm would be the same at all horizons except for the rollouts' noise.
+    If it grows with the horizon, the gradient explodes in the model; if it falls, the gradient vanishes.
 
     Args:
         agent: MAAC or SVG.
-        dynamics: its model.
-        obs: ``[B, D]`` raw flat observations to begin with.
+        dynamics: the agent's model.
+        obs: ``[B, D]`` raw flat observations to start from.
 
     Returns:
-        Quantiles at horizons 0 (from 1 for SVG, whose critic knows no actions) to 20, over those of ``obs`` from which
-        neither rollout nor gradient diverges, infinite where there is none; None for other agents.
+        Quantiles over ``obs`` at horizons 0 to 20 (from 1 if SVG's critic takes states alone). Observations whose
+        rollout or gradient diverges are left out; if none is left, the quantiles are infinite. None for other agents.
     """
     if not isinstance(agent, MAAC | SVG):
         return None

@@ -24,7 +24,7 @@ class HorizonError:
     """One row of a run's ``model_error.csv``: the error's distribution over real start states.
 
     Attributes:
-        steps_ahead: how often the model was fed its own prediction, plus one.
+        steps_ahead: number of model steps from the real start state.
         low, median, high: 10%, 50% and 90% quantile, in units of the observations' spread.
     """
 
@@ -46,7 +46,7 @@ def measure_model_error(
     """Compare a model with episodes that it was not fitted on, played by the exploring agent.
 
     Args:
-        agent: chooses the actions, as it does in training; its random generators get seeded.
+        agent: chooses the actions as in training; its random generators are seeded.
         dynamics: the model.
         env: the real environment.
         horizon: steps to look ahead; fewer if no episode is as long.
@@ -83,7 +83,7 @@ def real_windows(
 
 
 def choices_seed(seed: int) -> int:
-    """Return the seed of an agent's choices in episodes of a seed: another one, as SB3 takes it."""
+    """Derive the seed of an agent's choices from the seed of its episodes, below 2^32 as SB3 needs it."""
     return stream_seed(seed, "choices") % 2**32
 
 

@@ -21,15 +21,16 @@ PLANNED_STEPS = 20
 
 @dataclass(frozen=True)
 class Candidates:
-    """The sequences that a search compared last, ``P`` of ``H`` steps; those whose returns are not finite left out.
+    """The candidates of a search's last iteration, ``P`` of ``H`` steps, without those whose return is not finite.
 
     Attributes:
-        values: ``[P, H + 1]`` one column of the flat observation, from now on, as the model's mean predicts it; for a
-            search that is not over sequences of actions ``[P, 1]``, one column of the first actions.
-        plan: ``[H + 1]`` or ``[1]``, likewise, of what the search found.
-        returns: ``[P]`` predicted.
-        chosen: ``[P]`` bool, those with more than an equal share in the plan: elites.
-        column: of the observation, or of the action.
+        values: ``[P, H + 1]`` one column of the flat observation along each candidate, now and after each step, as
+            predicted by the model's mean. For a search that is not over action sequences: ``[P, 1]``, one column of
+            the first actions.
+        plan: ``[H + 1]`` or ``[1]``, the same values for the plan that the search returned.
+        returns: ``[P]`` predicted returns.
+        chosen: ``[P]`` bool, the elites: candidates with more than an equal weight in the plan.
+        column: index of that column in the observation, or in the action.
     """
 
     values: np.ndarray
@@ -40,15 +41,15 @@ class Candidates:
 
     @property
     def are_paths(self) -> bool:
-        """Whether there are paths to draw, not first actions alone."""
+        """Whether ``values`` holds paths of observations, not only first actions."""
         return self.values.shape[1] > 1
 
 
 def candidates_in(agent: PlanningAgent, env: gym.Env, *, seed: int = FIRST_SEED) -> Candidates:
-    """Plan some steps into an episode of the real environment; a shorter one's last observation is taken.
+    """Plan at step 20 of an episode in the real environment, or at its last observation if it ends before.
 
     Args:
-        agent: plans every step on the way there too.
+        agent: the agent, which plans the steps up to there too.
         env: the real environment, not wrapped by SB3.
         seed: of the episode.
     """
@@ -67,12 +68,12 @@ def candidates_in(agent: PlanningAgent, env: gym.Env, *, seed: int = FIRST_SEED)
 def candidates_of(agent: PlanningAgent, observation: Any) -> Candidates:
     """Plan for one observation, and follow all candidates in the model.
 
-    The column that is shown is the one in which they differ most, in units of the spread of the states that the model
-    was fitted on.
+    The column of the result is the one in which the candidates differ most, in units of the spread of the states that
+    the model was fitted on.
 
     Args:
-        agent: that plans.
-        observation: one, as ``agent.predict`` takes it.
+        agent: an agent that plans.
+        observation: a single observation, as ``agent.predict`` takes it.
     """
     found: Plan = agent.plan(observation)
     finite = torch.isfinite(found.returns[0])
@@ -102,7 +103,7 @@ def _are_sequences(found: Plan) -> bool:
 
 
 def _paths(dynamics: DynamicsModel, obs: Tensor, actions: Tensor) -> Tensor:
-    """Return the observations ``[P, H + 1, D]`` to which actions ``[P, H, A]`` lead from ``obs [1, D]``."""
+    """Return the observations ``[P, H + 1, D]`` along the action sequences ``[P, H, A]`` from ``obs [1, D]``."""
     start = obs.expand(len(actions), -1)
     return torch.stack(open_loop(dynamics, start, lambda step, _: actions[:, step], actions.shape[1]), dim=1)
 

@@ -1,8 +1,8 @@
 """Statistics of a handful of training runs (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice").
 
-The scores of a run are the returns of its evaluation episodes. Deviation from the paper, which resamples runs within
-each of many tasks: here there is one task, a run has many scores, and a resample draws runs, then scores of each run
-drawn. One run's interval therefore says how sure its own score is, and nothing about another seed.
+The scores of a run are the returns of its evaluation episodes. Deviation: the paper resamples runs within each of many
+tasks; here there is one task, a run has many scores, and a resample draws runs, then scores within each drawn run. The
+interval of a single run therefore tells the uncertainty of its own score, and nothing about other seeds.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def bootstrap_interval(
 
     Args:
         runs: the scores of each run.
-        statistic: of the scores of all runs together.
-        confidence: share of the resamples inside.
-        resamples: how many to draw.
+        statistic: a function of the scores of all runs together.
+        confidence: share of the resamples inside the interval.
+        resamples: number of resamples.
         seed: of the draws.
     """
     values = [statistic(np.concatenate(drawn)) for drawn in _resampled(runs, resamples, seed)]
@@ -55,8 +55,8 @@ def mean_interval(
 
     Args:
         curves: ``[runs, points]``.
-        confidence: share of the resamples inside.
-        resamples: how many to draw.
+        confidence: share of the resamples inside the interval.
+        resamples: number of resamples.
         seed: of the draws.
 
     Returns:

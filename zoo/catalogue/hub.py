@@ -1,8 +1,8 @@
 """Pretrained agents on the Hugging Face Hub: pulled by name, pinned to a commit and checked against the index.
 
-``huggingface_hub`` is optional and reads its settings (HF_ENDPOINT, HF_HUB_OFFLINE) when it is imported, so that
-it is imported where it is first used. Files are streamed here instead of by its ``hf_hub_download``, which throws
-away what it has when a connection breaks, and takes as many bytes as the server sends.
+``huggingface_hub`` is optional and reads its settings (HF_ENDPOINT, HF_HUB_OFFLINE) when it is imported, so it is
+imported where it is first used. Files are streamed here and not by its ``hf_hub_download``, which discards a partial
+download when a connection breaks, and accepts as many bytes as the server sends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mbrl_wrappers.zoo.storage.manifest import (
     sha256_of,
 )
 
-# A download may take a minute, and as much longer as its size needs at this speed: slower servers are given up.
+# A download may take a minute, plus its size at this speed; slower ones are given up.
 LEAST_SECONDS = 60.0
 LEAST_BYTES_PER_SECOND = 10_000
 
@@ -37,19 +37,19 @@ LEAST_BYTES_PER_SECOND = 10_000
 def pull(name: str, *, index: Mapping[str, IndexEntry] | None = None, force: bool = False) -> Path:
     """Return the folder of a pretrained agent, downloaded if it is not in the cache.
 
-    What is in the cache is checked too, and needs no network. A download that broke is gone on with. Private
-    repositories are read with the token of ``hf auth login`` or HF_TOKEN.
+    Cached files are checked too, but need no network. An interrupted download is continued. Private repositories are
+    read with the token of ``hf auth login`` or HF_TOKEN.
 
     Args:
         name: such as ``"mbpo/Hopper-v5"``.
-        index: of the names; default: the library's own.
-        force: download even what is in the cache.
+        index: the entries by name; default: the library's own index.
+        force: download the agent even if it is in the cache.
 
     Returns:
-        The folder, whose files are those of the index.
+        The folder, whose files match the hashes of the index.
 
     Raises:
-        ZooError: for an unknown name, a file that can't be had, and a file that is not the index's.
+        ZooError: for an unknown name, a failed download, or a file that does not match its hash in the index.
     """
     entry = _find(name, read_index() if index is None else index)
     if force or cached(name, entry) is None:
@@ -66,21 +66,20 @@ def pull(name: str, *, index: Mapping[str, IndexEntry] | None = None, force: boo
 def push(
     folder: str | Path, repo: str, *, token: str | None = None, private: bool = False, message: str = "Upload an agent"
 ) -> IndexEntry:
-    """Upload an agent's folder, in one commit: the files of its manifest, and nothing else that is there.
+    """Upload an agent's folder in one commit: the files of its manifest, and no other files.
 
     Args:
-        folder: with a manifest that fits its files.
-        repo: ``"ORG/NAME"``; it is made if there is none.
-        token: with the right to write; default: that of ``hf auth login`` or HF_TOKEN.
-        private: keep the repository from others.
+        folder: the agent's folder, with a manifest that matches its files.
+        repo: ``"ORG/NAME"``; it is created if it does not exist.
+        token: a token with write access; default: the token of ``hf auth login`` or HF_TOKEN.
+        private: create the repository as a private one.
         message: of the commit.
 
     Returns:
         The entry for an index, see :func:`~mbrl_wrappers.zoo.catalogue.index.write_index`.
 
     Raises:
-        ZooError: for a folder or a repository that can't be used, a public one where ``private`` is asked for
-            among them.
+        ZooError: for a folder or repository that can't be used, or an existing public repository with ``private``.
     """
     check_repo(repo)
     contents = _contents(Path(folder))
@@ -108,14 +107,14 @@ def _find(name: str, index: Mapping[str, IndexEntry]) -> IndexEntry:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Return the checked bytes of the files to upload, so that no others are, whatever happens on the disk."""
+    """Return the checked bytes of the files to upload, so that a later change on the disk can't be uploaded."""
     manifest = read_bytes(folder / MANIFEST, MAX_JSON_BYTES)
     records = parse_manifest(manifest, folder / MANIFEST)
     return {**{name: read_file(folder, name, records) for name in records}, MANIFEST: manifest}
 
 
 def _require_client() -> None:
-    """Say what to install if ``huggingface_hub`` is missing."""
+    """Raise an error that says what to install if ``huggingface_hub`` is missing."""
     try:
         import huggingface_hub  # noqa: F401
     except ImportError:
@@ -138,7 +137,7 @@ def _explained(what: str) -> Iterator[None]:
 
 
 def _download(name: str, entry: IndexEntry, force: bool) -> None:
-    """Put an agent into the cache; until all of its files are right, nothing is there under its name."""
+    """Put an agent into the cache; its folder gets its name only once all files are there and checked."""
     from huggingface_hub.utils import WeakFileLock
 
     folder = cache_place(name, entry)
@@ -147,7 +146,7 @@ def _download(name: str, entry: IndexEntry, force: bool) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder.with_name(f".{folder.name}.lock")):
             if cached(name, entry) is not None and not force:
-                return  # another process was here while this one waited
+                return  # another process downloaded it while this one waited for the lock
             partial.mkdir(exist_ok=True)
             for file_name in entry.files:
                 _fetch(entry, file_name, partial)
@@ -156,7 +155,7 @@ def _download(name: str, entry: IndexEntry, force: bool) -> None:
 
 
 def _fetch(entry: IndexEntry, name: str, folder: Path) -> None:
-    """Download one file into a folder, unless it is there; goes on with an interrupted download."""
+    """Download one file into a folder unless it is there, continuing an interrupted download."""
     file, size = folder / name, entry.files[name].size
     what = f"{name} of {entry.repo} at {entry.revision}"
     if not file.exists() or file.stat().st_size < size:
@@ -165,7 +164,7 @@ def _fetch(entry: IndexEntry, name: str, folder: Path) -> None:
     try:
         read_file(folder, name, entry.files)
     except ZooError as error:
-        # Else every later download would go on from the wrong bytes.
+        # Otherwise every later download would continue after the wrong bytes.
         file.unlink(missing_ok=True)
         raise ZooError(f"{what} is not the index's: {error}") from None
 
@@ -175,7 +174,7 @@ def _receive(entry: IndexEntry, name: str, file: Path) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    # Of a compressed file, neither a range nor the length would be the file's.
+    # Uncompressed: in a compressed response, ranges and lengths would not be those of the file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if file.exists():
         headers["Range"] = f"bytes={file.stat().st_size}-"
@@ -183,16 +182,16 @@ def _receive(entry: IndexEntry, name: str, file: Path) -> None:
     parts = _in_time(_response(url, headers), LEAST_SECONDS + size / LEAST_BYTES_PER_SECOND)
     with closing(parts):
         status = next(parts)
-        # A server that knows no ranges sends the file from its start.
+        # A server without support for ranges sends the file from its start.
         with file.open("ab" if status == 206 else "wb") as output:
             for chunk in parts:
                 output.write(chunk)
                 if output.tell() > size:
-                    break  # the check of the size says so; an endless file must not fill the disk
+                    break  # an endless file must not fill the disk; the later check of the size reports it
 
 
 def _response(url: str, headers: Mapping[str, str]) -> Generator[Any]:
-    """Ask for a file; gives the status first, then the bytes as they come."""
+    """Request a file; yield the status first, then the bytes as they arrive."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import hf_raise_for_status
 
@@ -206,7 +205,8 @@ def _response(url: str, headers: Mapping[str, str]) -> Generator[Any]:
 def _in_time(parts: Generator[Any], seconds: float) -> Generator[Any]:
     """Yield from a generator for a limited time.
 
-    The generator runs in a thread of its own: no timeout of the client's ends a response whose head comes slowly.
+    The generator runs in a thread of its own, because no timeout of the client ends a response whose header arrives
+    slowly.
 
     Raises:
         TimeoutError: when the time is over.
@@ -250,7 +250,7 @@ def _in_time(parts: Generator[Any], seconds: float) -> Generator[Any]:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Rename a complete folder; a folder that had its name before is removed in one piece."""
+    """Rename a complete folder; an old folder of that name is moved out of the way as a whole and removed."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".old.") as attic:
         if folder.exists():
             folder.rename(Path(attic) / folder.name)

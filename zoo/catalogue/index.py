@@ -1,6 +1,6 @@
 """The index of pretrained agents: for each name, the commit of a Hugging Face repository and its files' hashes.
 
-It is the index that is trusted, never the server: a file whose size or SHA-256 is not the index's is refused.
+The index is trusted, the server is not: a file whose size or SHA-256 differs from the index is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mbrl_wrappers.zoo.storage import versions
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, file_records
 
-# A name and a revision become folders of the cache: neither may lead out of it.
+# Names and revisions become folders in the cache, so they must not lead out of it.
 _NAME = re.compile(r"[a-z0-9_]+/[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -32,11 +32,11 @@ class IndexEntry:
 
     Attributes:
         repo: on the Hugging Face Hub, as ``"ORG/NAME"``.
-        revision: the commit, as 40 hexadecimal digits; a branch would be another agent tomorrow.
-        files: the record of each file by name, the manifest among them.
+        revision: the commit, as 40 hexadecimal digits; not a branch, which may change.
+        files: the record of each file by name, including the manifest.
 
     Raises:
-        ZooError: for a value that is none of these.
+        ZooError: for an invalid value.
     """
 
     repo: str
@@ -81,10 +81,10 @@ def read_index(path: str | Path | None = None) -> dict[str, IndexEntry]:
 
 
 def write_index(path: str | Path, entries: Mapping[str, IndexEntry]) -> None:
-    """Write an index of one's own, for :func:`read_index`.
+    """Write your own index, for :func:`read_index`.
 
     Raises:
-        ZooError: naming the entry that could not be read again; the file stays as it was.
+        ZooError: naming an entry that :func:`read_index` would refuse; the file is not changed then.
     """
     agents = {name: index_entry_json(entry) for name, entry in entries.items()}
     data = json.dumps({"format_version": versions.INDEX.version, "agents": agents}, indent=1).encode()
@@ -106,7 +106,7 @@ def embedded() -> dict[str, Path]:
 
 
 def cache_folder() -> Path:
-    """Return where pulled agents are: ``$MBRL_WRAPPERS_HOME/zoo``, or ``mbrl_wrappers/zoo`` in the user's cache."""
+    """Return the folder of pulled agents: ``$MBRL_WRAPPERS_HOME/zoo``, or ``mbrl_wrappers/zoo`` in the user's cache."""
     if home := os.environ.get("MBRL_WRAPPERS_HOME"):
         return Path(home).expanduser() / "zoo"
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -124,7 +124,7 @@ def cache_place(name: str, entry: IndexEntry) -> Path:
 
 
 def cached(name: str, entry: IndexEntry) -> Path | None:
-    """Return an agent's folder in the cache if it is there, complete; its files are not looked at."""
+    """Return an agent's folder in the cache, None if it is not there; its files are not checked."""
     folder = cache_place(name, entry)
     return folder if (folder / MANIFEST).is_file() else None
 

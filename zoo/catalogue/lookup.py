@@ -1,4 +1,4 @@
-"""Where agents are found: a folder of one's own, in the package, in the cache; the network is never asked here."""
+"""Finding agents: in a user's folder, in the package, or in the cache, without the network."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Place:
 
     Attributes:
         name: such as ``"mbpo/Pendulum-v1"``.
-        place: ``"embedded"``, ``"cached"`` or ``"hub"``.
-        path: its folder; None for one that has to be pulled first.
+        place: ``"embedded"`` (in the package), ``"cached"`` or ``"hub"``.
+        path: the agent's folder; None if it has to be pulled first.
     """
 
     name: str
@@ -33,29 +33,29 @@ class Place:
 
 
 def load(name: str | Path, *, env: gym.Env | VecEnv | None = None, device: str = "auto") -> BaseAlgorithm:
-    """Load a trained agent: a live SB3 agent that predicts, and whose ``learn`` goes on.
+    """Load a trained agent: an SB3 agent that can predict and learn further.
 
-    An agent with a model goes on with ``agent.learn(n, callback=agent.model_based)``, one that plans with
-    ``agent.learn(n)``. Its folder holds no replay buffer, unless it was saved with the optimizer, so it gathers
-    ``learning_starts`` steps first.
+    To train further, call ``agent.learn(n, callback=agent.model_based)`` for an agent with a model, or
+    ``agent.learn(n)`` for one that plans. Unless the agent was saved with the optimizer, its replay buffer is empty, so
+    it first collects ``learning_starts`` steps.
 
     Args:
         name: a folder, or the zoo's name of an agent, such as ``"mbpo/InvertedPendulum-v5"``.
-        env: to go on in; default: the recorded env, if it is registered with Gymnasium here.
+        env: the env to train further in; default: the recorded env, if it is registered with Gymnasium here.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Raises:
-        ZooError: if there is no such agent, or its files are not what they should be.
+        ZooError: if there is no such agent, or its files don't match their manifest.
     """
     return load_agent(open_folder(find(name)), env, device)
 
 
 def load_dynamics(name: str | Path, *, device: str = "cpu") -> WorldModel:
-    """Load the model of a trained agent alone: to train an agent of your own in it, or to fit it on.
+    """Load only the model of a trained agent, to train your own agent in it or to fit it further.
 
     Args:
         name: as for :func:`load`.
-        device: where the model goes.
+        device: of the model.
 
     Raises:
         ZooError: as :func:`load`, or if the agent has no model.
@@ -77,10 +77,10 @@ def try_to_open(place: Place) -> AgentFolder | None:
 
 
 def find(name: str | Path) -> Path:
-    """Return the folder of an agent: a path, else what ships with the package, else what was pulled.
+    """Return the folder of an agent: a path, or else the folder in the package or in the cache.
 
     Raises:
-        ZooError: if there is none; if it can be pulled, the message says so.
+        ZooError: if there is no such agent here; if it can be pulled, the message says so.
     """
     if Path(name).is_dir():
         return _agent_folder(Path(name))
@@ -96,7 +96,7 @@ def find(name: str | Path) -> Path:
 
 
 def places() -> list[Place]:
-    """Return the agents that this version knows, each at the first place where it lies, by name."""
+    """Return the agents that this version knows, sorted by name; the package comes before the cache and the Hub."""
     found = {name: Place(name, "embedded", path) for name, path in embedded().items()}
     for name, entry in read_index().items():
         if name not in found:
@@ -106,7 +106,7 @@ def places() -> list[Place]:
 
 
 def _agent_folder(path: Path) -> Path:
-    """Return the agent's folder at a path: the path itself, or the one agent of a training run in it."""
+    """Return the agent's folder at a path: the path itself, or the only agent of the training run in it."""
     if (path / MANIFEST).exists():
         return path
     inside = [file.parent for file in sorted(path.glob(f"*/{MANIFEST}")) if file.parent.name != "base"]

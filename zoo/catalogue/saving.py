@@ -37,7 +37,7 @@ from mbrl_wrappers.zoo.training.card import write_card
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.video import record_video
 
-# Of a run's own: under them, too, an agent meets the env as it is registered.
+# Wrappers of training runs, which do not change the env that an agent sees.
 _OF_A_RUN = {"EpisodeLimit", "FiniteEnv", "SeededEpisodes"}
 
 
@@ -52,15 +52,15 @@ def save(
     """Write an agent, its model and its VecNormalize into a folder, without pickle.
 
     Args:
-        agent: any SB3 or sb3-contrib agent, or one of a class that was registered.
-        folder: a new one; it is there in the end or not at all.
+        agent: any SB3 or sb3-contrib agent, or an agent of a registered class.
+        folder: a new folder, which is written completely or not at all.
         env: a Gymnasium id or ``"package.module:Class"``; default: the id of the agent's env.
-        episodes: of the evaluation that is recorded, for ``verify``; 0 for none; default: 20, or 5 for an agent that
-            plans.
-        with_optimizer: add optimisers, replay buffer and imagined rows, so that training goes on where it stopped.
+        episodes: number of evaluation episodes to record for ``verify``; 0 for none; default: 20, or 5 for an agent
+            that plans.
+        with_optimizer: add optimisers, replay buffer and imagined rows, so that training can go on where it stopped.
 
     Raises:
-        ZooError: for what can't be saved, saying what to register.
+        ZooError: for an object that can't be saved, saying what to register.
     """
     name, kwargs = _env_of(agent) if env is None else (env, {})
     try:
@@ -87,14 +87,14 @@ def export(
     """Write the agent of the median run, with a card that shows all of them, into a folder to publish.
 
     Args:
-        runs: finished runs that differ in their seed only; the median is that of the last return's mean, the
-            lower one of an even number.
-        folder: a new one; it is there in the end or not at all.
+        runs: folders of finished runs that differ only in their seeds. The median is taken over the mean return of the
+            last evaluation; of an even number of runs, it is the lower middle one.
+        folder: a new folder, which is written completely or not at all.
         name: the zoo's name for the agent, such as ``"mbpo/Pendulum-v1"``, for the card.
         with_optimizer: keep the state of training, which the run must have saved.
 
     Raises:
-        ZooError: if a run is no such run, or differs from the first in more than its seed.
+        ZooError: if a folder is not a finished run, or runs differ in more than their seeds.
     """
     if not runs:
         raise ZooError(f"runs must name at least one folder, got {list(runs)}")
@@ -134,10 +134,10 @@ def export(
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Give a folder to write in that takes its place when all went well, and is gone when it did not.
+    """Give a temporary folder to write in, which is renamed at the end, or removed after an error.
 
     Raises:
-        ZooError: if the place is taken.
+        ZooError: if the folder exists and is not empty.
     """
     folder = Path(folder).resolve()  # "." has no name to write beside
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -153,10 +153,10 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def _record(agent: BaseAlgorithm, folder: AgentFolder, file: Path) -> bool:
-    """Record an episode; returns whether the env can be rendered here."""
+    """Record an episode; return whether the env can be rendered here."""
     try:
         record_video(agent, lambda: env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array"), file)
-    except Exception:  # renderers fail in ways of their own, and an agent can be published without a video
+    except Exception:  # renderers raise all kinds of errors, and an agent can be published without a video
         return False
     return True
 

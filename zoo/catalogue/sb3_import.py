@@ -1,10 +1,11 @@
 """Import of Stable-Baselines3's zip files, without unpickling anything in them.
 
-SB3 stores what JSON can't hold as pickles, inside the JSON. They are not unpickled: constructor arguments come from
-what is readable beside them, spaces from the env, and weights through torch's ``weights_only`` reader, which builds
-tensors and nothing else. What can't be read safely keeps its default, and is named; of the weights none may be missing.
+SB3's JSON holds pickles of all values that JSON has no form for. They are not unpickled: constructor arguments come
+from the readable text that SB3 writes next to a pickle, spaces from the env, and weights through torch's
+``weights_only`` reader, which builds nothing but tensors. An argument that can't be read safely gets its default and is
+reported; weights must be complete.
 
-Zips of older releases are translated: SB3 before 1.0 kept other names and other words for some arguments.
+Zips of older releases are translated: SB3 before 1.0 used other names and values for some arguments.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from mbrl_wrappers.zoo.storage.sb3_archive import read_archive, records_of
 from mbrl_wrappers.zoo.storage.tensors import AllocationLimit, Tensors
 from mbrl_wrappers.zoo.training.recipe import check_name
 
-# What SB3's zoo and its users call the file that VecNormalize.save writes.
+# Usual names, in SB3's zoo and among its users, of the file that VecNormalize.save writes.
 NORMALIZERS = ("vecnormalize.pkl", "vec_normalize.pkl")
 MAX_NAMED = 5
 
@@ -66,7 +67,7 @@ _ALGORITHM_OF_POLICY = {
 
 
 class _Unreadable(Exception):
-    """A value that only its pickle tells."""
+    """A value that can only be read from its pickle."""
 
 
 def import_sb3(
@@ -82,21 +83,22 @@ def import_sb3(
 
     Args:
         file: the zip.
-        folder: a new one.
-        env: what the agent was trained on: a Gymnasium id or ``"package.module:Class"``. Its spaces are taken.
-        algo: such as ``"SAC"``; default: the one that the zip's entries belong to.
-        normalize: the statistics that the agent's observations were normalised by: a file that ``VecNormalize.save``
-            wrote, or JSON, see :func:`~mbrl_wrappers.zoo.storage.normalization.read_normalizer`; default:
-            ``vecnormalize.pkl`` or ``vec_normalize.pkl`` beside the zip, or in a folder there of the zip's or the
-            env's name, as SB3's zoo has it, unless the zip says that the agent was trained without. False for none.
-        episodes: of the evaluation that is recorded; 0 for none.
+        folder: a new folder.
+        env: the env that the agent was trained on: a Gymnasium id or ``"package.module:Class"``. The agent gets its
+            spaces.
+        algo: such as ``"SAC"``; default: recognised by the zip's entries.
+        normalize: the statistics that normalised the agent's observations: a file that ``VecNormalize.save`` wrote, or
+            JSON, see :func:`~mbrl_wrappers.zoo.storage.normalization.read_normalizer`. Default, unless the zip says
+            that the agent was trained without: ``vecnormalize.pkl`` or ``vec_normalize.pkl`` next to the zip, or in a
+            folder there that has the zip's or the env's name, as in SB3's zoo. False for none.
+        episodes: number of evaluation episodes to record; 0 for none.
 
     Returns:
-        What could not be read without unpickling and has its default instead, a sentence each, and where statistics
-        were found.
+        A sentence for each argument that could not be read without unpickling and has its default, and one about the
+        statistics of VecNormalize.
 
     Raises:
-        ZooError: naming what the agent can't be rebuilt without.
+        ZooError: naming a part that the agent can't be rebuilt without.
     """
     file = Path(file)
     data, weights, variables = read_archive(file)
@@ -147,24 +149,24 @@ def import_sb3(
 def _was_normalized(data: Mapping[str, Any], kind: type[BaseAlgorithm]) -> bool | None:
     """Tell whether an agent was trained under VecNormalize; None where its zip does not say.
 
-    On-policy agents keep raw observations only under one; off-policy agents always do.
+    On-policy agents keep raw observations only with a VecNormalize; off-policy agents always do, so they tell nothing.
     """
     says = "_last_original_obs" in data and data.get("_last_obs") is not None
     return data["_last_original_obs"] is not None if says and not issubclass(kind, OffPolicyAlgorithm) else None
 
 
 def _find_normalizer(file: Path, env: str) -> Path | None:
-    """Return the file beside a zip that VecNormalize's statistics are in, None without one."""
+    """Return the file of VecNormalize's statistics near a zip, None if there is none."""
     places = [file.parent, file.parent / file.stem, file.parent / env]
     return next((place / name for place in places for name in NORMALIZERS if (place / name).exists()), None)
 
 
 def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
-    """Find the algorithm that a zip's entries belong to; its name is not among them."""
+    """Recognise the algorithm by a zip's entries, which don't hold its name."""
     policy = data.get("policy_class")
     module = policy.get("__module__") if isinstance(policy, dict) else None
     if module == "stable_baselines3.sac.policies" and "expand_critic" in data:
-        return "MAAC"  # or its heir, which differs in the data that it learns from
+        return "MAAC"  # or its subclass, which only learns from other data
     if module in _ALGORITHM_OF_POLICY:
         return _ALGORITHM_OF_POLICY[module]
     if module == "stable_baselines3.td3.policies":
@@ -175,7 +177,7 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
 
 
 def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env, notes: list[str]) -> str:
-    """Return the alias of a zip's policy: by the class name in its pickle, else by the env's observation space."""
+    """Return the alias of a zip's policy, by the class name in its pickle or else by the env's observation space."""
     stored = data.get("policy_class")
     try:
         pickled = base64.b64decode(stored[":serialized:"]) if isinstance(stored, dict) else b""
@@ -214,9 +216,9 @@ def _modernize(arguments: dict[str, Any], data: Mapping[str, Any]) -> None:
     """Translate the arguments of older SB3 releases."""
     policy = arguments.get("policy_kwargs")
     if isinstance(policy, dict):
-        policy.pop("device", None)  # before 0.10 the policy was told
+        policy.pop("device", None)  # an argument of policies before 0.10
         layers = policy.get("net_arch")
-        if isinstance(layers, list) and layers and isinstance(layers[0], dict):  # before 1.8, behind shared layers
+        if isinstance(layers, list) and layers and isinstance(layers[0], dict):  # the form before 1.8
             policy["net_arch"] = layers[0]
     episodes = data.get("n_episodes_rollout", -1)
     if arguments.get("train_freq") == -1 and isinstance(episodes, int) and episodes > 0:  # before 1.0
@@ -224,7 +226,7 @@ def _modernize(arguments: dict[str, Any], data: Mapping[str, Any]) -> None:
 
 
 def _read(value: Any) -> Any:
-    """Return a value that SB3 stored in JSON, or the plain text beside its pickle."""
+    """Return a value that SB3 stored as JSON, or that can be read from the text next to its pickle."""
     if not isinstance(value, dict) or ":serialized:" not in value:
         return value
     name = _class_name(value.get(":type:"))
@@ -244,7 +246,7 @@ def _read(value: Any) -> Any:
 
 
 def _read_text(value: Any) -> Any:
-    """Return a value of a dict: JSON, or a class that SB3 wrote as its name; other objects are lost in their text."""
+    """Return a value of a dict: JSON, or a class that SB3 wrote as its name; other objects can't be read."""
     if not isinstance(value, str):
         return value
     if _class_name(value) in OBJECTS:
@@ -284,7 +286,7 @@ def _check_spaces(data: Mapping[str, Any], env: VecEnv, file: Path) -> None:
 
 
 def _fill_policy(agent: Any, weights: Tensors, file: Path) -> None:
-    """Put all weights in place, and leave none as it was drawn."""
+    """Load the weights, refusing missing and unexpected ones."""
     expected = agent.policy.state_dict()
     weights = _renamed(weights, expected)
     missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
@@ -310,16 +312,16 @@ _OLD_LINEAR = re.compile(r"^action_net\.(weight|bias)$")
 
 
 def _renamed(weights: Tensors, expected: Mapping[str, Any]) -> Tensors:
-    """Return weights under the names that SB3 has for them today."""
+    """Return weights under the names of today's SB3."""
     named = {_OLD_CRITIC.sub(lambda m: f"{m[1]}.qf{int(m[2]) - 1}.", name): value for name, value in weights.items()}
     if "action_net.0.weight" in expected:
         named = {_OLD_LINEAR.sub(r"action_net.0.\1", name): value for name, value in named.items()}
     for name in expected.keys() - named.keys():
-        # Before 1.7 PPO and A2C had one extractor under one name, which actor and critic share.
+        # Before 1.7, PPO's and A2C's extractor had only one name; it is shared by actor and critic.
         old = re.sub(r"^(pi|vf)_features_extractor\.", "features_extractor.", name)
         if old in named:
             named[name] = named[old]
-    # Before 1.0 off-policy agents had one extractor, and wrote it down once more outside actor and critic.
+    # Before 1.0, off-policy agents stored their only extractor once more outside actor and critic.
     twice = [name for name in named.keys() - expected.keys() if name.startswith("features_extractor.")]
     for name in twice:
         copies = [named[f"{part}.{name}"] for part in ("actor", "critic") if f"{part}.{name}" in expected]
@@ -329,12 +331,12 @@ def _renamed(weights: Tensors, expected: Mapping[str, Any]) -> Tensors:
 
 
 def _fill_variables(agent: Any, variables: Mapping[str, Tensor | None], file: Path) -> list[str]:
-    """Restore trained values besides the policy; returns a note for each that the zip does not have."""
+    """Restore the trained tensors outside the policy; return a note for each that is not in the zip."""
     notes = []
     for name in agent._get_torch_save_params()[1]:
         own, value = recursive_getattr(agent, name), variables.get(name)
         if value is None:
-            # A fixed entropy coefficient is an argument, and SB3 before 1.1 left it out here.
+            # A fixed entropy coefficient is a constructor argument; SB3 before 1.1 did not store its tensor.
             if name != "ent_coef_tensor":
                 notes.append(f"{name}: not in the zip, so it begins anew when training goes on")
             continue

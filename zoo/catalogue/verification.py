@@ -1,4 +1,4 @@
-"""Play a saved agent's episodes again, and say whether they are those that were recorded."""
+"""Play a saved agent's episodes again, and compare them with the recorded ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, NUM_EPISODES, Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
 
-# Another processor rounds differently. Where the env holds its course that stays within this; where it is chaotic,
-# as many robots are, a drift without a changed version may be no more than rounding.
+# Processors round differently. In most envs the difference stays below this; in chaotic ones, such as many robots,
+# a drift without a changed version may be nothing but rounding.
 RELATIVE_TOLERANCE = 1e-4
 
 
@@ -29,7 +29,7 @@ class Verdict:
     Attributes:
         status: ``"match"``: every episode has the recorded length and return; ``"drift"``: the agent plays, but
             not as recorded; ``"incompatible"``: it can't be played here.
-        reason: why, in a sentence.
+        reason: the reason, in a sentence.
         changed: packages and engines whose versions differ from the recorded ones, as ``(recorded, here)``.
     """
 
@@ -51,14 +51,14 @@ def evaluate(
 
     Args:
         name: a folder, or the zoo's name of an agent.
-        episodes: how many.
-        seed: of the first episode; the following ones count up.
-        env: to play in, an env or its name; default: the recorded env, if it is registered with Gymnasium here.
-        device: where the agent computes.
-        deterministic: the policy's mode instead of a sample.
+        episodes: number of episodes.
+        seed: of the first episode; the following episodes count up from it.
+        env: the env to play in, or its name; default: the recorded env, if it is registered with Gymnasium here.
+        device: of the agent.
+        deterministic: take the policy's mode instead of a sample.
 
     Raises:
-        ZooError: if the agent can't be loaded, or its env not be made.
+        ZooError: if the agent can't be loaded, or its env can't be made.
     """
     folder = open_agent(name)
     with playground(folder.env, env) as real:
@@ -72,7 +72,7 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
 
     Args:
         name: a folder, or the zoo's name of an agent.
-        env: to play in, an env or its name; default: the recorded env.
+        env: the env to play in, or its name; default: the recorded env.
 
     Raises:
         ZooError: if the folder is broken, or records no episodes.
@@ -102,9 +102,9 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
 
 
 def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode) -> Episode:
-    """Play an episode from its seed; one that was cut off is cut off where it was, whatever the limit is now.
+    """Play an episode from its seed; if it was cut off, it is cut off at the same step, whatever the limit is now.
 
-    One that was not may go on for a step longer, which is a difference.
+    Any other long episode may go on for one step more than recorded, which shows that it does not end there.
     """
     if episode.cut_off:
         env = TimeLimit(env, episode.length)

@@ -25,15 +25,15 @@ def enjoy(
 
     Args:
         name: a folder, or the zoo's name of an agent.
-        episodes: how many.
-        seed: of the first one.
+        episodes: number of episodes.
+        seed: of the first episode.
         env: a Gymnasium id or ``"package.module:Class"``; default: the recorded env.
         render: open a window, which needs a screen.
-        record: write a video there, in place of a window.
-        deterministic: the policy's mode instead of a sample.
+        record: the video file to write; no window is opened then.
+        deterministic: take the policy's mode instead of a sample.
 
     Raises:
-        ZooError: if the agent can't be loaded, or its env not be made or rendered.
+        ZooError: if the agent can't be loaded, or its env can't be made or rendered.
     """
     folder = open_agent(name)
     mode = "rgb_array" if record is not None else "human" if render else None

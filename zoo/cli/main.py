@@ -24,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; default: ``sys.argv``.
 
     Returns:
-        The exit code: 0, 1 if a run failed or an agent is not what it was, 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0; 1 if a run failed or ``verify`` found a difference; 2 for a user's mistake; 130 after Ctrl-C.
 
     Raises:
-        SystemExit: with the code 143 after SIGTERM; what was running has written a checkpoint.
+        SystemExit: with the code 143 after SIGTERM, once running jobs have written their checkpoints.
     """
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        # An env of one's own lies where one works. Last: a file in a downloaded folder must not stand in for a package.
+        # For the user's own envs. Last, so that a file in a downloaded folder can't replace an installed package.
         sys.path.append(str(Path.cwd()))
     given = sys.argv[1:] if arguments is None else arguments
     try:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_repeated(given: Sequence[str]) -> None:
-    """Refuse an option that stands twice, of which the parser would drop the first without a word."""
+    """Refuse an option that is given twice, of which the parser would silently ignore the first."""
     options = Counter(word.partition("=")[0] for word in given if word.startswith("--"))
     for option, number in options.items():
         if number > 1:

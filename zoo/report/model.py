@@ -30,10 +30,10 @@ class ModelFindings:
     """The findings about a model.
 
     Attributes:
-        diagnosis: the folder's own, else measured now; None if neither could be had.
-        video: an MP4 of a real rollout beside the imagined one; None without.
-        candidates: of a plan, for an agent that plans; None without.
-        missing: why something is None, a sentence each.
+        diagnosis: read from the folder, else measured now; None if neither was possible.
+        video: an MP4 of a real and an imagined rollout side by side; None without a video.
+        candidates: of a plan, for an agent that plans; None for other agents.
+        missing: a sentence for each part that is missing, with the reason.
     """
 
     diagnosis: Diagnosis | None = None
@@ -43,11 +43,11 @@ class ModelFindings:
 
 
 def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
-    """Collect the findings about an agent's model; what is not available is named, and is no error.
+    """Collect the findings about an agent's model; parts that are not available are listed and raise no error.
 
     Args:
-        folder: of an agent with a model.
-        video: whether to record one.
+        folder: the folder of an agent with a model.
+        video: whether to record a video.
     """
     findings = ModelFindings()
     stored = folder.file(DIAGNOSIS)
@@ -110,7 +110,7 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) 
         file = Path(temporary) / "video.mp4"
         try:
             side_by_side_video(agent, _model(agent), make_env, file)
-        except Exception as error:  # renderers and their drivers raise anything, and the report has more to show
+        except Exception as error:  # renderers raise all kinds of errors, and the report can do without a video
             findings.missing.append(f"There is no video: {one_line(error)}")
             return None
         return file.read_bytes()
@@ -120,7 +120,7 @@ def _model(agent: BaseAlgorithm) -> DynamicsModel:
     """Return the agent's model.
 
     Raises:
-        ValueError: for one with a memory, which a report does not measure.
+        ValueError: for a model with a memory, which a report does not measure.
     """
     dynamics = model_of(agent)
     check_predicts(dynamics)

@@ -49,8 +49,8 @@ class Figure:
 
     Attributes:
         svg: the drawing.
-        alt: what it shows, for those who can't see it.
-        caption: how to read it.
+        alt: alternative text, for readers who can't see the picture.
+        caption: an explanation of how to read it.
     """
 
     svg: Markup
@@ -74,15 +74,15 @@ def build_report(
 ) -> Path:
     """Write a report of training runs as one HTML file, which needs nothing but a browser.
 
-    A section for each environment: learning curves, a table, performance profiles, and for one agent with a model
-    (that of the best label, the median seed) what is wrong with the model. Where an agent's folder holds no
-    ``diagnosis.json``, its model is measured now.
+    Each environment has a section with learning curves, a table, performance profiles, and the diagnosis of one model:
+    that of the agent with the best returns, at its median seed. If its folder holds no ``diagnosis.json``, the model is
+    measured now.
 
     Args:
-        folders: agents' folders, training runs, or folders of such.
-        output: the file.
+        folders: agents' folders, training runs, or folders that contain these.
+        output: the HTML file to write.
         title: of the page.
-        videos: whether to record real beside imagined rollouts.
+        videos: whether to record videos of real and imagined rollouts side by side.
 
     Returns:
         ``output``.
@@ -216,14 +216,14 @@ def _run_row(group: Group, run: Run) -> list[Cell]:
 
 
 def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
-    """Return the template's values for a model; None if no agent has one."""
+    """Return the template's values for the model of a section; None if no agent has a model."""
     candidates = {group.label: [run for run in group.counted if run.has_model] for group in section.groups}
     candidates = {label: runs for label, runs in candidates.items() if runs}
     if not candidates:
         return None
     label, runs = max(candidates.items(), key=lambda item: np.mean([run.last_return for run in item[1]]).item())
     run = median_run(runs)
-    assert run.folder is not None  # or it had no model
+    assert run.folder is not None  # since it has a model
     findings = look_into(run.folder, video=videos)
     view: dict[str, Any] = {
         "label": label,
@@ -242,7 +242,7 @@ def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
                 termination=termination_sentence(findings.diagnosis.termination, findings.diagnosis.steps),
                 figures=_model_figures(findings.diagnosis),
             )
-        except MISFITS as error:  # numbers of a file that can't be drawn
+        except MISFITS as error:  # a diagnosis of unknown origin may hold numbers that can't be drawn
             view.update(diagnosis=None, missing=[*findings.missing, f"The model is not shown: {one_line(error)}"])
     return view
 

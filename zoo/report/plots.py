@@ -30,7 +30,7 @@ from mbrl_wrappers.zoo.training.progress import Evaluation
 # Colours that people with any colour vision tell apart (Wong 2011).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-# Beyond, a model is worse than one that knows nothing, and the axis had no room for what matters.
+# Always predicting the mean state has an error of 1; an axis that shows much more leaves no room for useful models.
 MAX_SHOWN_ERROR = 2.0
 MAX_SHOWN_CANDIDATES = 100
 
@@ -72,13 +72,13 @@ def learning_curves(
     over: Literal["steps", "wall_seconds"] = "steps",
     unfinished: Mapping[str, Sequence[Sequence[Evaluation]]] | None = None,
 ) -> None:
-    """Draw returns over env steps or time: the mean, and where there are several seeds its 95% interval and each thin.
+    """Draw mean returns over env steps or time; with several seeds also the 95% interval, and each seed as a thin line.
 
     Args:
-        ax: where.
-        curves: by label, the rows of each seed. The mean goes as far as the shortest seed.
+        ax: the axes to draw into.
+        curves: by label, the rows of each seed. The mean ends with the shortest seed.
         over: ``"steps"`` or ``"wall_seconds"``.
-        unfinished: by label, the rows of seeds that are drawn, dotted, but do not count.
+        unfinished: by label, the rows of seeds that are drawn as dotted lines and left out of the mean.
     """
     unit, scale = ("real env steps", 1) if over == "steps" else _time_unit(curves)
     with mpl.rc_context(STYLE):
@@ -104,7 +104,7 @@ def learning_curves(
 
 
 def _on_one_grid(paths: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate curves to all points that lie within every one of them, ``[points]`` and ``[curves, points]``."""
+    """Interpolate curves to the points in the range of all of them; return ``[points]`` and ``[curves, points]``."""
     points = np.unique([point for x, _ in paths for point in x])
     low, high = max(x[0] for x, _ in paths), min(x[-1] for x, _ in paths)
     grid = points[(points >= low) & (points <= high)]
@@ -112,7 +112,7 @@ def _on_one_grid(paths: Sequence[tuple[list[float], list[float]]]) -> tuple[np.n
 
 
 def _time_unit(curves: Mapping[str, Sequence[Sequence[Evaluation]]]) -> tuple[str, float]:
-    """Return the axis label, and the seconds of the unit, that suit the longest run."""
+    """Return the axis label with a unit that suits the longest run, and that unit in seconds."""
     longest = max(rows[-1].wall_seconds for seeds in curves.values() for rows in seeds)
     for name, seconds in (("h", 3600.0), ("min", 60.0)):
         if longest >= 3 * seconds:
@@ -121,10 +121,10 @@ def _time_unit(curves: Mapping[str, Sequence[Sequence[Evaluation]]]) -> tuple[st
 
 
 def profiles(ax: Axes, scores: Mapping[str, Scores]) -> None:
-    """Draw performance profiles: which share of the episodes returned more than so much, with 95% intervals.
+    """Draw performance profiles, the share of episodes with a return above each value, with 95% intervals.
 
     Args:
-        ax: where.
+        ax: the axes to draw into.
         scores: by label, the episodes' returns of each seed.
     """
     returns = [value for runs in scores.values() for run in runs for value in run]
@@ -147,9 +147,9 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
     """Draw a model's open-loop error over the horizon: the median, and a band from 10% to 90%.
 
     Args:
-        ax: where.
+        ax: the axes to draw into.
         rows: one per step ahead.
-        threshold: error up to which the model is trusted, to be drawn too; the axis then ends at 2 at the latest.
+        threshold: error up to which the model is trusted; if given, it is drawn, and the axis ends at 2 or below.
     """
     with mpl.rc_context(STYLE):
         _band_over_horizon(ax, rows, of="starts")
@@ -174,7 +174,7 @@ def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:
 
 
 def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str, *, log: bool = False) -> None:
-    """Draw the median over the steps ahead, and a band from 10% to 90%, on a logarithmic axis where one can be had."""
+    """Draw the median and a band from 10% to 90% over the steps ahead; ``log`` needs values that are all above 0."""
     if log and all(row.low > 0 for row in rows):
         ax.set_yscale("log")
     ahead, low, median, high = np.array([(row.steps_ahead, row.low, row.median, row.high) for row in rows]).T
@@ -185,7 +185,7 @@ def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str, *, log: 
 
 
 def gradient_norms(ax: Axes, rows: Sequence[HorizonError]) -> None:
-    """Draw how large the gradient of a first action is, by horizon: the median, and a band from 10% to 90%."""
+    """Draw the norm of the first action's gradient over the horizon: the median, and a band from 10% to 90%."""
     with mpl.rc_context(STYLE):
         _band_over_horizon(ax, rows, of="states", log=True)
         ax.set_title("Gradient of the first action")
@@ -231,7 +231,7 @@ def spread_calibration(ax: Axes, calibration: Calibration) -> None:
 
 
 def coverage(ax: Axes, calibration: Calibration) -> None:
-    """Draw which share of real outcomes lies in central intervals of the predicted distribution."""
+    """Draw the share of real outcomes that lie in central intervals of the predicted distribution."""
     nominal, observed = np.array(calibration.coverage).T * 100
     with mpl.rc_context(STYLE):
         ax.plot([0, 100], [0, 100], color="0.5", linewidth=1.2, linestyle="--", label="as predicted")
@@ -249,7 +249,7 @@ def exploitation(ax: Axes, gap: ExploitationGap) -> None:
         starts = np.array([gap.real, gap.imagined])
         real, imagined = starts[:, np.isfinite(starts).all(axis=0)]
         values = np.array([*gap.real, *imagined])
-        margin = 0.05 * max(np.ptp(values), np.abs(values).max()) or 1.0  # a gap of no size shall look like none
+        margin = 0.05 * max(np.ptp(values), np.abs(values).max()) or 1.0  # so that a tiny gap does not fill the axes
         limits = (values.min() - margin, values.max() + margin)
         ax.plot(limits, limits, color="0.5", linewidth=1.2, linestyle="--", label="the same")
         ax.scatter(real, imagined, color=COLORS[0], s=22, alpha=0.7, linewidths=0, label="a start state")
@@ -265,11 +265,11 @@ def exploitation(ax: Axes, gap: ExploitationGap) -> None:
 def plan_candidates(ax: Axes, candidates: Candidates) -> None:
     """Draw where the candidates of a plan lead, coloured by their return, with the elites and the plan marked.
 
-    Where the candidates are no sequences of actions, their first actions are drawn against their returns.
+    If the candidates are not action sequences, their returns are drawn over their first actions.
 
     Args:
-        ax: where; a colour bar is put beside it.
-        candidates: at most 100 paths are drawn, all elites before an even choice of the others by return.
+        ax: the axes to draw into; a colour bar is put next to them.
+        candidates: at most 100 paths are drawn: all elites, and an even selection of the others by return.
     """
     with mpl.rc_context(STYLE):
         if candidates.are_paths:
@@ -280,7 +280,7 @@ def plan_candidates(ax: Axes, candidates: Candidates) -> None:
 
 
 def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
-    # The best are darkest, so that they stand out. Few colours, so that an SVG's colour bar is no picture.
+    # The best are darkest, so that they stand out. With few colours, the colour bar of an SVG is small.
     colors = mpl.colormaps["viridis_r"].resampled(32)
     scale = Normalize(candidates.returns.min(), candidates.returns.max())
     ahead = np.arange(candidates.values.shape[1])
@@ -306,7 +306,7 @@ def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
 
 
 def _shown(candidates: Candidates) -> np.ndarray:
-    """Return the rows of the elites and of an even choice of the others by return, best last."""
+    """Return the rows of the elites, after an even selection of the others by return."""
     order = candidates.returns.argsort(kind="stable")
     elites, others = (order[candidates.chosen[order] == is_elite] for is_elite in (True, False))
     room = max(MAX_SHOWN_CANDIDATES - len(elites), 0)
@@ -333,7 +333,7 @@ def save_training_figure(
 
     Args:
         path: ends in ``.png`` or ``.svg``.
-        title: above both.
+        title: above the plots.
         curves: rows by label.
         error: one row per step ahead; empty for an agent without a model.
     """
@@ -352,15 +352,15 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def svg_of(figure: Figure) -> str:
-    """Return a figure as an ``<svg>`` element for a page: text stays text, and nothing in it names an address."""
+    """Return a figure as an ``<svg>`` element for a page; text stays text, and nothing refers to an outside address."""
     text = io.StringIO()
     no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata=no_metadata, transparent=True)
     svg = text.getvalue()
     width, height = (72 * inches for inches in figure.get_size_inches())
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]  # without XML's declarations, which HTML does not need
-    body = re.sub(r' id="\w+_\d+"', "", body)  # names of parts, the same in every figure; none is referred to
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]  # HTML needs no XML declaration
+    body = re.sub(r' id="\w+_\d+"', "", body)  # unused ids, which would repeat from figure to figure
     return f'<svg viewBox="0 0 {width:g} {height:g}" aria-hidden="true">{body}'
 
 

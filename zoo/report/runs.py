@@ -21,11 +21,11 @@ from mbrl_wrappers.zoo.storage.tables import parse_rows
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.progress import Evaluation
 
-# Parts of a job that do not make its agent another one.
+# Parts of a job that don't change the trained agent, except for the seed; runs that differ only in these are grouped.
 _BOOKKEEPING = {"save_freq", "device", "eval_episodes", "eval_freq", "seed"}
-# A performance profile is drawn from all episodes 2000 times.
+# The bootstrap of a performance profile resamples all episodes 2000 times.
 MAX_EPISODES = 1000
-# Of a page's text.
+# A report shows the settings of jobs, so a huge job would make a huge page.
 MAX_JOB_BYTES = 100_000
 
 
@@ -34,10 +34,10 @@ class Run:
     """One training run, finished or not.
 
     Attributes:
-        path: its folder.
-        spec: what was trained.
-        rows: of its evaluations.
-        folder: the agent; None while the run is not finished.
+        path: the run's folder.
+        spec: the job.
+        rows: the evaluations.
+        folder: the agent's folder; None while the run is not finished.
     """
 
     path: Path
@@ -67,8 +67,8 @@ class Group:
     """Runs that differ in their seeds only.
 
     Attributes:
-        label: what people call the agent; with what sets it apart from other groups of the name.
-        runs: by seed.
+        label: the agent's usual name, plus the settings that distinguish the group from others of the same name.
+        runs: sorted by seed.
     """
 
     label: str
@@ -76,13 +76,13 @@ class Group:
 
     @property
     def counted(self) -> list[Run]:
-        """Runs that results are taken over: those that are finished, before there are any all with an evaluation."""
+        """Runs that results are averaged over: the finished ones or, if there are none, all with an evaluation."""
         evaluated = [run for run in self.runs if run.rows]
         return [run for run in evaluated if run.folder is not None] or evaluated
 
     @property
     def others(self) -> list[Run]:
-        """Runs that are not finished, where others are."""
+        """Runs that are not ``counted``."""
         return [run for run in self.runs if run not in self.counted]
 
     @property
@@ -110,7 +110,7 @@ class LeftOut:
 
     Attributes:
         path: where it is.
-        reason: why.
+        reason: why it is not shown.
     """
 
     path: Path
@@ -121,7 +121,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     """Read the runs at or below some folders, each once.
 
     Returns:
-        The runs, and what looks like one but can't be read.
+        The runs, and the folders that look like runs but can't be read or repeat a job.
 
     Raises:
         ZooError: if a folder does not exist, or has no run in it.
@@ -141,7 +141,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
 
 
 def group_by_env(runs: Sequence[Run]) -> list[EnvSection]:
-    """Sort runs by environment and agent; runs of other settings are not averaged but told apart by them."""
+    """Group runs by environment, agent and settings; groups of the same agent get different labels."""
     envs: dict[str, list[Run]] = {}
     for run in runs:
         envs.setdefault(_env_name(run.spec), []).append(run)
@@ -192,14 +192,14 @@ def _read_run(path: Path) -> Run:
 
 
 def _read_file(path: Path, name: str, folder: AgentFolder | None) -> bytes | None:
-    """Return a file of a run, None without one; of a finished run only what its manifest lists is looked at."""
+    """Return a file of a run, None if there is none; of a finished run, only files in its manifest are read."""
     if folder is not None:
         return folder.file(name)
     return read_bytes(path / name, max_bytes(name)) if os.path.lexists(path / name) else None
 
 
 def _check_rows(rows: Sequence[Evaluation], source: Path) -> None:
-    """Refuse a curve that leads nowhere: others are brought to its points."""
+    """Refuse a curve that can't be interpolated, since all curves of a figure share their points."""
     steps = [row.steps for row in rows]
     if any(step < 0 for step in steps) or any(after <= before for before, after in itertools.pairwise(steps)):
         raise ZooError(f"{source}: steps must be at least 0 and grow from row to row")
@@ -236,7 +236,7 @@ def _settings(spec: JobSpec) -> dict[str, Any]:
     fields = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _BOOKKEEPING}
     recipe = fields.pop("recipe")
     recipe.pop("steps")  # the job has its own
-    if not spec.model:  # whose base it is makes no difference
+    if not spec.model:  # without a model, it makes no difference which agent it is compared with
         del fields["agent"]
         recipe = {name: recipe[name] for name in ("algo", "agent")}
     flat: dict[str, Any] = dict(fields)

@@ -12,7 +12,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float) -> str:
-    """Return a number with four digits, three below 1, or all that are in front of its point."""
+    """Return a number with four significant digits, three below 1; from 1000 on, without decimals."""
     if not math.isfinite(value):
         return "not finite"
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{3 if abs(value) < 1 else 4}g}"
@@ -28,7 +28,7 @@ def seconds(value: float) -> str:
 
 
 def trust_sentence(d: Diagnosis) -> str:
-    """Say how far the model may be rolled out, first sentence, and why."""
+    """Say in a first sentence how far the model may be rolled out, and then why."""
     share = f"{d.threshold:g} of the states' spread"
     if d.trusted_steps == 0:
         return f"Do not trust the model for even one step. The median of its error is above {share} after the first."
@@ -45,7 +45,7 @@ def trust_sentence(d: Diagnosis) -> str:
 
 
 def calibration_sentence(calibration: Calibration) -> str:
-    """Say whether the widest of the intervals are right."""
+    """Say whether the widest intervals have the right coverage."""
     nominal, observed = calibration.coverage[-1]
     verdict = "about right"
     if abs(observed - nominal) > 0.05:

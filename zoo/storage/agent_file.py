@@ -1,7 +1,7 @@
 """An SB3 agent and its model as JSON and tensors, and back, without pickle.
 
-The description holds the constructor's arguments and the counters of training; everything else that an agent is
-follows from them and from its tensors. Names are those of :mod:`mbrl_wrappers.zoo.registry`.
+The description holds the constructor's arguments and the counters of training, from which the agent is rebuilt before
+its tensors are loaded. Classes and functions have their names in :mod:`mbrl_wrappers.zoo.registry`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from mbrl_wrappers.zoo.storage.tensors import (
 )
 from mbrl_wrappers.zoo.storage.training_state import describe_training, fill_training
 
-# Given anew when an agent is loaded, or described beside the arguments; where logs lie says something about the
-# machine, nothing about the agent.
+# Arguments that are given anew at loading or described elsewhere in the file. The path of the logs belongs to the
+# machine, not to the agent.
 _NOT_SAVED = {"policy", "env", "device", "dynamics", "monitor_wrapper", "seed", "tensorboard_log", "_init_setup_model"}
-# Arguments that SB3 keeps under another name, and those it has turned into others (A2C's are in policy_kwargs).
+# Arguments that SB3 keeps under another name, and arguments that it does not keep (A2C moves them to policy_kwargs).
 KEPT_AS = {"stats_window_size": "_stats_window_size", "delta_std": "delta_std_schedule"}
 _NOT_KEPT = {"use_rms_prop", "rms_prop_eps"}
 
-# Buffers that SB3 takes where none is given; given one of them, it would ignore n_steps.
+# Buffers that SB3 chooses itself. They are saved as None, since SB3 would ignore n_steps if it were given one of them.
 _CHOSEN_BY_SB3 = (DictReplayBuffer, NStepReplayBuffer, ReplayBuffer)
 
 COUNTERS = (
@@ -65,8 +65,8 @@ class Description:
     """The content of an agent's files.
 
     Attributes:
-        config: JSON-safe.
-        tensors: by name.
+        config: the description, as JSON values.
+        tensors: the tensors by name.
     """
 
     config: dict[str, Any]
@@ -77,9 +77,9 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
     """Describe an agent, its model and its VecNormalize.
 
     Args:
-        agent: of a registered class.
+        agent: an agent of a registered class.
         with_optimizer: add the optimisers' state, the replay buffer and the imagined rows, so that training
-            goes on where it stopped.
+            can go on where it stopped.
 
     Raises:
         ZooError: for an argument that can't be described, saying what to register.
@@ -124,12 +124,12 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
 
 
 def model_of(agent: BaseAlgorithm) -> WorldModel | None:
-    """Return the model that an agent was given by a callback, or has itself at ``agent.dynamics``; None without one."""
+    """Return an agent's model, from its callback or from ``agent.dynamics``; None if it has none."""
     return getattr(getattr(agent, "model_based", agent), "dynamics", None)
 
 
 def model_config(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the model's part of an agent's description, None without one."""
+    """Return the model's part of an agent's description, None if the agent has no model."""
     callback = config.get("model_based")
     return config.get("dynamics") if callback is None else callback["dynamics"]
 
@@ -138,7 +138,7 @@ def describe_dynamics(dynamics: WorldModel) -> Description:
     """Describe a model.
 
     Raises:
-        ZooError: if its kind is not registered, or a function in it is not.
+        ZooError: if the model's class or one of its functions is not registered.
     """
     name = name_of(type(dynamics), DYNAMICS)
     if name is None:
@@ -164,14 +164,14 @@ def rebuild_agent(
     env: VecEnv | None,
     device: str,
 ) -> BaseAlgorithm:
-    """Build the agent of a description, with fresh weights; nothing of the file's tensors is used but their shapes.
+    """Build the agent of a description, with fresh weights; of the file's tensors, only the shapes are used.
 
     Args:
-        config: from a file.
+        config: the description, from a file.
         records: the header of the file's tensors.
-        source: what errors call the file.
-        env: for training on; its spaces must be the agent's.
-        device: where the agent goes.
+        source: the file, for errors.
+        env: to train further in; its spaces must be the agent's.
+        device: of the agent.
 
     Raises:
         ZooError: if anything in the description is unknown, or does not fit the tensors.
@@ -212,7 +212,7 @@ def _set_up(agent: Any) -> None:
     if agent.env is not None or wanted is None or not issubclass(wanted, HerReplayBuffer):
         agent._setup_model()
         return
-    # Hindsight needs an env. Without one the agent can predict, and is given no buffer.
+    # A HerReplayBuffer needs an env. Without one, the agent gets no buffer: it can predict, but not learn.
     kwargs, agent.replay_buffer_kwargs, agent.replay_buffer_class = agent.replay_buffer_kwargs, {}, None
     agent._setup_model()
     agent.replay_buffer_kwargs, agent.replay_buffer_class, agent.replay_buffer = kwargs, wanted, None
@@ -236,7 +236,7 @@ def rebuild_dynamics(config: Mapping[str, Any], records: Mapping[str, TensorReco
         expected["seen_range"] = torch.empty(seen.shape[0], dynamics.obs_codec.dim, dtype=torch.float64, device="meta")
     starts = records.get("start_obs")
     if starts is not None and len(starts.shape) == 2 and starts.shape[0] <= NUM_START_STATES:
-        own = dynamics.start_obs.dtype  # images stay bytes; numbers may have needed float64
+        own = dynamics.start_obs.dtype  # uint8 for images; else float32, or float64 if the observations needed it
         dtype = starts.dtype if starts.dtype == torch.float64 and own.is_floating_point else own
         expected["start_obs"] = torch.empty(starts.shape[0], dynamics.obs_codec.dim, dtype=dtype, device="meta")
     check_shapes(records, expected, source)
@@ -249,7 +249,7 @@ def fill_dynamics(dynamics: WorldModel, tensors: Tensors) -> None:
 
 
 def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors, source: object) -> None:
-    """Put a file's tensors in place, whose shapes have been checked.
+    """Load a file's tensors, whose shapes have been checked, into the agent of its description.
 
     Raises:
         ZooError: if the state of training does not fit the agent.
@@ -343,7 +343,7 @@ def _describe_model_based(callback: ModelBased, described: Description) -> None:
 
 
 def _add_dynamics(dynamics: WorldModel, described: Description) -> dict[str, Any]:
-    """Add a model's tensors; returns its description."""
+    """Add a model's tensors to ``described``; return the model's description."""
     model = describe_dynamics(dynamics)
     described.tensors.update(prefixed("dynamics", model.tensors))
     return model.config

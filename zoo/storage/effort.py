@@ -8,7 +8,7 @@ from typing import Any
 
 from mbrl_wrappers.zoo.errors import ZooError
 
-# Of one search: fifty times what the heaviest published plan takes.
+# Limit on the model steps of one search: fifty times the heaviest published planner.
 MAX_PREDICTED_STEPS = 50_000_000
 _FACTORS = ("horizon", "population", "iterations", "num_particles")
 _MAX = {
@@ -28,7 +28,7 @@ def check_effort(arguments: Mapping[str, Any], source: object) -> None:
 
     Args:
         arguments: by name, as read from a file.
-        source: what errors call the file.
+        source: the file, for errors.
 
     Raises:
         ZooError: naming the argument.

@@ -2,14 +2,14 @@
 
 | file | holds |
 |---|---|
-| ``model.safetensors`` | policy, model, normalisers; with the optimizer also what going on with training needs |
+| ``model.safetensors`` | policy, model, normalisers; with the optimizer also the state of training |
 | ``config.json`` | classes by registered names, constructor arguments, spaces, counters, seeds |
-| ``env.json`` | the environment and the versions of what it ran on |
+| ``env.json`` | the environment and the versions of the packages that it ran on |
 | ``eval.json`` | every evaluation episode, and the training seeds that the agent was chosen from |
 | ``README.md`` | the model card |
-| ``job.json``, ``progress.csv`` | of a training run: everything it depended on, and its learning curve |
-| ``diagnosis.json``, ``model_error.csv`` | what is wrong with the model |
-| ``replay.mp4`` | an episode, where the env can be rendered |
+| ``job.json``, ``progress.csv`` | of a training run: all its settings, and its learning curve |
+| ``diagnosis.json``, ``model_error.csv`` | the measured errors of the model |
+| ``replay.mp4`` | an episode, if the env can be rendered |
 | ``manifest.json`` | SHA-256 and size of every file; written last |
 """
 
@@ -59,7 +59,7 @@ from mbrl_wrappers.zoo.storage.tensors import (
 MODEL, CONFIG, ENV, EVAL = "model.safetensors", "config.json", "env.json", "eval.json"
 CARD, JOB, PROGRESS, MODEL_ERROR, VIDEO = "README.md", "job.json", "progress.csv", "model_error.csv", "replay.mp4"
 
-# How a description fails that was altered by hand, or written by a version that knew other arguments.
+# Errors from a description that was altered by hand, or written by a version with other arguments.
 MISFITS = (
     AssertionError,
     AttributeError,
@@ -101,8 +101,8 @@ class EvalRecord:
 
     Attributes:
         episodes: of the saved agent, with the deterministic policy.
-        versions: of the packages and engines that they were played on.
-        trained_seeds: the runs that the agent was chosen from; empty for a single one.
+        versions: of the packages and engines that the episodes were played with.
+        trained_seeds: the training runs that the agent was chosen from; empty for an agent from ``zoo.save``.
     """
 
     episodes: list[Episode]
@@ -115,9 +115,9 @@ class AgentFolder:
     """An agent's folder with exactly the files of its manifest.
 
     Attributes:
-        path: where it is.
-        records: of its files, all of which have been checked.
-        config: what ``config.json`` holds.
+        path: the folder's path.
+        records: the records of its files, all of which have been checked.
+        config: the content of ``config.json``.
         env: the environment.
         evaluation: the recorded episodes; None for an agent that was not evaluated.
     """
@@ -152,7 +152,7 @@ def open_folder(path: str | Path) -> AgentFolder:
     """Open an agent's folder, every file of it compared with the manifest.
 
     Raises:
-        ZooError: naming the first file that is missing, altered, or not what it should be.
+        ZooError: naming the first file that is missing, altered or invalid.
     """
     path = Path(path)
     records = check_files(path)
@@ -181,16 +181,16 @@ def save_agent(
     """Write an agent's folder; its manifest comes last.
 
     Args:
-        agent: of a registered class, like everything in it.
+        agent: an agent whose class and arguments are registered.
         path: the folder; it must not hold a finished agent already.
-        env: what it was trained on.
+        env: the record of the env that the agent was trained on.
         name: the agent's registered name, such as ``"mbpo"``.
-        evaluation: episodes that were played with it.
+        evaluation: evaluation episodes of the agent.
         other_files: names of files that are in the folder already and belong to the agent.
         with_optimizer: add the state of training.
 
     Raises:
-        ZooError: for what can't be saved, or a folder that holds an agent; nothing is written then.
+        ZooError: for an object that can't be saved, or a folder that holds an agent; nothing is written then.
     """
     path = Path(path)
     if (path / MANIFEST).exists():
@@ -219,15 +219,15 @@ def evaluation_to_json(evaluation: EvalRecord) -> bytes:
 
 
 def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device: str = "auto") -> BaseAlgorithm:
-    """Build the live agent of a folder: it predicts, and ``learn`` goes on with it.
+    """Load the agent of a folder, which can predict and learn further.
 
     Args:
         folder: from :func:`open_folder`.
-        env: to go on in; default: the recorded env, if it is registered with Gymnasium here.
+        env: the env to train further in; default: the recorded env, if it is registered with Gymnasium here.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Returns:
-        The agent; one that a strategy gave a model has its callback at ``agent.model_based``.
+        The agent; if a strategy gave it a model, the callback is at ``agent.model_based``.
 
     Raises:
         ZooError: naming the file, if its parts do not fit each other, this version or ``env``.
@@ -252,7 +252,7 @@ def load_agent(folder: AgentFolder, env: gym.Env | VecEnv | None = None, device:
 
 
 def load_folder_dynamics(folder: AgentFolder, device: str = "cpu") -> WorldModel:
-    """Build the model of a folder's agent, and nothing else of it.
+    """Load only the model of a folder's agent.
 
     Raises:
         ZooError: as :func:`load_agent`, or if the agent has no model.
@@ -286,7 +286,7 @@ def _model_file(folder: AgentFolder) -> tuple[Path, bytes, dict[str, TensorRecor
 
 
 def _vec_env(folder: AgentFolder, env: gym.Env | VecEnv | None) -> VecEnv | None:
-    """Return the env to train in as SB3 wants it, None if there is none here."""
+    """Return the env to train in as a VecEnv, None if none is given and the recorded one can't be made here."""
     if env is None:
         num_envs = folder.config["num_envs"]
         if type(num_envs) is not int or not 1 <= num_envs <= MAX_ENVS:

@@ -1,7 +1,8 @@
 """Pickles read as descriptions of their objects; nothing is made, imported or called.
 
-``pickletools`` takes a pickle's opcodes apart, and here they move inert values about: numbers, texts, bytes, tuples,
-lists, dicts, names of things, and records of what would be called with what. An array is then read from its bytes.
+``pickletools`` lists a pickle's opcodes, and the reader here follows them with inert values: numbers, texts, bytes,
+tuples, lists, dicts, names of classes and functions, and records of calls instead of calls. An array is then read from
+the bytes in its record.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mbrl_wrappers.zoo.errors import ZooError
 
 MAX_PICKLE_BYTES = 16_000_000
 MAX_OPCODES = 100_000
-# Whose names a pickle of SB3's may hold; most belong to spaces and generators, which stay unread.
+# Packages whose names SB3's pickles may contain, most of them in spaces and generators, which are not read.
 _PACKAGES = {"collections", "gym", "gymnasium", "numpy", "sb3_contrib", "stable_baselines3", "mbrl_wrappers"}
 _BUILTINS = {"builtins set", "builtins frozenset", "builtins object", "builtins slice"}
 _DTYPE = re.compile(r"[fiub][1248]")
@@ -31,7 +32,7 @@ class Name:
     """A class or function that a pickle names.
 
     Attributes:
-        module, name: of it.
+        module, name: of the class or function.
     """
 
     module: str
@@ -46,9 +47,9 @@ class Record:
     """The description of an object that a call would make.
 
     Attributes:
-        what: would be called.
-        arguments: with these.
-        state: that the result would be given then.
+        what: the class or function that would be called.
+        arguments: the call's arguments.
+        state: the state that unpickling would set on the result.
     """
 
     what: Any
@@ -56,7 +57,7 @@ class Record:
     state: Any = None
 
     def is_a(self, name: str) -> bool:
-        """Tell whether it would be a ``name`` of whatever module: classes move between releases."""
+        """Tell whether ``what`` has this name, in any module: classes move between releases."""
         return isinstance(self.what, Name) and self.what.name == name
 
 
@@ -69,18 +70,18 @@ def describe_pickle(data: bytes, source: object) -> Any:
 
     Args:
         data: the pickle.
-        source: what errors call it.
+        source: where the pickle comes from, for errors.
 
     Raises:
-        ZooError: for what is no pickle, has other opcodes than data needs, or names what is none of SB3's, NumPy's and
-            Gymnasium's.
+        ZooError: for data that is no pickle, or a pickle with opcodes that plain data does not need or with names from
+            other packages than SB3, NumPy, Gymnasium and this one.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise ZooError(f"{source} must have at most {MAX_PICKLE_BYTES} bytes, got {len(data)}")
     reader = _Reader()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's own, about a damaged text
+            warnings.simplefilter("ignore")  # Python warns of invalid escapes in a damaged text
             for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
                 if number == MAX_OPCODES:
                     raise ZooError(f"it has more than {MAX_OPCODES} opcodes")
@@ -148,12 +149,12 @@ class _Reader:
             target.state = {} if target.state is None else target.state
             target = target.state
         for key, value in zip(parts[::2], parts[1::2], strict=True):
-            if not isinstance(key, str | int):  # hashing others may take for ever
+            if not isinstance(key, str | int):  # hashing a nested tuple may take for ever
                 raise TypeError(f"keys must be texts or numbers, got {type(key).__name__}")
             target[key] = value
 
     def name(self, module: Any, name: Any) -> None:
-        """Put a name down, which is never looked up."""
+        """Push a name, which is never looked up."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("names must be texts")
         if module.split(".")[0] not in _PACKAGES and f"{module} {name}" not in _BUILTINS:
@@ -161,7 +162,7 @@ class _Reader:
         self.stack.append(Name(module, name))
 
     def call(self) -> None:
-        """Put down a record in place of a call."""
+        """Push a record in place of a call."""
         arguments, what = self.stack.pop(), self.stack.pop()
         self.stack.append(Record(what, arguments))
 
@@ -227,10 +228,10 @@ _ACTIONS: dict[str, Callable[[_Reader, Any], None]] = {
 
 
 def number_of(value: Any) -> float:
-    """Return a number that a pickle describes, one of NumPy's among them.
+    """Return a number that a pickle describes, as Python's or as NumPy's.
 
     Raises:
-        ValueError: if it is none, or not finite.
+        ValueError: if the value is not a number, or not finite.
     """
     if isinstance(value, Record):
         array = array_of(value)

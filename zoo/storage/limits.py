@@ -1,7 +1,7 @@
-"""Files of unknown origin, read within bounds: what a file claims of itself is not believed.
+"""Files of unknown origin, read within bounds: a file's own claims are not believed.
 
-All readers of the zoo go through here. A size is checked before anything is read, a pipe or a device is no file, JSON
-has numbers that can be computed with and is nested as deeply as people write it.
+All readers of the zoo go through here. Sizes are checked before anything is read, pipes and devices are refused, and
+JSON is limited in its numbers and its depth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mbrl_wrappers.zoo.errors import ZooError
 
 MAX_TABLE_BYTES = 2_000_000
 MAX_FILE_BYTES = 1_000_000_000
-# Of tensors: replay buffers lie among them.
+# Files of tensors may be larger, since they may hold replay buffers.
 MAX_TENSOR_BYTES = 16_000_000_000
 MAX_FILES = 1000
 
@@ -41,14 +41,14 @@ def open_file(file: str | Path, limit: int, *, links: bool = False) -> Iterator[
     """Open a plain file of at most ``limit`` bytes.
 
     Args:
-        file: its path.
+        file: the file's path.
         limit: in bytes.
-        links: whether it may be a symbolic link, as one that a user names may.
+        links: whether the file may be a symbolic link, as for a path from the user.
 
     Raises:
-        ZooError: naming the file, if there is none, or it is a link, a pipe, a device or too large.
+        ZooError: naming the file, if it does not exist, is a link, a pipe or a device, or is too large.
     """
-    # Opening a pipe would wait for its writer.
+    # Without O_NONBLOCK, opening a pipe would wait for its writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     if not links and Path(file).is_symlink():
         raise ZooError(f"{file} must be a file, it is a symbolic link")

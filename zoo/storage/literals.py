@@ -1,7 +1,7 @@
 """Arguments of agents as JSON, and back: literals as they are, the few objects that agents take by tags.
 
-A tag is an object with one key that begins with ``$``. What is neither a literal, nor tagged here, nor registered
-is refused when it is saved; what is read can only become what stands here.
+A tag is an object with one key that begins with ``$``. Saving refuses values that are neither literals, nor have a tag
+here, nor are registered; reading can't make anything else.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def encode(value: Any, what: str) -> Any:
 
     Args:
         value: an argument of an agent.
-        what: how an error calls it, such as ``"learning_rate of SAC"``.
+        what: the argument's name for errors, such as ``"learning_rate of SAC"``.
 
     Raises:
-        ZooError: for what can't be described, saying what to register.
+        ZooError: for a value that can't be described, saying what to register.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -147,7 +147,7 @@ def _decode_vectorized(content: Any, what: str) -> VectorizedActionNoise:
     encoded, num_envs = content
     if type(num_envs) is not int or not 1 <= num_envs <= MAX_ENVS:
         raise ZooError(f"{what} must be for at most {MAX_ENVS} envs, got {num_envs!r}")
-    # Each env has a copy of the noise: one that is itself of many envs would make many times as many.
+    # Each env gets a copy of the noise, so nested vectorized noises would multiply their numbers of copies.
     if not isinstance(encoded, dict) or not encoded.keys() <= _NOISES:
         raise ZooError(f"{what} must repeat one of {sorted(_NOISES)}")
     noise = decode(encoded, what)

@@ -1,7 +1,7 @@
 """The list of an agent's files with their sizes and SHA-256: it is written last and checked first.
 
-A folder with a manifest is complete, one without is not: nothing else marks the end of a run. Files that are
-not in the list are never read.
+A folder is complete if and only if it has a manifest; nothing else marks the end of a run. Files that are not in the
+list are never read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def write_manifest(folder: str | Path, names: Iterable[str]) -> None:
-    """List files of a folder, after which it counts as complete.
+    """List the files of a folder in its manifest, after which the folder counts as complete.
 
     Args:
         folder: where the files are.
@@ -71,7 +71,7 @@ def read_manifest(folder: str | Path) -> dict[str, FileRecord]:
     """Return a folder's manifest; the files themselves are not looked at.
 
     Raises:
-        ZooError: if there is none, or it is not one.
+        ZooError: if there is no manifest, or an invalid one.
     """
     folder = Path(folder)
     file = folder / MANIFEST
@@ -85,10 +85,10 @@ def parse_manifest(data: bytes, source: str | Path) -> dict[str, FileRecord]:
 
     Args:
         data: the JSON.
-        source: what errors call it.
+        source: where the manifest comes from, for errors.
 
     Raises:
-        ZooError: if it is no manifest, or names a file that no agent's folder may have.
+        ZooError: if it is no manifest, or lists a file with an invalid name or size.
     """
     content = parse_json(data, source)
     versions.MANIFEST.check(content, source)
@@ -168,7 +168,7 @@ def read_file(folder: str | Path, name: str, records: Mapping[str, FileRecord]) 
 
 
 def _check_place(file: Path, record: FileRecord) -> None:
-    """Refuse a file that is not there, or obviously another one."""
+    """Refuse a file that is missing, a link, or of another size, before it is read."""
     if file.is_symlink():
         raise ZooError(f"{file} must be a file, it is a symbolic link")
     if not file.is_file():

@@ -21,7 +21,7 @@ from mbrl_wrappers.zoo.storage.tensors import Tensors
 _SETTINGS = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 _DEFAULTS = {name: inspect.signature(VecNormalize.__init__).parameters[name].default for name in _SETTINGS}
 _OWN_NAMES = {"obs": "obs_rms", "returns": "ret_rms"}
-# As a RunningMeanStd begins.
+# The initial values of a RunningMeanStd.
 _UNKNOWN = {"mean": 0.0, "var": 1.0, "count": 1e-4}
 
 
@@ -77,12 +77,12 @@ def read_normalizer(file: str | Path) -> tuple[dict[str, Any], Tensors]:
     """Read settings and statistics for :func:`wrap_normalizer`, from SB3's file or from JSON.
 
     Args:
-        file: ``vecnormalize.pkl``, as ``VecNormalize.save`` writes it, which is not unpickled; else JSON: the
-            statistics ``{"obs": {"mean": [...], "var": [...], "count": n}}``, of Dict observations by key
-            (``{"obs": {"key": {"mean": ...}}}``), those of ``"returns"`` and VecNormalize's arguments if they matter.
+        file: ``vecnormalize.pkl`` from ``VecNormalize.save``, which is read without unpickling; or a JSON file with
+            ``{"obs": {"mean": [...], "var": [...], "count": n}}``, for Dict observations by key
+            (``{"obs": {"key": {"mean": ...}}}``), and optionally ``"returns"`` and VecNormalize's arguments.
 
     Raises:
-        ZooError: naming the file, if it is neither, or lacks something.
+        ZooError: naming the file, if it has neither form or is incomplete.
     """
     data = read_bytes(file, MAX_PICKLE_BYTES, links=True)
     try:
@@ -120,7 +120,7 @@ def _from_json(data: bytes, source: object) -> dict[str, Any]:
 
 
 def _tensors_of(name: str, parts: Any) -> Tensors:
-    """Return the statistics of one column or picture, checked."""
+    """Check the statistics of an observation, of a part of it, or of the returns, and return them as tensors."""
     mean, var = (
         array_of(parts[part]) if isinstance(parts[part], Record) else np.array(parts[part], dtype=np.float64)
         for part in ("mean", "var")

@@ -17,16 +17,16 @@ from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.storage.limits import MAX_FILE_BYTES, MAX_JSON_BYTES, open_file, parse_json, read_at_most
 from mbrl_wrappers.zoo.storage.tensors import TensorRecord, Tensors, check_finite_tensors
 
-# Optimisers are left out. SB3 before 1.0 called the last one by its second name.
+# The members that are read; optimisers are not. SB3 before 1.0 used the second name of VARIABLES.
 DATA, POLICY, VARIABLES = "data", "policy.pth", ("pytorch_variables.pth", "tensors.pth")
-# A zip claims any size; what is packed a hundredfold holds nothing.
+# A zip can claim any size. Real weights don't compress a hundredfold; a member that does is a zip bomb.
 MAX_RATIO = 100
 SPARE_BYTES = 10_000_000
 MAX_DIRECTORY_BYTES = 2_000_000
 
 
 class _SmallReads:
-    """A file of which no more than a directory of usual size is read at once.
+    """A file with limited reads, since ``zipfile`` would read a directory of any claimed size at once.
 
     Args:
         file: the zip.
@@ -49,11 +49,10 @@ def read_archive(file: Path) -> tuple[dict[str, Any], Tensors, dict[str, Tensor 
     """Read a zip.
 
     Returns:
-        Its JSON, the policy's tensors, and those that were trained beside the policy; of these, None where the zip
-        says so.
+        The JSON, the policy's tensors, and the trained tensors outside the policy, some of which may be None.
 
     Raises:
-        ZooError: for a zip that is not SB3's, or too large, or whose tensors are none.
+        ZooError: for a zip that is not SB3's or too large, or that holds other objects in place of tensors.
     """
     try:
         with open_file(file, MAX_FILE_BYTES, links=True) as opened:
@@ -71,7 +70,7 @@ def read_archive(file: Path) -> tuple[dict[str, Any], Tensors, dict[str, Tensor 
 
 
 def _members(opened: BinaryIO, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Return the contents of some members of a zip, those that it has."""
+    """Return the contents of the named members that a zip has."""
     try:
         with zipfile.ZipFile(_SmallReads(opened)) as archive:
             present = set(archive.namelist())
@@ -96,7 +95,7 @@ def _check_member(info: zipfile.ZipInfo, limit: int) -> None:
 
 
 def _tensors(content: bytes, source: str) -> dict[str, Tensor | None]:
-    """Read a file of torch's by its reader of tensors, and nothing else."""
+    """Read a file of torch's with ``weights_only``."""
     try:
         _check_packed(content)
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -115,7 +114,7 @@ def _tensors(content: bytes, source: str) -> dict[str, Tensor | None]:
 
 
 def _check_packed(content: bytes) -> None:
-    """Refuse a file of torch's, itself a zip since torch 1.6, that unpacks to much more than it is."""
+    """Refuse a file of torch's, itself a zip since torch 1.6, that unpacks to many times its size."""
     if not content.startswith(b"PK"):
         return
     try:
@@ -130,7 +129,7 @@ def _check_packed(content: bytes) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell a usual tensor from one that claims more entries than it has memory for."""
+    """Tell whether a tensor is dense, and has memory for all its entries: strides of 0 can claim any number."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

@@ -15,7 +15,7 @@ from mbrl_wrappers.zoo.storage.limits import MAX_TABLE_BYTES, read_bytes
 
 Row = TypeVar("Row")
 
-# Beyond it, sums and squares of a few are not finite.
+# Small enough that squares of such numbers, and their sums, stay finite.
 MAX_NUMBER = 1e100
 
 
@@ -47,7 +47,7 @@ def parse_rows(data: bytes, kind: type[Row], source: object) -> list[Row]:
     Args:
         data: the bytes.
         kind: as for :func:`read_rows`.
-        source: what errors call the file.
+        source: the file, for errors.
 
     Raises:
         ValueError: as :func:`read_rows`.

@@ -20,12 +20,12 @@ Tensors = dict[str, Tensor]
 
 MAX_HEADER_BYTES = MAX_JSON_BYTES
 MAX_DIMENSIONS = 16
-# Tensors that are built beside those of the file, such as copies for targets and bounds of spaces.
+# Entries of tensors that are not in the file, such as copies for target networks and bounds of spaces.
 SPARE_ENTRIES = 1_000_000
 SPARE_FACTOR = 4
-# What a tensor counts for at least: a description may ask for millions of empty layers.
+# Entries that each tensor counts for at least: a description may ask for millions of empty layers.
 LEAST_ENTRIES = 1000
-# How many tensors may be made, likewise: about as many are as the file has.
+# Tensors that may be made beyond SPARE_FACTOR times the file's number.
 SPARE_TENSORS = 200
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -55,10 +55,10 @@ def read_header(data: bytes, source: object) -> dict[str, TensorRecord]:
 
     Args:
         data: the file's bytes.
-        source: what errors call it.
+        source: the file, for errors.
 
     Raises:
-        ZooError: if the header is longer than 4 MB or than the file, or describes other bytes than there are.
+        ZooError: if the header is longer than 4 MB or than the file, or its sizes don't match the file's.
     """
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(MAX_HEADER_BYTES, len(data) - 8):
@@ -85,7 +85,7 @@ def read_tensors(data: bytes, source: object) -> Tensors:
     """Read all tensors of a safetensors file.
 
     Raises:
-        ZooError: if it is not one, or a value is not finite.
+        ZooError: if it is not a safetensors file, or a value is not finite.
     """
     try:
         tensors = load(data)
@@ -142,7 +142,7 @@ class AllocationLimit(TorchFunctionMode):
 
     Args:
         records: the file's tensors.
-        source: what errors call the file.
+        source: the file, for errors.
     """
 
     def __init__(self, records: Iterable[TensorRecord], source: object) -> None:

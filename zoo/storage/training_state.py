@@ -21,7 +21,7 @@ def describe_training(agent: BaseAlgorithm) -> tuple[dict[str, Any], Tensors]:
     """Describe the state of an agent's training.
 
     Raises:
-        ZooError: for a replay buffer that holds other things than numbers.
+        ZooError: for a replay buffer that holds Python objects.
     """
     config: dict[str, Any] = {"optimizers": {}}
     tensors: Tensors = {}
@@ -45,10 +45,10 @@ def describe_training(agent: BaseAlgorithm) -> tuple[dict[str, Any], Tensors]:
 
 
 def fill_training(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors, source: object) -> None:
-    """Put a described state in place.
+    """Restore a described state.
 
     Raises:
-        ZooError: naming what does not fit the agent.
+        ZooError: naming the part that does not fit the agent.
     """
     for name in _optimizer_names(agent):
         if name not in config["optimizers"]:
@@ -99,7 +99,7 @@ def _optimizer_state(tensors: Tensors, optimizer: torch.optim.Optimizer, what: s
 
 
 def _used_rows(buffer: ReplayBuffer, position: int, full: bool) -> int:
-    """Return how many rows hold something; a buffer that saves memory has its newest next_obs one row further on."""
+    """Return how many rows are used; with ``optimize_memory_usage``, the newest next_obs is in one row more."""
     return buffer.buffer_size if full else position + int(buffer.optimize_memory_usage)
 
 

@@ -1,6 +1,6 @@
 """Versions of the zoo's files: each file holds its own, and the error for an unreadable one says what to do.
 
-Who changes the form of a file raises its ``version`` here; who can no longer read the older forms raises ``oldest``.
+When the form of a file changes, raise its ``version`` here; when older forms can no longer be read, raise ``oldest``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class FileFormat:
     """The form of one kind of file.
 
     Attributes:
-        version: that is written.
-        oldest: that can still be read.
-        advice: what to do about an older one.
+        version: the version that is written.
+        oldest: the oldest version that can still be read.
+        advice: for the error, what to do about a file that is older still.
     """
 
     version: int = 1
@@ -40,10 +40,10 @@ class FileFormat:
 
         Args:
             content: the file's JSON object, with its ``format_version``.
-            source: what errors call the file.
+            source: the file, for errors.
 
         Raises:
-            ZooError: for a version that can't be read, or none.
+            ZooError: for a missing version, or one that can't be read.
         """
         found = content.get("format_version")
         if type(found) is int and self.oldest <= found <= self.version:
@@ -57,7 +57,7 @@ class FileFormat:
         raise ZooError(f"{source} must have {known}, got {found!r}{advice}")
 
 
-# What an agent and its model are rebuilt from: of another version when the form of either changes.
+# The description of an agent together with its model; a change in either needs a new version.
 AGENT = FileFormat(advice=RETRAIN)
 MANIFEST = FileFormat(advice=RETRAIN)
 EVALUATION = FileFormat(advice=RETRAIN)

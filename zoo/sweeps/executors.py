@@ -1,6 +1,6 @@
 """Where the jobs of a sweep are run: a small interface, and the executor for this machine.
 
-Nothing heavy is imported here: a new process is ready for signals before it loads its libraries.
+Nothing heavy is imported here, so that a new process handles signals before it loads its libraries.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Outcome:
 
     Attributes:
         spec: the job.
-        was_run: whether this executor ran it; another sweep may have been faster.
-        error: why it failed, with a traceback; None for a finished job.
+        was_run: whether this executor ran the job; False if it was finished before, such as by another sweep.
+        error: the failure's message or traceback; None for a finished job.
     """
 
     spec: JobSpec
@@ -42,15 +42,14 @@ class Executor(Protocol):
     """Runs jobs."""
 
     def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
-        """Bring jobs to their ends.
+        """Run jobs to their ends.
 
         Args:
             specs: different jobs.
-            root: a finished job's files are in the folder of its digest there.
+            root: the folder with a subfolder for each job, named by its digest.
 
         Yields:
-            One outcome for each job, in the order in which they end. A generator that is closed before leaves
-            nothing running.
+            One outcome for each job, in the order in which they end. Closing the generator early stops all jobs.
         """
         ...
 
@@ -71,7 +70,7 @@ class LocalExecutor:
         self._max_workers = max_workers or os.cpu_count() or 1
 
     def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
-        """See :meth:`Executor.run`; a job that another sweep is running is waited for."""
+        """See :meth:`Executor.run`; waits for jobs that another sweep is running."""
         from mbrl_wrappers.zoo.training.run import is_finished
 
         waiting, running = deque(specs), list[_Running]()

@@ -14,8 +14,8 @@ LOCK = ".lock"
 class FolderLock:
     """The right to write to a folder, which one process at a time has.
 
-    The kernel frees it when the last process that has it ends, even by ``kill -9``. A process that is being spawned
-    can be given it as an argument.
+    The kernel frees the lock when the last process that has it ends, even by ``kill -9``. To share the lock with a
+    process, pass it as an argument when spawning the process.
 
     Args:
         descriptor: an open and locked file.
@@ -49,7 +49,7 @@ class FolderLock:
         return cls(descriptor)
 
     def close(self) -> None:
-        """Free the folder, unless another process was given the lock."""
+        """Give up the lock; the folder stays locked while another process shares it."""
         os.close(self._descriptor)
 
     def __reduce__(self) -> tuple[Any, ...]:

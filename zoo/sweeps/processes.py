@@ -1,6 +1,6 @@
 """Training runs in processes of their own, so that several take the time of one.
 
-Nothing heavy is imported here: a new process is ready for signals before it loads its libraries.
+Nothing heavy is imported here, so that a new process handles signals before it loads its libraries.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class TrainingProcess:
     not depend on the number of cores.
 
     Args:
-        label: how the run is called on the screen.
-        spec: what to train.
-        folder: where to.
+        label: the run's name on the screen.
+        spec: the job.
+        folder: where to write.
         track: see :func:`~mbrl_wrappers.zoo.training.run.run`.
-        with_optimizer: likewise.
-        lock: of the folder; the process has it until it ends, also when its parent is killed.
+        with_optimizer: see :func:`~mbrl_wrappers.zoo.training.run.run`.
+        lock: of the folder; the process holds it until it ends, even if its parent is killed.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TrainingProcess:
             TrainingFailed: if it ended in any other error.
         """
         is_alive = self._process.is_alive()
-        if self._errors.poll():  # also while it lives: a message longer than the pipe keeps it alive until it is read
+        if self._errors.poll():  # even if alive: it blocks until a message longer than the pipe's buffer is read
             self._raise_what_was_sent()
         if is_alive:
             return True
@@ -105,16 +105,16 @@ class TrainingProcess:
     def _raise_what_was_sent(self) -> None:
         try:
             is_users_mistake, message = self._errors.recv()
-        except (EOFError, OSError):  # it ended without a message, or was killed in the middle of one
+        except (EOFError, OSError):  # the process ended without a message, or was killed while sending one
             return
         raise ValueError(message) if is_users_mistake else TrainingFailed(f"the run in {self.folder} failed\n{message}")
 
     def request_stop(self) -> None:
-        """Ask the process to end after a checkpoint; the first of several to be stopped need not be waited for."""
+        """Ask the process to end after a checkpoint, without waiting for it, so that several can be asked at once."""
         self._process.terminate()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """End the process, which has been asked to; it is given the time to write a checkpoint."""
+        """Wait until the process, which has been asked to stop, has written its checkpoint; then kill it."""
         self._process.join(max(seconds, 0.0))
         self._process.kill()
         self._process.join()
@@ -133,7 +133,7 @@ def stop_all(processes: Sequence[TrainingProcess]) -> None:
 def sigterm_exits() -> Iterator[None]:
     """Have SIGTERM, by which clusters end jobs, unwind as Ctrl-C does, and end in the exit code 143.
 
-    A handler of the user's own stays.
+    A handler that the user has set stays in place.
     """
     if not _is_free(signal.SIGTERM):
         yield
@@ -146,7 +146,7 @@ def sigterm_exits() -> Iterator[None]:
 
 
 def _is_free(signal_number: int) -> bool:
-    """Tell whether a handler may be set here, and none is."""
+    """Tell whether this thread may set a handler for the signal, and none is set."""
     is_main = threading.current_thread() is threading.main_thread()
     return is_main and signal.getsignal(signal_number) is signal.SIG_DFL
 
@@ -164,7 +164,7 @@ def _train(
     errors: Connection,
     lock: FolderLock | None,
 ) -> None:
-    """Run in the new process, which has the lock while it lives, and send an error instead of printing it."""
+    """Run the job in the new process, which holds the lock while it lives; send errors instead of printing them."""
     stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, stop)
@@ -178,10 +178,10 @@ def _train(
 
 
 def _end_with_parent() -> None:
-    """End the process once its parent has ended, whatever it is doing: nobody is left who could stop it."""
+    """End the process as soon as its parent has ended, since nobody else would stop it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # A process that the parent forked holds the sentinel too.
+    # The sentinel stays open if the parent forked another process that still runs, so the parent's id is checked too.
     while not wait([parent.sentinel], WATCH_SECONDS) and os.getppid() == parent.pid:
         pass
     os._exit(1)
@@ -198,20 +198,20 @@ class StopRequest:
         self.was_made = False
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        """Take the signal."""
+        """Handle the signal."""
         if not self.is_running:
             sys.exit(128 + signal_number)
         self.was_made = True
 
     def is_wanted(self) -> bool:
-        """Tell a run, which asks this from its start on, whether to stop."""
+        """Tell a run whether to stop; its first call marks the start of the run."""
         self.is_running = True
         return self.was_made
 
 
 @contextmanager
 def sigterm_requests_stop() -> Iterator[StopRequest]:
-    """Have SIGTERM stop a run in this process after a checkpoint; a handler of the user's own stays."""
+    """Have SIGTERM stop a run in this process after a checkpoint; a handler that the user has set stays in place."""
     stop = StopRequest()
     if not _is_free(signal.SIGTERM):
         yield stop
@@ -224,7 +224,7 @@ def sigterm_requests_stop() -> Iterator[StopRequest]:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Tell whether the library itself raised an error, which then is about the user's input."""
+    """Tell whether this library raised the error itself, which means that it is about the user's input."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

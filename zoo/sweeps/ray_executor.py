@@ -30,26 +30,26 @@ MAX_RETRIES = 3
 class RayExecutor:
     """Runs each job as a Ray task of one CPU, on one thread.
 
-    No file system need be shared: a task trains in a temporary folder of its node and returns the finished agent's
-    files, which are checked against their manifest here. A job whose worker or node dies is run again from its
-    beginning, as its checkpoints stay where they were, and at most ``MAX_RETRIES`` times. Every node needs the same
-    versions of this library and of the environments.
+    The nodes need no shared file system: a task trains in a temporary folder of its node and returns the finished
+    agent's files, which are checked against their manifest here. A job whose worker or node dies is started again from
+    the beginning, because its checkpoints are lost, at most ``MAX_RETRIES`` times. Every node needs the same versions
+    of this library and of the environments.
 
     Args:
-        address: of a cluster, such as ``"10.0.0.1:6379"`` or ``"auto"``. By default Ray is started on this machine
+        address: of a cluster, such as ``"10.0.0.1:6379"`` or ``"auto"``. By default, Ray is started on this machine
             for this executor alone.
-        max_workers: jobs at a time; default: as many as the cluster, or this machine, has CPUs.
+        max_workers: jobs at a time; default: the number of CPUs of the cluster, or of this machine.
 
     Raises:
         ValueError: if ``max_workers`` is less than 1.
-        ZooError: if Ray is missing, or the cluster is to be reached without a token.
+        ZooError: if Ray is not installed, or the cluster does not use tokens.
     """
 
     def __init__(self, address: str | None = None, max_workers: int | None = None) -> None:
         if max_workers is not None and max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, got {max_workers}")
         if address is None:
-            os.environ.setdefault(AUTH_MODE, "token")  # Ray listens to the network; it makes a token if there is none
+            os.environ.setdefault(AUTH_MODE, "token")  # Ray listens on the network; it makes a token if none exists
         elif os.environ.get(AUTH_MODE) != "token":
             raise ZooError(_without_token("here", address, os.environ.get(AUTH_MODE)))
         self._ray = _import_ray()
@@ -67,7 +67,7 @@ class RayExecutor:
             has_gpu = ray.cluster_resources().get("GPU", 0) > 0
             waiting, running = deque[JobSpec](), dict[Any, JobSpec]()
             for spec in specs:
-                if spec.device.startswith("cuda") and not has_gpu:  # Ray would wait for one for ever
+                if spec.device.startswith("cuda") and not has_gpu:  # Ray would wait for a GPU for ever
                     error = f"device must be one that the Ray cluster has, got {spec.device!r}: it has no GPU"
                     yield Outcome(spec, was_run=False, error=error)
                 else:
@@ -80,7 +80,7 @@ class RayExecutor:
                 (ended,), _ = ray.wait(list(running))
                 yield _collect(ray, ended, running.pop(ended), root)
         finally:
-            ray.shutdown()  # which ends the tasks that are running
+            ray.shutdown()  # ends the running tasks
 
     def _connect(self) -> None:
         ray = self._ray
@@ -94,7 +94,7 @@ class RayExecutor:
             problem = f"address must be a Ray cluster that takes our token, got {self._address!r}: {error}"
             raise ZooError(problem) from error
         mode = ray.get(ray.remote(num_cpus=0)(os.getenv).remote(AUTH_MODE))
-        if mode != "token":  # it takes ours, like any other, and none
+        if mode != "token":  # the cluster accepts any client, with or without a token
             raise ZooError(_without_token("on its nodes", self._address, mode))
 
 
@@ -119,7 +119,7 @@ def _train(job: str) -> dict[str, bytes]:
 
     torch.set_num_threads(1)
     temporary = Path(tempfile.gettempdir())
-    remove_abandoned(temporary)  # by workers that were killed
+    remove_abandoned(temporary)  # folders of workers that were killed
     root = temporary_beside(temporary / "mbrl-zoo")
     root.mkdir(mode=0o700)
     try:
@@ -132,7 +132,7 @@ def _train(job: str) -> dict[str, bytes]:
 
 
 def _collect(ray: ModuleType, reference: Any, spec: JobSpec, root: Path) -> Outcome:
-    """Store a task's result, unless another sweep has been faster."""
+    """Store a task's result, unless another sweep has stored one before."""
     try:
         files = ray.get(reference)
         return Outcome(spec, was_run=_store(files, spec, root / spec.digest()))
@@ -141,10 +141,10 @@ def _collect(ray: ModuleType, reference: Any, spec: JobSpec, root: Path) -> Outc
 
 
 def _store(files: Mapping[str, bytes], spec: JobSpec, folder: Path) -> bool:
-    """Write a job's files, the manifest last; return whether they were the first.
+    """Write a job's files, the manifest last; return False if the job was stored before.
 
     Raises:
-        ZooError: for files that are not those of their manifest, or of another job.
+        ZooError: for files that don't match their manifest, or belong to another job.
     """
     records = parse_manifest(files[MANIFEST], f"{MANIFEST} of job {spec.digest()}")
     for name, record in records.items():

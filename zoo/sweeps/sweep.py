@@ -32,7 +32,7 @@ from mbrl_wrappers.zoo.training.run import Stopped, is_finished, run
 
 SWEEP = "sweep.json"
 REQUIRED = ("agents", "envs", "seeds")
-# As the arguments of make_job.
+# Passed on to make_job as arguments.
 OPTIONAL = ("steps", "algo", "params", "recipe", "eval_freq", "eval_episodes", "save_freq", "device")
 TRACEBACK_LINES = 4
 
@@ -43,9 +43,9 @@ class Result:
 
     Attributes:
         digest: the job's name, see :meth:`~mbrl_wrappers.zoo.training.job.JobSpec.digest`.
-        folder: where its files are.
-        rows: its evaluations.
-        was_run: whether it was run now; it was finished before otherwise.
+        folder: where the job's files are.
+        rows: the evaluations.
+        was_run: whether the job was run now; False if it was finished before.
     """
 
     digest: str
@@ -57,19 +57,19 @@ class Result:
 def read_sweep(path: str | Path) -> list[JobSpec]:
     """Read the jobs of a sweep from a file of YAML literals.
 
-    ``agents`` and ``envs`` are lists of names, and ``seeds`` is one of numbers, or a number N that stands for 0 to
-    N - 1. May be given: ``steps``, ``algo``, ``params``, ``recipe`` (a path from where the file is), ``eval_freq``,
-    ``eval_episodes``, ``save_freq`` and ``device``, see :func:`~mbrl_wrappers.zoo.training.job.make_job`; and
-    ``baseline: false``, without which each agent with a model that can do without is trained without it too.
+    Required are ``agents`` and ``envs``, lists of names, and ``seeds``, a list of numbers, or a number N for the seeds
+    0 to N - 1. Optional are ``steps``, ``algo``, ``params``, ``recipe`` (a path relative to the file), ``eval_freq``,
+    ``eval_episodes``, ``save_freq`` and ``device``, see :func:`~mbrl_wrappers.zoo.training.job_making.make_job`, and
+    ``baseline``: agents are trained without their model too, if they can do without, unless it is false.
 
     Args:
         path: the file.
 
     Returns:
-        The jobs, all different: by agent, env and seed in the file's order, the one with a model first.
+        The jobs without duplicates, by agent, env and seed in the file's order, each before its baseline.
 
     Raises:
-        ValueError: naming the key that is missing, unknown or of no use.
+        ValueError: naming the key that is missing, unknown or has an invalid value.
     """
     path = Path(path)
     content = _read_content(path)
@@ -83,7 +83,7 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
     jobs: dict[str, JobSpec] = {}
     for agent in content["agents"]:
         for env in content["envs"]:
-            try:  # whether it can be built; then so can the others
+            try:  # to build one seed's job shows that all seeds' jobs can be built
                 first = make_job(agent, env, seed=seeds[0], **arguments)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
@@ -134,11 +134,11 @@ def run_job(spec: JobSpec, root: str | Path) -> Result:
 
     Args:
         spec: the job.
-        root: its files are in the folder of its digest there. Another process that runs the same job there is
-            waited for.
+        root: the folder with a subfolder for each job, named by its digest. If another process is running the same job
+            there, this one waits for it.
 
     Raises:
-        SystemExit: with the code 143, after SIGTERM and a checkpoint; called again, it goes on from there.
+        SystemExit: with the code 143, after SIGTERM and a checkpoint; called again, the job goes on from there.
     """
     folder = Path(root) / spec.digest()
     if is_finished(folder):
@@ -151,7 +151,7 @@ def run_job(spec: JobSpec, root: str | Path) -> Result:
                     run(spec, folder, should_stop=stop.is_wanted)
                 except Stopped:
                     sys.exit(128 + signal.SIGTERM)
-            if stop.was_made:  # while the finished run was evaluated and kept
+            if stop.was_made:  # too late to stop the run, during its last evaluation or while its files were written
                 sys.exit(128 + signal.SIGTERM)
         return _read_result(spec, folder, was_run)
 
@@ -163,20 +163,20 @@ def run_sweep(
     *,
     on_update: Callable[[Outcome], None] | None = None,
 ) -> list[Result]:
-    """Run jobs, those that are finished left out; called again, it goes on from where it was interrupted.
+    """Run the jobs that are not finished yet; called again, a sweep goes on from where it was interrupted.
 
     Args:
         specs: the jobs.
-        root: gets a folder for each, named by its digest, and ``sweep.json``, which says what they are.
-        executor: what runs them. :class:`~mbrl_wrappers.zoo.sweeps.executors.LocalExecutor` starts processes, so that a
-            script calls this under ``if __name__ == "__main__":``.
-        on_update: called for each job that has ended, first for those that are finished already.
+        root: where to write a subfolder for each job, named by its digest, and ``sweep.json``, the list of jobs.
+        executor: runs the jobs. :class:`~mbrl_wrappers.zoo.sweeps.executors.LocalExecutor` starts processes, so a
+            script has to call this function under ``if __name__ == "__main__":``.
+        on_update: called for each job that has ended, starting with those that were finished before.
 
     Returns:
         The jobs' results, in the order of ``specs``.
 
     Raises:
-        TrainingFailed: naming every job that failed, after all others have been finished.
+        TrainingFailed: naming every failed job, after all other jobs have finished.
     """
     root = Path(root)
     jobs = {spec.digest(): spec for spec in specs}

@@ -38,7 +38,7 @@ from mbrl_wrappers.zoo.registry import (
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
 
-# What a run sets itself.
+# Arguments that a run sets itself, so a recipe must not.
 _NOT_IN_RECIPES = {
     "env",
     "seed",
@@ -52,8 +52,9 @@ _NOT_IN_RECIPES = {
     "training",
     "_init_setup_model",
 }
-# As in SB3's zoo, where YAML can't hold the object.
+# Types whose values a recipe can hold.
 _LITERALS = {bool, float, int, str, NoneType}
+# YAML can't hold an ActionNoise, so recipes describe it by these two, as SB3's zoo does.
 _NOISE_ARGUMENTS = {"noise_type", "noise_std"}
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
@@ -62,9 +63,9 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
     """Return the class that a recipe's ``algo`` stands for.
 
     Args:
-        agent: the registered agent: a strategy serves the off-policy algorithms, another agent is its own one.
-        algo: such as ``"SAC"``, for which its compiled form stands in.
-        model: False for what the agent is compared with.
+        agent: the registered agent. A strategy works with any off-policy algorithm; other agents only with their own.
+        algo: such as ``"SAC"``, whose compiled form is returned.
+        model: False for the algorithm that the agent is compared with.
 
     Raises:
         ValueError: for an unknown agent, or an algorithm that the agent can't be made of.
@@ -103,7 +104,7 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
     """Refuse arguments that the constructors do not have, and sections whose constructor is not called.
 
     Raises:
-        ValueError: naming the nearest argument that there is.
+        ValueError: naming the argument and the most similar valid one, or the section.
     """
     algorithm, strategy = algorithm_of(agent, recipe.algo), AGENTS[agent].strategy
     constructors: dict[str, type] = {"agent": algorithm, "dynamics": dynamics_kind(recipe)}
@@ -128,10 +129,10 @@ def check_arguments(agent: str, recipe: Recipe) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Refuse a literal of another type than the constructor's argument; SB3 takes it, and fails when it is used."""
+    """Refuse a literal of another type than the constructor's argument; SB3 would accept it and fail later."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if not all(one in _LITERALS for one in kinds):
-        return  # what can't be a literal, such as a schedule, may be written as one
+        return  # an object, such as a schedule, may be described by a literal of any type
     allowed = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
         wanted = "a value of the type " + " or ".join(one.__name__ for one in kinds)
@@ -147,12 +148,12 @@ def training_env(recipe: Recipe, env: gym.Env) -> gym.Env | VecNormalize:
 
 
 def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorithm, BaseCallback | None]:
-    """Make the SB3 agent of a job and, if a strategy gives it a model, the callback that brings it.
+    """Make the SB3 agent of a job and, if a strategy gives it a model, the callback that does so.
 
     Args:
         spec: the job.
-        env: to train in, from :func:`training_env`. The model is made for the job's env as it comes, without the
-            wrappers of this one.
+        env: to train in, from :func:`training_env`. The model is made for a new env of the job, without the wrappers
+            of this one.
 
     Raises:
         ValueError: for an algorithm or a value that can't be used.
@@ -165,7 +166,7 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     if strategy is None and "dynamics" in argument_names(algorithm):
         arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
-    set_apart(agent.action_space)  # here too, so that an agent and its control start with the same random actions
+    set_apart(agent.action_space)  # for agents without a model too, so that both start with the same random actions
     if strategy is None or not spec.model:
         return agent, None
     dynamics = _build_dynamics(spec, agent.device)
@@ -174,7 +175,7 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
 
 
 def _build_dynamics(spec: JobSpec, device: torch.device, algorithm: type[BaseAlgorithm] | None = None) -> Any:
-    """Build the recipe's model; one to plan in has the agent's own defaults, and the env's reward where it is known."""
+    """Build the recipe's model; for planning, with the agent's default settings and, if known, the env's reward."""
     kind: Any = dynamics_kind(spec.recipe)
     arguments = _copy({name: value for name, value in spec.recipe.dynamics.items() if name != "kind"})
     with make_env(spec.env, **spec.env_kwargs) as env:
@@ -220,7 +221,7 @@ def _policy_kwargs(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _action_noise(kind: Any, std: Any, env: gym.Env | VecNormalize) -> ActionNoise:
-    """Make the noise of a recipe, as wide in each of SB3's scaled actions."""
+    """Make the noise of a recipe, with the same standard deviation in each of SB3's scaled actions."""
     check_name(kind, _NOISES, "agent.noise_type")
     if not isinstance(std, int | float) or isinstance(std, bool) or not std > 0:
         raise ValueError(f"agent.noise_std must be a positive number, got {std!r}")
@@ -230,12 +231,12 @@ def _action_noise(kind: Any, std: Any, env: gym.Env | VecNormalize) -> ActionNoi
 
 
 def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Copy nested literals: SB3 changes the policy_kwargs it is given."""
+    """Copy nested literals, since SB3 changes the dict ``policy_kwargs`` in place."""
     return json.loads(json.dumps(arguments))
 
 
 def _tuple(value: Any) -> Any:
-    """Turn a list into the tuple that a schedule or ``[1, episode]`` is; YAML has lists only."""
+    """Turn a list into a tuple, as a schedule or ``[1, episode]`` has to be; YAML has lists only."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -249,7 +250,7 @@ def _train_freq(value: Any) -> Any:
 
 
 def _schedule(value: Any) -> Any:
-    """Turn ``"lin_0.001"`` into a schedule that falls linearly to 0 over the run; others stay as they are."""
+    """Turn ``"lin_0.001"`` into a schedule that falls linearly to 0 over the run; other values stay as they are."""
     if not (isinstance(value, str) and value.startswith("lin_")):
         return value
     try:

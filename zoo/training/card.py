@@ -19,10 +19,10 @@ def write_card(file: Path, spec: JobSpec, evaluation: EvalRecord, *, name: str |
     """Write an agent's card.
 
     Args:
-        file: where to.
-        spec: what the agent was trained with.
-        evaluation: how it did.
-        name: the zoo's name for it, such as ``"mbpo/Pendulum-v1"``, if it has one.
+        file: the Markdown file to write.
+        spec: the job that trained the agent.
+        evaluation: the agent's evaluation.
+        name: the zoo's name for the agent, such as ``"mbpo/Pendulum-v1"``, if it has one.
     """
     write_atomically(file, card_text(spec, evaluation, name=name).encode())
 
@@ -66,7 +66,7 @@ def _metadata(spec: JobSpec, title: str, mean: float, std: float) -> dict[str, o
 
 
 def _training(spec: JobSpec, evaluation: EvalRecord) -> list[str]:
-    """Return the table of training seeds; the one whose agent this is stands in bold."""
+    """Return the table of training seeds, with this agent's seed in bold."""
     lines = [
         "## Training",
         "",

@@ -19,16 +19,16 @@ class JobSpec:
 
     Attributes:
         env: a Gymnasium id or ``"package.module:Class"``.
-        recipe: what to train with.
-        model: whether the agent gets a model; without one it is the same agent at equal updates per step. True for
-            an agent that can't do without.
+        recipe: the settings of agent and model.
+        model: whether the agent gets a model; without one, the same agent is trained with equal updates per step. True
+            for agents that need a model.
         seed: of the agent, the model and the sequence of episodes.
         steps: env steps.
         eval_freq: env steps between evaluations.
-        eval_episodes: episodes of each, deterministic policy, the same start states every time.
+        eval_episodes: episodes per evaluation, with the deterministic policy and the same start states every time.
         save_freq: env steps between checkpoints; 0 for none.
-        device: where agent and model lie.
-        agent: registered name of what is trained.
+        device: of agent and model.
+        agent: registered name of the agent.
         env_kwargs: arguments of the env.
     """
 
@@ -55,7 +55,7 @@ class JobSpec:
     def to_json(self) -> str:
         """Return the job as JSON text, the same for equal jobs."""
         fields = dataclasses.asdict(self)
-        if not self.recipe.normalize:  # as it was written before recipes could say so
+        if not self.recipe.normalize:  # so that jobs from before this section keep their digests
             del fields["recipe"]["normalize"]
         return json.dumps(fields, indent=1, sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""Jobs made of a recipe and a user's wishes, tried out before anything is trained."""
+"""Jobs made of a recipe and the user's arguments, tried out before anything is trained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_job(
     save_freq: int | None = None,
     device: str = "cpu",
 ) -> JobSpec:
-    """Bring a recipe and a user's wishes together, and try that they can be built.
+    """Merge a recipe with the user's arguments, and test that agent and model can be built.
 
     Args:
         agent: registered name, such as ``"mbpo"``.
@@ -48,17 +48,17 @@ def make_job(
         seed: of agent, model and episodes.
         algo: SB3's name of the model-free agent; default: the recipe's, which depends on the action space.
         params: changes to the recipe by ``"section.argument"``.
-        recipe: a file of recipes in place of the one that ships.
+        recipe: a file of recipes to use in place of the library's.
         env_kwargs: arguments of the env.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
-        eval_episodes: episodes of each; default: 20, or 5 for an agent that plans.
+        eval_episodes: episodes per evaluation; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Raises:
         ValueError: for an argument that can't be used.
     """
-    load_recipe(agent, env, file=recipe)  # an unknown agent is told before the env is made
+    load_recipe(agent, env, file=recipe)  # refuses an unknown agent before the env is made
     with make_env(env, **(env_kwargs or {})) as real, _naming(recipe):
         env = full_name(env, real)
         _check_spaces(real)
@@ -85,7 +85,8 @@ def make_job(
         _check_numbers(spec)
         _check_device(device)
         try:
-            build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, real))  # may run elsewhere
+            # On the CPU, because the job may run on another machine than this one.
+            build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, real))
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     return spec
@@ -93,7 +94,7 @@ def make_job(
 
 @contextmanager
 def _naming(recipe: str | Path | None) -> Iterator[None]:
-    """Have errors name the user's file of recipes, where there is one and they do not yet."""
+    """Add the user's file of recipes to errors that do not name it yet."""
     try:
         yield
     except ValueError as error:
@@ -119,7 +120,7 @@ def _check_spaces(env: gym.Env) -> None:
 
 
 def _check_device(device: str) -> None:
-    """Refuse an invalid device; whether the machine of the run has it is checked there."""
+    """Refuse an invalid device; the run checks whether its machine has the device."""
     if device == "auto":
         return
     try:

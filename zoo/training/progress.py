@@ -13,7 +13,7 @@ class Evaluation:
         steps: env steps so far.
         return_mean, return_std: over the evaluation's episodes.
         updates: gradient updates of the agent so far.
-        wall_seconds, cpu_seconds: of training so far, evaluations and checkpoints left out.
+        wall_seconds, cpu_seconds: of training so far, without evaluations and checkpoints.
     """
 
     steps: int

@@ -40,7 +40,7 @@ class _Literals(yaml.SafeLoader):
     grouped as in Python, ``10_000``.
     """
 
-    # Of its own: none of SafeLoader's.
+    # Starts empty, without the YAML 1.1 resolvers of SafeLoader.
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
 
     def construct_whole_number(self, node: yaml.ScalarNode) -> int:
@@ -67,9 +67,9 @@ def read_literals(text: str) -> Any:
     """Read YAML literals; nothing in the text can run code.
 
     Raises:
-        yaml.YAMLError: for what is not YAML, has a tag of Python's, or a whole number that begins with 0.
+        yaml.YAMLError: for text that is not YAML, has a Python tag, or a whole number that begins with 0.
     """
-    return yaml.load(text, Loader=_Literals)  # a SafeLoader
+    return yaml.load(text, Loader=_Literals)  # safe: _Literals is a SafeLoader
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Recipe:
         algo: SB3's name of the model-free agent, such as ``"SAC"``.
         steps: env steps to train for.
         agent, strategy, model_based, dynamics: keyword arguments of the four constructors.
-        normalize: those of SB3's VecNormalize, which is put around the env to train in; empty for none.
+        normalize: keyword arguments of SB3's VecNormalize around the training env; empty for no VecNormalize.
     """
 
     algo: str
@@ -104,12 +104,11 @@ def load_recipe(
 
     Args:
         agent: such as ``"mbpo"``.
-        env_id: an env without an entry of its own gets the defaults; the entry of ``"package:id"`` may be that of the
-            id.
-        file: recipes in place of those that ship with the library, written like them.
-        algo: SB3's name of the model-free agent; default: the entry's. Another one than the entry's
-            keeps those of its arguments that mean the same to all.
-        discrete_actions: whether the env's actions are Discrete, for an env whose entry names no ``algo``.
+        env_id: an env without an entry gets the defaults; ``"package:id"`` uses the entry of ``id`` if it has none.
+        file: a file of recipes to use in place of the library's, in the same form.
+        algo: SB3's name of the model-free agent; default: the entry's. For another one than the entry's, only the
+            arguments in ``SHARED_ARGUMENTS`` are kept.
+        discrete_actions: whether the env's actions are Discrete, which decides ``algo`` if the entry names none.
 
     Raises:
         ValueError: for an agent without recipes, or an unknown key (the nearest valid one is named).
@@ -146,14 +145,13 @@ def recipe_from(
     """Merge the entries of a recipe file for one environment; see :func:`load_recipe`.
 
     Args:
-        entries: ``default``, ``discrete_algo``, ``algorithms`` and one entry per env id, as in the files
-            that ship with the library.
-        env_id: as for :func:`load_recipe`, like the others.
-        algo: likewise.
-        discrete_actions: likewise.
+        entries: ``default``, ``discrete_algo``, ``algorithms`` and one entry per env id, as in the library's files.
+        env_id: as for :func:`load_recipe`.
+        algo: as for :func:`load_recipe`.
+        discrete_actions: as for :func:`load_recipe`.
 
     Raises:
-        ValueError: naming the key that is unknown, or whose value is of no use.
+        ValueError: naming the key that is unknown or has an invalid value.
     """
     if algo is not None and not isinstance(algo, str):
         raise ValueError(f"algo must be a name, got {algo!r}")
@@ -182,11 +180,11 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
     """Change single arguments of a recipe.
 
     Args:
-        recipe: stays as it is.
+        recipe: the recipe, which is not changed.
         params: values by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
 
     Raises:
-        ValueError: for a name that is not of this form.
+        ValueError: for a name of another form, or an unknown section.
     """
     sections: dict[str, Any] = {name: dict(getattr(recipe, name)) for name in SECTIONS}
     for key, value in params.items():
@@ -204,7 +202,7 @@ def parse_params(assignments: Iterable[str], what: str = "params") -> dict[str, 
 
     Args:
         assignments: the strings.
-        what: how an error calls them.
+        what: ``"params"`` or ``"env_kwargs"``, for the error.
 
     Raises:
         ValueError: for a string without ``=``, a value that is not YAML, or a whole number that begins with 0.

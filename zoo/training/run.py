@@ -46,7 +46,7 @@ from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.progress import Evaluation
 
 CHECKPOINT = "checkpoint"
-# A stopped run goes on to the end of its episode, from where it resumes exactly, but no longer than this.
+# A run that is asked to stop first finishes its episode, since it can only resume exactly from there, within this time.
 STOP_SECONDS = 10.0
 
 
@@ -73,23 +73,23 @@ def run(
     """Train an agent, going on from the folder's checkpoint if there is one; a finished run is read, not repeated.
 
     Args:
-        spec: what to train.
-        folder: gets ``job.json``, ``progress.csv`` (one row per evaluation), while it runs ``checkpoint``, and in
-            the end the agent's files, see :mod:`mbrl_wrappers.zoo.storage.folder`.
-        progress_bar: show SB3's.
-        track: ``"tensorboard"`` or ``"wandb"`` to log what SB3 logs, in ``tensorboard``.
+        spec: the job.
+        folder: where to write ``job.json``, ``progress.csv`` (one row per evaluation), ``checkpoint`` during the run,
+            and at the end the agent's files, see :mod:`mbrl_wrappers.zoo.storage.folder`.
+        progress_bar: show SB3's progress bar.
+        track: ``"tensorboard"`` or ``"wandb"``, to log SB3's metrics to the folder's ``tensorboard``.
         with_optimizer: whether the agent's files keep optimisers and replay buffer too.
         on_evaluation: called with each row.
         on_step: called with the agent after each env step.
-        should_stop: asked between a finished update and the next step; after True, the run writes a checkpoint at
-            the episode's end and raises :class:`Stopped`. An episode that goes on for more than 10 s is broken off:
-            the run goes on with the next one then, as another run than the one that was never stopped.
+        should_stop: called between an update and the next step; once it returns True, the run writes a checkpoint at
+            the episode's end and raises :class:`Stopped`. An episode that takes more than 10 s is broken off; the
+            resumed run then starts with the next episode and differs from one that was never stopped.
 
     Returns:
-        The trained agent, its env closed, and its evaluations.
+        The trained agent, whose env is closed, and its evaluations.
 
     Raises:
-        ValueError: if the folder holds a run of another spec, or this machine has no such device.
+        ValueError: if the folder holds a run of another spec, or this machine lacks the device.
     """
     folder = Path(folder)
     check_device("device", spec.device)
@@ -132,7 +132,7 @@ def run(
 
 
 def _env_of(spec: JobSpec) -> gym.Env:
-    """Make the job's env, guarded; its episodes end, which evaluations and checkpoints wait for."""
+    """Make the job's env, guarded against values that are not finite and against episodes that never end."""
     return with_episode_limit(FiniteEnv(make_env(spec.env, **spec.env_kwargs)))
 
 
@@ -171,7 +171,7 @@ def _keep(
         with_optimizer=with_optimizer,
     )
     for checkpoint in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*")):
-        shutil.rmtree(checkpoint, ignore_errors=True)  # a pickle, and of no use any more
+        shutil.rmtree(checkpoint, ignore_errors=True)  # no longer needed, and a pickle should not be shared
 
 
 def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:
@@ -187,7 +187,7 @@ def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:
         wandb.init(project="mbrl-zoo", config=asdict(spec), dir=str(folder), sync_tensorboard=True)
     try:
         return configure(target, ["tensorboard"])
-    except AssertionError as error:  # how SB3 says that it is missing
+    except AssertionError as error:  # SB3's error when tensorboard is not installed
         raise ValueError(f"track={track!r} needs tensorboard: pip install tensorboard") from error
 
 
@@ -215,7 +215,7 @@ class _Clock:
         return time.perf_counter() - self._wall, time.process_time() - self._cpu
 
     def skip(self, since: tuple[float, float]) -> None:
-        """Forget the time since a reading."""
+        """Leave out the time since a reading."""
         wall, cpu = self.read()
         self._wall += wall - since[0]
         self._cpu += cpu - since[1]
@@ -268,7 +268,7 @@ class _Recorder(BaseCallback):
             self._stop()
 
     def _stop(self) -> None:
-        """Leave with a checkpoint once the episode is over, or has gone on for too long."""
+        """Write a checkpoint and raise ``Stopped`` once the episode is over or has taken too long."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_SECONDS
         if self._episode_over or time.monotonic() > self._stop_by:
@@ -277,7 +277,7 @@ class _Recorder(BaseCallback):
             raise Stopped(f"stopped at step {self.model.num_timesteps}")
 
     def evaluate(self, agent: Any) -> list[Episode]:
-        """Play the evaluation's episodes and add a row, unless the last one is of this very step."""
+        """Play the evaluation's episodes and add a row, unless this step was evaluated already."""
         if self._last_played and self._rows and self._rows[-1].steps == agent.num_timesteps:
             return self._last_played
         reading = self._clock.read()
@@ -289,7 +289,7 @@ class _Recorder(BaseCallback):
             round(reading[0], 2),
             round(reading[1], 2),
         )
-        if not self._rows or self._rows[-1].steps < row.steps:  # else played again after the checkpoint of this step
+        if not self._rows or self._rows[-1].steps < row.steps:  # a resumed run may have the row of this step already
             self._rows.append(row)
         write_rows(self._folder / PROGRESS, self._rows)
         if self._on_evaluation is not None:
@@ -298,11 +298,11 @@ class _Recorder(BaseCallback):
         return self._last_played
 
     def checkpoint(self) -> None:
-        """Write all that the rest of the run depends on."""
+        """Write everything that the rest of the run depends on."""
         reading = self._clock.read()
         state = {
             "steps": self.model.num_timesteps,
-            "episode": self._episodes.episode - 1,  # the one that the env has just started
+            "episode": self._episodes.episode - 1,  # the episode that has just started is started again at a resume
             "rows": [asdict(row) for row in self._rows],
             "wall_seconds": reading[0],
             "cpu_seconds": reading[1],
