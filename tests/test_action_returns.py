@@ -15,6 +15,7 @@ from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.network import CHUNK_ROWS, EnsembleMLP
 from mbrl_wrappers.types import Outcome, Prediction
+from testing.models import seeded
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -40,10 +41,6 @@ def known(step: Any = None, **options: Any) -> KnownDynamics:
 
 def rows(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
@@ -127,7 +124,7 @@ def test_what_comes_after_a_termination_may_diverge():
 def test_a_particle_of_tsinf_keeps_its_member(horizon):
     model = drifting_ensemble(termination_fn=never)
     evaluate = TrajectoryReturns(model, num_particles=10)
-    returns = evaluate(torch.zeros(1, 2).double(), rows(1, 4, horizon, 1).double(), generator())
+    returns = evaluate(torch.zeros(1, 2).double(), rows(1, 4, horizon, 1).double(), seeded())
     # Two particles of each of the five elites; each goes on by its own step and is paid for where it is.
     expected = sum(10.0**m for m in range(5)) / 5 * sum(range(1, horizon + 1))
     np.testing.assert_allclose(returns.numpy(), expected, rtol=1e-9)
@@ -137,12 +134,12 @@ def test_the_particles_of_ts1_are_dealt_out_anew_at_every_step():
     start, actions = torch.zeros(1, 2).double(), rows(1, 300, 3, 1).double()
     # At every step each elite moves two particles of each candidate, whichever they are.
     model = drifting_ensemble(termination_fn=never)
-    returns = TrajectoryReturns(model, num_particles=10, propagation="TS1")(start, actions, generator())
+    returns = TrajectoryReturns(model, num_particles=10, propagation="TS1")(start, actions, seeded())
     np.testing.assert_allclose(returns.numpy(), sum(10.0**m for m in range(5)) / 5 * (1 + 2 + 3), rtol=1e-9)
     # Squares are greatest where the particle that is far ahead is moved far again, as TSinf does.
     model = drifting_ensemble(termination_fn=never, reward_fn=lambda obs, action, next_obs: next_obs[:, 0].square())
     dealt, kept = (
-        TrajectoryReturns(model, num_particles=10, propagation=name)(start, actions, generator())
+        TrajectoryReturns(model, num_particles=10, propagation=name)(start, actions, seeded())
         for name in ("TS1", "TSinf")
     )
     np.testing.assert_allclose(kept.numpy(), sum(100.0**m for m in range(5)) / 5 * (1 + 4 + 9), rtol=1e-9)
@@ -154,7 +151,7 @@ def test_the_particles_of_ts1_are_dealt_out_anew_at_every_step():
 def test_members_are_balanced_within_each_candidate_for_any_number(propagation, num_particles):
     model = drifting_ensemble(termination_fn=never)
     evaluate = TrajectoryReturns(model, num_particles=num_particles, propagation=propagation)
-    returns = evaluate(torch.zeros(2, 2).double(), rows(2, 3000, 1, 1).double(), generator()) * num_particles
+    returns = evaluate(torch.zeros(2, 2).double(), rows(2, 3000, 1, 1).double(), seeded()) * num_particles
     for total in returns.flatten().round().long().unique().tolist():
         counts = [int(digit) for digit in str(total).zfill(5)]  # how many particles each member moved
         assert sum(counts) == num_particles and max(counts) - min(counts) <= 1 and len(counts) == 5
@@ -162,7 +159,7 @@ def test_members_are_balanced_within_each_candidate_for_any_number(propagation, 
 
 def test_all_members_get_the_odd_particle_in_the_long_run():
     model = drifting_ensemble(termination_fn=never)
-    evaluate, g = TrajectoryReturns(model, num_particles=1), generator()
+    evaluate, g = TrajectoryReturns(model, num_particles=1), seeded()
     seen = {int(evaluate(torch.zeros(1, 2).double(), rows(1, 1, 1, 1).double(), g).round()) for _ in range(60)}
     assert seen == {10**m for m in range(5)}
 
@@ -176,7 +173,7 @@ def test_expectation_follows_the_mean_of_the_elites():
 def test_noise_is_averaged_over_particles():
     model = known(noise_std=1.0)
     few, many = (
-        TrajectoryReturns(model, num_particles=n)(torch.zeros(1, 2), torch.zeros(1, 2000, 1, 1), generator())
+        TrajectoryReturns(model, num_particles=n)(torch.zeros(1, 2), torch.zeros(1, 2000, 1, 1), seeded())
         for n in (1, 16)
     )
     assert few.std() == pytest.approx(1.0, rel=0.1) and many.std() == pytest.approx(0.25, rel=0.1)
@@ -187,17 +184,17 @@ def test_the_generator_alone_decides(propagation):
     model = EnsembleDynamics(OBS, ACTION, hidden=[8], seed=0)
     evaluate = TrajectoryReturns(model, propagation=propagation)
     arguments = rows(2, 2), rows(2, 600, 3, 1)
-    first = evaluate(*arguments, generator())
+    first = evaluate(*arguments, seeded())
     torch.rand(7)
-    assert torch.equal(first, evaluate(*arguments, generator()))
-    assert not torch.equal(first, evaluate(*arguments, generator(1)))
+    assert torch.equal(first, evaluate(*arguments, seeded()))
+    assert not torch.equal(first, evaluate(*arguments, seeded(1)))
 
 
 def test_the_mean_over_particles_is_that_of_the_model_step_by_step():
     model = EnsembleDynamics(OBS, ACTION, hidden=[8], seed=0)
     obs, actions = rows(1, 2), rows(1, 1, 4, 1)
-    returns = TrajectoryReturns(model, num_particles=40_000, propagation="TS1")(obs, actions, generator())
-    particles, total, g = obs.expand(40_000, 2), torch.zeros(40_000), generator(1)
+    returns = TrajectoryReturns(model, num_particles=40_000, propagation="TS1")(obs, actions, seeded())
+    particles, total, g = obs.expand(40_000, 2), torch.zeros(40_000), seeded(1)
     alive = torch.ones(40_000, dtype=torch.bool)
     with torch.no_grad():
         for step in range(4):
@@ -218,7 +215,7 @@ MIXTURE_MEAN, MIXTURE_STD = STEPS.mean(), STEPS.std()
 def test_particles_of_ds_and_mm_move_by_the_mean_and_variance_of_the_mixture(propagation, horizon):
     model = drifting_ensemble(termination_fn=never)
     evaluate = TrajectoryReturns(model, num_particles=1, propagation=propagation)
-    returns = evaluate(torch.zeros(1, 2).double(), torch.zeros(1, 8000, horizon, 1).double(), generator())
+    returns = evaluate(torch.zeros(1, 2).double(), torch.zeros(1, 8000, horizon, 1).double(), seeded())
     # The first move counts at both steps. One particle has no spread to be drawn anew from.
     spread = MIXTURE_STD * (1.0 if horizon == 1 else 5**0.5)
     total = MIXTURE_MEAN * sum(range(1, horizon + 1))
@@ -233,7 +230,7 @@ def test_particles_of_ds_and_mm_move_by_the_mean_and_variance_of_the_mixture(pro
 def test_the_particles_of_a_candidate_keep_the_mixtures_mean_over_several_steps(propagation):
     model = drifting_ensemble(termination_fn=never)
     evaluate = TrajectoryReturns(model, num_particles=4000, propagation=propagation)
-    returns = evaluate(torch.zeros(1, 2).double(), torch.zeros(1, 3, 4, 1).double(), generator())
+    returns = evaluate(torch.zeros(1, 2).double(), torch.zeros(1, 3, 4, 1).double(), seeded())
     error = 6 * MIXTURE_STD * (1 + 4 + 9 + 16) ** 0.5 / 4000**0.5
     np.testing.assert_allclose(returns.numpy(), MIXTURE_MEAN * 10, atol=error)
 
@@ -244,7 +241,7 @@ def bimodal(propagation: str, termination_fn: Any = None) -> tuple[Watched, Tens
         OBS, ACTION, lambda obs, action: 10 * obs.sign(), first_column, termination_fn=termination_fn, noise_std=1.0
     )
     evaluate = TrajectoryReturns(model, num_particles=4000, propagation=propagation)
-    return model, evaluate(torch.zeros(1, 2), torch.zeros(1, 1, 3, 1), generator())
+    return model, evaluate(torch.zeros(1, 2), torch.zeros(1, 1, 3, 1), seeded())
 
 
 def test_mm_draws_particles_anew_from_the_gaussian_with_their_mean_and_variance():
@@ -281,7 +278,7 @@ def test_once_all_particles_have_terminated_nothing_is_paid(propagation):
 def test_particles_that_are_all_the_same_stay_where_they_are_under_mm():
     obs, actions = rows(2, 2), rows(2, 5, 4, 1, seed=1)
     results = [
-        TrajectoryReturns(known(), num_particles=7, propagation=name)(obs, actions, generator())
+        TrajectoryReturns(known(), num_particles=7, propagation=name)(obs, actions, seeded())
         for name in ("MM", "expectation")
     ]
     torch.testing.assert_close(*results)
@@ -291,7 +288,7 @@ def test_particles_drawn_anew_are_of_the_space():
     space = spaces.Dict(kind=spaces.Discrete(3), place=spaces.Box(-np.inf, np.inf, (1,), np.float32))
     model = Watched(space, ACTION, lambda obs, action: obs, lambda obs, action, next_obs: next_obs[:, 3], noise_std=0.7)
     evaluate = TrajectoryReturns(model, num_particles=500, propagation="MM")
-    evaluate(torch.tensor([[1.0, 0, 0, 5.0]]), torch.zeros(1, 1, 3, 1), generator())
+    evaluate(torch.tensor([[1.0, 0, 0, 5.0]]), torch.zeros(1, 1, 3, 1), seeded())
     for asked in model.asked[1:]:
         kinds = asked[:, :3]
         torch.testing.assert_close(kinds, torch.nn.functional.one_hot(kinds.argmax(1), 3).float(), atol=1e-6, rtol=0)
@@ -301,7 +298,7 @@ def test_particles_drawn_anew_are_of_the_space():
 @pytest.mark.parametrize("propagation", ["DS", "MM"])
 def test_ds_and_mm_of_a_model_with_one_member_are_its_own_noise(propagation):
     returns = TrajectoryReturns(known(noise_std=1.0), num_particles=1, propagation=propagation)(
-        torch.zeros(1, 2), torch.zeros(1, 4000, 1, 1), generator()
+        torch.zeros(1, 2), torch.zeros(1, 4000, 1, 1), seeded()
     )
     assert returns.std().item() == pytest.approx(1.0, rel=0.05) and abs(returns.mean().item()) < 0.08
 
@@ -315,14 +312,14 @@ def test_a_policy_that_returns_its_control_is_no_policy(propagation, shape):
     model = EnsembleDynamics(OBS, ACTION, hidden=[8], seed=0, termination_fn=never)
     evaluate = TrajectoryReturns(model, num_particles=3, propagation=propagation)
     obs, actions = rows(shape[0], 2), rows(*shape, seed=1)
-    given = evaluate(obs, actions, generator())
+    given = evaluate(obs, actions, seeded())
     shapes = []
 
     def repeat(seen: Tensor, control: Tensor) -> Tensor:
         shapes.append((seen.shape[0], seen.shape[1] == control.shape[0], seen.shape[2], control.shape[1]))
         return control.expand(seen.shape[0], *control.shape)
 
-    assert torch.equal(given, evaluate(obs, actions, generator(), policy=repeat))
+    assert torch.equal(given, evaluate(obs, actions, seeded(), policy=repeat))
     assert set(shapes) == {(evaluate.num_particles, True, 2, 1)}
 
 
@@ -355,7 +352,7 @@ def test_a_policy_answers_what_each_particle_sees():
     )
     evaluate = TrajectoryReturns(model, num_particles=50)
     returns = evaluate(
-        torch.zeros(1, 2), torch.zeros(1, 4, 5, 1), generator(), policy=lambda seen, control: control - seen[..., :1]
+        torch.zeros(1, 2), torch.zeros(1, 4, 5, 1), seeded(), policy=lambda seen, control: control - seen[..., :1]
     )
     assert returns.abs().max() < 1e-9
 
@@ -372,7 +369,7 @@ def certain(**functions: Any) -> EnsembleDynamics:
             network.max_logvar.fill_(-60.0)
             network.min_logvar.fill_(-80.0)
             for bias in network.biases:
-                bias.normal_(generator=generator())
+                bias.normal_(generator=seeded())
         for last in (networks[-1].weights[-1], networks[-1].biases[-1]):
             last[..., -1] *= 1e6  # the logit of the termination
     return model
@@ -385,7 +382,7 @@ def test_a_particle_step_is_the_prediction_of_its_members(members, count, joint)
     model = certain(joint=joint)
     obs, action = rows(len(members), count, 2), rows(len(members), count, 1, seed=1)
     with torch.no_grad():
-        p = model.particle_step(members)(obs, action, generator())
+        p = model.particle_step(members)(obs, action, seeded())
         given = torch.tensor(members)[:, None].expand(len(members), count)
         expected = model.predict(obs, action, members=given)
     assert p.next_obs.shape == obs.shape and p.reward.shape == p.terminated.shape == obs.shape[:2]
@@ -400,10 +397,10 @@ def test_few_rows_and_many_rows_are_worked_out_alike():
     step = model.particle_step([4, 0, 2])
     obs, action = rows(3, 400, 2), rows(3, 400, 1, seed=1)
     with torch.no_grad():
-        many = step(obs, action, generator())
+        many = step(obs, action, seeded())
         for first in range(0, 400, 100):
             part = slice(first, first + 100)
-            few = step(obs[:, part], action[:, part], generator())
+            few = step(obs[:, part], action[:, part], seeded())
             torch.testing.assert_close(few.next_obs, many.next_obs[:, part], rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(few.reward, many.reward[:, part], rtol=1e-5, atol=1e-5)
 
@@ -416,7 +413,7 @@ def test_a_particle_step_has_the_noise_of_its_member():
         model.network.max_logvar.fill_(30.0)
         model.network.min_logvar.fill_(-30.0)
         model.network.biases[-1][:, 0, 3:6] = torch.tensor([2.0, -4.0])[:, None]  # beside the mean of 3 targets
-        p = model.particle_step([0, 1])(torch.zeros(2, 5000, 2), torch.zeros(2, 5000, 1), generator())
+        p = model.particle_step([0, 1])(torch.zeros(2, 5000, 2), torch.zeros(2, 5000, 1), seeded())
     assert p.next_obs.std((1, 2)).tolist() == pytest.approx([math.e, math.e**-2], rel=0.05)
 
 
@@ -426,15 +423,15 @@ def test_what_a_particle_step_returned_outlives_the_next_one(monkeypatch):
     step = model.particle_step([4, 1])
     obs, action = rows(2, CHUNK_ROWS + 300, 2), rows(2, CHUNK_ROWS + 300, 1, seed=1)
     with torch.no_grad():
-        first = step(obs, action, generator())
+        first = step(obs, action, seeded())
         kept = first.next_obs.clone()
-        step(obs.flip(1), action.flip(1), generator())
+        step(obs.flip(1), action.flip(1), seeded())
         assert torch.equal(first.next_obs, kept)
-        assert torch.equal(step(obs, action, generator()).next_obs, kept)
+        assert torch.equal(step(obs, action, seeded()).next_obs, kept)
     with torch.inference_mode():
-        torch.testing.assert_close(step(obs, action, generator()).next_obs, kept)
+        torch.testing.assert_close(step(obs, action, seeded()).next_obs, kept)
     with torch.no_grad():
-        torch.testing.assert_close(step(obs, action, generator()).next_obs, kept)
+        torch.testing.assert_close(step(obs, action, seeded()).next_obs, kept)
 
 
 @pytest.mark.parametrize("count", [5, 300])
@@ -449,7 +446,7 @@ def test_a_particle_step_without_noise_is_the_mean_of_its_member(count):
             target, *_ = model.network.member(member, torch.cat([obs[place], action[place]], -1))
             torch.testing.assert_close(p.next_obs[place], obs[place] + target[:, :2], rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(p.reward[place], target[:, 2], rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(sample(obs, action, generator()).next_obs, p.next_obs, atol=0.01)
+        assert not torch.allclose(sample(obs, action, seeded()).next_obs, p.next_obs, atol=0.01)
 
 
 @pytest.mark.parametrize("propagation", ["TS1", "TSinf"])
@@ -457,15 +454,15 @@ def test_without_noise_the_members_alone_part_the_particles(propagation):
     model = drifting_ensemble()
     evaluate = TrajectoryReturns(model, num_particles=5, propagation=propagation, sample_noise=False)
     obs, actions = rows(2, 2), rows(2, 3, 4, 1, seed=1)
-    returns = evaluate(obs, actions, generator(0))
+    returns = evaluate(obs, actions, seeded(0))
     noisy = TrajectoryReturns(model, num_particles=5, propagation=propagation)
     with torch.no_grad():
         model.network.max_logvar.fill_(3.0)
         model.network.min_logvar.fill_(2.9)  # a great noise, and the same means
-    torch.testing.assert_close(evaluate(obs, actions, generator(0)), returns)
-    assert not torch.allclose(noisy(obs, actions, generator(0)), returns, atol=0.1)
+    torch.testing.assert_close(evaluate(obs, actions, seeded(0)), returns)
+    assert not torch.allclose(noisy(obs, actions, seeded(0)), returns, atol=0.1)
     if propagation == "TSinf":  # one particle of each member, whatever is drawn
-        torch.testing.assert_close(evaluate(obs, actions, generator(1)), returns)
+        torch.testing.assert_close(evaluate(obs, actions, seeded(1)), returns)
 
 
 @pytest.mark.parametrize("propagation", ["DS", "MM"])
@@ -479,10 +476,10 @@ def test_a_particle_step_stays_what_it_was_when_the_model_changes():
     step = model.particle_step([1, 3])
     obs, action = rows(2, 5, 2), rows(2, 5, 1, seed=1)
     with torch.no_grad():
-        before = step(obs, action, generator()).next_obs
+        before = step(obs, action, seeded()).next_obs
         for p in model.network.parameters():
             p.zero_()
-        assert torch.equal(step(obs, action, generator()).next_obs, before)
+        assert torch.equal(step(obs, action, seeded()).next_obs, before)
 
 
 def test_a_model_of_one_member_has_no_other():
@@ -497,7 +494,7 @@ def test_the_rows_that_a_model_is_asked_for_at_once_are_bounded(propagation, num
     model = Watched(OBS, ACTION, lambda obs, action: obs, first_column)
     population = max(3, 2600 // num_particles)
     evaluate = TrajectoryReturns(model, num_particles=num_particles, propagation=propagation)
-    evaluate(torch.zeros(2, 2), torch.zeros(2, population, 2, 1), generator())
+    evaluate(torch.zeros(2, 2), torch.zeros(2, population, 2, 1), seeded())
     sizes = [len(asked) for asked in model.asked]
     assert max(sizes) <= max(CHUNK_ROWS, evaluate.num_particles)  # a candidate is never cut in two
     assert sum(sizes) == 2 * 2 * population * evaluate.num_particles
@@ -524,7 +521,7 @@ def test_each_member_of_an_ensemble_gets_a_bounded_number_of_rows(propagation, n
 
     model = Counted(OBS, ACTION, hidden=[4], termination_fn=never)
     TrajectoryReturns(model, num_particles=num_particles, propagation=propagation)(
-        torch.zeros(1, 2), torch.zeros(1, 3000, 1, 1), generator()
+        torch.zeros(1, 2), torch.zeros(1, 3000, 1, 1), seeded()
     )
     # Where particles do not divide by members, some have one particle more of each candidate.
     assert CHUNK_ROWS / 2 < max(sizes) <= CHUNK_ROWS * (1 if propagation == "DS" else 5 / 3)

@@ -18,6 +18,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.models import EnsembleDynamics
+from testing.agents import make_agent
+from testing.envs import Still
+from testing.models import seeded
 
 LOW, HIGH = np.array([-2.0, 10.0], np.float32), np.array([5.0, 11.0], np.float32)
 BOX = spaces.Box(-100.0, 100.0, (3,), np.float32)
@@ -25,26 +28,13 @@ ALGORITHMS = {kind.__name__: kind for kind in (SAC, TD3, DDPG, TQC, CrossQ, DQN,
 DISCRETE = ("DQN", "QRDQN")
 
 
-class Still(gym.Env):
-    """Does nothing: here only spaces matter."""
-
-    def __init__(self, observation_space: spaces.Space = BOX, action_space: spaces.Space | None = None) -> None:
-        self.observation_space = observation_space
-        self.action_space = spaces.Box(LOW, HIGH) if action_space is None else action_space
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        return self.observation_space.sample(), 1.0, False, False, {}
+def still(observation_space: spaces.Space = BOX, action_space: spaces.Space | None = None) -> Still:
+    return Still(observation_space, spaces.Box(LOW, HIGH) if action_space is None else action_space)
 
 
-def make_agent(name: str, env: Any = None, **kwargs: Any) -> Any:
-    if env is None:
-        env = Still(action_space=spaces.Discrete(4)) if name in DISCRETE else Still()
-    is_dict = isinstance(env.observation_space, spaces.Dict)
-    kwargs = {"policy_kwargs": {"net_arch": [16, 16]}, "buffer_size": 50, "seed": 0, "device": "cpu", **kwargs}
-    return ALGORITHMS[name]("MultiInputPolicy" if is_dict else "MlpPolicy", env, **kwargs)
+def agent_of(name: str, env: Any = None, **kwargs: Any) -> Any:
+    own = still(action_space=spaces.Discrete(4)) if name in DISCRETE else still()
+    return make_agent(ALGORITHMS[name], own if env is None else env, **kwargs)
 
 
 def make_view(agent: Any) -> AgentView:
@@ -52,12 +42,8 @@ def make_view(agent: Any) -> AgentView:
     return AgentView(agent, dynamics)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def some_rows(view: AgentView, count: int, obs_dim: int, seed: int = 0) -> ImaginedRows:
-    source = generator(seed)
+    source = seeded(seed)
     obs = torch.randn(count, obs_dim, generator=source)
     return ImaginedRows(
         obs=obs,
@@ -73,11 +59,11 @@ def some_rows(view: AgentView, count: int, obs_dim: int, seed: int = 0) -> Imagi
 
 @pytest.mark.parametrize("name", ["SAC", "TQC", "CrossQ"])
 def test_a_stochastic_actor_is_sampled_as_predict_samples_it(name):
-    agent = make_agent(name)
-    obs = torch.randn(64, 3, generator=generator(1))
-    action = make_view(agent).act(obs, generator(7))
+    agent = agent_of(name)
+    obs = torch.randn(64, 3, generator=seeded(1))
+    action = make_view(agent).act(obs, seeded(7))
     # The view's private torch seed is the first number of its generator.
-    torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(7))))
+    torch.manual_seed(int(torch.randint(2**62, (1,), generator=seeded(7))))
     expected, _ = agent.predict(obs.numpy(), deterministic=False)
     np.testing.assert_allclose(action.numpy(), expected, rtol=1e-5, atol=1e-5)
     assert len(action.unique(dim=0)) == 64
@@ -85,19 +71,19 @@ def test_a_stochastic_actor_is_sampled_as_predict_samples_it(name):
 
 @pytest.mark.parametrize("name", ["TD3", "DDPG"])
 def test_a_deterministic_actor_without_noise_acts_as_predict(name):
-    agent = make_agent(name)
-    obs = torch.randn(64, 3, generator=generator(1))
+    agent = agent_of(name)
+    obs = torch.randn(64, 3, generator=seeded(1))
     expected, _ = agent.predict(obs.numpy(), deterministic=True)
-    np.testing.assert_allclose(make_view(agent).act(obs, generator()).numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(make_view(agent).act(obs, seeded()).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_gaussian_action_noise_has_its_mean_and_spread(vectorized):
     mean, sigma = np.array([0.1, -0.2]), np.array([0.05, 0.1])
     noise: Any = NormalActionNoise(mean, sigma)
-    agent = make_agent("TD3", action_noise=VectorizedActionNoise(noise, 3) if vectorized else noise)
+    agent = agent_of("TD3", action_noise=VectorizedActionNoise(noise, 3) if vectorized else noise)
     obs = torch.zeros(20_000, 3)
-    scaled = 2 * (make_view(agent).act(obs, generator()).numpy() - LOW) / (HIGH - LOW) - 1
+    scaled = 2 * (make_view(agent).act(obs, seeded()).numpy() - LOW) / (HIGH - LOW) - 1
     actor, _ = agent.predict(np.zeros((1, 3), np.float32), deterministic=True)
     centre = 2 * (actor[0] - LOW) / (HIGH - LOW) - 1 + mean
     assert np.abs(centre).max() < 0.6  # far from the bounds, so that clipping does not matter
@@ -106,30 +92,30 @@ def test_gaussian_action_noise_has_its_mean_and_spread(vectorized):
 
 
 def test_large_action_noise_is_clipped_to_the_bounds():
-    agent = make_agent("TD3", action_noise=NormalActionNoise(np.zeros(2), 5 * np.ones(2)))
-    action = make_view(agent).act(torch.zeros(500, 3), generator()).numpy()
+    agent = agent_of("TD3", action_noise=NormalActionNoise(np.zeros(2), 5 * np.ones(2)))
+    action = make_view(agent).act(torch.zeros(500, 3), seeded()).numpy()
     np.testing.assert_allclose(action.min(0), LOW, atol=1e-5)
     np.testing.assert_allclose(action.max(0), HIGH, atol=1e-5)
 
 
 def test_correlated_action_noise_is_left_out_and_left_alone():
     noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2))
-    agent = make_agent("DDPG", action_noise=noise)
+    agent = agent_of("DDPG", action_noise=noise)
     noise()
     before = noise.noise_prev.copy()
     obs = torch.zeros(8, 3)
     expected, _ = agent.predict(obs.numpy(), deterministic=True)
-    np.testing.assert_allclose(make_view(agent).act(obs, generator()).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(make_view(agent).act(obs, seeded()).numpy(), expected, rtol=1e-5)
     np.testing.assert_array_equal(noise.noise_prev, before)
 
 
 @pytest.mark.parametrize("name", DISCRETE)
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_exploration_is_epsilon_greedy_at_the_current_rate(name, rate):
-    agent = make_agent(name)
+    agent = agent_of(name)
     agent.exploration_rate = rate
     obs = torch.zeros(20_000, 3)
-    action = make_view(agent).act(obs, generator())
+    action = make_view(agent).act(obs, seeded())
     assert torch.equal(action.sum(-1), torch.ones(20_000)) and set(action.unique().tolist()) <= {0.0, 1.0}
     greedy, _ = agent.predict(obs[:1].numpy(), deterministic=True)
     expected = np.full(4, rate / 4)
@@ -140,10 +126,10 @@ def test_exploration_is_epsilon_greedy_at_the_current_rate(name, rate):
 @pytest.mark.parametrize("name", DISCRETE)
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 def test_an_exploration_that_is_asked_for_counts_in_place_of_the_agents(name, rate):
-    agent = make_agent(name)
+    agent = agent_of(name)
     agent.exploration_rate = 0.2
     obs = torch.zeros(20_000, 3)
-    action = make_view(agent).act(obs, generator(), rate)
+    action = make_view(agent).act(obs, seeded(), rate)
     greedy, _ = agent.predict(obs[:1].numpy(), deterministic=True)
     expected = np.full(4, rate / 4)
     expected[int(greedy[0])] += 1 - rate
@@ -152,22 +138,22 @@ def test_an_exploration_that_is_asked_for_counts_in_place_of_the_agents(name, ra
 
 @pytest.mark.parametrize("name", ["TD3", "SAC"])
 def test_exploration_of_continuous_actions_is_uniform_between_their_bounds(name):
-    view = make_view(make_agent(name))
+    view = make_view(agent_of(name))
     obs = torch.zeros(20_000, 3)
-    action = view.act(obs, generator(), 1.0)
+    action = view.act(obs, seeded(), 1.0)
     unit = (action - torch.as_tensor(LOW)) / torch.as_tensor(HIGH - LOW)
     assert unit.min() >= 0 and unit.max() <= 1
     np.testing.assert_allclose(unit.mean(0), 0.5, atol=0.01)
     np.testing.assert_allclose(unit.var(0), 1 / 12, atol=0.003)
     assert abs(torch.corrcoef(unit.T)[0, 1]) < 0.03
-    policys = view.act(obs, generator())
-    shared = (view.act(obs, generator(), 0.25) == policys).all(-1).float().mean()
+    policys = view.act(obs, seeded())
+    shared = (view.act(obs, seeded(), 0.25) == policys).all(-1).float().mean()
     assert shared == pytest.approx(0.75, abs=0.015)
 
 
 @pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG", "TQC", "CrossQ"])
 def test_actions_are_in_the_units_of_the_env(name):
-    action = make_view(make_agent(name)).act(10 * torch.randn(500, 3, generator=generator(2)), generator())
+    action = make_view(agent_of(name)).act(10 * torch.randn(500, 3, generator=seeded(2)), seeded())
     assert action.shape == (500, 2) and action.dtype == torch.float32
     assert (action >= torch.as_tensor(LOW)).all() and (action <= torch.as_tensor(HIGH)).all()
     assert (action[:, 1] > 9.9).all()  # in [10, 11], nowhere near [-1, 1]
@@ -175,9 +161,9 @@ def test_actions_are_in_the_units_of_the_env(name):
 
 def test_an_action_space_of_two_axes_is_laid_flat():
     low, high = np.array([[-2.0, 0.0], [1.0, -1.0]], np.float32), np.array([[5.0, 4.0], [2.0, 1.0]], np.float32)
-    agent = make_agent("SAC", Still(action_space=spaces.Box(low, high)))
+    agent = agent_of("SAC", still(action_space=spaces.Box(low, high)))
     view = make_view(agent)
-    action = view.act(torch.randn(200, 3, generator=generator()), generator())
+    action = view.act(torch.randn(200, 3, generator=seeded()), seeded())
     assert action.shape == (200, 4)
     assert (action.numpy() >= low.flatten()).all() and (action.numpy() <= high.flatten()).all()
     scaled = agent.policy.scale_action(action.numpy().reshape(200, 2, 2)).reshape(200, 4)
@@ -185,11 +171,11 @@ def test_an_action_space_of_two_axes_is_laid_flat():
 
 
 def test_noise_of_gsde_is_the_agents_current_one():
-    agent = make_agent("SAC", use_sde=True)
+    agent = agent_of("SAC", use_sde=True)
     agent.actor.reset_noise(1)
     matrix = agent.actor.action_dist.exploration_mat.clone()
-    obs = torch.randn(20, 3, generator=generator())
-    action = make_view(agent).act(obs, generator())
+    obs = torch.randn(20, 3, generator=seeded())
+    action = make_view(agent).act(obs, seeded())
     assert torch.equal(agent.actor.action_dist.exploration_mat, matrix)
     expected, _ = agent.predict(obs.numpy(), deterministic=False)
     np.testing.assert_allclose(action.numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -202,7 +188,7 @@ def test_noise_of_gsde_is_the_agents_current_one():
 @pytest.mark.parametrize("training", [False, True])
 def test_nothing_of_the_agent_changes(name, training):
     noise = NormalActionNoise(np.zeros(2), np.ones(2)) if name in ("TD3", "DDPG") else None
-    agent = make_agent(name, **({"action_noise": noise} if noise else {}))
+    agent = agent_of(name, **({"action_noise": noise} if noise else {}))
     agent.policy.set_training_mode(training)
     modes = {key: module.training for key, module in agent.policy.named_modules()}
     state = {key: value.clone() for key, value in agent.policy.state_dict().items()}  # with BatchNorm's statistics
@@ -217,13 +203,13 @@ def test_nothing_of_the_agent_changes(name, training):
 
 
 def test_the_generator_alone_decides():
-    view = make_view(make_agent("SAC"))
-    obs = torch.randn(16, 3, generator=generator())
+    view = make_view(agent_of("SAC"))
+    obs = torch.randn(16, 3, generator=seeded())
     torch.manual_seed(1)
-    first = view.act(obs, generator(3))
+    first = view.act(obs, seeded(3))
     torch.manual_seed(2)
-    assert torch.equal(view.act(obs, generator(3)), first)
-    source = generator(3)
+    assert torch.equal(view.act(obs, seeded(3)), first)
+    source = seeded(3)
     view.act(obs, source)
     assert not torch.equal(view.act(obs, source), first)
 
@@ -233,7 +219,7 @@ def test_the_generator_alone_decides():
 
 def normalized_env(observation_space: spaces.Space, keys: list[str] | None = None) -> VecNormalize:
     env = VecNormalize(
-        DummyVecEnv([lambda: Still(observation_space)]), norm_obs_keys=keys, clip_obs=2.0, clip_reward=1.5
+        DummyVecEnv([lambda: still(observation_space)]), norm_obs_keys=keys, clip_obs=2.0, clip_reward=1.5
     )
     env.seed(0)
     env.reset()
@@ -246,7 +232,7 @@ def normalized_env(observation_space: spaces.Space, keys: list[str] | None = Non
 
 def test_vec_normalize_gives_the_numbers_it_gives_itself():
     env = normalized_env(BOX)
-    view = make_view(make_agent("SAC", env))
+    view = make_view(agent_of("SAC", env))
     rows = some_rows(view, 100, 3)
     rows = ImaginedRows(50 * rows.obs, rows.action, 5 * rows.reward, 60 * rows.obs, rows.terminated)
     batch = view.samples(rows, env, like=None)
@@ -264,7 +250,7 @@ def test_vec_normalize_gives_the_numbers_it_gives_itself():
 def test_vec_normalize_of_a_dict_normalises_its_keys(keys):
     space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Box(-9, 9, (2, 2), np.float32)})
     env = normalized_env(space, keys)
-    view = make_view(make_agent("SAC", env))
+    view = make_view(agent_of("SAC", env))
     rows = some_rows(view, 50, 6)
     batch = view.samples(rows, env, like=None)
     raw = {"a": rows.obs[:, :2].numpy(), "b": rows.obs[:, 2:].reshape(-1, 2, 2).numpy()}
@@ -275,11 +261,11 @@ def test_vec_normalize_of_a_dict_normalises_its_keys(keys):
 
 @pytest.mark.parametrize("switch", ["norm_obs", "norm_reward"])
 def test_vec_normalize_that_is_switched_off_leaves_numbers_raw(switch):
-    env = VecNormalize(DummyVecEnv([Still]), **{switch: False})
+    env = VecNormalize(DummyVecEnv([still]), **{switch: False})
     env.reset()
     for _ in range(5):
         env.step(np.zeros((1, 2), np.float32))
-    view = make_view(make_agent("SAC", env))
+    view = make_view(agent_of("SAC", env))
     rows = some_rows(view, 20, 3)
     batch = view.samples(rows, env, like=None)
     assert torch.equal(batch.observations, rows.obs) == (switch == "norm_obs")
@@ -288,10 +274,10 @@ def test_vec_normalize_that_is_switched_off_leaves_numbers_raw(switch):
 
 def test_the_policy_is_asked_in_normalised_observations():
     env = normalized_env(BOX)
-    agent = make_agent("TD3", env)
-    obs = 30 * torch.randn(40, 3, generator=generator())
+    agent = agent_of("TD3", env)
+    obs = 30 * torch.randn(40, 3, generator=seeded())
     expected, _ = agent.predict(env.normalize_obs(obs.numpy()), deterministic=True)
-    np.testing.assert_allclose(make_view(agent).act(obs, generator()).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(make_view(agent).act(obs, seeded()).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 # -- batches -------------------------------------------------------------------------------------------------
@@ -299,7 +285,7 @@ def test_the_policy_is_asked_in_normalised_observations():
 
 @pytest.mark.parametrize("name", ["SAC", "DQN"])
 def test_actions_go_to_the_buffers_form_and_back(name):
-    view = make_view(make_agent(name))
+    view = make_view(agent_of(name))
     rows = some_rows(view, 60, 3)
     stored = view.samples(rows, None, like=None).actions
     if name == "SAC":
@@ -344,10 +330,10 @@ SPACES = {
 @pytest.mark.parametrize("name", ["SAC", "DQN"])
 def test_a_joined_batch_has_the_rows_shapes_and_dtypes_of_a_real_one(space, name):
     action_space = spaces.Discrete(4) if name == "DQN" else None
-    agent = make_agent(name, Still(space, action_space))
+    agent = agent_of(name, still(space, action_space))
     view, buffer = make_view(agent), filled(agent)
     obs = view._obs_codec.encode(buffer.sample(20).observations).float()
-    rows = ImaginedRows(obs, view.act(obs, generator()), torch.zeros(20), obs, torch.ones(20, dtype=torch.bool))
+    rows = ImaginedRows(obs, view.act(obs, seeded()), torch.zeros(20), obs, torch.ones(20, dtype=torch.bool))
     real = buffer.sample(7)
     batch = view.samples(rows, None, like=real)
     assert type(batch) is type(real)
@@ -366,7 +352,7 @@ def test_a_joined_batch_has_the_rows_shapes_and_dtypes_of_a_real_one(space, name
 
 
 def test_imagined_rows_have_the_discount_of_one_step():
-    agent = make_agent("SAC", n_steps=3, gamma=0.9)
+    agent = agent_of("SAC", n_steps=3, gamma=0.9)
     view, buffer = make_view(agent), filled(agent)
     real = buffer.sample(5)
     assert torch.allclose(real.discounts, torch.tensor(0.9**3), atol=0.2)
@@ -380,14 +366,14 @@ def test_imagined_rows_have_the_discount_of_one_step():
     [("SAC", {}), ("TQC", {}), ("CrossQ", {}), ("SAC", {"use_sde": True}), ("TQC", {"use_sde": True})],
 )
 def test_the_target_policy_draws_as_the_actor_does(name, options):
-    agent = make_agent(name, **options)
-    view, obs = make_view(agent), torch.randn(64, 3, generator=generator(1))
+    agent = agent_of(name, **options)
+    view, obs = make_view(agent), torch.randn(64, 3, generator=seeded(1))
     with torch.random.fork_rng(), torch.no_grad(), view.evaluating():
         torch.manual_seed(5)
         action, log_prob = agent.actor.action_log_prob(obs)
     with view.evaluating():
-        ours, bonus = view.target_policy(obs, generator(5))
-        twice, _ = view.target_policy(obs.repeat(2, 1), generator(5), copies=2)
+        ours, bonus = view.target_policy(obs, seeded(5))
+        twice, _ = view.target_policy(obs.repeat(2, 1), seeded(5), copies=2)
     low, high = torch.as_tensor(LOW), torch.as_tensor(HIGH)
     assert torch.allclose(ours, low + (action + 1) / 2 * (high - low), atol=1e-5)
     assert torch.allclose(bonus, -agent.log_ent_coef.exp() * log_prob.reshape(-1), atol=1e-4)
@@ -395,13 +381,13 @@ def test_the_target_policy_draws_as_the_actor_does(name, options):
 
 
 def test_the_target_policy_smooths_as_td3_does():
-    agent = make_agent("TD3")
+    agent = agent_of("TD3")
     agent.target_policy_noise, agent.target_noise_clip = 0.4, 0.3
-    view, obs = make_view(agent), torch.randn(500, 3, generator=generator(1))
-    ours, bonus = view.target_policy(obs, generator(5))
+    view, obs = make_view(agent), torch.randn(500, 3, generator=seeded(1))
+    ours, bonus = view.target_policy(obs, seeded(5))
     with torch.no_grad():
         mean = agent.actor_target(obs)
-    noise = (0.4 * torch.randn(mean.shape, generator=generator(5))).clamp(-0.3, 0.3)
+    noise = (0.4 * torch.randn(mean.shape, generator=seeded(5))).clamp(-0.3, 0.3)
     low, high = torch.as_tensor(LOW), torch.as_tensor(HIGH)
     assert torch.allclose(ours, low + ((mean + noise).clamp(-1, 1) + 1) / 2 * (high - low), atol=1e-5)
     assert (bonus == 0).all() and (noise.abs() == 0.3).any()
@@ -429,37 +415,28 @@ def test_the_target_policy_smooths_as_td3_does():
 )
 def test_actions_that_an_agent_cannot_scale_are_named(name, space, message):
     with pytest.raises(ValueError, match=f"^action_space .*{message}"):
-        make_view(make_agent(name, Still(action_space=space)))
+        make_view(agent_of(name, still(action_space=space)))
 
 
 def test_a_range_that_float32_cannot_see_gives_finite_actions():
-    view = make_view(make_agent("SAC", Still(action_space=spaces.Box(1e9, 1e9 + 1, (2,), np.float64))))
+    view = make_view(agent_of("SAC", still(action_space=spaces.Box(1e9, 1e9 + 1, (2,), np.float64))))
     rows = some_rows(view, 5, 3)
     assert (rows.action == 1e9).all()
     assert (view.samples(rows, None, None).actions == -1).all()
 
 
-class Heights(gym.Env):
-    """Observations with a number that has no dimensions, as dm_control has them."""
-
-    observation_space = spaces.Dict({"place": spaces.Box(-1, 1, (2,)), "height": spaces.Box(0, 2, ())})
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
 def test_a_part_without_dimensions_is_refused_and_the_remedy_helps() -> None:
+    def heights() -> Still:
+        """Observations with a number that has no dimensions, as dm_control has them."""
+        space = spaces.Dict({"place": spaces.Box(-1, 1, (2,)), "height": spaces.Box(0, 2, ())})
+        return Still(space, spaces.Box(-1, 1, (1,)))
+
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": [4]}, "learning_starts": 5, "seed": 0}
-    agent = SAC("MultiInputPolicy", Heights(), **options)
+    agent = SAC("MultiInputPolicy", heights(), **options)
     dynamics = EnsembleDynamics.for_env(agent.env, hidden=(4,))
     with pytest.raises(ValueError, match=r"observation_space\['height'\] must have at least one dimension"):
         AgentView(agent, dynamics)
-    env = gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(Heights()), 10)
+    env = gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(heights()), 10)
     agent = SAC("MlpPolicy", env, **options)
     agent.learn(10)
     AgentView(agent, EnsembleDynamics.for_env(agent.env, hidden=(4,)))

@@ -7,7 +7,6 @@ import io
 import pickle
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -20,19 +19,11 @@ from torch.utils._pytree import tree_leaves
 
 from mbrl_wrappers.imagination import BufferDecorator, Strategy
 from mbrl_wrappers.imagination.buffer import BATCHES_AT_ONCE, draw_batches
+from testing.envs import Still
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 DICT = spaces.Dict({"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX})
 ACTION = spaces.Box(-1.0, 1.0, (2,), np.float32)
-
-
-class Goals(gym.Env):
-    """Only the spaces and the reward function that hindsight asks for."""
-
-    observation_space, action_space = DICT, ACTION
-
-    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> Any:
-        return -np.abs(achieved - desired).sum(-1)
 
 
 class FirstRows(Strategy):
@@ -53,7 +44,7 @@ KINDS = {
     "plain": lambda: ReplayBuffer(20, BOX, ACTION, "cpu"),
     "n-step": lambda: NStepReplayBuffer(20, BOX, ACTION, "cpu", n_steps=3),
     "dict": lambda: DictReplayBuffer(20, DICT, ACTION, "cpu"),
-    "hindsight": lambda: HerReplayBuffer(20, DICT, ACTION, DummyVecEnv([Goals]), "cpu"),
+    "hindsight": lambda: HerReplayBuffer(20, DICT, ACTION, DummyVecEnv([lambda: Still(DICT, ACTION)]), "cpu"),
 }
 ALIKE_OR_NOT = KINDS | {
     "in place": lambda: ReplayBuffer(

@@ -16,6 +16,7 @@ from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData, captured_updates
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
+from testing.agents import weights
 
 
 class Direct:
@@ -57,10 +58,6 @@ def model_based(strategy: Any = None) -> ModelBased:
     env = gym.make("Pendulum-v1")
     model = EnsembleDynamics.for_env(env, hidden=(8,), max_steps=10, num_members=3, num_elites=2, seed=0)
     return ModelBased(strategy or Dyna(0.5, rollouts_per_step=5), model, fit_every=20, seed=0)
-
-
-def weights(agent: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
 
 
 @pytest.mark.parametrize(

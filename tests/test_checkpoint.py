@@ -7,14 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -38,6 +37,8 @@ from mbrl_wrappers.zoo.environment import SeededEpisodes, make_env
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import Recipe
 from mbrl_wrappers.zoo.training.run import run
+from testing.agents import make_agent
+from testing.envs import Walk
 
 pytestmark = [
     pytest.mark.usefixtures("brief_diagnosis"),
@@ -47,50 +48,30 @@ pytestmark = [
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 8}
 
 
-class Walk(gym.Env):
-    """A point on a line, pushed by the action; an episode ends beyond 1, or after nine steps."""
-
-    def __init__(self, discrete: bool = False) -> None:
-        self.observation_space = spaces.Box(-10.0, 10.0, (2,), np.float64)
-        self.action_space: Any = spaces.Discrete(3) if discrete else spaces.Box(-2.0, 5.0, (1,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.x, self.count = self.np_random.uniform(-0.5, 0.5), 0
-        return np.array([self.x, 0.0]), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        push = (int(action) - 1) * 0.3 if isinstance(self.action_space, spaces.Discrete) else 0.2 * float(action[0])
-        self.x = self.x + push - 0.3 + 0.05 * self.np_random.normal()
-        self.count += 1
-        return np.array([self.x, self.count / 10]), -abs(self.x), abs(self.x) > 1, self.count >= 9, {}
+def walk(discrete: bool = False) -> Walk:
+    return Walk("double", discrete, noise=0.05)
 
 
-class DiscreteWalk(Walk):
-    def __init__(self) -> None:
-        super().__init__(discrete=True)
+def discrete_walk() -> Walk:
+    return walk(discrete=True)
 
 
 AGENT: dict[str, Any] = {
     "policy_kwargs": {"net_arch": [16, 16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 100,
 }  # fmt: skip
 DISCRETE: dict[str, Any] = {"train_freq": 1, "target_update_interval": 20, "exploration_fraction": 0.6}
-ALGORITHMS: dict[str, tuple[Any, type[Walk], dict[str, Any]]] = {
-    "SAC": (SAC, Walk, {}),
-    "TD3": (TD3, Walk, {}),
-    "TQC": (TQC, Walk, {}),
-    "CrossQ": (CrossQ, Walk, {}),
-    "DQN": (DQN, DiscreteWalk, DISCRETE),
-    "QRDQN": (QRDQN, DiscreteWalk, DISCRETE),
+ALGORITHMS: dict[str, tuple[Any, Callable[[], Walk], dict[str, Any]]] = {
+    "SAC": (SAC, walk, {}),
+    "TD3": (TD3, walk, {}),
+    "TQC": (TQC, walk, {}),
+    "CrossQ": (CrossQ, walk, {}),
+    "DQN": (DQN, discrete_walk, DISCRETE),
+    "QRDQN": (QRDQN, discrete_walk, DISCRETE),
 }
 NOISES = {
     "Gaussian": (TD3, NormalActionNoise(np.zeros(1), 0.3 * np.ones(1))),
     "correlated": (DDPG, OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))),
 }
-
-
-def make_agent(env: Any, kind: Any = SAC, **kwargs: Any) -> Any:
-    return kind("MlpPolicy", env, seed=0, device="cpu", **{**AGENT, **kwargs})
 
 
 def model_based(env: Any) -> ModelBased:
@@ -99,8 +80,8 @@ def model_based(env: Any) -> ModelBased:
 
 
 def trained(steps: int = 40) -> SAC:
-    env = Walk()
-    return make_agent(env).learn(steps, callback=model_based(env))
+    env = walk()
+    return make_agent(env=env).learn(steps, callback=model_based(env))
 
 
 def content(agent: Any) -> dict[str, np.ndarray]:
@@ -247,14 +228,14 @@ class SaveAtTheFirstEnd(BaseCallback):
 
 @pytest.mark.parametrize(("kind", "noise"), NOISES.values(), ids=NOISES)
 def test_a_run_with_action_noise_goes_on_as_if_it_never_stopped(kind, noise, tmp_path):
-    folder, episodes = tmp_path / "checkpoint", SeededEpisodes(Walk(), seed=3)
-    agent = make_agent(episodes, kind, action_noise=noise)
+    folder, episodes = tmp_path / "checkpoint", SeededEpisodes(walk(), seed=3)
+    agent = make_agent(kind, episodes, buffer_size=100, action_noise=noise)
     agent.learn(120, callback=[model_based(episodes), SaveAtTheFirstEnd(folder, episodes, after=60)])
     expected = content(agent)
 
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
-    again = SeededEpisodes(Walk(), seed=3, episode=checkpoint_extra(folder)["episode"])
+    again = SeededEpisodes(walk(), seed=3, episode=checkpoint_extra(folder)["episode"])
     loaded = load_checkpoint(kind, folder, again, "cpu")
     assert 60 <= loaded.num_timesteps < 70
     loaded.learn(120 - loaded.num_timesteps, callback=loaded.model_based, reset_num_timesteps=False)
@@ -298,7 +279,7 @@ def test_evaluating_and_checkpointing_change_nothing(tmp_path):
 
 def test_episodes_are_numbered():
     def starts(first: int, count: int) -> list[float]:
-        env = SeededEpisodes(Walk(), seed=5, episode=first)
+        env = SeededEpisodes(walk(), seed=5, episode=first)
         return [env.reset(seed=7)[0][0] for _ in range(count)]
 
     all_of_them = starts(0, 6)
@@ -314,7 +295,7 @@ def test_everything_comes_back(tmp_path):
     expected = content(agent)
     draws = torch.rand(3), np.random.rand(3), agent.action_space.sample()  # noqa: NPY002
     torch.manual_seed(99)
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")
+    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     assert torch.equal(torch.rand(3), draws[0])
     np.testing.assert_array_equal(np.random.rand(3), draws[1])  # noqa: NPY002
     np.testing.assert_array_equal(loaded.action_space.sample(), draws[2])
@@ -326,15 +307,15 @@ def test_a_checkpoint_of_a_checkpoint_is_the_same(tmp_path):
     agent = trained()
     expected = content(agent)
     save_checkpoint(agent, tmp_path / "one")
-    save_checkpoint(load_checkpoint(SAC, tmp_path / "one", Walk(), "cpu"), tmp_path / "two")
-    assert_same(content(load_checkpoint(SAC, tmp_path / "two", Walk(), "cpu")), expected)
+    save_checkpoint(load_checkpoint(SAC, tmp_path / "one", walk(), "cpu"), tmp_path / "two")
+    assert_same(content(load_checkpoint(SAC, tmp_path / "two", walk(), "cpu")), expected)
 
 
 def test_agent_save_keeps_the_generators_of_an_agent_that_did_not_train_since(tmp_path):
     agent = trained()
     agent.save(tmp_path / "one")
-    SAC.load(tmp_path / "one", env=Walk(), device="cpu").save(tmp_path / "two")
-    loaded = SAC.load(tmp_path / "two", env=Walk(), device="cpu")
+    SAC.load(tmp_path / "one", env=walk(), device="cpu").save(tmp_path / "two")
+    loaded = SAC.load(tmp_path / "two", env=walk(), device="cpu")
     generators = {k: v for k, v in agent.model_based.full_state().items() if k.startswith("generator.")}
     state = loaded.model_based.full_state()
     assert state.keys() == generators.keys() and len(state) == 2  # no imagined rows
@@ -343,24 +324,24 @@ def test_agent_save_keeps_the_generators_of_an_agent_that_did_not_train_since(tm
 
 def test_a_checkpoint_before_the_first_fit(tmp_path):
     save_checkpoint(trained(10), tmp_path / "checkpoint")
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")
+    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     loaded.learn(30, callback=loaded.model_based, reset_num_timesteps=False)
     assert loaded.num_timesteps == 40 and len(loaded.model_based.strategy._buffer) > 0
 
 
 def test_an_agent_without_a_model(tmp_path):
-    agent = make_agent(Walk()).learn(30)
+    agent = make_agent(env=walk).learn(30)
     save_checkpoint(agent, tmp_path / "checkpoint")
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")
+    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     assert not hasattr(loaded, "model_based") and loaded.replay_buffer.size() == 30
     loaded.learn(5, reset_num_timesteps=False)
 
 
 def test_statistics_of_vec_normalize_come_back(tmp_path):
-    env = VecNormalize(DummyVecEnv([Walk]), gamma=0.9)
-    agent = make_agent(env).learn(40, callback=model_based(env))
+    env = VecNormalize(DummyVecEnv([walk]), gamma=0.9)
+    agent = make_agent(env=env).learn(40, callback=model_based(env))
     save_checkpoint(agent, tmp_path / "checkpoint")
-    fresh = VecNormalize(DummyVecEnv([Walk]))
+    fresh = VecNormalize(DummyVecEnv([walk]))
     loaded = load_checkpoint(SAC, tmp_path / "checkpoint", fresh, "cpu")
     assert loaded.get_vec_normalize_env() is fresh
     obs, reward = np.array([[0.3, 0.4]]), np.array([1.5])
@@ -394,7 +375,7 @@ def test_a_failure_midway_leaves_the_checkpoint_from_before(failing, tmp_path, m
             save_checkpoint(agent, tmp_path / "checkpoint", {"which": "second"})
     assert entries(tmp_path) == ["checkpoint"]
     assert checkpoint_extra(tmp_path / "checkpoint") == {"which": "first"}
-    assert_same(content(load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")), expected)
+    assert_same(content(load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")), expected)
     save_checkpoint(agent, tmp_path / "checkpoint", {"which": "third"})
     assert checkpoint_extra(tmp_path / "checkpoint") == {"which": "third"} and entries(tmp_path) == ["checkpoint"]
 
@@ -448,7 +429,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
     assert entries(tmp_path) == [".checkpoint.previous"]
     assert has_checkpoint(tmp_path / "checkpoint")
     assert checkpoint_extra(tmp_path / "checkpoint") == {"which": "first"}
-    assert_same(content(load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")), expected)
+    assert_same(content(load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")), expected)
     save_checkpoint(agent, tmp_path / "checkpoint", {"which": "third"})
     assert entries(tmp_path) == ["checkpoint"]
     assert checkpoint_extra(tmp_path / "checkpoint") == {"which": "third"}
@@ -456,7 +437,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_without_a_checkpoint(tmp_path):
     assert not has_checkpoint(tmp_path / "nothing")
-    for use in (lambda: load_checkpoint(SAC, tmp_path / "nothing", Walk()), lambda: checkpoint_extra(tmp_path)):
+    for use in (lambda: load_checkpoint(SAC, tmp_path / "nothing", walk()), lambda: checkpoint_extra(tmp_path)):
         with pytest.raises(ValueError, match=r"folder must hold a checkpoint, got .*"):
             use()
 
@@ -475,12 +456,12 @@ def test_an_exception_in_training_leaves_the_last_checkpoint(tmp_path):
             if self.over and self.num_timesteps > 30:
                 save_checkpoint(self.model, tmp_path / "checkpoint", {"steps": self.num_timesteps})
 
-    env = Walk()
-    agent = make_agent(env)
+    env = walk()
+    agent = make_agent(env=env)
     with pytest.raises(RuntimeError, match="broken"):
         agent.learn(100, callback=[model_based(env), SaveThenBreak()])
     steps = checkpoint_extra(tmp_path / "checkpoint")["steps"]
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(), "cpu")
+    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     assert 30 < steps == loaded.num_timesteps == loaded.replay_buffer.size() < 60
     assert type(loaded.replay_buffer) is ReplayBuffer
     loaded.learn(20, callback=loaded.model_based, reset_num_timesteps=False)

@@ -15,16 +15,9 @@ from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.columns import ObservationColumns
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.types import Transitions
+from testing.models import box, seeded
 
 ACTION = spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def box(dim: int, low: float = -np.inf, high: float = np.inf, dtype: Any = np.float32) -> spaces.Box:
-    return spaces.Box(low, high, (dim,), dtype)
 
 
 def model_of(space: spaces.Space, **kwargs: Any) -> EnsembleDynamics:

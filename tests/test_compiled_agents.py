@@ -6,8 +6,6 @@ import functools
 import inspect
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -24,40 +22,23 @@ from mbrl_wrappers.agents import CompiledSAC, CompiledTD3, CompiledTQC, Dyna
 from mbrl_wrappers.agents.compiled import agent as update
 from mbrl_wrappers.agents.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.imagination import ModelBased
-from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import Recipe
 from mbrl_wrappers.zoo.training.run import run
+from testing.envs import Walk
+from testing.models import small_ensemble
 
 MIN_UPDATES = 10_000
 PAIRS: dict[str, tuple[Any, Any]] = {"SAC": (SAC, CompiledSAC), "TD3": (TD3, CompiledTD3), "TQC": (TQC, CompiledTQC)}
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": [16, 16], "max_steps": 20}
 
 
-class Walk(gym.Env):
-    """A point on a line, pushed by the action; an episode ends beyond 1, or after nine steps."""
+def walk(form: str = "box") -> Walk:
+    return Walk(form, num_pushes=3, noise=0.05)
 
-    def __init__(self, form: str = "box") -> None:
-        box = spaces.Box(-10.0, 10.0, (2,), np.float32)
-        self.observation_space: Any = box if form == "box" else spaces.Dict({"place": box, "cell": spaces.Discrete(5)})
-        self.action_space: Any = spaces.Box(-2.0, 5.0, (3,), np.float32)
-        self.form = form
 
-    def _observation(self) -> Any:
-        place = np.array([self.x, self.count / 10], np.float32)
-        cell = int(np.clip(2 * self.x + 2, 0, 4))
-        return place if self.form == "box" else {"place": place, "cell": cell}
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        self.x, self.count = self.np_random.uniform(-0.5, 0.5), 0
-        return self._observation(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        self.x = self.x + 0.1 * float(action.sum()) - 0.3 + 0.05 * self.np_random.normal()
-        self.count += 1
-        return self._observation(), -abs(self.x), abs(self.x) > 1, self.count >= 9, {}
+small_model = functools.partial(small_ensemble, walk(), seed=0, **TINY)
 
 
 class Double(FlattenExtractor):
@@ -130,7 +111,7 @@ def make(
     defaults = {"net_arch": [16, 16], **({"features_extractor_class": Double} if double else {})}
     kwargs = {"batch_size": 33, "buffer_size": 300, "learning_starts": 40, "seed": 0, "device": "cpu", **options}
     name = "MlpPolicy" if form == "box" else "MultiInputPolicy"
-    env = Walk(form) if num_envs == 1 else make_vec_env(Walk, num_envs)
+    env = walk(form) if num_envs == 1 else make_vec_env(walk, num_envs)
     agent = kind(name, env, policy_kwargs={**defaults, **(policy or {})}, **kwargs)
     agent.set_logger(configure(None, []))
     if double:
@@ -509,10 +490,10 @@ def test_either_class_goes_on_with_the_others_file(uncompiled, name, tmp_path):
     ours = make(our_kind, double=False, compile=True)
     learn(ours, 60)
     ours.save(tmp_path / "ours")
-    plain = plain_kind.load(tmp_path / "ours", env=Walk())
+    plain = plain_kind.load(tmp_path / "ours", env=walk())
     assert_equal(plain, ours, 0)
     plain.save(tmp_path / "plain")
-    back = our_kind.load(tmp_path / "plain", env=Walk())
+    back = our_kind.load(tmp_path / "plain", env=walk())
     assert_equal(back, ours, 0)
     for agent in (plain, back):
         agent.replay_buffer = ours.replay_buffer
@@ -529,7 +510,7 @@ def test_a_run_that_goes_on_stays_as_it_was(uncompiled, was_compiled, tmp_path):
     agent.learn(60)
     del agent._planned_updates
     agent.save(tmp_path / "agent")
-    loaded = CompiledSAC.load(tmp_path / "agent", env=Walk())
+    loaded = CompiledSAC.load(tmp_path / "agent", env=walk())
     loaded._setup_learn(10**9 if not was_compiled else 1, reset_num_timesteps=False)
     assert loaded._is_compiled == was_compiled
     loaded._setup_learn(10**9 if not was_compiled else 1)
@@ -539,7 +520,7 @@ def test_a_run_that_goes_on_stays_as_it_was(uncompiled, was_compiled, tmp_path):
 def test_compile_given_at_loading_counts(uncompiled, tmp_path):
     learn(make(CompiledSAC, double=False), 50).save(tmp_path / "agent")
     for value in (True, False):
-        loaded = CompiledSAC.load(tmp_path / "agent", env=Walk(), compile=value)
+        loaded = CompiledSAC.load(tmp_path / "agent", env=walk(), compile=value)
         loaded.learn(1, reset_num_timesteps=False)
         assert loaded._is_compiled == value
 
@@ -577,7 +558,7 @@ def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path
     def spec(steps: int) -> JobSpec:
         agent = {"learning_starts": 20, "batch_size": 16, "gradient_steps": 2, "compile": True}
         recipe = Recipe("SAC", 100, agent, {"rollouts_per_step": 5}, {"fit_every": 20}, TINY)
-        return JobSpec(f"{__name__}:Walk", recipe, True, 0, steps, 40, eval_episodes=1, save_freq=30)
+        return JobSpec(f"{__name__}:walk", recipe, True, 0, steps, 40, eval_episodes=1, save_freq=30)
 
     whole, _ = run(spec(100), tmp_path / "whole")
 
@@ -594,8 +575,3 @@ def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path
     assert resumed._has_updated
     states = numbers(whole.get_parameters())
     assert all(torch.equal(a, b) for a, b in zip(states, numbers(resumed.get_parameters()), strict=True))
-
-
-def small_model() -> EnsembleDynamics:
-    env = Walk()
-    return EnsembleDynamics(env.observation_space, env.action_space, seed=0, **TINY)

@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -22,18 +21,15 @@ from torch import Tensor
 from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
-from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models import DynamicsModel, KnownDynamics
 from mbrl_wrappers.types import Prediction, Transitions
+from testing.agents import make_agent
+from testing.envs import Line, Still
+from testing.models import line_model, small_ensemble
 
 REAL_REWARD = 777.0
 OBS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 ACTION = spaces.Box(-2.0, 5.0, (1,), np.float32)
-
-
-class Nowhere(gym.Env):
-    """Only spaces: the agents here are bound to a model by hand."""
-
-    observation_space, action_space = OBS, ACTION
 
 
 class GraphCapture(DynamicsModel):
@@ -60,7 +56,7 @@ def counting(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def bound(strategy: Dyna, dynamics: DynamicsModel | None = None, seed: int = 0) -> tuple[Dyna, Any]:
     """Bind a strategy to a fresh SAC agent with a full buffer of real rows of reward 777."""
-    agent = SAC("MlpPolicy", Nowhere(), policy_kwargs={"net_arch": [16, 16]}, buffer_size=64, seed=seed, device="cpu")
+    agent = make_agent(env=Still(OBS, ACTION), buffer_size=64, seed=seed)
     rng = np.random.default_rng(0)
     for _ in range(64):
         obs, action = rng.normal(size=(1, 2)), rng.uniform(-1, 1, (1, 1))
@@ -247,10 +243,7 @@ def test_imagined_rows_obey_the_models_dynamics():
     A, B = np.array([[1.0, 0.1], [-0.2, 0.9]]), np.array([[0.0], [0.3]])
     dynamics = KnownDynamics.linear_quadratic(A, B, np.eye(2), np.eye(1), action_bound=3.0)
 
-    class Linear(Nowhere):
-        observation_space, action_space = dynamics.observation_space, dynamics.action_space
-
-    agent = SAC("MlpPolicy", Linear(), policy_kwargs={"net_arch": [16]}, buffer_size=9, seed=0, device="cpu")
+    agent = make_agent(env=Still(dynamics.observation_space, dynamics.action_space))
     strategy = Dyna(0.0, rollout_length=5, rollouts_per_step=2)
     view = AgentView(agent, dynamics)
     strategy.bind(view, dynamics, torch.Generator().manual_seed(0))
@@ -437,33 +430,16 @@ def test_arguments_out_of_range_are_named_with_their_value(argument, value):
 # -- learning ------------------------------------------------------------------------------------------------
 
 
-class Target(gym.Env):
+def target() -> Line:
     """A point on a line that should be moved to 0.7 and kept there; episodes of ten steps."""
-
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.x, self.count = self.np_random.uniform(-1, 1, 1).astype(np.float32), 0
-        return self.x, {}
-
-    @classmethod
-    def seeded(cls) -> Target:
-        env = cls()
-        env.reset(seed=0)
-        return env
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.x = np.clip(self.x + 0.3 * action, -1, 1).astype(np.float32)
-        self.count += 1
-        return self.x, float(-np.abs(self.x[0] - 0.7)), False, self.count == 10, {}
+    env = Line(speed=0.3, bound=1.0, reward=lambda x: -abs(x[..., 0] - 0.7))
+    env.reset(seed=0)
+    return env
 
 
 def best_return(episodes: int) -> float:
     """Return the mean return of going straight to the target."""
-    env, returns = Target.seeded(), []
+    env, returns = target(), []
     for _ in range(episodes):
         obs, _ = env.reset()
         total = 0.0
@@ -477,32 +453,22 @@ def best_return(episodes: int) -> float:
 def learn_target(strategy: Dyna, dynamics: DynamicsModel) -> float:
     """Train for 300 steps; return by how much the mean return falls short of the best one (untrained: over 4)."""
     agent = SAC(
-        "MlpPolicy", Target.seeded(), policy_kwargs={"net_arch": [32, 32]}, learning_rate=3e-3, learning_starts=50,
+        "MlpPolicy", target(), policy_kwargs={"net_arch": [32, 32]}, learning_rate=3e-3, learning_starts=50,
         batch_size=64, gradient_steps=3, gamma=0.9, ent_coef=0.02, seed=0, device="cpu",
     )  # fmt: skip
     best = best_return(30)
-    untrained, _ = evaluate_policy(agent, Target.seeded(), 30, warn=False)
+    untrained, _ = evaluate_policy(agent, target(), 30, warn=False)
     assert best - untrained > 4
     agent.learn(300, callback=ModelBased(strategy, dynamics, fit_every=50))
-    trained, _ = evaluate_policy(agent, Target.seeded(), 30, warn=False)
+    trained, _ = evaluate_policy(agent, target(), 30, warn=False)
     return best - trained
 
 
 def test_an_ensemble_learns_a_task_with_a_known_optimum():
-    env = Target()
-    dynamics = EnsembleDynamics(
-        env.observation_space, env.action_space, num_members=3, num_elites=2, hidden=(16, 16), max_steps=300
-    )
+    dynamics = small_ensemble(target(), hidden=(16, 16), max_steps=300)
     assert learn_target(Dyna(0.5, rollouts_per_step=20, epoch_length=100), dynamics) < 1.5
 
 
 def test_with_an_exact_model_imagination_alone_teaches():
-    env = Target()
-    dynamics = KnownDynamics(
-        env.observation_space,
-        env.action_space,
-        lambda obs, action: (obs + 0.3 * action).clamp(-1, 1),
-        lambda obs, action, next_obs: -(next_obs[:, 0] - 0.7).abs(),
-    )
     strategy = Dyna(0.0, rollout_length=2, rollouts_per_step=20, epoch_length=100)
-    assert learn_target(strategy, dynamics) < 1.0
+    assert learn_target(strategy, line_model(target())) < 1.0

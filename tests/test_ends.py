@@ -14,12 +14,9 @@ from torch import Tensor
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import holdout_mask
 from mbrl_wrappers.types import Transitions
+from testing.models import seeded
 
 ACTION = spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def model_of(dim: int, **kwargs: Any) -> EnsembleDynamics:

@@ -18,6 +18,7 @@ from mbrl_wrappers.models.base import NUM_START_STATES
 from mbrl_wrappers.models.network import CHUNK_ROWS
 from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 from mbrl_wrappers.types import Prediction, Transitions
+from testing.models import box, seeded
 
 OBS_DIM, ACTION_DIM = 3, 2
 FIELDS = ("next_obs", "reward", "terminated", "uncertainty")
@@ -26,19 +27,11 @@ MIXED = spaces.Dict(
 )
 
 
-def _box(dim: int) -> spaces.Box:
-    return spaces.Box(-np.inf, np.inf, (dim,), np.float32)
-
-
-def _seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _model(**kwargs: Any) -> EnsembleDynamics:
     """Build a model whose members, normalisers and elites are all unlike their initial values."""
     kwargs = {"hidden": (16, 16)} | kwargs
-    model = EnsembleDynamics(_box(OBS_DIM), _box(ACTION_DIM), **kwargs)
-    generator = _seeded(1)
+    model = EnsembleDynamics(box(OBS_DIM), box(ACTION_DIM), **kwargs)
+    generator = seeded(1)
     state = model.state_dict()
     for name, value in state.items():
         if name.endswith(("_normalizer.mean", "weights.2", "biases.2")):
@@ -51,7 +44,7 @@ def _model(**kwargs: Any) -> EnsembleDynamics:
 
 
 def _inputs(*batch: int, seed: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    generator = _seeded(seed)
+    generator = seeded(seed)
     obs = torch.randn(*batch, OBS_DIM, generator=generator, dtype=dtype)
     return obs, torch.randn(*batch, ACTION_DIM, generator=generator, dtype=dtype)
 
@@ -85,7 +78,7 @@ def _members_of(model: EnsembleDynamics, uncertainty: Tensor, obs: Tensor, actio
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (7,), (3, 4), (2, 3, 4)])
 def test_shapes(batch, deterministic):
     obs, action = _inputs(*batch)
-    prediction = _model().predict(obs, action, generator=_seeded(), deterministic=deterministic)
+    prediction = _model().predict(obs, action, generator=seeded(), deterministic=deterministic)
     assert isinstance(prediction, Prediction)
     assert prediction.next_obs.shape == (*batch, OBS_DIM)
     for name in ("reward", "terminated", "uncertainty"):
@@ -100,13 +93,13 @@ def test_leading_dimensions_are_only_a_form():
     model = _model()
     obs, action = _inputs(6, 5)
     for deterministic in (True, False):
-        folded = model.predict(obs, action, generator=_seeded(), deterministic=deterministic)
-        flat = model.predict(obs.flatten(0, 1), action.flatten(0, 1), generator=_seeded(), deterministic=deterministic)
+        folded = model.predict(obs, action, generator=seeded(), deterministic=deterministic)
+        flat = model.predict(obs.flatten(0, 1), action.flatten(0, 1), generator=seeded(), deterministic=deterministic)
         for name in FIELDS:
             assert torch.equal(getattr(folded, name).flatten(0, 1), getattr(flat, name))
     members = torch.arange(30) % 7
-    folded = model.predict(obs, action, generator=_seeded(), members=members.reshape(6, 5))
-    flat = model.predict(obs.flatten(0, 1), action.flatten(0, 1), generator=_seeded(), members=members)
+    folded = model.predict(obs, action, generator=seeded(), members=members.reshape(6, 5))
+    flat = model.predict(obs.flatten(0, 1), action.flatten(0, 1), generator=seeded(), members=members)
     assert torch.equal(folded.next_obs.flatten(0, 1), flat.next_obs)
 
 
@@ -115,9 +108,9 @@ def test_parts_that_are_one_hot_stay_one_hot():
     MIXED.seed(0)
     elements = [MIXED.sample() for _ in range(50)]
     obs = model.obs_codec.encode({key: np.stack([element[key] for element in elements]) for key in MIXED})
-    action = torch.eye(2)[torch.randint(2, (50,), generator=_seeded())]
+    action = torch.eye(2)[torch.randint(2, (50,), generator=seeded())]
     for deterministic in (True, False):
-        next_obs = model.predict(obs, action, generator=_seeded(), deterministic=deterministic).next_obs
+        next_obs = model.predict(obs, action, generator=seeded(), deterministic=deterministic).next_obs
         speed, *blocks = next_obs.split([2, 3, 2, 2], dim=-1)
         for block in blocks:
             hot = block.round()
@@ -156,7 +149,7 @@ def test_disagreement_counts_in_the_uncertainty_of_a_deterministic_prediction():
     single = _model(num_members=1, num_elites=1, joint=True)
     _, variances, _ = _moments(single, obs, action)
     for deterministic in (True, False):
-        uncertainty = single.predict(obs, action, generator=_seeded(), deterministic=deterministic).uncertainty
+        uncertainty = single.predict(obs, action, generator=seeded(), deterministic=deterministic).uncertainty
         torch.testing.assert_close(uncertainty, variances[0].mean(-1).sqrt(), rtol=1e-5, atol=1e-6)
 
 
@@ -167,7 +160,7 @@ def test_samples_are_the_members_gaussian():
     obs, action = _inputs()
     member = int(model.elites[1])
     sample = model.predict(
-        obs.expand(rows, -1), action.expand(rows, -1), generator=_seeded(), members=_all_to(member, rows)
+        obs.expand(rows, -1), action.expand(rows, -1), generator=seeded(), members=_all_to(member, rows)
     )
     means, variances, chances = _moments(model, obs[None], action[None])
     scale, shift = model.target_normalizer.std, model.target_normalizer.mean
@@ -191,10 +184,10 @@ def test_samples_are_the_members_gaussian():
 def test_rows_are_predicted_by_the_members_asked_for():
     model = _model()
     obs, action = _inputs(60)
-    members = torch.randint(7, (60,), generator=_seeded())
-    routed = model.predict(obs, action, generator=_seeded(5), members=members)
+    members = torch.randint(7, (60,), generator=seeded())
+    routed = model.predict(obs, action, generator=seeded(5), members=members)
     for member in range(7):
-        alone = model.predict(obs, action, generator=_seeded(5), members=_all_to(member, 60))
+        alone = model.predict(obs, action, generator=seeded(5), members=_all_to(member, 60))
         mine = members == member
         assert mine.any()
         for name in FIELDS:
@@ -211,7 +204,7 @@ def test_a_row_does_not_depend_on_its_batch(rows):
     obs, action = _inputs(rows)
     batch = model.predict(obs, action, deterministic=True)
     # The noise is drawn for the batch as a whole; the same noise is had by the same members alone.
-    sampled = model.predict(obs, action, generator=_seeded(), members=torch.arange(rows) % 7)
+    sampled = model.predict(obs, action, generator=seeded(), members=torch.arange(rows) % 7)
     probes = {0, 1, rows // 2, rows - 2, rows - 1} | {row for row in (CHUNK_ROWS - 1, CHUNK_ROWS) if row < rows}
     for row in sorted(probes):
         alone = model.predict(obs[row], action[row], deterministic=True)
@@ -229,7 +222,7 @@ def test_every_elite_gets_its_share_of_the_rows(rows):
     obs, action = _inputs()
     counts = torch.zeros(40, 7)
     for draw in range(40):
-        generator = _seeded(draw)
+        generator = seeded(draw)
         prediction = model.predict(obs.expand(rows, -1), action.expand(rows, -1), generator=generator)
         counts[draw] = torch.bincount(_members_of(model, prediction.uncertainty, obs, action), minlength=7)
     elite = torch.zeros(7, dtype=torch.bool)
@@ -247,7 +240,7 @@ def test_members_are_spread_over_the_rows_at_random():
     model = _model(joint=True)
     obs, action = _inputs()
     elites = set(model.elites.tolist())
-    generator = _seeded()
+    generator = seeded()
     drawn = []
     for _ in range(60):
         prediction = model.predict(obs.expand(10, -1), action.expand(10, -1), generator=generator)
@@ -264,7 +257,7 @@ def test_members_are_spread_over_the_rows_at_random():
 def test_a_single_row_meets_every_elite():
     model = _model(num_members=7, num_elites=5, joint=True)
     obs, action = _inputs()
-    generator = _seeded()
+    generator = seeded()
     for batch in ((), (1,)):
         drawn = [
             model.predict(obs.expand(*batch, -1), action.expand(*batch, -1), generator=generator).uncertainty.reshape(1)
@@ -281,13 +274,13 @@ def test_the_generator_decides_and_nothing_else():
     for batch in ((), (1,), (50,)):
         obs, action = _inputs(*batch)
         torch.manual_seed(0)
-        one = model.predict(obs, action, generator=_seeded(3))
+        one = model.predict(obs, action, generator=seeded(3))
         torch.manual_seed(1)
-        same = model.predict(obs, action, generator=_seeded(3))
-        other = model.predict(obs, action, generator=_seeded(4))
+        same = model.predict(obs, action, generator=seeded(3))
+        other = model.predict(obs, action, generator=seeded(4))
         assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in FIELDS)
         assert not torch.equal(one.next_obs, other.next_obs)
-        means = [model.predict(obs, action, generator=_seeded(seed), deterministic=True) for seed in (0, 1)]
+        means = [model.predict(obs, action, generator=seeded(seed), deterministic=True) for seed in (0, 1)]
         assert torch.equal(means[0].next_obs, means[1].next_obs)
 
 
@@ -309,10 +302,10 @@ def test_gradient_of_the_mean():
 def test_gradient_of_a_sample_is_that_of_its_reparametrisation(batch):
     model = _model(hidden=(8,)).double()
     obs, action = _inputs(*batch, dtype=torch.float64)
-    members = torch.randint(7, batch, generator=_seeded())
+    members = torch.randint(7, batch, generator=seeded())
 
     def predict(obs: Tensor, action: Tensor) -> tuple[Tensor, ...]:
-        prediction = model.predict(obs, action, generator=_seeded(7), members=members)
+        prediction = model.predict(obs, action, generator=seeded(7), members=members)
         return prediction.next_obs, prediction.reward, prediction.uncertainty
 
     assert torch.autograd.gradcheck(predict, (obs.requires_grad_(), action.requires_grad_()))
@@ -323,12 +316,12 @@ def test_gradient_of_a_sample_is_that_of_its_reparametrisation(batch):
 def test_gradients_reach_inputs_and_weights(deterministic, rows):
     model = _model()
     obs, action = (value.requires_grad_() for value in _inputs(rows))
-    prediction = model.predict(obs, action, generator=_seeded(), deterministic=deterministic)
+    prediction = model.predict(obs, action, generator=seeded(), deterministic=deterministic)
     (prediction.next_obs.sum() + prediction.reward.sum()).backward()
     assert (action.grad != 0).any(-1).all()
     assert all(parameter.grad is not None for parameter in model.network.weights)
     with torch.no_grad():
-        again = model.predict(obs, action, generator=_seeded(), deterministic=deterministic)
+        again = model.predict(obs, action, generator=seeded(), deterministic=deterministic)
     torch.testing.assert_close(again.next_obs, prediction.next_obs.detach())
     assert not again.next_obs.requires_grad
 
@@ -338,7 +331,7 @@ def test_gradients_through_a_rollout_and_a_given_reward():
     model = _model(reward_fn=lambda obs, action, next_obs: next_obs.sum(-1) - action.square().sum(-1))
     obs, _ = _inputs(5)
     actions = torch.zeros(4, 5, ACTION_DIM, requires_grad=True)
-    generator, total = _seeded(), torch.zeros(())
+    generator, total = seeded(), torch.zeros(())
     for action in actions:
         prediction = model.predict(obs, action, generator=generator)
         obs, total = prediction.next_obs, total + prediction.reward.sum()
@@ -363,7 +356,7 @@ def test_given_functions_replace_the_learned_heads():
     for batch in ((), (7,), (3, 4)):
         obs, action = _inputs(*batch)
         for deterministic in (True, False):
-            prediction = model.predict(obs, action, generator=_seeded(), deterministic=deterministic)
+            prediction = model.predict(obs, action, generator=seeded(), deterministic=deterministic)
             torch.testing.assert_close(prediction.reward, reward(obs, action, prediction.next_obs))
             assert torch.equal(prediction.terminated, termination(obs, action, prediction.next_obs))
     seen_obs, seen_action, _ = calls[0]
@@ -377,8 +370,8 @@ def test_functions_of_a_known_environment():
     )
     assert model.reward_fn is REWARDS["Pendulum-v1"]
     assert model.termination_fn is TERMINATIONS["Pendulum-v1"]
-    obs, action = torch.randn(5, 3, generator=_seeded()), torch.randn(5, 1, generator=_seeded(1))
-    prediction = model.predict(obs, action, generator=_seeded())
+    obs, action = torch.randn(5, 3, generator=seeded()), torch.randn(5, 1, generator=seeded(1))
+    prediction = model.predict(obs, action, generator=seeded())
     expected = REWARDS["Pendulum-v1"](obs, action, prediction.next_obs)
     torch.testing.assert_close(prediction.reward, expected)
 
@@ -404,7 +397,7 @@ def test_a_function_that_returns_something_else_is_named(name, function, got, de
     dtype = "floating" if name == "reward_fn" else "bool"
     expected = rf"^{name} must return a tensor of shape \(4,\) and {dtype} dtype, got .*{got}"
     with pytest.raises(ValueError, match=expected):
-        model.predict(*_inputs(4), generator=_seeded(), deterministic=deterministic)
+        model.predict(*_inputs(4), generator=seeded(), deterministic=deterministic)
 
 
 @pytest.mark.parametrize(
@@ -434,9 +427,9 @@ def test_for_env_takes_the_known_termination_of_an_env_as_registered(env, expect
 def test_a_fit_leaves_start_states_that_were_observed(rows):
     obs, action = _inputs(rows)
     fields = {"reward": obs[:, 0], "next_obs": obs + 1, "terminated": obs[:, 0] > 2, "key": torch.arange(rows)}
-    model = EnsembleDynamics(_box(OBS_DIM), _box(ACTION_DIM), hidden=(8,), max_steps=1)
+    model = EnsembleDynamics(box(OBS_DIM), box(ACTION_DIM), hidden=(8,), max_steps=1)
     assert model.start_obs.shape == (0, OBS_DIM)
-    model.fit(Transitions(obs=obs, action=action, **fields), _seeded())
+    model.fit(Transitions(obs=obs, action=action, **fields), seeded())
     assert 0.7 * min(rows, NUM_START_STATES) <= len(model.start_obs) <= NUM_START_STATES
     observed = {tuple(row) for row in obs.tolist()}
     starts = [tuple(row) for row in model.start_obs.tolist()]
@@ -492,7 +485,7 @@ def test_a_fit_leaves_start_states_that_were_observed(rows):
 )
 def test_a_wrong_argument_is_named_with_its_value(kwargs, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        EnsembleDynamics(_box(OBS_DIM), _box(ACTION_DIM), **({"hidden": (8,)} | kwargs))
+        EnsembleDynamics(box(OBS_DIM), box(ACTION_DIM), **({"hidden": (8,)} | kwargs))
     if "_fn" in message:
         (value,) = kwargs.values()
         assert str(caught.value).endswith(f"got {value!r}")
@@ -522,13 +515,13 @@ def test_observations_of_another_precision_are_taken():
 
 def test_an_unsupported_space_is_named():
     with pytest.raises(ValueError, match=r"^observation_space\['said'\] is of the unsupported space Text"):
-        EnsembleDynamics(spaces.Dict(said=spaces.Text(5)), _box(ACTION_DIM))
+        EnsembleDynamics(spaces.Dict(said=spaces.Text(5)), box(ACTION_DIM))
     with pytest.raises(ValueError, match=r"^action_space is of the unsupported space Sequence"):
-        EnsembleDynamics(_box(OBS_DIM), spaces.Sequence(spaces.Discrete(2)))
+        EnsembleDynamics(box(OBS_DIM), spaces.Sequence(spaces.Discrete(2)))
 
 
 def test_weight_decay_of_each_layer():
-    assert EnsembleDynamics(_box(1), _box(1)).settings["weight_decay"] == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4]
+    assert EnsembleDynamics(box(1), box(1)).settings["weight_decay"] == [2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4]
     assert _model(hidden=(8, 8)).settings["weight_decay"] == [1e-4] * 3
     assert _model(hidden=(8,), weight_decay=0.0).settings["weight_decay"] == [0.0, 0.0]
     assert _model(hidden=(8,), weight_decay=(0.1, 0.2)).settings["weight_decay"] == [0.1, 0.2]
@@ -549,8 +542,8 @@ def test_a_fit_checks_given_functions_and_warns_once():
     with pytest.warns(
         UserWarning, match=r"termination_fn contradicts .* says False, the environment said True"
     ) as caught:
-        model.fit(real, _seeded())
-        model.fit(real, _seeded())
+        model.fit(real, seeded())
+        model.fit(real, seeded())
     assert len(caught) == 1
     assert str(obs[7].tolist()) in str(caught[0].message)
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,27 +31,20 @@ from mbrl_wrappers.models.heads import Heads, Outputs
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Transitions
+from testing.models import box, seeded
 
 OBS_DIM, ACTION_DIM = 3, 2
 LOG_TWO_PI = math.log(2 * math.pi)
 
 
-def _box(dim: int) -> spaces.Box:
-    return spaces.Box(-np.inf, np.inf, (dim,), np.float32)
-
-
 def _model(**kwargs: Any) -> EnsembleDynamics:
     kwargs = {"hidden": (16, 16), "num_members": 4, "num_elites": 2, "max_steps": 100} | kwargs
-    return EnsembleDynamics(_box(OBS_DIM), _box(ACTION_DIM), **kwargs)
-
-
-def _seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return EnsembleDynamics(box(OBS_DIM), box(ACTION_DIM), **kwargs)
 
 
 def _transitions(rows: int, seed: int = 0, **replaced: Tensor) -> Transitions:
     """Draw transitions of a smooth nonlinear system with a little noise; some of them terminate."""
-    generator = _seeded(seed)
+    generator = seeded(seed)
     obs = torch.randn(rows, OBS_DIM, generator=generator)
     action = torch.rand(rows, ACTION_DIM, generator=generator) * 2 - 1
     noise = 0.1 * torch.randn(rows, OBS_DIM, generator=generator)
@@ -73,7 +65,7 @@ def _network(num_members: int = 3, num_logits: int = 1, seed: int = 0) -> Ensemb
 
 
 def _fit_data(rows: int, num_logits: int = 1, seed: int = 0) -> FitData:
-    generator = _seeded(seed)
+    generator = seeded(seed)
     x = torch.randn(rows, 5, generator=generator)
     y = torch.stack([x[:, 0] + x[:, 1], x[:, 2].sin(), x[:, 3] * x[:, 4], x[:, 1]], dim=-1)
     y = y + 0.1 * torch.randn(rows, 4, generator=generator)
@@ -116,7 +108,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_several_members_on_the_same_rows_are_each_member(rows):
-    network, x = _network(), torch.randn(rows, 5, generator=_seeded())
+    network, x = _network(), torch.randn(rows, 5, generator=seeded())
     with torch.no_grad():
         together = network.members([2, 0], x)
         for place, member in enumerate((2, 0)):
@@ -135,7 +127,7 @@ def _soft_clamped_std(network: EnsembleMLP, member: int, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("rows", [7, 300, 5000])  # the last takes several chunks
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_predictions_are_those_of_the_loss(rows, scale):
-    network, x = _network(), scale * torch.randn(rows, 5, generator=_seeded())
+    network, x = _network(), scale * torch.randn(rows, 5, generator=seeded())
     with torch.no_grad():
         together = network(x.expand(3, *x.shape))
         for member in range(3):
@@ -150,14 +142,14 @@ def test_predictions_are_those_of_the_loss(rows, scale):
 
 def test_the_standard_deviation_has_the_gradient_of_the_soft_clamps():
     network = _network().double()
-    x = torch.randn(300, 5, generator=_seeded(), dtype=torch.float64).requires_grad_()
+    x = torch.randn(300, 5, generator=seeded(), dtype=torch.float64).requires_grad_()
     (one,) = torch.autograd.grad(network.member(1, x).std.sum(), x)
     (other,) = torch.autograd.grad(_soft_clamped_std(network, 1, x).sum(), x)
     torch.testing.assert_close(one, other)
 
 
 def test_gradients_of_predictions_are_finite_however_small_or_large_the_variance():
-    network, x = _network(), (1e4 * torch.randn(300, 5, generator=_seeded())).requires_grad_()
+    network, x = _network(), (1e4 * torch.randn(300, 5, generator=seeded())).requires_grad_()
     mean, std, *_ = network.member(1, x)
     (gradient,) = torch.autograd.grad(mean.sum() + std.sum(), x)
     assert gradient.isfinite().all() and (gradient != 0).any(1).all()
@@ -169,7 +161,7 @@ def test_gradients_of_predictions_are_finite_however_small_or_large_the_variance
 @pytest.mark.parametrize("num_logits", [0, 1])
 def test_loss_is_the_sum_over_members_of_the_mean_over_rows_and_dimensions(num_logits):
     network = _network(num_logits=num_logits)
-    batch = _fit_data(60, num_logits)[torch.randint(60, (3, 20), generator=_seeded())]
+    batch = _fit_data(60, num_logits)[torch.randint(60, (3, 20), generator=seeded())]
     expected = torch.zeros(())
     for member in range(3):
         mean, std, _, _, logits = network.member(member, batch.x[member])
@@ -192,7 +184,7 @@ def test_beta_weights_gradients_by_the_predicted_variance(beta):
             return self.outputs
 
     network = Recorded(3, 5, Heads(4), (16, 16), seed=0)
-    batch = _fit_data(60, 0)[torch.randint(60, (3, 20), generator=_seeded())]
+    batch = _fit_data(60, 0)[torch.randint(60, (3, 20), generator=seeded())]
     ensemble_loss(network, batch, beta).backward()
     mean, std = network.outputs[:2]
     error, variance, count = mean.detach() - batch.y, std.detach().square(), batch.y[0].numel()
@@ -213,7 +205,7 @@ def test_score_is_the_error_and_the_cross_entropy_over_all_rows(metric, power):
 
 
 def test_gradient_of_one_member_does_not_depend_on_the_others():
-    batch = _fit_data(40)[torch.randint(40, (3, 20), generator=_seeded())]
+    batch = _fit_data(40)[torch.randint(40, (3, 20), generator=seeded())]
     other = replace(batch, x=batch.x.clone(), y=batch.y.clone())
     other.x[1:], other.y[1:] = 7.0, -3.0
     gradients = []
@@ -227,7 +219,7 @@ def test_gradient_of_one_member_does_not_depend_on_the_others():
 
 def test_log_variance_stays_between_its_bounds():
     network = _network()
-    x = 1e4 * torch.randn(500, 5, generator=_seeded())
+    x = 1e4 * torch.randn(500, 5, generator=seeded())
     with torch.no_grad():
         network.min_logvar.copy_(torch.tensor([-10.0, -6.0, -3.0]).view(3, 1, 1).expand_as(network.min_logvar))
     for member in range(3):
@@ -240,13 +232,13 @@ def test_log_variance_stays_between_its_bounds():
 
 def test_log_variance_bounds_are_learned():
     network = _network()
-    ensemble_loss(network, _fit_data(60)[torch.randint(60, (3, 20), generator=_seeded())]).backward()
+    ensemble_loss(network, _fit_data(60)[torch.randint(60, (3, 20), generator=seeded())]).backward()
     # The penalty alone would give every bound the same gradient.
     for bound, penalty in ((network.max_logvar, 0.01 / 3), (network.min_logvar, -0.01 / 3)):
         assert (bound.grad != 0).all()
         assert not torch.allclose(bound.grad, torch.full_like(bound.grad, penalty), rtol=1e-6, atol=0)
     model = _model(max_steps=40)
-    model.fit(_transitions(200), _seeded())
+    model.fit(_transitions(200), seeded())
     assert (model.network.max_logvar != 0.5).all()
     assert (model.network.min_logvar != -10).all()
 
@@ -255,7 +247,7 @@ def test_log_variance_bounds_are_learned():
 
 
 def test_normalizer_gives_unit_spread_and_back():
-    data = torch.randn(1000, 3, generator=_seeded()) * torch.tensor([1e-3, 1.0, 50.0]) + torch.tensor([0.0, -2.0, 1e3])
+    data = torch.randn(1000, 3, generator=seeded()) * torch.tensor([1e-3, 1.0, 50.0]) + torch.tensor([0.0, -2.0, 1e3])
     normalizer = Normalizer(3)
     assert torch.equal(normalizer.normalize(data), data)
     normalizer.fit(data)
@@ -268,7 +260,7 @@ def test_normalizer_gives_unit_spread_and_back():
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, 0.1, -1234.567, 1e-8, 1e6])
 def test_a_constant_dimension_keeps_unit_spread(constant):
-    data = torch.randn(1000, 2, generator=_seeded())
+    data = torch.randn(1000, 2, generator=seeded())
     data[:, 1] = constant
     normalizer = Normalizer(2)
     normalizer.fit(data)
@@ -284,7 +276,7 @@ def test_a_constant_dimension_keeps_unit_spread(constant):
 def test_normalizers_are_in_the_state_and_fitted_on_the_training_rows_alone(joint):
     transitions = _transitions(300)
     model = _model(max_steps=1, joint=joint)
-    model.fit(transitions, _seeded())
+    model.fit(transitions, seeded())
     kinds = ("input", "target") if joint else ("input", "target", "reward")
     assert {f"{kind}_normalizer.{part}" for kind in kinds for part in ("mean", "std")} <= set(model.state_dict())
     train = transitions[~holdout_mask(transitions.key, 0.2)]
@@ -301,16 +293,16 @@ def test_normalizers_are_in_the_state_and_fitted_on_the_training_rows_alone(join
 
 def test_normalizers_follow_the_data_at_every_fit():
     model = _model(max_steps=1)
-    model.fit(_transitions(100), _seeded())
+    model.fit(_transitions(100), seeded())
     before = model.input_normalizer.mean.clone()
     shifted = _transitions(100)
-    model.fit(Transitions(**{**vars(shifted), "obs": shifted.obs + 5, "next_obs": shifted.next_obs + 5}), _seeded())
+    model.fit(Transitions(**{**vars(shifted), "obs": shifted.obs + 5, "next_obs": shifted.next_obs + 5}), seeded())
     torch.testing.assert_close(model.input_normalizer.mean[:OBS_DIM], before[:OBS_DIM] + 5)
 
 
 def test_raw_targets_on_demand():
     model = _model(max_steps=1, normalize_targets=False)
-    model.fit(_transitions(100), _seeded())
+    model.fit(_transitions(100), seeded())
     for normalizer, width in ((model.target_normalizer, OBS_DIM), (model.reward_normalizer, 1)):
         assert torch.equal(normalizer.std, torch.ones(width)) and torch.equal(normalizer.mean, torch.zeros(width))
 
@@ -329,10 +321,10 @@ def test_holdout_has_its_share_of_any_run_of_keys(ratio, stride):
 
 
 def test_holdout_is_a_function_of_each_key_alone():
-    key = torch.randint(10**9, (5000,), generator=_seeded())
+    key = torch.randint(10**9, (5000,), generator=seeded())
     mask = holdout_mask(key, 0.2)
     assert mask.dtype == torch.bool and mask.shape == key.shape
-    order = torch.randperm(5000, generator=_seeded(1))
+    order = torch.randperm(5000, generator=seeded(1))
     assert torch.equal(holdout_mask(key[order], 0.2), mask[order])
     assert torch.equal(holdout_mask(key[:100], 0.2), mask[:100])
     assert torch.equal(torch.cat([holdout_mask(one, 0.2) for one in key.split(1)]), mask)
@@ -341,7 +333,7 @@ def test_holdout_is_a_function_of_each_key_alone():
 
 def _made_wild(transitions: Transitions, rows: Tensor) -> Transitions:
     """Return the same transitions with what came out of some rows changed: next_obs, reward, terminated."""
-    wild = 0.7 * torch.randn(len(transitions), OBS_DIM, generator=_seeded(9)) * rows[:, None]
+    wild = 0.7 * torch.randn(len(transitions), OBS_DIM, generator=seeded(9)) * rows[:, None]
     return _transitions(
         len(transitions),
         next_obs=transitions.next_obs + wild,
@@ -362,7 +354,7 @@ def test_held_out_rows_never_train():
     for data in (transitions, _made_wild(transitions, held), _made_wild(transitions, one_training_row)):
         model = _model(max_steps=150, min_epoch_steps=150, joint=True)
         start = _state(model.network)
-        errors.append(model.fit(data, _seeded())["holdout_error"])
+        errors.append(model.fit(data, seeded())["holdout_error"])
         of_all_rows = ("elites", "start_obs", "seen_range")
         states.append({name: value for name, value in _state(model).items() if name not in of_all_rows})
         kept = states[-1]["network.weights.0"]
@@ -379,7 +371,7 @@ def test_rows_keep_their_side_as_data_grows():
     held = {tuple(row) for row in transitions.obs[holdout_mask(transitions.key, 0.2)].tolist()}
     model = _model(max_steps=1)
     for rows in (50, 51, 200, 600):
-        model.fit(transitions[torch.randperm(rows, generator=_seeded(rows))], _seeded())
+        model.fit(transitions[torch.randperm(rows, generator=seeded(rows))], seeded())
         trained_on = {tuple(row) for row in model.start_obs.tolist()}
         assert held.isdisjoint(trained_on)
         assert abs(len(trained_on) - 0.8 * rows) < 2
@@ -393,7 +385,7 @@ def _share_of_rows_seen(num_members: int, epochs: int) -> float:
     data = _fit_data(rows)
     data.y.requires_grad_()  # a row that is in nobody's resample gets no gradient
     settings = _settings(batch_size=100, min_epoch_steps=20, max_steps=20 * epochs)
-    fit_ensemble(_network(num_members), data, _fit_data(50, seed=1), settings, _seeded())
+    fit_ensemble(_network(num_members), data, _fit_data(50, seed=1), settings, seeded())
     return (data.y.grad != 0).any(-1).double().mean().item()
 
 
@@ -418,7 +410,7 @@ def test_scores_are_those_of_the_kept_weights_and_never_worse_than_at_the_start(
     holdout = _fit_data(60, seed=100 + seed)
     before = holdout_score(network, holdout, metric)
     settings = _settings(learning_rate=learning_rate, holdout_metric=metric)
-    report = fit_ensemble(network, _fit_data(150, seed=seed), holdout, settings, _seeded(seed))
+    report = fit_ensemble(network, _fit_data(150, seed=seed), holdout, settings, seeded(seed))
     assert torch.equal(report.score, holdout_score(network, holdout, metric))
     assert (report.score <= before).all()
     assert all(torch.isfinite(p).all() for p in network.parameters())
@@ -434,7 +426,7 @@ def test_the_absolute_error_sees_the_smooth_rows_beside_a_few_wild_ones():
     for metric in ("mse", "mae"):
         network = _network(num_logits=0)
         settings = _settings(max_steps=600, patience=100, holdout_metric=metric)
-        fit_ensemble(network, _fit_data(1000, num_logits=0), holdout, settings, _seeded())
+        fit_ensemble(network, _fit_data(1000, num_logits=0), holdout, settings, seeded())
         errors[metric] = holdout_score(network, smooth, "mae")
     assert (errors["mae"] < 0.5 * errors["mse"]).all()
 
@@ -442,7 +434,7 @@ def test_the_absolute_error_sees_the_smooth_rows_beside_a_few_wild_ones():
 def test_weights_stay_where_nothing_improves():
     network = _network(num_members=1, num_logits=0)
     before = _state(network)
-    report = fit_ensemble(network, _fit_data(150, 0), _known_by_heart(network, 0), _settings(), _seeded())
+    report = fit_ensemble(network, _fit_data(150, 0), _known_by_heart(network, 0), _settings(), seeded())
     assert _equal(_state(network), before)
     assert report.score.tolist() == [0.0]
     assert report.steps > 0
@@ -453,7 +445,7 @@ def test_each_member_keeps_its_own_best():
     network = _network(num_logits=0)
     data = _known_by_heart(network, 0)
     before, start = _state(network), holdout_score(network, data)
-    report = fit_ensemble(network, data, data, _settings(max_steps=200), _seeded())
+    report = fit_ensemble(network, data, data, _settings(max_steps=200), seeded())
     after = _state(network)
     assert all(torch.equal(after[name][0], before[name][0]) for name in after)
     assert (report.score[1:] < 0.5 * start[1:]).all()
@@ -476,12 +468,12 @@ def test_elites_are_the_best_on_the_holdout_and_not_in_training():
     )
     transitions = _transitions(300)
     held = holdout_mask(transitions.key, 0.2)
-    model.fit(transitions, _seeded())  # fits the normaliser of the inputs, which do not change below
+    model.fit(transitions, seeded())  # fits the normaliser of the inputs, which do not change below
     x = model.input_normalizer.normalize(torch.cat([transitions.obs, transitions.action], -1))
     with torch.no_grad():
         deltas = torch.stack([model.network.member(member, x).mean for member in range(6)])
     delta = torch.where(held[:, None], deltas[3], deltas[1])
-    model.fit(_transitions(300, next_obs=transitions.obs + delta), _seeded())
+    model.fit(_transitions(300, next_obs=transitions.obs + delta), seeded())
     errors = (deltas - delta).square().mean(-1)
     on_holdout, in_training = errors[:, held].mean(1), errors[:, ~held].mean(1)
     assert model.elites.tolist() == on_holdout.argsort()[:4].tolist()
@@ -497,7 +489,7 @@ def test_elites_are_the_best_on_the_holdout_and_not_in_training():
 def test_tiny_data(rows, first):
     model = _model(patience=1, min_epoch_steps=30, max_steps=None, learning_rate=1e-2)
     before = [p.detach().clone() for p in model.parameters()]
-    report = model.fit(_transitions(rows, key=torch.arange(rows) + first), _seeded())
+    report = model.fit(_transitions(rows, key=torch.arange(rows) + first), seeded())
     assert report["rows"] == rows
     assert all(math.isfinite(value) for value in report.values())
     # Of a single row the mean is the row itself: there only the termination is left to be learned.
@@ -505,7 +497,7 @@ def test_tiny_data(rows, first):
     # Patience is counted in epochs of at least `min_epoch_steps`, however little data there is.
     assert report["grad_steps"] >= 2 * 30
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
-    prediction = model.predict(torch.zeros(4, OBS_DIM), torch.zeros(4, ACTION_DIM), generator=_seeded())
+    prediction = model.predict(torch.zeros(4, OBS_DIM), torch.zeros(4, ACTION_DIM), generator=seeded())
     assert torch.isfinite(prediction.next_obs).all()
 
 
@@ -513,7 +505,7 @@ def test_tiny_data(rows, first):
 def test_little_data_is_learned():
     transitions = _transitions(60)
     model = _model(max_steps=None, reward_fn="Pendulum-v1", learning_rate=1e-2)
-    model.fit(transitions, _seeded())
+    model.fit(transitions, seeded())
     train = transitions[~holdout_mask(transitions.key, 0.2)]
     with torch.no_grad():
         predicted = model.predict(train.obs, train.action, deterministic=True).next_obs
@@ -527,7 +519,7 @@ def test_patience_counts_epochs_without_a_gain(patience):
     never_better = _known_by_heart(network, 0)
     settings = _settings(patience=patience, min_epoch_steps=7, batch_size=50, max_steps=None)
     for rows, epoch_steps in ((1, 7), (100, 7), (1000, 20), (1001, 21)):
-        report = fit_ensemble(network, _fit_data(rows, 0), never_better, settings, _seeded())
+        report = fit_ensemble(network, _fit_data(rows, 0), never_better, settings, seeded())
         assert report.steps == (patience + 1) * epoch_steps
 
 
@@ -536,7 +528,7 @@ def test_patience_counts_epochs_without_a_gain(patience):
 def test_max_steps_bounds_the_fit_of_each_network(max_steps, joint, networks):
     model = _model(max_steps=max_steps, min_epoch_steps=20, joint=joint)
     before = _state(model.network)
-    report = model.fit(_transitions(200), _seeded())
+    report = model.fit(_transitions(200), seeded())
     assert report["grad_steps"] == networks * max_steps
     if max_steps == 33:
         assert not _equal(_state(model.network), before)
@@ -548,7 +540,7 @@ def test_max_steps_bounds_the_fit_of_each_network(max_steps, joint, networks):
 def test_seeded_fits_are_equal_bit_for_bit():
     transitions = _transitions(300)
     models = [_model(max_steps=60) for _ in range(3)]
-    reports = [model.fit(transitions, _seeded(seed)) for model, seed in zip(models, (0, 0, 1), strict=True)]
+    reports = [model.fit(transitions, seeded(seed)) for model, seed in zip(models, (0, 0, 1), strict=True)]
     assert reports[0] == reports[1]
     assert _equal(models[0].state_dict(), models[1].state_dict())
     assert not _equal(models[0].state_dict(), models[2].state_dict())
@@ -565,9 +557,9 @@ def test_global_generators_are_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     model = _model(max_steps=30)
-    model.fit(_transitions(100), _seeded())
-    model.predict(torch.zeros(9, OBS_DIM), torch.zeros(9, ACTION_DIM), generator=_seeded())
-    model.predict(torch.zeros(OBS_DIM), torch.zeros(ACTION_DIM), generator=_seeded())
+    model.fit(_transitions(100), seeded())
+    model.predict(torch.zeros(9, OBS_DIM), torch.zeros(9, ACTION_DIM), generator=seeded())
+    model.predict(torch.zeros(OBS_DIM), torch.zeros(ACTION_DIM), generator=seeded())
     after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert all(np.array_equal(one, other) for one, other in zip(before[1], after[1], strict=True))
@@ -590,7 +582,7 @@ def test_without_a_generator_the_global_one_decides():
 
 def test_no_rows():
     with pytest.raises(ValueError, match="transitions must hold at least one row to fit a model, got 0"):
-        _model().fit(_transitions(5)[:0], _seeded())
+        _model().fit(_transitions(5)[:0], seeded())
 
 
 @pytest.mark.parametrize(("name", "dim"), [("obs", OBS_DIM), ("action", ACTION_DIM), ("next_obs", OBS_DIM)])
@@ -599,7 +591,7 @@ def test_a_wrong_width_is_named_and_changes_nothing(name, dim):
     before = _state(model)
     wide = _transitions(5, **{name: torch.zeros(5, dim + 1)})
     with pytest.raises(ValueError, match=rf"transitions\.{name} must have shape \[N, {dim}\], got \(5, {dim + 1}\)"):
-        model.fit(wide, _seeded())
+        model.fit(wide, seeded())
     assert _equal(_state(model), before)
 
 
@@ -613,7 +605,7 @@ NOISE = torch.tensor([0.05, 0.1, 0.07])
 
 def _linear_gaussian(rows: int, seed: int) -> tuple[Transitions, Tensor]:
     """Draw transitions of ``x' = A x + B u + noise``; returns them and the mean of ``x'``."""
-    generator = _seeded(seed)
+    generator = seeded(seed)
     obs = torch.randn(rows, 3, generator=generator)
     action = torch.rand(rows, 2, generator=generator) * 2 - 1
     mean = obs @ A.T + action @ B.T
@@ -637,14 +629,14 @@ def test_a_linear_gaussian_system_is_recovered():
         termination_fn="Pendulum-v1",
     )
     with torch.enable_grad():
-        model.fit(_linear_gaussian(16_000, seed=0)[0], _seeded())
+        model.fit(_linear_gaussian(16_000, seed=0)[0], seeded())
     fresh, mean = _linear_gaussian(4000, seed=1)
     predicted = model.predict(fresh.obs, fresh.action, deterministic=True)
     assert ((predicted.next_obs - mean).square().mean(0).sqrt() / mean.std(0)).max() < 0.01
     true_reward = fresh.obs[:, 0] - fresh.action[:, 1]
     assert (predicted.reward - true_reward).square().mean().sqrt() / true_reward.std() < 0.03
 
-    generator = _seeded(2)
+    generator = seeded(2)
     samples = torch.stack([model.predict(fresh.obs, fresh.action, generator=generator).next_obs for _ in range(200)])
     spread = samples.var(0).mean(0).sqrt() / NOISE
     assert (spread - 1).abs().max() < 0.1, spread
@@ -658,21 +650,21 @@ def test_a_termination_is_learned():
     """Toy: a point on a line is moved by the action, and the episode ends right of 1."""
 
     def toy(rows: int, seed: int) -> Transitions:
-        generator = _seeded(seed)
+        generator = seeded(seed)
         obs = 3 * torch.rand(rows, 1, generator=generator) - 1
         action = torch.rand(rows, 1, generator=generator) - 0.5
         next_obs = obs + action
         return Transitions(obs, action, obs[:, 0], next_obs, next_obs[:, 0] > 1, torch.arange(rows))
 
     model = EnsembleDynamics(
-        _box(1), _box(1), hidden=(32, 32), num_members=3, num_elites=2, learning_rate=3e-3, max_steps=600
+        box(1), box(1), hidden=(32, 32), num_members=3, num_elites=2, learning_rate=3e-3, max_steps=600
     )
     with torch.enable_grad():
-        model.fit(toy(2000, seed=0), _seeded())
+        model.fit(toy(2000, seed=0), seeded())
     fresh = toy(4000, seed=1)
     assert 0.2 < fresh.terminated.double().mean() < 0.8
     for deterministic in (True, False):
-        predicted = model.predict(fresh.obs, fresh.action, generator=_seeded(), deterministic=deterministic)
+        predicted = model.predict(fresh.obs, fresh.action, generator=seeded(), deterministic=deterministic)
         assert predicted.terminated.dtype == torch.bool
         assert (predicted.terminated == fresh.terminated).double().mean() > 0.97
 

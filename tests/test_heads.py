@@ -11,12 +11,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torch.nn import functional as F
 
 from mbrl_wrappers.models.heads import LEAST_STD, Heads, Outputs, chance_std
+from testing.models import seeded
 
 LOG_TWO_PI = math.log(2 * math.pi)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def outputs(heads: Heads, *batch: int, seed: int = 0) -> Outputs:

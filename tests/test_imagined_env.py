@@ -19,6 +19,7 @@ from mbrl_wrappers.envs import ImaginedEnv
 from mbrl_wrappers.envs.imagined import add_batch_axis
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.types import Transitions
+from testing.models import global_generators
 
 OBSERVATION_SPACES: dict[str, spaces.Space] = {
     "box": spaces.Box(-2, 2, (3,)),
@@ -80,11 +81,6 @@ def _toy(**changes: Any) -> KnownDynamics:
     return KnownDynamics(**(arguments | changes))
 
 
-def _global_generators() -> tuple[Any, Any]:
-    """Return the states of the generators that are everybody's."""
-    return torch.get_rng_state().numpy(), np.random.get_state()  # noqa: NPY002 - what is guarded is the legacy one
-
-
 def _record(env: gym.Env, num_steps: int, seed: int) -> list[Any]:
     """Reset and act at random, from a new start after each end; return everything that came back."""
     env.action_space.seed(seed)
@@ -142,9 +138,9 @@ def test_observations_are_in_the_space_and_seeded_runs_are_equal_bit_for_bit(obs
 
 def test_what_is_imagined_leaves_other_generators_alone():
     dynamics = _fitted(OBSERVATION_SPACES["box"], ACTION_SPACES["continuous"])
-    states = _global_generators()
+    states = global_generators()
     _record(ImaginedEnv(dynamics, horizon=7), 20, seed=0)
-    assert data_equivalence(_global_generators(), states, exact=True)
+    assert data_equivalence(global_generators(), states, exact=True)
 
 
 def test_a_seed_once_given_goes_on_over_resets():

@@ -22,41 +22,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from mbrl_wrappers.envs import ImaginedVecEnv
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.types import Transitions
+from testing.envs import walker
+from testing.models import global_generators, walker_model
 
 HORIZON = 6
 
 
-class Walk(gym.Env):
-    """A walker on a line, ``x' = x + a``, paid ``x'``, who falls off beyond 3."""
-
-    observation_space = spaces.Box(-10, 10, (1,))
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.x = np.zeros(1, np.float32)
-        return self.x, {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.x = self.x + action
-        return self.x, float(self.x[0]), bool(abs(self.x[0]) > 3), False, {}
-
-
-def _walk(**changes: Any) -> KnownDynamics:
-    """The same walker as a model."""
-    arguments = {
-        "observation_space": Walk.observation_space,
-        "action_space": Walk.action_space,
-        "step_fn": lambda obs, action: obs + action,
-        "reward_fn": lambda obs, action, next_obs: next_obs[..., 0],
-        "termination_fn": lambda obs, action, next_obs: next_obs[..., 0].abs() > 3,
-        "start_obs": torch.zeros(1, 1),
-    }
-    return KnownDynamics(**(arguments | changes))
-
-
 def _real_walks(num_envs: int) -> DummyVecEnv:
-    return DummyVecEnv([lambda: Monitor(gym.wrappers.TimeLimit(Walk(), HORIZON)) for _ in range(num_envs)])
+    return DummyVecEnv([lambda: Monitor(gym.wrappers.TimeLimit(walker(), HORIZON)) for _ in range(num_envs)])
 
 
 def _actions(num_steps: int, num_envs: int, seed: int = 0) -> np.ndarray:
@@ -114,17 +87,12 @@ def _dict_dynamics() -> KnownDynamics:
     )
 
 
-def _global_generators() -> tuple[Any, Any]:
-    """Return the states of the generators that are everybody's."""
-    return torch.get_rng_state().numpy(), np.random.get_state()  # noqa: NPY002 - what is guarded is the legacy one
-
-
 # --- the semantics of a VecEnv
 
 
 def test_every_return_value_is_that_of_a_dummy_vec_env():
     num_envs, kinds = 5, set()
-    real, imagined = _real_walks(num_envs), ImaginedVecEnv(_walk(), num_envs, horizon=HORIZON)
+    real, imagined = _real_walks(num_envs), ImaginedVecEnv(walker_model(), num_envs, horizon=HORIZON)
     np.testing.assert_array_equal(imagined.reset(), real.reset())
     for actions in _actions(60, num_envs):
         obs, rewards, dones, infos = real.step(actions)
@@ -146,7 +114,7 @@ def test_every_return_value_is_that_of_a_dummy_vec_env():
 
 
 def test_a_termination_at_the_horizon_is_no_time_limit():
-    env = ImaginedVecEnv(_walk(), 2, horizon=4)
+    env = ImaginedVecEnv(walker_model(), 2, horizon=4)
     env.reset()
     for _ in range(3):
         env.step(np.array([[1.0], [0.1]], np.float32))
@@ -157,7 +125,7 @@ def test_a_termination_at_the_horizon_is_no_time_limit():
 
 def test_episodes_restart_where_the_model_may_start():
     starts = torch.tensor([[0.25], [0.5]])
-    env = ImaginedVecEnv(_walk(start_obs=starts), 64, horizon=2, seed=0)
+    env = ImaginedVecEnv(walker_model(start_obs=starts), 64, horizon=2, seed=0)
     first = env.reset()
     env.step(np.zeros((64, 1), np.float32))
     again, _, dones, infos = env.step(np.zeros((64, 1), np.float32))
@@ -167,7 +135,7 @@ def test_episodes_restart_where_the_model_may_start():
 
 
 def test_reset_starts_returns_and_lengths_anew():
-    env = ImaginedVecEnv(_walk(), 1, horizon=3)
+    env = ImaginedVecEnv(walker_model(), 1, horizon=3)
     env.reset()
     env.step(np.array([[1.0]], np.float32))
     env.reset()
@@ -177,7 +145,9 @@ def test_reset_starts_returns_and_lengths_anew():
 
 
 def test_a_diverged_episode_is_truncated_and_shown_as_such():
-    env = ImaginedVecEnv(_walk(step_fn=lambda obs, action: torch.where(action > 0.5, torch.nan, obs + action)), 3)
+    env = ImaginedVecEnv(
+        walker_model(step_fn=lambda obs, action: torch.where(action > 0.5, torch.nan, obs + action)), 3
+    )
     env.reset()
     env.step(np.full((3, 1), 0.25, np.float32))
     obs, rewards, dones, infos = env.step(np.array([[0.25], [1.0], [0.25]], np.float32))
@@ -213,10 +183,10 @@ def test_seeded_runs_are_equal_bit_for_bit(pendulum):
 
 
 def test_imagining_leaves_other_generators_alone(pendulum):
-    states = _global_generators()
+    states = global_generators()
     for seed in (0, None):
         _record(ImaginedVecEnv(pendulum, 2, horizon=3, seed=seed), 5)
-    assert data_equivalence(_global_generators(), states, exact=True)
+    assert data_equivalence(global_generators(), states, exact=True)
 
 
 def test_a_known_model_needs_nothing_else():
@@ -253,7 +223,7 @@ def test_masks_default_to_every_action_being_valid(cartpole):
 
 
 def test_given_masks_follow_the_observations():
-    dynamics = _walk(
+    dynamics = walker_model(
         action_space=spaces.Discrete(3), step_fn=lambda obs, action: obs + action @ torch.arange(-1.0, 2)[:, None]
     )
 
@@ -272,21 +242,21 @@ def test_given_masks_follow_the_observations():
 
 
 def test_masks_of_several_components_lie_side_by_side():
-    dynamics = _walk(action_space=spaces.MultiDiscrete([3, 2]), step_fn=lambda obs, action: obs)
+    dynamics = walker_model(action_space=spaces.MultiDiscrete([3, 2]), step_fn=lambda obs, action: obs)
     np.testing.assert_array_equal(get_action_masks(ImaginedVecEnv(dynamics, 4)), np.ones((4, 5), bool))
 
 
 def test_continuous_actions_have_no_masks():
-    env = ImaginedVecEnv(_walk(), 2)
+    env = ImaginedVecEnv(walker_model(), 2)
     assert not env.has_attr("action_masks") and not is_masking_supported(env)
     with pytest.raises(AttributeError, match="imagined episodes have no method 'action_masks'"):
         env.env_method("action_masks")
     with pytest.raises(ValueError, match="action_mask_fn needs a discrete action space, got Box"):
-        ImaginedVecEnv(_walk(), 2, action_mask_fn=lambda obs: obs > 0)
+        ImaginedVecEnv(walker_model(), 2, action_mask_fn=lambda obs: obs > 0)
 
 
 def test_attributes_are_those_of_the_whole():
-    dynamics = _walk()
+    dynamics = walker_model()
     env = ImaginedVecEnv(dynamics, 3)
     assert env.get_attr("dynamics") == [dynamics] * 3
     assert env.get_attr("render_mode", indices=[0, 2]) == [None, None]
@@ -315,12 +285,12 @@ def test_attributes_are_those_of_the_whole():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ImaginedVecEnv(_walk(), **arguments)
+        ImaginedVecEnv(walker_model(), **arguments)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_one_action_for_each_episode(rows):
-    env = ImaginedVecEnv(_walk(), 3)
+    env = ImaginedVecEnv(walker_model(), 3)
     env.reset()
     with pytest.raises(ValueError, match=rf"action must have shape \(3, 1\), .*, got \({rows}, 1\)"):
         env.step(np.zeros((rows, 1), np.float32))
@@ -349,7 +319,7 @@ def test_vec_normalize_scales_observations_and_last_observations():
 
 
 def test_vec_monitor_counts_as_the_env_itself_does():
-    inner = ImaginedVecEnv(_walk(), 4, horizon=HORIZON)
+    inner = ImaginedVecEnv(walker_model(), 4, horizon=HORIZON)
     env = VecMonitor(inner)
     real = _real_walks(4)
     env.reset(), real.reset()
@@ -446,7 +416,7 @@ def test_maskable_ppo_never_takes_an_invalid_action():
     def only_the_middle(obs: torch.Tensor) -> torch.Tensor:
         return torch.tensor([False, True, False]).expand(len(obs), 3)
 
-    dynamics = _walk(action_space=spaces.Discrete(3), step_fn=step)
+    dynamics = walker_model(action_space=spaces.Discrete(3), step_fn=step)
     env = ImaginedVecEnv(dynamics, 4, action_mask_fn=only_the_middle, seed=0)
     MaskablePPO("MlpPolicy", env, n_steps=16, batch_size=32, policy_kwargs=TINY, seed=0, device="cpu").learn(64)
     assert len(taken) == 16 and all((actions == 1).all() for actions in taken)

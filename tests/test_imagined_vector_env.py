@@ -17,38 +17,11 @@ from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVectorEnv
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.types import Transitions
+from testing.envs import walker
+from testing.models import global_generators, walker_model
 
 HORIZON = 6
 MODES = list(AutoresetMode)
-
-
-class Walk(gym.Env):
-    """A walker on a line, ``x' = x + a``, paid ``x'``, who falls off beyond 3."""
-
-    observation_space = spaces.Box(-10, 10, (1,))
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.x = np.zeros(1, np.float32)
-        return self.x, {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.x = self.x + action
-        return self.x, float(self.x[0]), bool(abs(self.x[0]) > 3), False, {}
-
-
-def _walk(**changes: Any) -> KnownDynamics:
-    """The same walker as a model."""
-    arguments = {
-        "observation_space": Walk.observation_space,
-        "action_space": Walk.action_space,
-        "step_fn": lambda obs, action: obs + action,
-        "reward_fn": lambda obs, action, next_obs: next_obs[..., 0],
-        "termination_fn": lambda obs, action, next_obs: next_obs[..., 0].abs() > 3,
-        "start_obs": torch.zeros(1, 1),
-    }
-    return KnownDynamics(**(arguments | changes))
 
 
 def _house(**changes: Any) -> KnownDynamics:
@@ -94,19 +67,14 @@ def _ensemble() -> EnsembleDynamics:
     return dynamics
 
 
-def _global_generators() -> tuple[Any, Any]:
-    """Return the states of the generators that are everybody's."""
-    return torch.get_rng_state().numpy(), np.random.get_state()  # noqa: NPY002 - what is guarded is the legacy one
-
-
 # --- beside Gymnasium's own vector env
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_return_value_is_that_of_a_sync_vector_env(mode):
     num_envs = 5
-    real = SyncVectorEnv([lambda: gym.wrappers.TimeLimit(Walk(), HORIZON)] * num_envs, autoreset_mode=mode)
-    imagined = ImaginedVectorEnv(_walk(), num_envs, horizon=HORIZON, autoreset_mode=mode)
+    real = SyncVectorEnv([lambda: gym.wrappers.TimeLimit(walker(), HORIZON)] * num_envs, autoreset_mode=mode)
+    imagined = ImaginedVectorEnv(walker_model(), num_envs, horizon=HORIZON, autoreset_mode=mode)
     np.testing.assert_array_equal(imagined.reset(seed=0)[0], real.reset(seed=0)[0])
     num_terminated = num_truncated = 0
     for actions in _actions(60, num_envs):
@@ -131,7 +99,7 @@ def test_every_return_value_is_that_of_a_sync_vector_env(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("model", [_walk, _house])
+@pytest.mark.parametrize("model", [walker_model, _house])
 def test_every_info_is_that_of_single_imagined_envs(mode, model):
     num_envs = 4
     many = SyncVectorEnv([lambda: ImaginedEnv(model(), horizon=HORIZON)] * num_envs, autoreset_mode=mode)
@@ -160,7 +128,7 @@ def test_every_info_is_that_of_single_imagined_envs(mode, model):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_episode_statistics_can_be_recorded(mode):
-    env = RecordEpisodeStatistics(ImaginedVectorEnv(_walk(), 4, horizon=HORIZON, autoreset_mode=mode))
+    env = RecordEpisodeStatistics(ImaginedVectorEnv(walker_model(), 4, horizon=HORIZON, autoreset_mode=mode))
     env.reset(seed=0)
     rewards: list[list[float]] = [[] for _ in range(4)]
     episodes = []
@@ -184,7 +152,7 @@ def test_episode_statistics_can_be_recorded(mode):
 
 
 def test_next_step_resets_in_a_step_of_its_own_whose_action_is_ignored():
-    env = ImaginedVectorEnv(_walk(), 2, horizon=10, autoreset_mode="NextStep")
+    env = ImaginedVectorEnv(walker_model(), 2, horizon=10, autoreset_mode="NextStep")
     assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
     env.reset()
     push = np.array([[1.0], [0.25]], np.float32)
@@ -202,7 +170,7 @@ def test_next_step_resets_in_a_step_of_its_own_whose_action_is_ignored():
 
 
 def test_same_step_resets_at_once_and_keeps_the_last_observation():
-    env = ImaginedVectorEnv(_walk(), 2, horizon=10, autoreset_mode=AutoresetMode.SAME_STEP)
+    env = ImaginedVectorEnv(walker_model(), 2, horizon=10, autoreset_mode=AutoresetMode.SAME_STEP)
     env.reset()
     push = np.array([[1.0], [0.25]], np.float32)
     for _ in range(3):
@@ -217,7 +185,7 @@ def test_same_step_resets_at_once_and_keeps_the_last_observation():
 
 
 def test_disabled_waits_for_a_reset_of_the_finished_ones():
-    env = ImaginedVectorEnv(_walk(), 3, horizon=10, autoreset_mode=AutoresetMode.DISABLED)
+    env = ImaginedVectorEnv(walker_model(), 3, horizon=10, autoreset_mode=AutoresetMode.DISABLED)
     env.reset()
     push = np.array([[1.0], [0.25], [-1.0]], np.float32)
     for _ in range(4):
@@ -237,7 +205,7 @@ def test_disabled_waits_for_a_reset_of_the_finished_ones():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_reset_mask_resets_running_episodes_too(mode):
-    env = ImaginedVectorEnv(_walk(), 3, horizon=4, autoreset_mode=mode)
+    env = ImaginedVectorEnv(walker_model(), 3, horizon=4, autoreset_mode=mode)
     env.reset()
     rest = np.full((3, 1), 0.25, np.float32)
     env.step(rest)
@@ -250,7 +218,7 @@ def test_a_reset_mask_resets_running_episodes_too(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_full_reset_forgets_what_was_over(mode):
-    env = ImaginedVectorEnv(_walk(), 1, horizon=1, autoreset_mode=mode)
+    env = ImaginedVectorEnv(walker_model(), 1, horizon=1, autoreset_mode=mode)
     push = np.ones((1, 1), np.float32)
     for _ in range(3):
         env.reset()
@@ -260,7 +228,7 @@ def test_a_full_reset_forgets_what_was_over(mode):
 
 
 def test_a_diverged_episode_is_truncated():
-    dynamics = _walk(step_fn=lambda obs, action: torch.where(action > 0.5, torch.inf, obs + action))
+    dynamics = walker_model(step_fn=lambda obs, action: torch.where(action > 0.5, torch.inf, obs + action))
     env = ImaginedVectorEnv(dynamics, 2, autoreset_mode=AutoresetMode.DISABLED)
     env.reset()
     env.step(np.full((2, 1), 0.25, np.float32))
@@ -282,13 +250,13 @@ def test_seeded_runs_are_equal_bit_for_bit(seed, mode):
         return [env.reset(seed=seed), *(env.step(env.action_space.sample()) for _ in range(15))]
 
     env = ImaginedVectorEnv(dynamics, 4, horizon=5, autoreset_mode=mode)
-    states = _global_generators()
+    states = global_generators()
     first = record(env, seed)
     assert data_equivalence(record(env, seed), first, exact=True)
     assert data_equivalence(record(ImaginedVectorEnv(dynamics, 4, horizon=5, autoreset_mode=mode), seed), first, True)
     assert not data_equivalence(record(env, None), first)  # goes on
     assert not data_equivalence(record(env, 4), first)
-    assert data_equivalence(_global_generators(), states, exact=True)
+    assert data_equivalence(global_generators(), states, exact=True)
 
 
 def test_rows_differ_though_the_seed_is_one():
@@ -353,7 +321,7 @@ def test_nested_spaces_are_batched_as_gymnasium_batches_them():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ImaginedVectorEnv(_walk(), **arguments)
+        ImaginedVectorEnv(walker_model(), **arguments)
 
 
 def test_a_model_without_start_states_is_refused():
@@ -364,7 +332,7 @@ def test_a_model_without_start_states_is_refused():
 
 @pytest.mark.parametrize("mask", [np.ones(2, bool), np.ones(3), [True, False], np.ones((3, 1), bool)])
 def test_a_bad_reset_mask_is_named(mask):
-    env = ImaginedVectorEnv(_walk(), 3)
+    env = ImaginedVectorEnv(walker_model(), 3)
     env.reset()
     with pytest.raises(ValueError, match=r"options\['reset_mask'\] must be bool \[3\], got"):
         env.reset(options={"reset_mask": mask})
@@ -372,4 +340,4 @@ def test_a_bad_reset_mask_is_named(mask):
 
 def test_one_seed_for_each_episode_or_one_for_all():
     with pytest.raises(ValueError, match=r"seed must be one or a list of 3, got \[1, 2\]"):
-        ImaginedVectorEnv(_walk(), 3).reset(seed=[1, 2])
+        ImaginedVectorEnv(walker_model(), 3).reset(seed=[1, 2])

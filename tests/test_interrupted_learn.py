@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import gymnasium as gym
@@ -14,8 +15,11 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData
 from mbrl_wrappers.imagination import BufferDecorator, ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
+from testing import agents
 
 MODEL: dict[str, Any] = {"num_members": 2, "num_elites": 1, "hidden": (8,), "max_steps": 2}
+
+make_agent = functools.partial(agents.make_agent, env="Pendulum-v1", net=[8], learning_starts=10, batch_size=8)
 
 
 class CountingDyna(Dyna):
@@ -63,13 +67,6 @@ class Raises(BaseCallback):
 
 def pendulum() -> gym.Env:
     return gym.make("Pendulum-v1")
-
-
-def make_agent(kind: Any = SAC, **kwargs: Any) -> Any:
-    return kind(
-        "MlpPolicy", pendulum(), policy_kwargs={"net_arch": [8]}, learning_starts=10, batch_size=8, buffer_size=200,
-        seed=0, device="cpu", **kwargs,
-    )  # fmt: skip
 
 
 def callback(strategy: Any = None) -> ModelBased:

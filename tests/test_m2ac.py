@@ -18,15 +18,11 @@ from mbrl_wrappers.agents import M2AC, Dyna
 from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.types import Prediction, Transitions
+from testing.agents import make_agent
+from testing.envs import Still
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
 BAD, SHAKY = -1.0, 0.75
-
-
-class Nowhere(gym.Env):
-    """Only spaces: the agents here are bound to a model by hand."""
-
-    observation_space, action_space = OBS, ACTION
 
 
 class Doubtful(DynamicsModel):
@@ -53,7 +49,7 @@ class Doubtful(DynamicsModel):
 
 
 def bound(strategy: M2AC, dynamics: DynamicsModel | None = None) -> M2AC:
-    agent = SAC("MlpPolicy", Nowhere(), policy_kwargs={"net_arch": [8]}, buffer_size=64, seed=0, device="cpu")
+    agent = make_agent(env=Still(OBS, ACTION))
     dynamics = dynamics or Doubtful()
     strategy.bind(AgentView(agent, dynamics), dynamics, torch.Generator().manual_seed(0))
     return strategy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,19 @@ from mbrl_wrappers.agents.update_mode import MIN_CAPTURED_UPDATES
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.seeding import set_apart
+from testing import agents, envs
+from testing.agents import same, weights
+from testing.models import line_model, small_ensemble
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-2.0, 2.0, (1,), np.float32)
 GAMMA, ALPHA = 0.9, 0.3
 
 
-class Line(gym.Env):
-    """A point that an action moves and that is best at 0; an episode ends beyond 3, or after twenty steps."""
-
-    observation_space, action_space = OBS, ACTION
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.at, self.steps = float(self.np_random.uniform(-2, 2)), 0
-        return np.array([self.at], np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.at += float(np.clip(action, -2, 2)[0])
-        self.steps += 1
-        return np.array([self.at], np.float32), -(self.at**2), abs(self.at) > 3, self.steps >= 20, {}
+# A point that an action moves and that is best at 0; an episode ends beyond 3, or after twenty steps.
+Line = functools.partial(
+    envs.Line, start=2.0, push=2.0, reward=envs.squared_distance, ends=lambda x: abs(x[..., 0]) > 3, limit=20
+)
+make_agent = functools.partial(agents.make_agent, kind=MAAC, env=Line, buffer_size=2_000, gamma=GAMMA)
 
 
 def line(diverges_at: float = math.inf) -> KnownDynamics:
@@ -55,21 +50,7 @@ def line(diverges_at: float = math.inf) -> KnownDynamics:
         moved = obs + action
         return moved / (moved <= diverges_at).float()
 
-    return KnownDynamics(
-        OBS,
-        ACTION,
-        step,
-        lambda obs, action, next_obs: -next_obs[:, 0].square(),
-        lambda obs, action, next_obs: next_obs[:, 0].abs() > 3,
-    )
-
-
-def make_agent(env: Any = None, kind: type = MAAC, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
-    arguments = {
-        "policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 2_000,
-        "gamma": GAMMA, "seed": 0, "device": "cpu", **kwargs,
-    }  # fmt: skip
-    return kind(policy, Line() if env is None else env, **arguments)
+    return line_model(Line(), step_fn=step)
 
 
 def with_line(agent: Any, dynamics: KnownDynamics | None = None) -> Any:
@@ -88,18 +69,6 @@ def look_ahead(agent: Any, observations: torch.Tensor, watch: GradientWatch | No
     view = agent.model_based.view
     scales, watch = view.scales(), GradientWatch() if watch is None else watch
     return agent._look_ahead(observations, view.flat_obs(observations, scales), step_of(agent), watch, scales)
-
-
-def small_model(env: Any = None) -> EnsembleDynamics:
-    return EnsembleDynamics.for_env(env or Line(), num_members=3, num_elites=2, hidden=(16,), max_steps=30)
-
-
-def weights(agent: Any) -> list[Tensor]:
-    return [value.detach().clone() for value in agent.policy.parameters()]
-
-
-def same(first: list[Tensor], second: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class Logged(BaseCallback):
@@ -132,7 +101,7 @@ def test_a_horizon_of_0_is_sac_to_the_last_bit(arguments: dict[str, Any]) -> Non
     set_apart(plain.action_space)
     plain.learn(80)
     ours = make_agent(horizon=0, **arguments)
-    ours.learn(80, callback=ModelBased(RealData(), small_model()))
+    ours.learn(80, callback=ModelBased(RealData(), small_ensemble(Line())))
 
     assert same(weights(plain), weights(ours))
 
@@ -141,11 +110,11 @@ def test_a_horizon_of_0_is_sac_under_vec_normalize() -> None:
     def normalized() -> VecNormalize:
         return VecNormalize(DummyVecEnv([Line]), gamma=GAMMA)
 
-    plain = make_agent(normalized(), SAC)
+    plain = make_agent(env=normalized(), kind=SAC)
     set_apart(plain.action_space)
     plain.learn(80)
-    ours = make_agent(normalized(), horizon=0)
-    ours.learn(80, callback=ModelBased(RealData(), small_model()))
+    ours = make_agent(env=normalized(), horizon=0)
+    ours.learn(80, callback=ModelBased(RealData(), small_ensemble(Line())))
 
     assert same(weights(plain), weights(ours))
 
@@ -156,7 +125,7 @@ def test_a_horizon_of_0_is_sac_under_vec_normalize() -> None:
 @pytest.mark.parametrize("norm_obs", [False, True])
 def test_the_objective_is_the_papers(norm_obs: bool) -> None:
     env = VecNormalize(DummyVecEnv([Line]), norm_obs=norm_obs, gamma=GAMMA)
-    agent = with_line(make_agent(env, horizon=3, ent_coef=ALPHA))
+    agent = with_line(make_agent(env=env, horizon=3, ent_coef=ALPHA))
     raw = torch.linspace(-2.5, 2.5, 9)[:, None]
     observations = torch.as_tensor(env.normalize_obs(raw.numpy()))
     torch.manual_seed(1)
@@ -326,10 +295,10 @@ def test_compiled_it_learns_the_same_and_compiles_once(
         scaled = VecNormalize(DummyVecEnv([lambda: wrap(Line())]))
         policy = "MlpPolicy" if wrap is not Parts else "MultiInputPolicy"
         agent = make_agent(
-            scaled, policy=policy, horizon=1, expand_critic=expand_critic, compile=compile, actor_value="mean",
+            env=scaled, policy=policy, horizon=1, expand_critic=expand_critic, compile=compile, actor_value="mean",
             target_critics=1,
         )  # fmt: skip
-        model_based = ModelBased(RealData(), small_model(wrap(Line())), fit_every=4)
+        model_based = ModelBased(RealData(), small_ensemble(wrap(Line())), fit_every=4)
         agent.learn(21, callback=model_based)  # an update
         with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
             agent.learn(12, callback=model_based, reset_num_timesteps=False)
@@ -347,8 +316,8 @@ def test_what_can_t_be_compiled_is_refused() -> None:
     with pytest.raises(
         ValueError, match="compile must be False or 'auto' for this agent, got True: SB3 turns discrete"
     ):
-        make_agent(in_words, compile=True)
-    agent = make_agent(in_words, compile="auto")
+        make_agent(env=in_words, compile=True)
+    agent = make_agent(env=in_words, compile="auto")
     assert agent._mode_for(10**9, 0) == "eager"
 
 
@@ -376,13 +345,13 @@ def test_where_compiling_fails_it_learns_all_the_same(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "compile", compiler)
     agent = make_agent(compile="auto", horizon=1)
-    agent.learn(25, callback=ModelBased(RealData(), small_model(Line())))  # too short to pay
+    agent.learn(25, callback=ModelBased(RealData(), small_ensemble(Line())))  # too short to pay
     monkeypatch.setattr(agent, "_pays_from", lambda: 0)
     with pytest.warns(UserWarning, match="cannot be compiled here and go on in eager mode: no C\\+\\+ compiler"):
         agent.learn(25)
     assert agent._n_updates == 10
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
-        make_agent(compile=True, horizon=1).learn(25, callback=ModelBased(RealData(), small_model(Line())))
+        make_agent(compile=True, horizon=1).learn(25, callback=ModelBased(RealData(), small_ensemble(Line())))
 
 
 def test_the_actors_gradient_is_clipped() -> None:
@@ -488,7 +457,7 @@ def test_learn_brings_a_model() -> None:
 
 
 def test_learn_takes_the_model_that_it_is_given_however_deep() -> None:
-    mine = ModelBased(RealData(), small_model())
+    mine = ModelBased(RealData(), small_ensemble(Line()))
     agent = make_agent(horizon=1)
     agent.learn(25, callback=CallbackList([Logged(), CallbackList([mine])]))
     assert agent.model_based is mine
@@ -521,9 +490,8 @@ def test_a_function_is_a_callback_too() -> None:
 def test_it_trains_with_any_strategy(strategy: Any, expand_critic: bool) -> None:
     agent = make_agent(expand_critic=expand_critic)
     before = weights(agent)
-    agent.learn(
-        60, callback=[ModelBased(strategy, small_model(), fit_every=20), EvalCallback(Monitor(Line()), eval_freq=30)]
-    )
+    model_based = ModelBased(strategy, small_ensemble(Line()), fit_every=20)
+    agent.learn(60, callback=[model_based, EvalCallback(Monitor(Line()), eval_freq=30)])
 
     assert all(torch.isfinite(value).all() for value in weights(agent))
     assert not same(before, weights(agent))
@@ -552,7 +520,7 @@ def test_dict_observations_several_envs_and_gsde() -> None:
 
 def test_it_is_saved_and_loaded_with_its_model(tmp_path: Path) -> None:
     agent = make_agent(horizon=2, max_grad_norm=1.0, expand_critic=True, backprop_steps=1)
-    agent.learn(40, callback=ModelBased(RealData(), small_model()))
+    agent.learn(40, callback=ModelBased(RealData(), small_ensemble(Line())))
     agent.save(tmp_path / "agent")
 
     loaded = MAAC.load(tmp_path / "agent", Line())
@@ -564,8 +532,8 @@ def test_it_is_saved_and_loaded_with_its_model(tmp_path: Path) -> None:
 
 def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path) -> None:
     def fresh() -> tuple[Any, ModelBased]:
-        agent = make_agent(VecNormalize(DummyVecEnv([Line]), gamma=GAMMA), horizon=2)
-        return agent, ModelBased(Dyna(0.5, rollouts_per_step=2), small_model(), fit_every=25)
+        agent = make_agent(env=VecNormalize(DummyVecEnv([Line]), gamma=GAMMA), horizon=2)
+        return agent, ModelBased(Dyna(0.5, rollouts_per_step=2), small_ensemble(Line()), fit_every=25)
 
     def go_on(agent: Any) -> None:
         agent.env.seed(5)

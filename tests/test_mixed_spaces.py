@@ -16,6 +16,7 @@ from torch import Tensor
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.uncertainty import jensen_renyi
 from mbrl_wrappers.types import Transitions
+from testing.models import seeded
 
 SPACE = spaces.Dict(
     gear=spaces.Discrete(3),
@@ -26,10 +27,6 @@ SPACE = spaces.Dict(
     doors=spaces.Box(0, 1, (1,), np.bool_),
 )
 ACTION = spaces.Discrete(2)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def data_of(model: EnsembleDynamics, rows: int = 60) -> Transitions:

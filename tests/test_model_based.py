@@ -27,43 +27,10 @@ from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.types import Transitions
+from testing.agents import make_agent
+from testing.envs import Walk
 
 TINY: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": (16, 16), "max_steps": 20}
-
-
-class Walk(gym.Env):
-    """A point on a line, pushed by the action; an episode ends beyond 1, or after ``limit`` steps.
-
-    ``poison`` says at which step what is not finite.
-    """
-
-    def __init__(self, limit: int = 9, poison: tuple[int, str, float] | None = None, discrete: bool = False) -> None:
-        self.observation_space = spaces.Box(-10.0, 10.0, (2,), np.float32)
-        self.action_space: Any = spaces.Discrete(3) if discrete else spaces.Box(-2.0, 5.0, (1,), np.float32)
-        self.limit, self.poison, self.total = limit, poison, 0
-
-    def _observation(self) -> np.ndarray:
-        return np.array([self.x, self.count / 10], np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.x, self.count = self.np_random.uniform(-0.5, 0.5), 0
-        return self._observation(), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        push = (int(action) - 1) * 0.3 if isinstance(self.action_space, spaces.Discrete) else 0.2 * float(action[0])
-        self.x = self.x + push - 0.3
-        self.count += 1
-        self.total += 1
-        obs, reward = self._observation(), -abs(self.x)
-        terminated, truncated = abs(self.x) > 1, self.count >= self.limit
-        if self.poison is not None and self.total >= self.poison[0]:
-            _, what, value = self.poison
-            if what == "reward":
-                reward = value
-            elif what == "observation" or terminated or truncated:
-                obs[1] = value
-        return obs, reward, terminated, truncated, {}
 
 
 class Recorder(EnsembleDynamics):
@@ -83,22 +50,11 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "SAC with gSDE": (SAC, {"use_sde": True}),
     "TD3": (TD3, {"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}),
     "DDPG": (DDPG, {}),
-    "DQN": (DQN, {"train_freq": 1, "target_update_interval": 20}),
+    "DQN": (DQN, {}),
     "TQC": (TQC, {}),
     "CrossQ": (CrossQ, {}),
-    "QRDQN": (QRDQN, {"train_freq": 1, "target_update_interval": 20}),
+    "QRDQN": (QRDQN, {}),
 }
-
-
-def make_agent(kind: str = "SAC", env: Any = None, **kwargs: Any) -> Any:
-    algorithm, own = KINDS[kind]
-    if env is None:
-        env = Walk(discrete=kind in ("DQN", "QRDQN"))
-    arguments = {
-        "policy_kwargs": {"net_arch": [16, 16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 500,
-        "seed": 0, "device": "cpu", **own, **kwargs,
-    }  # fmt: skip
-    return algorithm("MlpPolicy", env, **arguments)
 
 
 def tiny_dyna(**kwargs: Any) -> Dyna:
@@ -248,7 +204,8 @@ def everything(agent: Any) -> dict[str, Any]:
 def test_without_imagined_rows_the_agent_is_the_model_free_one_bit_for_bit(kind, strategy):
     results = []
     for with_model in (False, True):
-        agent = make_agent(kind)
+        algorithm, own = KINDS[kind]
+        agent = make_agent(algorithm, **own)
         set_apart(agent.action_space)  # SB3 alone would draw actions and the env's noise from the same stream
         callback = None
         if with_model:

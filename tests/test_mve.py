@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -21,48 +22,24 @@ from mbrl_wrappers.agents import MVE, PETS
 from mbrl_wrappers.imagination import AgentView, ModelBased
 from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.seeding import set_apart
+from testing import agents, envs
+from testing.agents import weights
+from testing.models import line_model
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
 GAMMA, ALPHA = 0.9, 0.3
 
 
-class Line(gym.Env):
-    """A point that an action moves, with what it says of itself as reward; ends beyond 3."""
-
-    observation_space, action_space = OBS, ACTION
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.at = float(self.np_random.uniform(-1, 1))
-        self.steps = 0
-        return np.array([self.at], np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.at += float(np.clip(action, -1, 1)[0]) + 0.1
-        self.steps += 1
-        return np.array([self.at], np.float32), self.at, self.at > 3, self.steps >= 20, {}
+# A point that an action moves, with what it says of itself as reward; ends beyond 3.
+Line = functools.partial(envs.Line, drift=0.1, reward=envs.place, ends=lambda x: x[..., 0] > 3, limit=20)
+make_agent = functools.partial(agents.make_agent, env=Line, gamma=GAMMA, net=[8])
 
 
 def line(ends_at: float = math.inf, diverges_at: float = math.inf) -> KnownDynamics:
     def step(obs: Tensor, action: Tensor) -> Tensor:
         return torch.where(obs > diverges_at, torch.nan, obs + action + 0.1)
 
-    return KnownDynamics(
-        OBS,
-        ACTION,
-        step,
-        lambda obs, action, next_obs: next_obs[:, 0],
-        lambda obs, action, next_obs: next_obs[:, 0] > ends_at,
-    )
-
-
-def make_agent(kind: type = SAC, **kwargs: Any) -> Any:
-    if kind is SAC:
-        kwargs = {"ent_coef": ALPHA, **kwargs}
-    return kind(
-        "MlpPolicy", Line(), gamma=GAMMA, buffer_size=100, seed=0, device="cpu",
-        policy_kwargs={"net_arch": [8]}, **kwargs,
-    )  # fmt: skip
+    return line_model(Line(), step_fn=step, termination_fn=lambda obs, action, next_obs: next_obs[:, 0] > ends_at)
 
 
 def fill(buffer: Any, rows: int = 40, terminal: bool = False) -> None:
@@ -141,7 +118,7 @@ def same(first: list[tuple[float, ...]], second: list[Any]) -> bool:
     ("model", "terminal"), [({}, False), ({}, True), ({"ends_at": 0.5}, False), ({"diverges_at": 1.0}, False)]
 )
 def test_every_state_of_a_rollout_has_the_target_of_the_paper(kind: type, horizon: int, model: dict, terminal: bool):
-    agent, dynamics = make_agent(kind), line(**model)
+    agent, dynamics = make_agent(kind, **({"ent_coef": ALPHA} if kind is SAC else {})), line(**model)
     fill(agent.replay_buffer, terminal=terminal)
     strategy = bound(MVE(horizon), agent, dynamics)
     np.random.seed(0)  # noqa: NPY002
@@ -150,7 +127,7 @@ def test_every_state_of_a_rollout_has_the_target_of_the_paper(kind: type, horizo
 
 
 def test_without_td_k_only_real_states_are_there():
-    agent, dynamics = make_agent(), line()
+    agent, dynamics = make_agent(ent_coef=ALPHA), line()
     fill(agent.replay_buffer)
     batch = draw(bound(MVE(3, td_k=False), agent, dynamics), agent, 16)
     assert same(as_rows(batch), [rows[0] for rows in written_out(agent, dynamics, 3, 16)])
@@ -186,7 +163,7 @@ def test_the_members_of_an_ensemble_take_turns_and_each_follows_its_mean():
 @pytest.mark.parametrize("batch_size", [1, 10, 64])
 @pytest.mark.parametrize("ends_at", [math.inf, 0.0])
 def test_a_batch_has_exactly_the_rows_asked_for(horizon: int, batch_size: int, ends_at: float):
-    agent = make_agent()
+    agent = make_agent(ent_coef=ALPHA)
     fill(agent.replay_buffer, terminal=True)
     batch = draw(bound(MVE(horizon), agent, line(ends_at)), agent, batch_size)
     assert all(len(part) == batch_size for part in batch)
@@ -247,7 +224,7 @@ def parameters_after(kind: type, strategy: MVE | None, steps: int = 120) -> list
     agent = make_agent(kind, learning_starts=20, train_freq=1, gradient_steps=1, batch_size=16)
     set_apart(agent.action_space)
     agent.learn(steps, callback=None if strategy is None else ModelBased(strategy, line(3.0), fit_every=50, seed=3))
-    return [parameter.detach().clone() for parameter in agent.policy.parameters()]
+    return weights(agent)
 
 
 @pytest.mark.parametrize("kind", [SAC, TD3])
@@ -301,7 +278,7 @@ def test_hindsight_and_dict_observations():
 
 
 def test_rows_and_divergences_are_counted():
-    agent = make_agent()
+    agent = make_agent(ent_coef=ALPHA)
     fill(agent.replay_buffer)
     strategy = bound(MVE(2), agent, line(diverges_at=-10.0))
     draw(strategy, agent, 12)

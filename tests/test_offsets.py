@@ -15,12 +15,9 @@ from stable_baselines3 import DQN, SAC
 from mbrl_wrappers import Dyna, ModelBased
 from mbrl_wrappers.envs import ImaginedEnv, collect_transitions
 from mbrl_wrappers.models import EnsembleDynamics
+from testing.models import seeded
 
 SETTINGS: dict[str, Any] = {"hidden": (16, 16), "num_members": 3, "num_elites": 2, "max_steps": 300}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Far(gym.Env):

@@ -16,13 +16,10 @@ from torch import Tensor
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models import model_file as storage
 from mbrl_wrappers.types import Transitions
+from testing.models import seeded
 
 OBS, ACTION = spaces.Box(-1.0, 1.0, (3,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32)
 NEW_SETTINGS = {"joint", "num_components", "range_margin", "averaging"}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def data_of(rows: int = 120) -> Transitions:

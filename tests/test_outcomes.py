@@ -16,12 +16,9 @@ from mbrl_wrappers.envs import ImaginedVecEnv
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.uncertainty import mean_variance
 from mbrl_wrappers.types import Outcome, Transitions
+from testing.models import seeded
 
 LINE, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def fitted(space: spaces.Space, data: Transitions, **kwargs: Any) -> EnsembleDynamics:

@@ -19,6 +19,7 @@ from mbrl_wrappers.planners import CEM, ICEM, MPPI, PLANNERS, Objective, Plan, P
 from mbrl_wrappers.planners.actions import ActionSet
 from mbrl_wrappers.planners.noise import coloured_noise, truncated_normal
 from mbrl_wrappers.spaces import FlatSpace
+from testing.models import seeded
 
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([1.0, 3.0], np.float32))
 LOW, HIGH = torch.tensor(BOX.low), torch.tensor(BOX.high)
@@ -47,10 +48,6 @@ def make(name: str, space: spaces.Space = BOX, **kwargs: Any) -> Any:
     return PLANNERS[name](space, **{"horizon": 4, **SMALL[name], **kwargs})
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def searched(actions: Tensor) -> Tensor:
     """Turn actions of BOX into units of the search, -1 and 1 being the bounds."""
     return (actions - MIDDLE) / HALF
@@ -76,7 +73,7 @@ class Recorded:
 
 
 def search(planner: Planner, objective: Objective, batch: int = 1, seed: int = 0, state: Any = None) -> Plan:
-    return planner.plan(objective, planner.initial_state(batch) if state is None else state, generator(seed))
+    return planner.plan(objective, planner.initial_state(batch) if state is None else state, seeded(seed))
 
 
 def best_of(plan: Plan) -> Tensor:
@@ -100,7 +97,7 @@ def moved(planner: Any, batch: int = 3) -> PlannerState:
     state = planner.initial_state(batch)
     target = torch.linspace(0.2, 0.8, batch)[:, None, None, None]
     for step in range(2):
-        state = planner.plan(near(target), state, generator(step)).state
+        state = planner.plan(near(target), state, seeded(step)).state
     return state
 
 
@@ -121,7 +118,7 @@ def test_returns_that_are_not_finite_rank_last_even_among_negative_ones(name, sp
 
     objective, state = Recorded(half_bad), planner.initial_state(2)
     for step in range(3):
-        plan = planner.plan(objective, state, generator(step))
+        plan = planner.plan(objective, state, seeded(step))
         state = plan.state
         assert (~objective.said[0].isfinite()).any()
         beyond = plan.candidates[:, :, 0, 0] > border
@@ -263,7 +260,7 @@ def test_a_plan_has_the_documented_shapes(name, space):
 
 
 def test_a_truncated_normal_has_its_closed_form_and_ends_at_two():
-    numbers = truncated_normal(200_000, generator=generator())
+    numbers = truncated_normal(200_000, generator=seeded())
     within = math.erf(2**0.5)
     variance = 1 - 4 * math.exp(-2) / (2 * math.pi) ** 0.5 / within
     assert numbers.abs().max() <= 2 and numbers.abs().max() > 1.99
@@ -290,7 +287,7 @@ def test_no_candidate_and_no_plan_ever_leaves_the_bounds(name, target):
     objective = Recorded(near(target))
     state = planner.initial_state(2)
     for step in range(6):
-        plan = planner.plan(objective, state, generator(step))
+        plan = planner.plan(objective, state, seeded(step))
         state = plan.state
         assert_legal(BOX, plan.actions)
         assert (state["plan"].abs() <= 1).all()
@@ -364,7 +361,7 @@ def test_one_elite_is_enough(space):
         planner = make(name, space, num_elites=1, **({"kept_elites": 1.0} if name == "iCEM" else {}))
         state = planner.initial_state(2)
         for step in range(3):
-            plan = planner.plan(near(0.5), state, generator(step))
+            plan = planner.plan(near(0.5), state, seeded(step))
             state = plan.state
             assert_legal(space, plan.actions)
             assert plan.predicted_return.isfinite().all()
@@ -469,15 +466,15 @@ def test_every_iteration_of_mppi_starts_from_the_mean_of_the_last():
 @pytest.mark.parametrize(("name", "space"), CASES)
 def test_the_generator_alone_decides_and_moves_on_by_one_number(name, space):
     planner = make(name, space)
-    g = generator(3)
+    g = seeded(3)
     first = planner.plan(near(0.5), planner.initial_state(2), g)
     torch.rand(7)
-    again = planner.plan(near(0.5), planner.initial_state(2), generator(3))
+    again = planner.plan(near(0.5), planner.initial_state(2), seeded(3))
     for one, two in zip(fields_of(first), fields_of(again), strict=True):
         assert torch.equal(one, two)
     second = planner.plan(near(0.5), planner.initial_state(2), g)
     assert not torch.equal(first.candidates, second.candidates)
-    expected = generator(3)
+    expected = seeded(3)
     torch.randint(2**62, (2,), generator=expected)
     assert torch.equal(g.get_state(), expected.get_state())
 
@@ -510,12 +507,12 @@ def test_a_plan_does_not_depend_on_the_other_environments(name, space):
     own = {"iterations": 12, "min_variance": 0.02} if name == "CEM" else {}
     planner = make(name, space, **own)
     width = planner.action_set.dim
-    targets = torch.rand(8, 1, 4, width, generator=generator(1)) * 3 - 1
-    weights = torch.rand(8, 1, 4, width, generator=generator(2)) ** 3
+    targets = torch.rand(8, 1, 4, width, generator=seeded(1)) * 3 - 1
+    weights = torch.rand(8, 1, 4, width, generator=seeded(2)) ** 3
     together, alone = planner.initial_state(8), planner.initial_state(1)
     for step in range(5):
-        many = planner.plan(near(targets, weights), together, generator(step))
-        one = planner.plan(near(targets[3:4], weights[3:4]), alone, generator(step))
+        many = planner.plan(near(targets, weights), together, seeded(step))
+        one = planner.plan(near(targets[3:4], weights[3:4]), alone, seeded(step))
         for part, of_one in zip(fields_of(many), fields_of(one), strict=True):
             torch.testing.assert_close(part[3:4], of_one, rtol=1e-4, atol=1e-5)
         together, alone = many.state, one.state
@@ -559,7 +556,7 @@ def test_a_known_optimum_is_found(name, optimum):
 )
 def test_the_best_sequence_of_categories_is_found(name, space, horizon, options):
     planner = make(name, space, horizon=horizon, **options)
-    best = planner.action_set.draw((horizon,), generator(4))
+    best = planner.action_set.draw((horizon,), seeded(4))
     plan = search(planner, lambda actions: (actions * best).sum((-1, -2)), batch=2)
     assert torch.equal(plan.actions, best.expand(2, -1, -1))
     settled = plan.state["plan"][:, :-1] * best[1:]
@@ -618,7 +615,7 @@ def test_replanning_with_a_warm_start_finds_what_one_search_cannot():
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 31])
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0, 4.0])
 def test_coloured_noise_has_mean_zero_and_unit_variance_at_every_step(steps, exponent):
-    noise = coloured_noise(10_000, 2, steps=steps, exponent=exponent, generator=generator())
+    noise = coloured_noise(10_000, 2, steps=steps, exponent=exponent, generator=seeded())
     assert noise.shape == (10_000, 2, steps)
     assert noise.flatten(0, 1).mean(0).abs().max() < 0.04
     assert (noise.flatten(0, 1).var(0) - 1).abs().max() < 0.05
@@ -626,7 +623,7 @@ def test_coloured_noise_has_mean_zero_and_unit_variance_at_every_step(steps, exp
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 3.0])
 def test_power_falls_with_the_frequency_to_the_exponent(exponent):
-    noise = coloured_noise(4000, steps=64, exponent=exponent, generator=generator())
+    noise = coloured_noise(4000, steps=64, exponent=exponent, generator=seeded())
     power = torch.fft.rfft(noise).abs().square().mean(0)[1:-1]
     frequencies = torch.arange(1, 32).float()
     slope = np.polyfit(frequencies.log().numpy(), power.log().numpy(), 1)[0]
@@ -635,7 +632,7 @@ def test_power_falls_with_the_frequency_to_the_exponent(exponent):
 
 def test_noise_of_exponent_zero_is_white_and_of_two_is_not():
     def correlation(exponent: float) -> float:
-        noise = coloured_noise(20_000, steps=10, exponent=exponent, generator=generator())
+        noise = coloured_noise(20_000, steps=10, exponent=exponent, generator=seeded())
         return float((noise[:, 1:] * noise[:, :-1]).mean())
 
     assert abs(correlation(0.0)) < 0.02 and correlation(2.0) > 0.5
@@ -737,7 +734,7 @@ def test_kept_elites_hold_what_few_sequences_of_categories_reach(exponent):
         )  # fmt: skip
         state, place, predicted = planner.initial_state(1), 0.0, []
         for step in range(60):
-            plan = planner.plan(steps_inside, state, generator(step))
+            plan = planner.plan(steps_inside, state, seeded(step))
             state, place = plan.state, place + 2 * plan.action[0, 0].item() - 1
             predicted.append(plan.predicted_return.item())
         lengths[share] = sum(predicted) / len(predicted)
@@ -753,7 +750,7 @@ def test_kept_elites_make_the_next_plan_better():
         state, total = planner.initial_state(16), 0.0
         for step in range(10):
             target = -target  # what is best moves on with the plan
-            plan = planner.plan(near(target), state, generator(step))
+            plan = planner.plan(near(target), state, seeded(step))
             state, total = plan.state, total + plan.predicted_return.mean().item()
         returns[share] = total
     assert returns[1.0] > returns[0.0] + 1
@@ -764,7 +761,7 @@ def test_icem_without_kept_elites():
     state = planner.initial_state(2)
     assert state["elites"].shape == (2, 0, 4, 2)
     for step in range(2):
-        plan = planner.plan(near(0.5), state, generator(step))
+        plan = planner.plan(near(0.5), state, seeded(step))
         state = plan.state
     assert torch.equal(plan.actions, best_of(plan))
 
@@ -866,7 +863,7 @@ BOXES = {
 def test_units_of_the_search_and_back(space):
     actions = ActionSet(space)
     assert not actions.discrete and actions.dim == spaces.flatdim(space)
-    numbers = torch.rand(50, actions.dim, generator=generator()) * 2 - 1
+    numbers = torch.rand(50, actions.dim, generator=seeded()) * 2 - 1
     ends = torch.tensor([-1.0, 1.0])[:, None].expand(2, actions.dim)
     low, high = actions.to_env(ends)
     flat = spaces.flatten_space(space)
@@ -925,7 +922,7 @@ def test_whole_numbers_are_searched_and_lie_in_the_space(name, space):
 @pytest.mark.parametrize("space", [space for space in WHOLE.values() if isinstance(space, spaces.Box)])
 def test_each_whole_number_has_an_equal_share(space):
     actions = ActionSet(space)
-    drawn = actions.to_env(actions.draw((200_000,), generator()))
+    drawn = actions.to_env(actions.draw((200_000,), seeded()))
     for column, (low, high) in enumerate(zip(space.low.tolist(), space.high.tolist(), strict=True)):
         counts = torch.bincount((drawn[:, column] - int(low)).long(), minlength=int(high) - int(low) + 1)
         expected = len(drawn) / len(counts)

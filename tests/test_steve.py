@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -20,29 +20,18 @@ from mbrl_wrappers.models import DynamicsModel, EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.heads import MOST_SPREADS
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.seeding import set_apart
+from testing import envs
+from testing.agents import make_agent
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-2.0, 3.0, (1,), np.float32)
 GAMMA, ALPHA = 0.9, 0.3
 
-
-class Still(gym.Env):
-    """Stays where it is."""
-
-    observation_space, action_space = OBS, ACTION
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        return self.np_random.normal(size=2).astype(np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        return self.np_random.normal(size=2).astype(np.float32), 1.0, False, False, {}
+Still = functools.partial(envs.Still, OBS, ACTION)
 
 
-def make_agent(kind: type = TD3, env: Any = None, n_critics: int = 3, **kwargs: Any) -> Any:
-    agent = kind(
-        "MlpPolicy", env or Still(), gamma=GAMMA, buffer_size=100, seed=0, device="cpu",
-        policy_kwargs={"net_arch": [8], "n_critics": n_critics}, **kwargs,
-    )  # fmt: skip
+def filled_agent(kind: type = TD3, env: Any = Still, n_critics: int = 3, **kwargs: Any) -> Any:
+    policy_kwargs = {"net_arch": [8], "n_critics": n_critics}
+    agent = make_agent(kind, env, gamma=GAMMA, policy_kwargs=policy_kwargs, **kwargs)
     if isinstance(agent, TD3):
         agent.target_policy_noise = 0.0  # so that loops in another order act alike
     source = np.random.default_rng(0)
@@ -148,7 +137,7 @@ def written_out(agent: Any, dynamics: EnsembleDynamics, horizon: int, real: Any)
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_the_target_is_the_weighted_mean_over_all_combinations(horizon: int, covariance: bool, kind: type, joint: bool):
-    agent, dynamics = make_agent(kind, **({"ent_coef": ALPHA} if kind is SAC else {})), ensemble(joint=joint)
+    agent, dynamics = filled_agent(kind, **({"ent_coef": ALPHA} if kind is SAC else {})), ensemble(joint=joint)
     real, batch = draw(bound(STEVE(horizon, covariance=covariance), agent, dynamics), agent, 12)
     targets, of_least = written_out(agent, dynamics, horizon, real)
     centred = targets - targets.mean(-1, keepdim=True)
@@ -176,7 +165,7 @@ def alike(dynamics: EnsembleDynamics) -> EnsembleDynamics:
 
 @pytest.mark.parametrize("kind", [SAC, TD3, TQC])
 def test_noise_of_the_policy_is_no_doubt_about_the_model(kind: type):
-    agent, dynamics = make_agent(kind), alike(ensemble())
+    agent, dynamics = filled_agent(kind), alike(ensemble())
     if kind is TD3:
         agent.target_policy_noise = 0.3
     states = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -194,7 +183,7 @@ def test_noise_of_the_policy_is_no_doubt_about_the_model(kind: type):
 
 
 def test_a_model_whose_members_agree_is_trusted_and_one_whose_members_do_not_is_not():
-    agent = make_agent()
+    agent = filled_agent()
     wild = without_ends(ensemble())
     wild.target_normalizer.std.fill_(100.0)
     wild.reward_normalizer.std.fill_(100.0)
@@ -212,7 +201,7 @@ def test_a_model_whose_members_agree_is_trusted_and_one_whose_members_do_not_is_
 
 def test_the_first_action_is_the_same_for_all_members():
     """Else the noise of the policy would be taken for the critics' doubt (SAC with critics that agree)."""
-    agent = make_agent(SAC, n_critics=2)
+    agent = filled_agent(SAC, n_critics=2)
     with torch.no_grad():
         one, two = agent.critic_target.q_networks
         two.load_state_dict(one.state_dict())
@@ -235,7 +224,7 @@ def assert_nothing_is_looked_ahead(agent: Any, dynamics: EnsembleDynamics) -> No
 
 
 def test_a_horizon_that_is_not_finite_has_no_weight():
-    agent, dynamics = make_agent(), ensemble()
+    agent, dynamics = filled_agent(), ensemble()
     with torch.no_grad():
         dynamics.network.weights[0][dynamics.particle_members[1]] = torch.nan
     assert_nothing_is_looked_ahead(agent, dynamics)
@@ -246,7 +235,7 @@ def test_where_a_member_diverges_no_termination_is_believed(ends_there: bool):
     def ends(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         return ~torch.isfinite(next_obs).all(-1) & ends_there
 
-    agent, dynamics = make_agent(), ensemble(termination_fn=ends)
+    agent, dynamics = filled_agent(), ensemble(termination_fn=ends)
     dynamics.target_normalizer.std[0] = torch.inf  # the states, not the rewards
     assert_nothing_is_looked_ahead(agent, dynamics)
 
@@ -254,7 +243,7 @@ def test_where_a_member_diverges_no_termination_is_believed(ends_there: bool):
 @torch.no_grad()
 def test_normalized_rewards_and_n_steps():
     env = VecNormalize(DummyVecEnv([Still]))
-    agent = make_agent(env=env, n_steps=3)
+    agent = filled_agent(env=env, n_steps=3)
     env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var = np.array([0.5, 0.0]), np.array([4.0, 1.0]), np.array(100.0)
     dynamics = without_ends(alike(ensemble()))
     _, batch = draw(bound(STEVE(1), agent, dynamics), agent, 10, env)
@@ -277,7 +266,7 @@ def test_normalized_rewards_and_n_steps():
 
 
 def parameters_after(kind: type, strategy: STEVE | None) -> list[Tensor]:
-    agent = make_agent(kind, learning_starts=20, train_freq=1, gradient_steps=1, batch_size=16)
+    agent = filled_agent(kind, learning_starts=20, train_freq=1, gradient_steps=1, batch_size=16)
     dynamics = ensemble(max_steps=5)
     set_apart(agent.action_space)
     agent.learn(80, callback=None if strategy is None else ModelBased(strategy, dynamics, fit_every=50, seed=3))
@@ -304,10 +293,10 @@ def test_what_has_no_variance_is_refused():
         with pytest.raises(ValueError, match=message):
             bound(STEVE(), agent, KnownDynamics.for_env("CartPole-v1"))
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
-        bound(STEVE(), make_agent(), ensemble(num_elites=1))
+        bound(STEVE(), filled_agent(), ensemble(num_elites=1))
     with pytest.raises(ValueError, match="dynamics must have a learned reward, whose variance counts, got 'custom'"):
-        bound(STEVE(), make_agent(), ensemble(reward_fn=lambda obs, action, next_obs: obs[:, 0]))
+        bound(STEVE(), filled_agent(), ensemble(reward_fn=lambda obs, action, next_obs: obs[:, 0]))
     with pytest.raises(ValueError, match="dynamics must be an EnsembleDynamics, got KnownDynamics"):
-        bound(STEVE(), make_agent(), KnownDynamics(OBS, ACTION, lambda o, a: o, lambda o, a, n: o[:, 0]))
+        bound(STEVE(), filled_agent(), KnownDynamics(OBS, ACTION, lambda o, a: o, lambda o, a, n: o[:, 0]))
     with pytest.raises(ValueError, match="horizon must be a whole number of at least 0, got -1"):
         STEVE(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,48 +25,24 @@ from mbrl_wrappers.agents.trajectories import TrajectoryBuffer
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.models.network import EnsembleMLP
+from testing import agents, envs
+from testing.agents import same, weights
+from testing.models import line_model, small_ensemble
 
 OBS, ACTION = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-2.0, 2.0, (1,), np.float32)
 GAMMA, SLOPE, NOISE = 0.9, 0.8, 0.1
 
 
-class Line(gym.Env):
-    """``s' = 0.8 s + a + noise``, best at 0; an episode ends beyond 3, or after ten steps."""
-
-    observation_space, action_space = OBS, ACTION
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.at, self.steps = float(self.np_random.uniform(-2, 2)), 0
-        return np.array([self.at], np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.at = SLOPE * self.at + float(np.clip(action, -2, 2)[0]) + NOISE * self.np_random.normal()
-        self.steps += 1
-        return np.array([self.at], np.float32), -(self.at**2), abs(self.at) > 3, self.steps >= 10, {}
+# ``s' = 0.8 s + a + noise``, best at 0; an episode ends beyond 3, or after ten steps.
+Line = functools.partial(
+    envs.Line, start=2.0, push=2.0, slope=SLOPE, noise=NOISE, reward=envs.squared_distance,
+    ends=lambda x: abs(x[..., 0]) > 3,
+)  # fmt: skip
+make_agent = functools.partial(agents.make_agent, kind=SVG, env=Line, buffer_size=2_000, gamma=GAMMA)
 
 
 def line() -> KnownDynamics:
-    return KnownDynamics(
-        OBS,
-        ACTION,
-        lambda obs, action: SLOPE * obs + action,
-        lambda obs, action, next_obs: -next_obs[:, 0].square(),
-        lambda obs, action, next_obs: next_obs[:, 0].abs() > 3,
-        noise_std=NOISE,
-    )
-
-
-def small_model(env: Any = None) -> EnsembleDynamics:
-    return EnsembleDynamics.for_env(env or Line(), num_members=3, num_elites=2, hidden=(16,), max_steps=30)
-
-
-def make_agent(env: Any = None, **kwargs: Any) -> Any:
-    arguments = {
-        "policy_kwargs": {"net_arch": [16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 2_000,
-        "gamma": GAMMA, "seed": 0, "device": "cpu", **kwargs,
-    }  # fmt: skip
-    return SVG("MlpPolicy", Line() if env is None else env, **arguments)
+    return line_model(Line())
 
 
 def trained(dynamics: Any = None, steps: int = 60, **kwargs: Any) -> Any:
@@ -74,20 +51,12 @@ def trained(dynamics: Any = None, steps: int = 60, **kwargs: Any) -> Any:
     return agent
 
 
-def weights(agent: Any) -> list[Tensor]:
-    return [value.detach().clone() for value in agent.policy.parameters()]
-
-
 def objective_of(agent: Any, stretches: Any) -> tuple[Tensor, Tensor]:
     """The actor's objective on stretches and their weights, with the line as the model."""
     real = agent._flat(stretches)
     probes = [torch.zeros_like(reward, requires_grad=True) for reward in real.reward]
     infer = infer_in_turn(line()) if agent.horizon else None
     return agent._objective(real, infer, probes, agent.model_based.view.scales())
-
-
-def same(first: list[Tensor], second: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 # -- the noise that is inferred --------------------------------------------------------------------
@@ -359,14 +328,14 @@ def test_compiled_it_learns_the_same_and_compiles_once(horizon: int, monkeypatch
         log: list[Any] = []
         monkeypatch.setattr(through_model, "record_means", lambda logger, updates, log=log: log.extend(updates))
         agent = make_agent(
-            VecNormalize(DummyVecEnv([Line])),
+            env=VecNormalize(DummyVecEnv([Line])),
             horizon=horizon,
             window=horizon or None,
             ent_coef=0.1,
             max_grad_norm=1.0,
             compile=compile,
         )
-        model_based = ModelBased(RealData(), small_model(), fit_every=4)
+        model_based = ModelBased(RealData(), small_ensemble(Line()), fit_every=4)
         agent.learn(21, callback=model_based)  # an update
         with torch.compiler.set_stance("fail_on_recompile"):  # though the scale of rewards and the elites change
             agent.learn(12, callback=model_based, reset_num_timesteps=False)
@@ -391,7 +360,7 @@ def test_whole_episodes_are_not_compiled() -> None:
 def test_every_horizon_trains_every_network(horizon: Any) -> None:
     agent = make_agent(horizon=horizon, max_grad_norm=5.0, ent_coef=0.01)
     before = weights(agent)
-    agent.learn(60, callback=ModelBased(RealData(), small_model(), fit_every=20))
+    agent.learn(60, callback=ModelBased(RealData(), small_ensemble(Line()), fit_every=20))
 
     after = weights(agent)
     assert all(torch.isfinite(value).all() for value in after)
@@ -425,8 +394,8 @@ def test_actions_may_be_matrices() -> None:
         def action(self, action: np.ndarray) -> np.ndarray:
             return action.sum(0)
 
-    agent = make_agent(Matrix(Line()))
-    agent.learn(40, callback=ModelBased(RealData(), small_model(Matrix(Line())), fit_every=20))
+    agent = make_agent(env=Matrix(Line()))
+    agent.learn(40, callback=ModelBased(RealData(), small_ensemble(Matrix(Line())), fit_every=20))
     assert agent.predict(np.zeros(1, np.float32))[0].shape == (2, 1)
 
 
@@ -462,7 +431,7 @@ def test_episodes_of_several_envs_with_dict_observations() -> None:
 
 
 def test_it_is_saved_and_loaded_with_its_model(tmp_path: Path) -> None:
-    agent = trained(small_model(), horizon="inf", window=30, max_importance_weight=2.0)
+    agent = trained(small_ensemble(Line()), horizon="inf", window=30, max_importance_weight=2.0)
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
 
@@ -485,8 +454,8 @@ def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path) -> Non
         def _on_step(self) -> bool:
             return not (self.num_timesteps >= 50 and self.locals["dones"][0])
 
-    whole = make_agent(VecNormalize(DummyVecEnv([Line]), gamma=GAMMA), horizon=2)
-    whole.learn(200, callback=[ModelBased(RealData(), small_model(), fit_every=20), AtEpisodesEnd()])
+    whole = make_agent(env=VecNormalize(DummyVecEnv([Line]), gamma=GAMMA), horizon=2)
+    whole.learn(200, callback=[ModelBased(RealData(), small_ensemble(Line()), fit_every=20), AtEpisodesEnd()])
     assert whole.num_timesteps < 200
     save_checkpoint(whole, tmp_path / "checkpoint")
     go_on(whole)
@@ -541,4 +510,4 @@ def test_a_model_of_several_components_is_refused_before_the_first_step() -> Non
 
 def test_imagined_batches_are_refused() -> None:
     with pytest.raises(ValueError, match=r"strategy must be RealData\(\) for SVG, got Dyna"):
-        make_agent().learn(25, callback=ModelBased(Dyna(), small_model()))
+        make_agent().learn(25, callback=ModelBased(Dyna(), small_ensemble(Line())))

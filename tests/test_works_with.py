@@ -15,7 +15,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DDPG, DQN, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -33,69 +32,10 @@ from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.zoo.training.building import build_agent
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import Recipe
+from testing.agents import make_agent
+from testing.envs import Walk
 
 ALGORITHMS = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN)}
-
-
-class Walk(gym.Env):
-    """A point on a line, pushed by the action; an episode ends beyond 1, or after eight steps.
-
-    ``form``: how it is observed: ``"box"``, ``"double"`` (float64), ``"cell"`` (one of ten), ``"dict"`` or ``"goal"``.
-    """
-
-    def __init__(self, form: str = "box", discrete: bool = False) -> None:
-        box = spaces.Box(-10.0, 10.0, (2,), np.float64 if form == "double" else np.float32)
-        point = spaces.Box(-10.0, 10.0, (1,), np.float32)
-        self.observation_space: Any = {
-            "box": box,
-            "double": box,
-            "cell": spaces.Discrete(10),
-            "dict": spaces.Dict({"cell": spaces.Discrete(10), "place": box}),
-            "goal": spaces.Dict({"observation": box, "achieved_goal": point, "desired_goal": point}),
-        }[form]
-        self.action_space: Any = spaces.Discrete(3) if discrete else spaces.Box(-2.0, 5.0, (1,), np.float32)
-        self.form = form
-
-    def _observation(self) -> Any:
-        place = np.array([self.x, self.count / 10], np.float64 if self.form == "double" else np.float32)
-        cell = int(np.clip(5 * self.x + 5, 0, 9))
-        if self.form == "cell":
-            return cell
-        if self.form == "dict":
-            return {"cell": cell, "place": place}
-        if self.form == "goal":
-            return {"observation": place, "achieved_goal": place[:1], "desired_goal": self.goal}
-        return place
-
-    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> Any:
-        return -np.abs(achieved - desired).sum(-1).astype(np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        self.x, self.count = self.np_random.uniform(-0.5, 0.5), 0
-        self.goal = self.np_random.uniform(-0.5, 0.5, 1).astype(np.float32)
-        return self._observation(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        push = (
-            (int(action) - 1) * 0.3 if isinstance(self.action_space, spaces.Discrete) else 0.2 * float(action[0]) - 0.3
-        )
-        self.x += push
-        self.count += 1
-        reward = self.compute_reward(np.array([self.x]), self.goal, {})
-        return self._observation(), float(reward), abs(self.x) > 1, self.count >= 8, {}
-
-
-def make_agent(kind: Any = SAC, env: Any = None, **kwargs: Any) -> Any:
-    if env is None:
-        env = Walk(discrete=kind in (DQN, QRDQN))
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    own = {"target_update_interval": 10} if kind in (DQN, QRDQN) else {}
-    arguments = {
-        "policy_kwargs": {"net_arch": [16, 16]}, "learning_starts": 20, "batch_size": 16, "buffer_size": 300,
-        "train_freq": 1, "seed": 0, "device": "cpu", **own, **kwargs,
-    }  # fmt: skip
-    return kind(policy, env, **arguments)
 
 
 def model_based(env: Any) -> ModelBased:

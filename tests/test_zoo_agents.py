@@ -35,6 +35,7 @@ from mbrl_wrappers.zoo.training.card import card_text
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.run import run
+from testing.envs import Line, Still
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
@@ -43,32 +44,8 @@ DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
 PLANNERS = ("PETS", "POPLIN", "RS")  # whose zips hold pickled models
 
 
-class Corridor(gym.Env):
-    """Ten steps along a line; the noise of each step is the env's own."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium has it
-    observation_space = spaces.Box(-20, 20, (1,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-
-    def render(self) -> np.ndarray:
-        return np.full((20, 40, 3), self.steps, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps, self.place = 0, self.np_random.uniform(-1, 1, 1).astype(np.float32)
-        return self.place, {}
-
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        moved = self.place + 0.3 * action + self.np_random.normal(0, 0.1, 1)
-        self.place = np.clip(moved, -20, 20).astype(np.float32)
-        return self.place, -float(abs(self.place[0])), False, self.steps >= 10, {}
-
-
-gym.register("mbrl_wrappers_tests/Corridor-v0", entry_point=Corridor)
+LINE = {"speed": 0.3, "noise": 0.1, "bound": 20.0}  # the noise of each step is the env's own
+gym.register("mbrl_wrappers_tests/Corridor-v0", entry_point=Line, kwargs=LINE)
 ENV = "mbrl_wrappers_tests/Corridor-v0"
 
 PARAMS = {
@@ -148,12 +125,12 @@ def test_every_episode_has_a_seed_of_its_own(runs):
     recorded = open_agent(runs[0]).evaluation
     assert recorded is not None and recorded.episodes == episodes[:3]
     assert zoo.evaluate(runs[0], episodes=2, deterministic=False) != episodes[:2]
-    with Corridor() as env:
+    with Line(**LINE) as env:
         assert zoo.evaluate(runs[0], episodes=4, env=env) == episodes
 
 
 def test_returns_are_those_of_stepping_by_hand(runs):
-    agent, env = zoo.load(runs[0], device="cpu"), Corridor()
+    agent, env = zoo.load(runs[0], device="cpu"), Line(**LINE)
     (episode,) = play_episodes(agent, env, 1, first_seed=7)
     obs, total, over = env.reset(seed=7)[0], 0.0, False
     while not over:
@@ -181,7 +158,7 @@ def test_verification_says_match_drift_or_incompatible(runs, copy):
     edit(copy, "env.json", name="Gone-v3")
     verdict = zoo.verify(copy)
     assert verdict.status == "incompatible" and "env 'Gone-v3' is not registered with Gymnasium here" in verdict.reason
-    with Corridor() as env:
+    with Line(**LINE) as env:
         assert zoo.verify(copy, env=env).status == "drift"
 
 
@@ -218,7 +195,7 @@ def test_the_median_run_is_exported_with_all_on_its_card(runs, tmp_path):
 
 
 def test_an_env_that_cannot_be_rendered_has_no_replay(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(Corridor, "render", gym.Env.render)
+    monkeypatch.setattr(Line, "render", gym.Env.render)
     folder = export(runs[:1], tmp_path / "out")
     assert "replay.mp4" not in folder.records and not (tmp_path / "out" / "replay.mp4").exists()
 
@@ -337,23 +314,22 @@ def test_a_zip_that_asks_for_more_than_it_holds_is_refused(tmp_path):
         import_sb3(tmp_path / "bad.zip", tmp_path / "never", env=ENV)
 
 
-class Picture(gym.Env):
+def picture() -> Still:
     """An image, which SB3 turns round."""
+    return Still(spaces.Box(0, 255, (40, 40, 3), np.uint8), spaces.Discrete(2))
 
-    observation_space = spaces.Box(0, 255, (40, 40, 3), np.uint8)
-    action_space = spaces.Discrete(2)
+
+def both() -> Still:
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
+    return Still(space, spaces.Discrete(2))
 
 
 @pytest.mark.parametrize("kind", ["Cnn", "MultiInput"])
 def test_policies_of_other_observations_are_imported(kind, tmp_path):
-    class Both(Picture):
-        observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
-
-    env = Picture() if kind == "Cnn" else Both()
-    globals()["Both"] = Both
-    agent = sb3.PPO(f"{kind}Policy", env, device="cpu", n_steps=8, batch_size=8)
+    make = {"Cnn": picture, "MultiInput": both}[kind]
+    agent = sb3.PPO(f"{kind}Policy", make(), device="cpu", n_steps=8, batch_size=8)
     agent.save(tmp_path / "agent.zip")
-    import_sb3(tmp_path / "agent.zip", tmp_path / "out", env=f"{__name__}:{type(env).__name__}", episodes=0)
+    import_sb3(tmp_path / "agent.zip", tmp_path / "out", env=f"{__name__}:{make.__name__}", episodes=0)
     loaded = zoo.load(tmp_path / "out", device="cpu")
     old, new = agent.policy.state_dict(), loaded.policy.state_dict()
     assert all(torch.equal(old[name], new[name]) for name in old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import random
@@ -26,25 +27,22 @@ from mbrl_wrappers.zoo.analysis.findings import Diagnosis
 from mbrl_wrappers.zoo.analysis.gradients import gradient_norms
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.errors import ZooError
+from testing.envs import Line
+from testing.models import line_model
 
 NOISE = 0.1
 FEW: dict[str, Any] = {"steps": 400, "horizon": 10}
 
 
-class Drift(gym.Env):
-    """``x' = 0.9 x + 0.3 u + noise``, reward 1; an episode ends beyond 1."""
+# ``x' = 0.9 x + 0.3 u + noise``, reward 1; an episode ends beyond 1.
+Drift = functools.partial(
+    Line, start=0.5, slope=0.9, speed=0.3, noise=NOISE, bound=10.0, reward=lambda x: 0 * x[..., 0] + 1,
+    ends=lambda x: x[..., 0] > 1, limit=math.inf,
+)  # fmt: skip
 
-    observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.x = np.float32(self.np_random.uniform(-0.5, 0.5))
-        return np.array([self.x]), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.x = np.float32(0.9 * self.x + 0.3 * action[0] + NOISE * self.np_random.normal())
-        return np.array([self.x]), 1.0, bool(self.x > 1), False, {}
+def drift(**wrong: Any) -> KnownDynamics:
+    return line_model(Drift(), **wrong)
 
 
 class Mixed(gym.Env):
@@ -71,16 +69,6 @@ class Mixed(gym.Env):
 
 def sac(env: Any, policy: str = "MlpPolicy") -> SAC:
     return SAC(policy, env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
-
-
-def drift(**wrong: Any) -> KnownDynamics:
-    right: dict[str, Any] = {
-        "step_fn": lambda obs, action: 0.9 * obs + 0.3 * action,
-        "reward_fn": lambda obs, action, next_obs: torch.ones(obs.shape[:-1]),
-        "termination_fn": lambda obs, action, next_obs: next_obs[..., 0] > 1,
-        "noise_std": NOISE,
-    }
-    return KnownDynamics(Drift.observation_space, Drift.action_space, **{**right, **wrong})
 
 
 def test_the_true_pendulum_is_trusted_throughout():
@@ -205,7 +193,7 @@ def test_gradients_are_measured_by_horizon(kind, first):
 
 def test_the_gradient_of_a_first_action_is_the_sum_of_what_it_changes():
     space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-    dynamics = KnownDynamics(space, Drift.action_space, lambda x, u: x + 3 * u, lambda x, u, x2: x2[:, 0])
+    dynamics = KnownDynamics(space, Drift().action_space, lambda x, u: x + 3 * u, lambda x, u, x2: x2[:, 0])
     agent = MAAC("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, ent_coef=0.0, gamma=0.5, seed=0)
     for parameter in agent.policy.parameters():  # actions do not depend on states, and the critic says 0
         parameter.data.zero_()
@@ -223,7 +211,7 @@ def test_the_gradients_of_starts_that_diverge_are_left_out():
     def step(x, u):
         return (x + u) / (x < 5).float()
 
-    dynamics = KnownDynamics(space, Drift.action_space, step, lambda x, u, x2: x2[:, 0])
+    dynamics = KnownDynamics(space, Drift().action_space, step, lambda x, u, x2: x2[:, 0])
     agent = MAAC("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, seed=0)
     norms = gradient_norms(agent, dynamics, torch.tensor([[0.0], [9.0]]))
     alone = gradient_norms(agent, dynamics, torch.tensor([[9.0]]))

@@ -33,37 +33,14 @@ from mbrl_wrappers.zoo.environment import record_env
 from mbrl_wrappers.zoo.registry import ALGORITHMS
 from mbrl_wrappers.zoo.storage.folder import open_folder, save_agent
 from mbrl_wrappers.zoo.storage.manifest import FileRecord, parse_manifest, read_manifest, write_manifest
+from testing.envs import Still, Walk
 
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
 NET = {"net_arch": [8]}
 
 
-class Goal(gym.Env):
-    """A point that is to go where the goal is, observed as a Dict."""
-
-    def __init__(self) -> None:
-        box = spaces.Box(-2.0, 2.0, (1,), np.float32)
-        names = ("observation", "achieved_goal", "desired_goal")
-        self.observation_space = spaces.Dict(dict.fromkeys(names, box))
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps, self.place = 0, np.zeros(1, np.float32)
-        self.goal = self.np_random.uniform(-1, 1, 1).astype(np.float32)
-        return self.seen(), {}
-
-    def seen(self) -> dict[str, np.ndarray]:
-        return {"observation": self.place, "achieved_goal": self.place, "desired_goal": self.goal}
-
-    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> np.ndarray:
-        return -np.abs(achieved - desired).sum(-1)
-
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        self.place = np.clip(self.place + 0.3 * action, -2, 2).astype(np.float32)
-        reward = float(self.compute_reward(self.place, self.goal, {}))
-        return self.seen(), reward, False, self.steps >= 5, {}
+def goal_env() -> Walk:
+    return Walk("goal", limit=5)
 
 
 def make_agent(name: str, **kwargs: Any) -> BaseAlgorithm:
@@ -238,7 +215,7 @@ def test_normalisers_come_back(tmp_path):
 def test_dict_observations_and_hindsight_come_back(tmp_path):
     agent = sb3.SAC(
         "MultiInputPolicy",
-        Goal(),
+        goal_env(),
         replay_buffer_class=HerReplayBuffer,
         replay_buffer_kwargs={"n_sampled_goal": 2, "goal_selection_strategy": "final"},
         policy_kwargs=dict(NET),
@@ -247,16 +224,16 @@ def test_dict_observations_and_hindsight_come_back(tmp_path):
         device="cpu",
     )
     agent.learn(30)
-    folder = keep(agent, tmp_path / "agent", env=f"{__name__}:Goal")
+    folder = keep(agent, tmp_path / "agent", env=f"{__name__}:goal_env")
     blind = zoo.load(folder, device="cpu")
     assert blind.replay_buffer is None and blind.replay_buffer_class is HerReplayBuffer
-    obs = Goal().reset(seed=1)[0]
+    obs = goal_env().reset(seed=1)[0]
     assert np.array_equal(blind.predict(obs, deterministic=True)[0], agent.predict(obs, deterministic=True)[0])
-    loaded = zoo.load(folder, env=Goal(), device="cpu")
+    loaded = zoo.load(folder, env=goal_env(), device="cpu")
     assert loaded.replay_buffer.n_sampled_goal == 2
     loaded.learn(30)
     with pytest.raises(ZooError, match="can't be saved without pickle: save without the optimizer"):
-        keep(agent, tmp_path / "other", env=f"{__name__}:Goal", with_optimizer=True)
+        keep(agent, tmp_path / "other", env=f"{__name__}:goal_env", with_optimizer=True)
 
 
 @pytest.mark.parametrize(
@@ -763,15 +740,16 @@ def test_the_env_must_be_the_agents(saved):
 
 
 def test_normalised_observations_need_the_env(tmp_path):
-    venv = VecNormalize(DummyVecEnv([Goal]), norm_obs_keys=["observation"])
+    venv = VecNormalize(DummyVecEnv([goal_env]), norm_obs_keys=["observation"])
     agent = sb3.SAC("MultiInputPolicy", venv, policy_kwargs=dict(NET), buffer_size=50, device="cpu")
     agent.learn(20)
-    keep(agent, tmp_path / "agent", env=f"{__name__}:Goal")
+    keep(agent, tmp_path / "agent", env=f"{__name__}:goal_env")
     with pytest.raises(ZooError, match=r"env must be given: the agent in .* was trained under VecNormalize"):
         zoo.load(tmp_path / "agent")
-    loaded = zoo.load(tmp_path / "agent", env=Goal(), device="cpu")
-    obs = Goal().reset(seed=0)[0]
-    assert loaded.get_vec_normalize_env().normalize_obs(obs)["observation"] == venv.normalize_obs(obs)["observation"]
+    loaded = zoo.load(tmp_path / "agent", env=goal_env(), device="cpu")
+    obs = goal_env().reset(seed=0)[0]
+    normalized = (env.normalize_obs(obs)["observation"] for env in (loaded.get_vec_normalize_env(), venv))
+    assert np.array_equal(*normalized)
 
 
 def test_an_agent_without_a_model_has_no_dynamics(tmp_path):
@@ -817,15 +795,12 @@ def test_callbacks_of_ones_own_are_no_part_of_an_agent(tmp_path):
     assert same_weights(agent, zoo.load(keep(agent, tmp_path / "agent"), device="cpu"))
 
 
-class Picture(gym.Env):
-    """An env that nobody steps."""
-
-    observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-    action_space = spaces.Discrete(2)
+def picture() -> Still:
+    return Still(spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(2))
 
 
 def test_image_policies_come_back(tmp_path):
-    agent = sb3.DQN("CnnPolicy", Picture(), buffer_size=10, device="cpu")
-    keep(agent, tmp_path / "agent", env=f"{__name__}:Picture")
-    loaded = zoo.load(tmp_path / "agent", env=Picture(), device="cpu")
+    agent = sb3.DQN("CnnPolicy", picture(), buffer_size=10, device="cpu")
+    keep(agent, tmp_path / "agent", env=f"{__name__}:picture")
+    loaded = zoo.load(tmp_path / "agent", env=picture(), device="cpu")
     assert same_weights(agent, loaded)

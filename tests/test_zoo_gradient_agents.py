@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics, ModelBased, zoo
@@ -25,30 +24,19 @@ from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
 from mbrl_wrappers.zoo.training.run import Stopped, run
+from testing.envs import Line, squared_distance
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
 KINDS: dict[str, type] = {"dhmbpo": MAAC, "maac": MAAC, "sac_svg": SACSVG, "svg": SVG}
 
 
-class Slide(gym.Env):
+def slide() -> Line:
     """Ten steps on a line, best at 0; the noise of each step is the env's own."""
-
-    observation_space = spaces.Box(-20, 20, (1,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps, self.place = 0, self.np_random.uniform(-1, 1, 1).astype(np.float32)
-        return self.place, {}
-
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        self.place = np.clip(self.place + action + self.np_random.normal(0, 0.01, 1), -20, 20).astype(np.float32)
-        return self.place, -float(self.place[0] ** 2), False, self.steps >= 10, {}
+    return Line(noise=0.01, bound=20.0, reward=squared_distance)
 
 
-gym.register("mbrl_wrappers_tests/Slide-v0", entry_point=Slide)
+gym.register("mbrl_wrappers_tests/Slide-v0", entry_point=slide)
 ENV = "mbrl_wrappers_tests/Slide-v0"
 
 AGENT = {"learning_starts": 20, "gradient_steps": 1, "batch_size": 16, "policy_kwargs": {"net_arch": [8]}}

@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, KnownDynamics, zoo
 from mbrl_wrappers.agents import PETS, POPLIN, RS
@@ -37,36 +36,18 @@ from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
 from mbrl_wrappers.zoo.training.run import Stopped, run
 from mbrl_wrappers.zoo.video import record_video
+from testing.envs import Line
+from testing.models import line_model
 
 KINDS: dict[str, type[PlanningAgent]] = {"pets": PETS, "poplin": POPLIN, "rs": RS}
 
 
-class Path2d(gym.Env):
+def path2d(render_mode: str | None = None) -> Line:
     """Ten steps in a plane, the second entry three times as fast; the noise of each step is the env's own."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium has it
-    observation_space = spaces.Box(-20, 20, (2,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-
-    def render(self) -> np.ndarray:
-        return np.full((20, 40, 3), self.steps, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps, self.place = 0, self.np_random.uniform(-1, 1, 2).astype(np.float32)
-        return self.place, {}
-
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        moved = self.place + action * [0.1, 0.3] + self.np_random.normal(0, 0.01, 2)
-        self.place = np.clip(moved, -20, 20).astype(np.float32)
-        return self.place, -float(abs(self.place[1])), False, self.steps >= 10, {}
+    return Line(speed=(0.1, 0.3), noise=0.01, bound=20.0, reward=lambda x: -abs(x[..., 1]), render_mode=render_mode)
 
 
-gym.register("mbrl_wrappers_tests/Path2d-v0", entry_point=Path2d)
+gym.register("mbrl_wrappers_tests/Path2d-v0", entry_point=path2d)
 ENV = "mbrl_wrappers_tests/Path2d-v0"
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -98,14 +79,7 @@ def agent_of(name: str, **kwargs: Any) -> Any:
 
 
 def known(**kwargs: Any) -> KnownDynamics:
-    step = torch.tensor([0.1, 0.3])
-    return KnownDynamics(
-        Path2d.observation_space,
-        Path2d.action_space,
-        lambda obs, action: obs + action * step,
-        lambda obs, action, next_obs: -next_obs[..., 1].abs(),
-        **kwargs,
-    )
+    return line_model(path2d(), **({"noise_std": 0.0} | kwargs))
 
 
 @pytest.fixture(scope="module")
@@ -403,8 +377,8 @@ def test_few_of_many_candidates_are_drawn_and_all_elites():
 
 def test_candidates_that_are_not_finite_are_left_out():
     wild = KnownDynamics(
-        Path2d.observation_space,
-        Path2d.action_space,
+        path2d().observation_space,
+        path2d().action_space,
         lambda obs, action: torch.where(action > 0, torch.nan, obs + action),
         lambda obs, action, next_obs: next_obs[..., 0],
     )

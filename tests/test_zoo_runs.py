@@ -11,12 +11,12 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import SAC
 
@@ -41,6 +41,7 @@ from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.recipe import load_recipe
 from mbrl_wrappers.zoo.training.run import run
+from testing.envs import Line
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
@@ -57,24 +58,15 @@ PARAMS = {
 }
 
 
-class Drift(gym.Env):
-    """Goes on for so many steps, or for ever."""
-
-    observation_space = spaces.Box(-9, 9, (1,), np.float32)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
+class Drift(Line):
+    """Goes on for so many steps, or for ever; its flags are numbers, as those of many an env are."""
 
     def __init__(self, steps: float = np.inf) -> None:
-        self.length = steps
+        super().__init__(speed=0.3, bound=9.0, limit=steps)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps, self.place = 0, self.np_random.uniform(-1, 1, 1).astype(np.float32)
-        return self.place, {}
-
-    def step(self, action):
-        self.steps += 1
-        self.place = np.clip(self.place + 0.3 * action, -9, 9).astype(np.float32)
-        return self.place, -float(abs(self.place[0])), 0, int(self.steps >= self.length), {}
+    def step(self, action: np.ndarray) -> tuple[Any, float, Any, Any, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, int(terminated), int(truncated), info
 
 
 TINY = """\

@@ -27,6 +27,7 @@ from mbrl_wrappers.zoo import ZooError
 from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.storage.inert_pickle import array_of, describe_pickle
+from testing.envs import Still
 
 NET = {"net_arch": [8]}
 PENDULUM = "Pendulum-v1"
@@ -216,18 +217,17 @@ def test_a_temperature_that_is_not_in_the_zip_is_told(sac):
         assert "log_ent_coef: not in the zip, so it begins anew when training goes on" in notes
 
 
-class Picture(gym.Env):
-    observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
-    action_space = spaces.Box(-1, 1, (1,), np.float32)
+def picture() -> Still:
+    return Still(spaces.Box(0, 255, (3, 36, 36), np.uint8), spaces.Box(-1, 1, (1,), np.float32))
 
 
 def test_pictures_of_older_releases_are_imported(tmp_path):
-    env = f"{__name__}:Picture"
+    env = f"{__name__}:picture"
     ppo = sb3.PPO(
-        "CnnPolicy", Picture(), device="cpu", n_steps=4, batch_size=4, policy_kwargs={"net_arch": {"pi": [8]}}
+        "CnnPolicy", picture(), device="cpu", n_steps=4, batch_size=4, policy_kwargs={"net_arch": {"pi": [8]}}
     )
     ppo.save(tmp_path / "ppo.zip")
-    sac = sb3.SAC("CnnPolicy", Picture(), device="cpu", buffer_size=4, policy_kwargs=dict(NET))
+    sac = sb3.SAC("CnnPolicy", picture(), device="cpu", buffer_size=4, policy_kwargs=dict(NET))
     sac.save(tmp_path / "sac.zip")
 
     def one_extractor(new: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def test_pictures_of_older_releases_are_imported(tmp_path):
         (change_zip(tmp_path / "sac.zip", policy=shared), sac),
     ):
         import_sb3(file, tmp_path / f"{file.stem}-out", env=env, episodes=0)
-        loaded = zoo.load(tmp_path / f"{file.stem}-out", env=Picture(), device="cpu")
+        loaded = zoo.load(tmp_path / f"{file.stem}-out", env=picture(), device="cpu")
         new, old = loaded.policy.state_dict(), agent.policy.state_dict()
         assert new.keys() == old.keys()
         assert all(torch.equal(new[name], old[name]) for name in new if not name.startswith("critic.features"))
@@ -312,22 +312,10 @@ def test_without_statistics_none_are_spoken_of(sac):
     assert not any("VecNormalize" in note for note in notes)
 
 
-class Named(gym.Env):
-    observation_space = spaces.Dict(
-        {"a": spaces.Box(-9, 9, (2,), np.float64), "mean": spaces.Box(-9, 9, (1,), np.float64)}
-    )
-    action_space = spaces.Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return self.observation_space.sample(), 1.0, False, False, {}
-
-
 def test_statistics_of_dict_observations_are_read(tmp_path):
-    gym.register("NamedOfZips-v0", Named)
+    space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float64), "mean": spaces.Box(-9, 9, (1,), np.float64)})
+    kwargs = {"observation_space": space, "action_space": spaces.Discrete(2)}
+    gym.register("NamedOfZips-v0", Still, kwargs=kwargs)
     try:
         venv = seen("NamedOfZips-v0", norm_obs_keys=["a"])
         agent = sb3.A2C("MultiInputPolicy", venv, device="cpu", policy_kwargs=dict(NET))
