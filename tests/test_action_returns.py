@@ -413,8 +413,8 @@ def test_a_particle_step_has_the_noise_of_its_member():
         model.network.max_logvar.fill_(30.0)
         model.network.min_logvar.fill_(-30.0)
         model.network.biases[-1][:, 0, 3:6] = torch.tensor([2.0, -4.0])[:, None]  # beside the mean of 3 targets
-        p = model.particle_step([0, 1])(torch.zeros(2, 5000, 2), torch.zeros(2, 5000, 1), seeded())
-    assert p.next_obs.std((1, 2)).tolist() == pytest.approx([math.e, math.e**-2], rel=0.05)
+        step = model.particle_step([0, 1])(torch.zeros(2, 5000, 2), torch.zeros(2, 5000, 1), seeded())
+    assert step.next_obs.std((1, 2)).tolist() == pytest.approx([math.e, math.e**-2], rel=0.05)
 
 
 def test_what_a_particle_step_returned_outlives_the_next_one(monkeypatch):

@@ -302,6 +302,8 @@ def filled(agent: Any, rows: int = 30) -> Any:
     space.seed(0)
     agent.action_space.seed(0)
     for _ in range(rows):
+        obs: Any
+        next_obs: Any
         obs, next_obs = ([space.sample()] for _ in range(2))
         if isinstance(space, spaces.Dict):
             obs, next_obs = ({k: o[0][k][None] for k in o[0]} for o in (obs, next_obs))

@@ -142,7 +142,8 @@ def test_constants_of_an_optimizer_and_the_models_functions_count_too(on_gpu: ty
 def test_an_interrupt_leaves_the_optimizers_in_step(on_gpu: type[Direct], monkeypatch: pytest.MonkeyPatch) -> None:
     agent = learned()
     taken = float(agent.critic.optimizer.state_dict()["state"][0]["step"])
-    target_members, drawn = agent._target_members, []
+    target_members = agent._target_members
+    drawn: list[Any] = []
 
     def interrupted() -> Any:
         if len(drawn) == 3:

@@ -79,7 +79,7 @@ def model_based(env: Any) -> ModelBased:
     return ModelBased(Dyna(rollouts_per_step=2, epoch_length=40), dynamics, fit_every=15)
 
 
-def trained(steps: int = 40) -> SAC:
+def trained(steps: int = 40) -> Any:
     env = walk()
     return make_agent(env=env).learn(steps, callback=model_based(env))
 
@@ -141,6 +141,7 @@ def interrupt(spec: JobSpec, folder: Path) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     spec = spec_of(name)
+    agent: Any
     agent, evaluations = run(spec, tmp_path / "whole")
     expected = content(agent)
     assert len(expected["imagined.obs"]) == agent.model_based.strategy._buffer.capacity  # the ring is full
@@ -205,7 +206,8 @@ def test_a_run_of_every_strategy_ends_as_if_it_had_not_been_interrupted(agent, t
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     assert_same(content(run(spec, tmp_path / "broken")[0]), expected)
-    saved, strategy = zoo.load(tmp_path / "broken").model_based.strategy, STRATEGIES[agent]
+    loaded: Any = zoo.load(tmp_path / "broken")
+    saved, strategy = loaded.model_based.strategy, STRATEGIES[agent]
     assert {name: getattr(saved, name) for name in strategy} == strategy
 
 
@@ -236,7 +238,7 @@ def test_a_run_with_action_noise_goes_on_as_if_it_never_stopped(kind, noise, tmp
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     again = SeededEpisodes(walk(), seed=3, episode=checkpoint_extra(folder)["episode"])
-    loaded = load_checkpoint(kind, folder, again, "cpu")
+    loaded: Any = load_checkpoint(kind, folder, again, "cpu")
     assert 60 <= loaded.num_timesteps < 70
     loaded.learn(120 - loaded.num_timesteps, callback=loaded.model_based, reset_num_timesteps=False)
     assert_same(content(loaded), expected)
@@ -295,7 +297,7 @@ def test_everything_comes_back(tmp_path):
     expected = content(agent)
     draws = torch.rand(3), np.random.rand(3), agent.action_space.sample()  # noqa: NPY002
     torch.manual_seed(99)
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
+    loaded: Any = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     assert torch.equal(torch.rand(3), draws[0])
     np.testing.assert_array_equal(np.random.rand(3), draws[1])  # noqa: NPY002
     np.testing.assert_array_equal(loaded.action_space.sample(), draws[2])
@@ -315,7 +317,7 @@ def test_agent_save_keeps_the_generators_of_an_agent_that_did_not_train_since(tm
     agent = trained()
     agent.save(tmp_path / "one")
     SAC.load(tmp_path / "one", env=walk(), device="cpu").save(tmp_path / "two")
-    loaded = SAC.load(tmp_path / "two", env=walk(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "two", env=walk(), device="cpu")
     generators = {k: v for k, v in agent.model_based.full_state().items() if k.startswith("generator.")}
     state = loaded.model_based.full_state()
     assert state.keys() == generators.keys() and len(state) == 2  # no imagined rows
@@ -324,7 +326,7 @@ def test_agent_save_keeps_the_generators_of_an_agent_that_did_not_train_since(tm
 
 def test_a_checkpoint_before_the_first_fit(tmp_path):
     save_checkpoint(trained(10), tmp_path / "checkpoint")
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
+    loaded: Any = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     loaded.learn(30, callback=loaded.model_based, reset_num_timesteps=False)
     assert loaded.num_timesteps == 40 and len(loaded.model_based.strategy._buffer) > 0
 
@@ -332,17 +334,17 @@ def test_a_checkpoint_before_the_first_fit(tmp_path):
 def test_an_agent_without_a_model(tmp_path):
     agent = make_agent(env=walk).learn(30)
     save_checkpoint(agent, tmp_path / "checkpoint")
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
+    loaded: Any = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     assert not hasattr(loaded, "model_based") and loaded.replay_buffer.size() == 30
     loaded.learn(5, reset_num_timesteps=False)
 
 
 def test_statistics_of_vec_normalize_come_back(tmp_path):
-    env = VecNormalize(DummyVecEnv([walk]), gamma=0.9)
+    env: Any = VecNormalize(DummyVecEnv([walk]), gamma=0.9)
     agent = make_agent(env=env).learn(40, callback=model_based(env))
     save_checkpoint(agent, tmp_path / "checkpoint")
-    fresh = VecNormalize(DummyVecEnv([walk]))
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", fresh, "cpu")
+    fresh: Any = VecNormalize(DummyVecEnv([walk]))
+    loaded: Any = load_checkpoint(SAC, tmp_path / "checkpoint", fresh, "cpu")
     assert loaded.get_vec_normalize_env() is fresh
     obs, reward = np.array([[0.3, 0.4]]), np.array([1.5])
     np.testing.assert_array_equal(fresh.normalize_obs(obs), env.normalize_obs(obs))
@@ -461,7 +463,7 @@ def test_an_exception_in_training_leaves_the_last_checkpoint(tmp_path):
     with pytest.raises(RuntimeError, match="broken"):
         agent.learn(100, callback=[model_based(env), SaveThenBreak()])
     steps = checkpoint_extra(tmp_path / "checkpoint")["steps"]
-    loaded = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
+    loaded: Any = load_checkpoint(SAC, tmp_path / "checkpoint", walk(), "cpu")
     assert 30 < steps == loaded.num_timesteps == loaded.replay_buffer.size() < 60
     assert type(loaded.replay_buffer) is ReplayBuffer
     loaded.learn(20, callback=loaded.model_based, reset_num_timesteps=False)

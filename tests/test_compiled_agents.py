@@ -75,6 +75,7 @@ class Counting(Learned):
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space)
+        self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
@@ -266,7 +267,8 @@ def test_many_agents_of_one_process_are_compiled(monkeypatch):
 
 def test_an_interrupt_leaves_weights_and_their_optimizer_in_step(uncompiled, monkeypatch):
     agent = learn(make(CompiledSAC, compile=True), 50)
-    draw, drawn = agent._draw, []
+    draw = agent._draw
+    drawn: list[Any] = []
 
     def interrupted(batch: Any) -> Any:
         if len(drawn) == 3:
@@ -571,7 +573,7 @@ def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path
 
     with pytest.raises(Stop):
         run(spec(100), tmp_path / "cut", on_step=stop)
-    resumed, _ = run(spec(100), tmp_path / "cut")
+    resumed: Any = run(spec(100), tmp_path / "cut")[0]
     assert resumed._has_updated
     states = numbers(whole.get_parameters())
     assert all(torch.equal(a, b) for a, b in zip(states, numbers(resumed.get_parameters()), strict=True))

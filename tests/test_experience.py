@@ -60,7 +60,7 @@ class Told(gym.Env):
 
 def experience_of(form: str = "box", num_envs: int = 1, steps: int = 60, **kwargs: Any) -> tuple[Any, list[Told]]:
     envs = [Told(number, form) for number in range(num_envs)]
-    venv: Any = DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
+    venv: Any = DummyVecEnv([lambda env=env: env for env in envs])
     if kwargs.pop("normalized", False):
         venv = VecNormalize(venv)
     agent = SAC(

@@ -23,6 +23,7 @@ from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
 from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData, update_mode
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
+from mbrl_wrappers.models.heads import Heads
 from mbrl_wrappers.models.network import EnsembleMLP
 from testing.agents import weights
 from testing.envs import Line
@@ -300,13 +301,13 @@ def test_what_was_trained_on_a_gpu_plays_on_a_cpu(tmp_path: Path) -> None:
 def test_a_model_fitted_on_a_gpu_is_the_one_fitted_on_a_cpu() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(300, 4, generator=generator), torch.randn(300, 2, generator=generator)
-    data = FitData(x, y, torch.zeros(300, 0))
-    settings = FitSettings(1e-3, [1e-4] * 3, 128, 50, 3, 30, 0.0, "mse")
-    network = EnsembleMLP(3, 4, 2, 0, (16, 16), seed=0)
+    data = FitData(x, y, torch.zeros(300, 0), torch.ones(2), torch.ones(0))
+    settings = FitSettings(1e-3, [1e-4] * 3, 128, 50, 3, 30, 0.0, "mse", 0.0)
+    network = EnsembleMLP(3, 4, Heads(2), (16, 16), seed=0)
     found = []
     for device in ("cpu", "cuda"):
         own = copy.deepcopy(network).to(device)
-        there = FitData(*(part.to(device) for part in (data.x, data.y, data.label)))
+        there = FitData(**{name: part.to(device) for name, part in vars(data).items()})
         report = fit_ensemble(own, there, there[torch.arange(50, device=device)], settings, generator.manual_seed(1))
         assert report.steps == 30
         found.append(torch.cat([p.detach().flatten().cpu() for p in own.parameters()]))

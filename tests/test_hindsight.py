@@ -143,7 +143,7 @@ def test_the_targets_of_mve_are_paid_by_the_env():
     ("strategy", "infos", "kind"), [(Dyna(0.5, 1, 20), True, SAC), (STEVE(2), False, SAC), (RealData(), False, MAAC)]
 )
 def test_where_rewards_must_be_learned_the_model_sees_relabelled_rows(strategy, infos, kind, monkeypatch):
-    fitted = []
+    fitted: list[Any] = []
     monkeypatch.setattr(EnsembleDynamics, "fit", _noting(fitted, EnsembleDynamics.fit))
     agent = trained(strategy, kind, infos=infos)
     assert agent.model_based.strategy._dynamics is agent.model_based.dynamics
@@ -173,7 +173,7 @@ def test_goals_of_every_space(kind):
             paid.append((achieved.shape, desired.shape, len(infos), indices))
             return [(achieved == desired).reshape(len(infos), -1).all(-1)]
 
-    buffer = HerReplayBuffer(20, space, spaces.Discrete(2), Env(), "cpu")  # type: ignore[arg-type]
+    buffer = HerReplayBuffer(20, space, spaces.Discrete(2), Env(), "cpu")
     hindsight = Hindsight(buffer, dynamics.obs_codec)
     one, other = (dynamics.obs_codec.encode({key: np.stack([part[kind].sample()] * 2) for key in space}) for _ in "ab")
     obs = hindsight.with_goals(one, torch.stack([one[0, hindsight.achieved], other[0, hindsight.achieved]]))

@@ -397,7 +397,8 @@ def test_the_frame_is_that_of_the_imagined_state(env_id, headless):
     for _ in range(4):
         action = 1 if env_id == "CartPole-v1" else np.array([2.0], np.float32)
         obs = env.step(action)[0].astype(np.float64)
-    real.unwrapped.state = obs if env_id == "CartPole-v1" else np.array([np.arctan2(obs[1], obs[0]), obs[2]])
+    known: Any = real.unwrapped
+    known.state = obs if env_id == "CartPole-v1" else np.array([np.arctan2(obs[1], obs[0]), obs[2]])
     frames.append(env.render())
     np.testing.assert_array_equal(frames[1], real.render())
     assert frames[1].shape[2] == 3 and frames[1].dtype == np.uint8

@@ -306,7 +306,7 @@ def test_a_model_without_start_states_is_refused():
 
 
 def test_vec_normalize_scales_observations_and_last_observations():
-    env = VecNormalize(ImaginedVecEnv(KnownDynamics.for_env("Pendulum-v1"), 16, horizon=5, seed=0), clip_obs=100.0)
+    env: Any = VecNormalize(ImaginedVecEnv(KnownDynamics.for_env("Pendulum-v1"), 16, horizon=5, seed=0), clip_obs=100.0)
     env.reset()
     for _ in range(20):
         obs, rewards, dones, infos = env.step(np.zeros((16, 1), np.float32))
@@ -423,8 +423,10 @@ def test_maskable_ppo_never_takes_an_invalid_action():
 
 
 def test_ppo_trains_under_vec_normalize_and_is_evaluated_in_the_real_env(pendulum, tmp_path):
-    env = VecNormalize(ImaginedVecEnv(pendulum, 4, horizon=10, seed=0))
-    real = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1", max_episode_steps=20))]), training=False)
+    env: Any = VecNormalize(ImaginedVecEnv(pendulum, 4, horizon=10, seed=0))
+    real: Any = VecNormalize(
+        DummyVecEnv([lambda: Monitor(gym.make("Pendulum-v1", max_episode_steps=20))]), training=False
+    )
     agent = PPO("MlpPolicy", env, n_steps=16, batch_size=32, policy_kwargs=TINY, seed=0, device="cpu")
     callback = EvalCallback(real, n_eval_episodes=2, eval_freq=16, log_path=str(tmp_path), verbose=0)
     agent.learn(128, callback=callback)

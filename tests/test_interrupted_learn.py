@@ -69,7 +69,7 @@ def pendulum() -> gym.Env:
     return gym.make("Pendulum-v1")
 
 
-def callback(strategy: Any = None) -> ModelBased:
+def callback(strategy: Any = None) -> Any:
     strategy = CountingDyna(rollouts_per_step=2) if strategy is None else strategy
     return ModelBased(strategy, EnsembleDynamics.for_env("Pendulum-v1", **MODEL), fit_every=20)
 
@@ -158,7 +158,7 @@ def test_what_is_saved_and_copied_after_an_interruption_is_plain(tmp_path):
     agent.save_replay_buffer(tmp_path / "buffer")
     asked = first.strategy.asked
     rows = agent.replay_buffer.size()
-    loaded = SAC.load(tmp_path / "agent", env=pendulum(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "agent", env=pendulum(), device="cpu")
     for one in (loaded, agent):
         one.load_replay_buffer(tmp_path / "buffer")
         assert type(one.replay_buffer) is ReplayBuffer and one.replay_buffer.size() == rows
@@ -179,7 +179,7 @@ def test_evaluation_goes_on_after_an_interruption(tmp_path):
     asked = first.strategy.asked
     agent.learn(20, callback=watch, reset_num_timesteps=False)
     assert watch.n_calls > before and first.strategy.asked == asked
-    best = SAC.load(tmp_path / "best_model", env=pendulum(), device="cpu")
+    best: Any = SAC.load(tmp_path / "best_model", env=pendulum(), device="cpu")
     assert type(best.model_based.strategy) is CountingDyna
 
 
@@ -189,7 +189,8 @@ def test_batches_are_drawn_from_the_model_only_after_the_first_fit():
 
     class Look(BaseCallback):
         def _on_step(self) -> bool:
-            buffer = self.model.replay_buffer
+            model: Any = self.model
+            buffer = model.replay_buffer
             assert isinstance(buffer, BufferDecorator)
             seen.append((buffer.serves(), self.num_timesteps > 10))
             return True
@@ -204,7 +205,7 @@ def test_agents_with_a_model_wait_for_it_where_their_experience_is_lost(kind, fr
     agent = make_agent(kind)
     agent.learn(30, callback=callback(RealData()))
     agent.save(tmp_path / "agent")
-    loaded = kind.load(tmp_path / "agent", env=pendulum(), device="cpu")
+    loaded: Any = kind.load(tmp_path / "agent", env=pendulum(), device="cpu")
     with pytest.warns(UserWarning, match="holds nothing of the run that goes on at step 30: until 10 new steps"):
         loaded.learn(9, callback=callback(RealData()) if fresh else None, reset_num_timesteps=False)
     assert loaded._n_updates == agent._n_updates

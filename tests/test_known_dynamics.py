@@ -68,7 +68,8 @@ def _inputs(dynamics: DynamicsModel, rows: int, seed: int = 0) -> tuple[Tensor, 
 
 def _riccati(num_steps: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the costs-to-go ``P_0 .. P_T`` and the optimal gains ``K_0 .. K_{T-1}`` of ``T`` steps."""
-    costs, gains = [np.zeros_like(Q)], []
+    costs = [np.zeros_like(Q)]
+    gains: list[np.ndarray] = []
     for _ in range(num_steps):
         after = costs[0]
         gain = np.linalg.solve(R + B.T @ after @ B, B.T @ after @ A)

@@ -18,7 +18,7 @@ def tensors(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
 @pytest.fixture
 def without_onednn():
     enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     yield
     torch.backends.mkldnn.enabled = enabled
 

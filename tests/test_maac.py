@@ -476,9 +476,14 @@ def test_sac_svg_learns_from_real_states() -> None:
 
 
 def test_a_function_is_a_callback_too() -> None:
-    calls = []
+    calls: list[Any] = []
+
+    def callback(found: dict[str, Any], _: Any) -> bool:
+        calls.append(found["self"])
+        return True
+
     agent = make_agent(horizon=1)
-    agent.learn(5, callback=lambda found, _: calls.append(found["self"]) is None)
+    agent.learn(5, callback=callback)
     assert len(calls) == 5
     assert agent.model_based is not None
 

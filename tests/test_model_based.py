@@ -216,10 +216,10 @@ def test_without_imagined_rows_the_agent_is_the_model_free_one_bit_for_bit(kind,
         results.append(everything(agent))
         if callback is not None:
             assert len(callback.dynamics.fits) == 4 and len(chosen._buffer) > 0
-    plain, with_model = results
-    assert plain.keys() == with_model.keys()
+    plain, imagined = results
+    assert plain.keys() == imagined.keys()
     for name in plain:
-        np.testing.assert_array_equal(plain[name], with_model[name], err_msg=name)
+        np.testing.assert_array_equal(plain[name], imagined[name], err_msg=name)
 
 
 def test_with_imagined_rows_it_is_another_one():
@@ -236,7 +236,8 @@ def test_the_buffer_is_decorated_only_while_learning():
 
     class Look(BaseCallback):
         def _on_step(self) -> bool:
-            seen.append(type(self.model.replay_buffer))
+            model: Any = self.model
+            seen.append(type(model.replay_buffer))
             return True
 
     agent = make_agent()
@@ -352,7 +353,7 @@ def test_going_on_without_experience_collects_anew_and_fits_when_there_is_enough
     agent = make_agent()
     agent.learn(steps, callback=ModelBased(Serving(), Recorder(agent.env), fit_every=30))
     agent.save(tmp_path / "agent")
-    loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
     callback = ModelBased(Serving(), Recorder(loaded.env), fit_every=30) if fresh else loaded.model_based
     if fresh and steps == 20:  # as at the end of any warm-up: nothing was learned yet
         loaded.learn(10, callback=callback, reset_num_timesteps=False)
@@ -372,7 +373,7 @@ def test_starting_over_without_experience_is_no_matter_of_concern(tmp_path):
     agent = make_agent()
     agent.learn(40, callback=model_based(agent))
     agent.save(tmp_path / "agent")
-    loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
     loaded.learn(30, callback=loaded.model_based)
     assert loaded.num_timesteps == 30 and loaded.model_based.dynamics.fits == [20, 20]
 
@@ -389,7 +390,7 @@ def test_a_loaded_agent_imagines_before_its_next_fit(tmp_path):
     agent.learn(45, callback=model_based(agent))
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
-    loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert len(loaded.model_based.strategy._buffer) == 0
     loaded.learn(1, callback=loaded.model_based, reset_num_timesteps=False)
@@ -436,7 +437,7 @@ def test_a_wrong_termination_is_warned_about_once_with_the_first_step_it_gets_wr
     # Nor again after it was saved and loaded.
     agent.save(tmp_path / "agent")
     agent.save_replay_buffer(tmp_path / "buffer")
-    loaded = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "agent", env=Walk(), device="cpu")
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert warnings_of(lambda: loaded.learn(40, callback=loaded.model_based, reset_num_timesteps=False)) == []
 

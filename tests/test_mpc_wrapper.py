@@ -86,7 +86,7 @@ def small(space: spaces.Space = PUSH, kind: Any = CEM, **kwargs: Any) -> Planner
     return kind(space, **{"horizon": 3, **kwargs})
 
 
-def wrapped(space: spaces.Space = PUSH, mode: Any = "replace", planner: Any = None, **kwargs: Any) -> MPCAction:
+def wrapped(space: spaces.Space = PUSH, mode: Any = "replace", planner: Any = None, **kwargs: Any) -> Any:
     return MPCAction(Line(space), model(space), planner or small(space), mode=mode, **{"seed": 0, **kwargs})
 
 
@@ -352,7 +352,8 @@ def test_a_vector_env_reports_arrays_of_all_envs(space):
         assert all(space.contains(action) for action in mpc["action"])
         assert all(space.contains(action) for action in mpc["sequence"].reshape(-1, *space.shape))
         np.testing.assert_array_equal(mpc["action"], mpc["sequence"][:, 0])
-    received = [single.unwrapped.received[0] for single in envs.envs]
+    lines: list[Any] = [single.unwrapped for single in envs.envs]
+    received = [line.received[0] for line in lines]
     assert len(received) == 3 and all(space.contains(action) for action in received)
 
 
@@ -362,8 +363,9 @@ def test_what_a_vector_env_executes_is_what_it_reports():
     env = VectorMPCAction(envs, model(), planner, mode="residual", seed=0)
     env.reset(seed=0)
     actions = [env.step(np.array([[0.2], [-0.3]], np.float32))[4]["mpc"]["action"] for _ in range(5)]
+    lines: list[Any] = [single.unwrapped for single in envs.envs]
     for row in range(2):
-        np.testing.assert_array_equal(np.stack(actions)[:, row], np.stack(envs.envs[row].unwrapped.received))
+        np.testing.assert_array_equal(np.stack(actions)[:, row], np.stack(lines[row].received))
 
 
 def test_one_env_of_many_is_planned_for_as_if_alone():

@@ -200,7 +200,7 @@ def test_real_n_step_rows_are_continued():
 
 
 def test_normalized_rewards_and_observations_are_those_of_the_agent():
-    env = VecNormalize(DummyVecEnv([Line]))
+    env: Any = VecNormalize(DummyVecEnv([Line]))
     agent = SAC("MlpPolicy", env, gamma=GAMMA, ent_coef=ALPHA, seed=0, device="cpu", policy_kwargs={"net_arch": [8]})
     fill(agent.replay_buffer)
     env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var = np.array([0.5]), np.array([4.0]), np.array(100.0)
@@ -282,8 +282,8 @@ def test_rows_and_divergences_are_counted():
     fill(agent.replay_buffer)
     strategy = bound(MVE(2), agent, line(diverges_at=-10.0))
     draw(strategy, agent, 12)
-    assert strategy.refresh(None, 0, 0) == {"rows": 12.0, "diverged": 12.0}  # type: ignore[arg-type]
-    assert strategy.refresh(None, 0, 0) == {"rows": 0.0, "diverged": 0.0}  # type: ignore[arg-type]
+    assert strategy.refresh(None, 0, 0) == {"rows": 12.0, "diverged": 12.0}
+    assert strategy.refresh(None, 0, 0) == {"rows": 0.0, "diverged": 0.0}
 
 
 def test_bad_arguments_and_agents_are_refused():

@@ -162,12 +162,12 @@ class Outside(gym.Env):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.x, self.t = self.np_random.uniform(2, 5), 0
-        return np.float32([self.x]), {}
+        return np.array([self.x], np.float32), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.x = float(np.clip(self.x + 0.1 * action[0], 2, 5))
         self.t += 1
-        return np.float32([self.x]), -abs(self.x - 3), False, self.t >= 10, {}
+        return np.array([self.x], np.float32), -abs(self.x - 3), False, self.t >= 10, {}
 
 
 def test_imagined_values_are_those_of_the_real_env_where_it_leaves_its_space():

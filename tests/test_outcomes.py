@@ -219,7 +219,8 @@ def test_a_policy_is_worth_in_imagination_what_it_is_worth():
 @pytest.fixture(scope="module")
 def lake() -> EnsembleDynamics:
     """Fit a model of FrozenLake on its own table, each state and action equally often."""
-    table = gym.make("FrozenLake-v1").unwrapped.P
+    frozen_lake: Any = gym.make("FrozenLake-v1").unwrapped
+    table = frozen_lake.P
     source = np.random.default_rng(0)
     rows = []
     for _ in range(60):
@@ -228,7 +229,8 @@ def lake() -> EnsembleDynamics:
                 chances = table[state][action]
                 _, to, reward, ends = chances[source.choice(len(chances), p=[c[0] for c in chances])]
                 rows.append((state, action, to, reward, ends))
-    state, action, to, reward, ends = (torch.tensor(column) for column in zip(*rows, strict=True))
+    columns: Any = [torch.tensor(column) for column in zip(*rows, strict=True)]
+    state, action, to, reward, ends = columns
     one_hot = torch.nn.functional.one_hot
     data = Transitions(
         one_hot(state, 16).float(),
@@ -243,7 +245,8 @@ def lake() -> EnsembleDynamics:
 
 @torch.no_grad()
 def test_reward_and_end_are_those_of_the_state_that_was_sampled(lake):
-    table = gym.make("FrozenLake-v1").unwrapped.P
+    frozen_lake: Any = gym.make("FrozenLake-v1").unwrapped
+    table = frozen_lake.P
     alive = [state for state in range(16) if state not in (5, 7, 11, 12, 15)]
     state, action = (part.flatten() for part in torch.meshgrid(torch.tensor(alive), torch.arange(4), indexing="ij"))
     one_hot, repeats = torch.nn.functional.one_hot, 200

@@ -595,8 +595,9 @@ class SaveAtAnEnd(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= 20 and self.episode is None:
-            self.model.save(self.folder / "agent")
-            self.model.save_replay_buffer(self.folder / "buffer")
+            model: Any = self.model
+            model.save(self.folder / "agent")
+            model.save_replay_buffer(self.folder / "buffer")
             self.episode = self.training_env.get_attr("episode")[0] - 1  # the next one has begun
 
 
@@ -641,7 +642,7 @@ def test_the_default_models_know_what_is_known():
 
 
 def test_the_planner_that_is_asked_for():
-    kinds = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
+    kinds: dict[str, Any] = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
     for name, kind in kinds.items():
         planner = make(planner=name, planner_kwargs={"horizon": 7})._planner
         assert type(planner) is kind and planner.horizon == 7
@@ -945,7 +946,8 @@ def test_pets_swings_up_a_pendulum_whose_equations_it_knows():
         seed=0, device="cpu",
     )  # fmt: skip
     env.reset(seed=0)
-    env.unwrapped.state = np.array([np.pi, 0.0])  # hanging, at rest
+    pendulum: Any = env.unwrapped
+    pendulum.state = np.array([np.pi, 0.0])  # hanging, at rest
     obs, state, total = np.array([-1.0, 0.0, 0.0], np.float32), None, 0.0
     for _ in range(200):
         action, state = agent.predict(obs, state)

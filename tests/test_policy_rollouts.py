@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,7 @@ GAIN = torch.tensor([[0.4, 0.7]], dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
-def _double() -> None:
+def _double() -> Iterator[None]:
     """What the buffers of a known system are made of is the default type at the time."""
     torch.set_default_dtype(torch.float64)
     yield

@@ -235,7 +235,7 @@ def test_what_is_known_is_saved_with_the_buffer(form, tmp_path):
     assert sum(env.log.terminated) and sum(env.log.truncated)
     save_checkpoint(agent, tmp_path / "checkpoint")
     agent.save_replay_buffer(tmp_path / "buffer")
-    resumed = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(form), device="cpu")
+    resumed: Any = load_checkpoint(SAC, tmp_path / "checkpoint", Walk(form), device="cpu")
     assert read(resumed).terminated.tolist() == env.log.terminated
     resumed.learn(20, callback=resumed.model_based, reset_num_timesteps=False)
     assert read(resumed).terminated.tolist() == env.log.terminated + resumed.env.get_attr("log")[0].terminated

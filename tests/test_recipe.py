@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.resources
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -185,7 +186,14 @@ def _shipped() -> list[tuple[str, str]]:
 
 
 def _spec(agent: str, env: str, **changes):
-    wishes = {"steps": None, "seed": 0, "algo": None, "params": {}, "eval_episodes": 1, "save_freq": None}
+    wishes: dict[str, Any] = {
+        "steps": None,
+        "seed": 0,
+        "algo": None,
+        "params": {},
+        "eval_episodes": 1,
+        "save_freq": None,
+    }
     return make_job(agent, env, **{**wishes, "device": "cpu", **changes})
 
 
@@ -282,7 +290,7 @@ def test_a_value_of_the_wrong_type_is_named_with_its_key(path, right, tmp_path):
             "algorithms": {"DQN": {}},
             "Pendulum-v1": {"agent": {}, "strategy": {}, "normalize": {}},
         }
-        place = entries
+        place: Any = entries
         for section in sections:
             place = place[section]
         place[key] = value

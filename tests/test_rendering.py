@@ -58,7 +58,8 @@ def headless(monkeypatch):
 
 @pytest.mark.parametrize("env_id", [*CLASSIC, *MUJOCO])
 def test_an_observation_comes_back_from_the_state(env_id):
-    source, target = gym.make(env_id).unwrapped, gym.make(env_id).unwrapped
+    source: Any = gym.make(env_id).unwrapped
+    target: Any = gym.make(env_id).unwrapped
     target.reset(seed=1)
     # contact forces and actuator forces are of the step taken, not of the state
     width = {"Ant-v5": 27, "Humanoid-v5": 45, "HumanoidStandup-v5": 45}.get(env_id)
@@ -74,7 +75,8 @@ def test_an_observation_comes_back_from_the_state(env_id):
 
 @pytest.mark.parametrize("env_id", MUJOCO)
 def test_the_simulator_is_in_the_state_observed(env_id):
-    source, target = gym.make(env_id).unwrapped, gym.make(env_id).unwrapped
+    source: Any = gym.make(env_id).unwrapped
+    target: Any = gym.make(env_id).unwrapped
     num_skipped = {"Ant-v5": 2, "Humanoid-v5": 2, "HumanoidStandup-v5": 2, "Swimmer-v5": 2}.get(env_id, 1)
     if env_id not in ROBOTS or env_id == "InvertedPendulum-v5":
         num_skipped = 0
@@ -101,7 +103,8 @@ def _velocity_limits(env_id: str) -> tuple[float, float]:
 @pytest.mark.parametrize("env_id", ["Ant-v5", "Hopper-v5", "Swimmer-v5"])
 def test_root_positions_that_are_observed_are_kept(env_id):
     kwargs = {"exclude_current_positions_from_observation": False}
-    source, target = gym.make(env_id, **kwargs).unwrapped, gym.make(env_id, **kwargs).unwrapped
+    source: Any = gym.make(env_id, **kwargs).unwrapped
+    target: Any = gym.make(env_id, **kwargs).unwrapped
     _play(source, 5)
     target.reset(seed=1)
     set_state_from_obs(target, _observe(source))
@@ -117,7 +120,8 @@ def test_the_frame_is_that_of_the_real_state(env_id, headless):
     for seed, num_steps in ((0, 0), (1, 10), (2, 20)):
         _play(source, num_steps, seed)
         if env_id == "Pendulum-v1":
-            source.unwrapped.last_u = None
+            pendulum: Any = source.unwrapped
+            pendulum.last_u = None
         set_state_from_obs(target, _observe(source.unwrapped))
         frames.append(target.render())
         np.testing.assert_array_equal(frames[-1], source.render())
@@ -128,7 +132,7 @@ def test_the_frame_is_that_of_the_real_state(env_id, headless):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_callers_observation_is_neither_kept_nor_changed(dtype):
-    env = gym.make("CartPole-v1")
+    env: Any = gym.make("CartPole-v1")
     env.reset(seed=0)
     obs = np.array([0.1, 0.2, 0.03, 0.4], dtype=dtype)
     set_state_from_obs(env, obs)
@@ -151,7 +155,7 @@ def test_environments_that_cannot_be_shown_are_refused_by_id():
 
 
 def test_wrapped_or_not_makes_no_difference():
-    env = gym.wrappers.RescaleObservation(gym.make("Pendulum-v1"), -1, 1)
+    env: Any = gym.wrappers.RescaleObservation(gym.make("Pendulum-v1"), -1, 1)
     for shown in (env, env.unwrapped):
         assert can_render(shown)
         set_state_from_obs(shown, np.array([0.0, 1.0, 5.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_bounds_are_saved_and_loaded(store, tmp_path):
     agent = trained(expand_critic=True)
     if store == "sb3":
         agent.save(tmp_path / "agent.zip")
-        again = MAAC.load(tmp_path / "agent.zip", env=agent.env)
+        again: Any = MAAC.load(tmp_path / "agent.zip", env=agent.env)
     else:
         zoo.save(agent, tmp_path / "agent", episodes=1)
         again = zoo.load(tmp_path / "agent")

@@ -67,7 +67,13 @@ def test_actions_of_a_discrete_space_are_ints_of_that_space():
     env.reset()
     returns = SimulatorReturns(env)
     seen = []
-    env.step = lambda action, step=env.step: (seen.append(action), step(action))[1]  # type: ignore[method-assign]
+    own_step = env.step
+
+    def step(action: Any) -> Any:
+        seen.append(action)
+        return own_step(action)
+
+    env.step = step  # type: ignore[method-assign]
     returns(one_hot([1, -1, 0]))
     assert seen == [1, -1, 0] and all(type(action) is int for action in seen)
 

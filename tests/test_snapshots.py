@@ -298,7 +298,7 @@ def test_wrappers_with_a_state():
 
 
 def test_episode_statistics_go_back():
-    env = Monitor(gym.make("CartPole-v1", max_episode_steps=5))
+    env: Any = Monitor(gym.make("CartPole-v1", max_episode_steps=5))
     env = wrappers.RecordEpisodeStatistics(env, stats_key="statistics")
     env.reset(seed=0)
     snapshots = Snapshots(env)
@@ -505,7 +505,7 @@ class Engine(Custom):
         return super().reset(**options)
 
     def noise(self) -> float:
-        client = self.client["of"][0] if self.deep else self.client  # type: ignore[call-overload]
+        client = self.client["of"][0] if self.deep else self.client
         return SERVERS[client.id]  # a KeyError where it was closed
 
 
@@ -567,7 +567,7 @@ def test_what_attributes_share_is_shared_after_a_restore():
         def __init__(self, board: list[Any]) -> None:
             self.board = board
 
-    env = Custom()
+    env: Any = Custom()
     env.history, env.own_step, env.itself, env.module = [[1], [2]], env.step, env, np
     env.piece, env.snapshots = Piece(env.history), Snapshots(env, check=False)
     env.last, kept = env.history[1], env.snapshots

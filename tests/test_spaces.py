@@ -16,7 +16,7 @@ from mbrl_wrappers.spaces import FlatSpace, space_from_json, space_to_json
 BATCH = 7
 INFINITY = np.inf
 
-LEAVES = {
+LEAVES: dict[str, spaces.Space] = {
     "box float32": spaces.Box(-2.0, 3.0, (4,), np.float32),
     "box float64": spaces.Box(-2.0, 3.0, (4,), np.float64),
     "box float16": spaces.Box(-2.0, 3.0, (2,), np.float16),
@@ -185,6 +185,8 @@ def test_json_gives_an_equal_space(name):
     assert [leaf.space.dtype for leaf in FlatSpace(again).leaves] == [
         leaf.space.dtype for leaf in FlatSpace(space).leaves
     ]
+    leaf: Any
+    original: Any
     for leaf, original in zip(FlatSpace(again).leaves, FlatSpace(space).leaves, strict=True):
         if isinstance(leaf.space, spaces.Box):  # Gymnasium compares bounds only approximately
             assert np.array_equal(leaf.space.low, original.space.low)
@@ -194,10 +196,11 @@ def test_json_gives_an_equal_space(name):
 def test_json_keeps_bounds_and_dtypes_to_the_last_digit():
     low = np.array([-0.1, -INFINITY, np.nextafter(-1.0, 0.0)])
     space = spaces.Box(low, np.array([1 / 3, 0.0, INFINITY]), dtype=np.float64)
-    again = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    again: Any = space_from_json(json.loads(json.dumps(space_to_json(space))))
     assert np.array_equal(again.low, space.low) and np.array_equal(again.high, space.high)
     wide = spaces.Box(-(2**63), 2**63 - 1, (1,), np.int64)
-    assert np.array_equal(space_from_json(space_to_json(wide)).high, wide.high)
+    again = space_from_json(space_to_json(wide))
+    assert np.array_equal(again.high, wide.high)
 
 
 def test_layout():

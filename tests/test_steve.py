@@ -191,7 +191,7 @@ def test_a_model_whose_members_agree_is_trusted_and_one_whose_members_do_not_is_
     for dynamics in (alike(ensemble()), wild):
         strategy = bound(STEVE(3), agent, dynamics)
         draw(strategy, agent, 40)
-        report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
+        report = strategy.refresh(None, 0, 0)
         assert sum(report[f"weight_h{h}"] for h in range(4)) == pytest.approx(1.0)
         shares.append(report["weight_h0"])
     trusting, wary = shares
@@ -218,7 +218,7 @@ def assert_nothing_is_looked_ahead(agent: Any, dynamics: EnsembleDynamics) -> No
     strategy = bound(STEVE(2), agent, dynamics)
     _, batch = draw(strategy, agent, 20)
     assert torch.isfinite(batch.rewards).all()
-    report = strategy.refresh(None, 0, 0)  # type: ignore[arg-type]
+    report = strategy.refresh(None, 0, 0)
     assert report["weight_h0"] == 1.0
     assert report["diverged"] == 20.0
 
@@ -242,7 +242,7 @@ def test_where_a_member_diverges_no_termination_is_believed(ends_there: bool):
 
 @torch.no_grad()
 def test_normalized_rewards_and_n_steps():
-    env = VecNormalize(DummyVecEnv([Still]))
+    env: Any = VecNormalize(DummyVecEnv([Still]))
     agent = filled_agent(env=env, n_steps=3)
     env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var = np.array([0.5, 0.0]), np.array([4.0, 1.0]), np.array(100.0)
     dynamics = without_ends(alike(ensemble()))
@@ -288,10 +288,9 @@ def test_what_has_no_variance_is_refused():
         agent = kind("MlpPolicy", Still(), device="cpu")
         with pytest.raises(ValueError, match=message):
             bound(STEVE(), agent, ensemble())
-    for kind, message in ((DQN, "got 1; DQN has one network"), (QRDQN, "critics must be scalar, got QRDQN")):
-        agent = kind("MlpPolicy", "CartPole-v1", device="cpu")
+    for other, message in ((DQN, "got 1; DQN has one network"), (QRDQN, "critics must be scalar, got QRDQN")):
         with pytest.raises(ValueError, match=message):
-            bound(STEVE(), agent, KnownDynamics.for_env("CartPole-v1"))
+            bound(STEVE(), other("MlpPolicy", "CartPole-v1", device="cpu"), KnownDynamics.for_env("CartPole-v1"))
     with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got EnsembleDynamics with 1"):
         bound(STEVE(), filled_agent(), ensemble(num_elites=1))
     with pytest.raises(ValueError, match="dynamics must have a learned reward, whose variance counts, got 'custom'"):

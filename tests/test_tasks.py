@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
@@ -53,11 +54,16 @@ SWING_UP = """
 """
 
 
+def highest(env: gym.Env) -> np.ndarray:
+    assert isinstance(env.action_space, spaces.Box)
+    return env.action_space.high
+
+
 def _actions(env: gym.Env, num_steps: int, seed: int = 0) -> np.ndarray:
     """Draw actions ``[T, 1]`` that keep their side for ten steps, so that a cart gets somewhere."""
     rng = np.random.default_rng(seed)
     sides = np.repeat(rng.choice([-1.0, 1.0], size=num_steps // 10 + 1), 10)[:num_steps]
-    return (sides * rng.uniform(0, env.action_space.high, num_steps))[:, None].astype(np.float32)
+    return (sides * rng.uniform(0, highest(env), num_steps))[:, None].astype(np.float32)
 
 
 def _made(env_id: str, **state: Any) -> Any:
@@ -103,7 +109,7 @@ def test_only_the_time_limit_ends_an_episode(env_id):
     env = gym.make(env_id)
     env.reset(seed=0)
     for step in range(1, NUM_STEPS[env_id] + 1):
-        obs, reward, terminated, truncated, _ = env.step(env.action_space.high)
+        obs, reward, terminated, truncated, _ = env.step(highest(env))
         assert obs in env.observation_space and type(reward) is float
         assert not terminated and truncated == (step == NUM_STEPS[env_id])
 
@@ -116,7 +122,7 @@ def test_seed_and_actions_determine_the_episode(env_id):
         rows = [env.reset(seed=seed)[0]]
         for action in _actions(env, 50):
             obs, reward, *_ = env.step(action)
-            rows.append(np.append(obs, reward))
+            rows.append(np.append(obs, float(reward)))
         episodes.append(np.concatenate(rows))
     assert np.array_equal(episodes[0], episodes[1]) and not np.array_equal(episodes[0], episodes[2])
 
@@ -161,7 +167,7 @@ def test_pictures_show_the_state(env_id):
     env.reset(seed=0)
     first = env.render()
     for _ in range(10):
-        env.step(env.action_space.high)
+        env.step(highest(env))
     later = env.render()
     assert first.dtype == np.uint8 and first.ndim == 3 and first.shape[-1] == 3
     assert (first != later).any() and len(np.unique(first.reshape(-1, 3), axis=0)) >= 3
@@ -173,7 +179,7 @@ def test_a_window_opens_and_closes_twice(env_id, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     env = gym.make(env_id, render_mode="human")
     env.reset(seed=0)
-    env.step(env.action_space.high)
+    env.step(highest(env))
     env.close()
     env.close()
 
@@ -205,7 +211,7 @@ def test_ids_work_without_an_import_and_only_the_pendulum_needs_mujoco():
 @pytest.mark.parametrize("env_id", [PETS_CARTPOLE, MBBL_CART_POLE])
 def test_env_and_known_dynamics_take_the_same_steps(env_id):
     dynamics = KnownDynamics.for_env(env_id)
-    env = gym.make(env_id).unwrapped
+    env: Any = gym.make(env_id).unwrapped
     largest_position = 0.0
     for episode in range(5):
         env.reset(seed=episode)
@@ -413,7 +419,7 @@ def test_stops_act_on_each_row_of_a_batch_alone():
 
 
 def test_each_push_is_that_of_cartpole_v1():
-    env, original = _made(MBBL_CART_POLE), gym.make("CartPole-v1").unwrapped
+    env, original = _made(MBBL_CART_POLE), _made("CartPole-v1")
     for seed in range(5):
         obs, _ = env.reset(seed=seed)
         assert np.array_equal(obs, original.reset(seed=seed)[0])

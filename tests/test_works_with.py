@@ -38,7 +38,7 @@ from testing.envs import Walk
 ALGORITHMS = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, TQC, CrossQ, QRDQN)}
 
 
-def model_based(env: Any) -> ModelBased:
+def model_based(env: Any) -> Any:
     dynamics = EnsembleDynamics(
         env.observation_space, env.action_space, num_members=3, num_elites=2, hidden=(16, 16), max_steps=20
     )
@@ -254,7 +254,7 @@ def test_evaluation_and_checkpoint_callbacks(tmp_path):
     assert len(callback.strategy._buffer) > 0 and evaluate.best_mean_reward > -np.inf
 
     # Loaded while training went on, by one who does not care for the model: a plain agent, a plain buffer.
-    loaded = SAC.load(tmp_path / "walk_40_steps", env=Walk(), device="cpu")
+    loaded: Any = SAC.load(tmp_path / "walk_40_steps", env=Walk(), device="cpu")
     loaded.load_replay_buffer(tmp_path / "walk_replay_buffer_40_steps")
     assert type(loaded.replay_buffer) is ReplayBuffer and loaded.replay_buffer.size() == 39
     before = parameters(loaded)
@@ -262,7 +262,7 @@ def test_evaluation_and_checkpoint_callbacks(tmp_path):
     assert_trained(loaded, before)
     assert loaded.num_timesteps == 70
 
-    best = SAC.load(tmp_path / "best" / "best_model", device="cpu")
+    best: Any = SAC.load(tmp_path / "best" / "best_model", device="cpu")
     assert best.model_based.dynamics.start_obs.shape[1] == 2
 
 
@@ -309,5 +309,5 @@ def test_a_registered_env_by_its_id(tmp_path):
     assert dynamics.termination_name == "Pendulum-v1"
     agent.learn(110, callback=ModelBased(Dyna(real_ratio=0.05, rollouts_per_step=1), dynamics))
     agent.save(tmp_path / "pendulum")
-    loaded = SAC.load(tmp_path / "pendulum", env=env, device="cpu")
+    loaded: Any = SAC.load(tmp_path / "pendulum", env=env, device="cpu")
     assert loaded.model_based.dynamics.observation_space == loaded.observation_space

@@ -91,7 +91,7 @@ class CartModel(WorldModel):
 
 def test_rows_of_a_state_are_chosen_and_put_in_every_part_of_it() -> None:
     one = {"a": torch.arange(3.0), "b": (torch.arange(6).reshape(3, 2), torch.arange(12.0).reshape(3, 2, 2))}
-    other = {"a": -one["a"], "b": (-one["b"][0], -one["b"][1])}  # type: ignore[operator,index]
+    other = {"a": -one["a"], "b": (-one["b"][0], -one["b"][1])}
     mask = torch.tensor([True, False, True])
     found: Any = select(mask, one, other)
     assert found["a"].tolist() == [0, -1, 2] and found["b"][0].tolist() == [[0, 1], [-2, -3], [4, 5]]
@@ -190,7 +190,7 @@ def test_a_fit_may_raise_the_precision_under_an_env() -> None:
     model = EnsembleDynamics(space, ACTION, num_members=2, num_elites=1, hidden=(8,), max_steps=20)
     obs = 1e6 + 1e-3 * torch.arange(60, dtype=torch.float64)[:, None]
     action, nothing = torch.zeros(60, 1), torch.zeros(60)
-    envs = [
+    envs: list[Any] = [
         ImaginedEnv(model, start_obs=obs[:5].numpy()),
         ImaginedVecEnv(model, 3, start_obs=obs[:5].numpy()),
         ImaginedVectorEnv(model, 3, start_obs=obs[:5].numpy()),
@@ -238,7 +238,7 @@ def test_an_agent_trained_on_imagined_features_acts_in_the_real_env(observe: Any
 
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"observe must be one of \('observation', 'features'\), got 'pixels'"):
-        ImaginedEnv(CartModel(), observe="pixels")  # type: ignore[arg-type]
+        ImaginedEnv(CartModel(), observe="pixels")
     with pytest.raises(ValueError, match="trust must be None for a CartModel, which measures no step"):
         ImaginedEnv(CartModel(), trust=Trust(threshold=1.0))
     with pytest.raises(ValueError, match=r"dynamics.observation_space must equal the env's Box\(\[-1"):

@@ -91,7 +91,7 @@ def edit(folder: Path, file: str, /, **changes: Any) -> None:
 
 
 def test_an_agent_is_found_by_its_folder_or_its_runs(runs):
-    agent = zoo.load(runs[0], device="cpu")
+    agent: Any = zoo.load(runs[0], device="cpu")
     assert agent.num_timesteps == 60 and agent.model_based.dynamics.obs_codec.dim == 1
     assert open_agent(runs[0].parent).path == runs[0]
     folder = open_agent(runs[0])
@@ -190,7 +190,8 @@ def test_the_median_run_is_exported_with_all_on_its_card(runs, tmp_path):
     card = (folder.file("README.md") or b"").decode()
     assert f"| **{median}** |" in card and all(f"{last:.1f} ± " in card for last in lasts)
     assert zoo.verify(folder.path).status == "match"
-    assert zoo.load(folder.path).model_based is not None
+    loaded: Any = zoo.load(folder.path)
+    assert loaded.model_based is not None
     assert not list(tmp_path.glob(".*"))
 
 
@@ -220,7 +221,8 @@ def test_the_state_of_training_is_kept_if_wanted(tmp_path):
     run(job(), tmp_path / "run", with_optimizer=True)
     for kept in (True, False):
         folder = export([tmp_path / "run"], tmp_path / f"out_{kept}", with_optimizer=kept)
-        assert zoo.load(folder.path).replay_buffer.size() == (60 if kept else 0)
+        agent: Any = zoo.load(folder.path)
+        assert agent.replay_buffer.size() == (60 if kept else 0)
     agent = zoo.load(tmp_path / "out_True", device="cpu")
     agent.learn(20, callback=agent.model_based, reset_num_timesteps=False)
     assert agent.num_timesteps == 80
@@ -281,7 +283,7 @@ def test_every_algorithm_is_imported_and_found_out(name, tmp_path):
 
 def test_nothing_in_a_zip_is_unpickled(tmp_path):
     mark = tmp_path / "ran"
-    agent = sb3.SAC("MlpPolicy", ENV, policy_kwargs=dict(NET), device="cpu")
+    agent: Any = sb3.SAC("MlpPolicy", ENV, policy_kwargs=dict(NET), device="cpu")
     agent.learning_rate = Payload(mark)
     agent.save(tmp_path / "agent.zip")
     sb3.SAC.load(tmp_path / "agent.zip")

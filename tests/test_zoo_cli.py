@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ PARAMS = {
     "dynamics.max_steps": 20,
 }
 STEPS = 400
-TRAIN = ("train", "mbpo", "--env", "my_envs.toys:Point", "-n", str(STEPS), "--eval-episodes", "2")
+TRAIN: tuple[str, ...] = ("train", "mbpo", "--env", "my_envs.toys:Point", "-n", str(STEPS), "--eval-episodes", "2")
 TRAIN += ("--params", *(f"{name}={value!s}" for name, value in PARAMS.items()))
 
 
@@ -266,7 +267,7 @@ def test_it_prints_progress_and_a_table(trained):
 def test_a_finished_run_is_read_and_not_repeated(trained, here):
     folder, _ = trained
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.csv")}
-    training = zoo.train("mbpo", "my_envs.toys:Point", steps=STEPS, params=PARAMS, eval_episodes=2, folder=folder)
+    training: Any = zoo.train("mbpo", "my_envs.toys:Point", steps=STEPS, params=PARAMS, eval_episodes=2, folder=folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.csv")} == before
     assert list(training.curves) == ["MBPO(SAC)", "SAC"]
     assert training.agent.num_timesteps == STEPS

@@ -292,7 +292,7 @@ def test_discrete_actions_and_observations_of_all_kinds():
 
 
 def test_the_agent_sees_what_its_normalizer_makes_of_observations():
-    venv = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    venv: Any = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     venv.obs_rms.mean = np.array([0.0, 0.0, 100.0])
     agent, plain = sac(venv), sac(gym.make("Pendulum-v1"))
     plain.policy.load_state_dict(agent.policy.state_dict())

@@ -43,7 +43,7 @@ def goal_env() -> Walk:
     return Walk("goal", limit=5)
 
 
-def make_agent(name: str, **kwargs: Any) -> BaseAlgorithm:
+def make_agent(name: str, **kwargs: Any) -> Any:
     """A small agent of a registered class."""
     kind = ALGORITHMS[name]
     if name != "ARS":
@@ -112,7 +112,7 @@ def test_every_registered_agent_comes_back(name, tmp_path):
     elif name != "MaskablePPO":  # has no env to learn in here
         agent.learn(40)
     keep(agent, tmp_path / "agent")
-    loaded = zoo.load(tmp_path / "agent", device="cpu")
+    loaded: Any = zoo.load(tmp_path / "agent", device="cpu")
     assert type(loaded) is type(agent)
     assert same_weights(agent, loaded)
     obs = np.stack([agent.observation_space.sample() / 1e3 for _ in range(9)])
@@ -130,7 +130,7 @@ def test_training_goes_on_where_it_stopped(name, tmp_path):
     agent = make_agent(name)
     agent.learn(60)
     keep(agent, tmp_path / "agent", with_optimizer=True)
-    loaded = zoo.load(tmp_path / "agent", device="cpu")
+    loaded: Any = zoo.load(tmp_path / "agent", device="cpu")
     assert loaded.replay_buffer.size() == agent.replay_buffer.size() == 60
     for one in (agent, loaded):
         one._setup_learn(60)  # makes the logger
@@ -138,7 +138,7 @@ def test_training_goes_on_where_it_stopped(name, tmp_path):
         torch.manual_seed(3)
         one.train(5, 16)
     assert same_weights(agent, loaded)
-    without = zoo.load(keep(agent, tmp_path / "without"), device="cpu")
+    without: Any = zoo.load(keep(agent, tmp_path / "without"), device="cpu")
     assert without.replay_buffer.size() == 0
     smaller = [len((tmp_path / folder / "model.safetensors").read_bytes()) for folder in ("without", "agent")]
     assert smaller[0] < smaller[1] / 2
@@ -147,7 +147,7 @@ def test_training_goes_on_where_it_stopped(name, tmp_path):
 def test_a_model_based_agent_comes_back_with_its_model(tmp_path):
     agent, callback = make_agent("SAC"), model_based()
     agent.learn(60, callback=callback)
-    loaded = zoo.load(keep(agent, tmp_path / "agent", with_optimizer=True), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent", with_optimizer=True), device="cpu")
     back = loaded.model_based
     assert (back.strategy.rollouts_per_step, back.strategy.rollout_length, back.fit_every) == (2, (0, 99, 1, 2), 30)
     dynamics = zoo.load_dynamics(tmp_path / "agent")
@@ -162,7 +162,7 @@ def test_a_model_based_agent_comes_back_with_its_model(tmp_path):
 
 
 def test_a_loaded_agent_without_a_buffer_starts_over_with_its_weights(saved):
-    loaded = zoo.load(saved, device="cpu")
+    loaded: Any = zoo.load(saved, device="cpu")
     before = {name: value.clone() for name, value in loaded.model_based.dynamics.state_dict().items()}
     loaded.learn(50, callback=loaded.model_based)
     after = loaded.model_based.dynamics.state_dict()
@@ -184,7 +184,7 @@ def test_arguments_that_are_no_literals_come_back(tmp_path):
             policy_kwargs={"net_arch": {"pi": [4], "qf": [6]}, "activation_fn": torch.nn.Tanh, "n_critics": 3},
             compile=False,
         )
-        loaded = zoo.load(keep(agent, tmp_path / name), device="cpu")
+        loaded: Any = zoo.load(keep(agent, tmp_path / name), device="cpu")
         assert repr(loaded.action_noise) == repr(noise) and loaded.compile is False
         assert loaded.train_freq == agent.train_freq
         assert [loaded.lr_schedule(left) for left in (1.0, 0.75, 0.0)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
@@ -193,7 +193,7 @@ def test_arguments_that_are_no_literals_come_back(tmp_path):
 
 def test_ppo_schedules_come_back(tmp_path):
     agent = make_agent("PPO", clip_range=LinearSchedule(0.3, 0.1, 1.0), learning_rate=ConstantSchedule(5e-4))
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     assert loaded.clip_range(0.5) == pytest.approx(0.2)
     assert loaded.lr_schedule(0.3) == 5e-4
 
@@ -202,7 +202,7 @@ def test_normalisers_come_back(tmp_path):
     venv = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), clip_obs=5.0, gamma=0.9)
     agent = sb3.SAC("MlpPolicy", venv, learning_starts=9, policy_kwargs=dict(NET), seed=0, device="cpu")
     agent.learn(250)
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     back = loaded.get_vec_normalize_env()
     assert (back.clip_obs, back.gamma, back.training) == (5.0, 0.9, True)
     obs = np.array([[0.1, 0.2, 3.0]], np.float32)
@@ -225,11 +225,11 @@ def test_dict_observations_and_hindsight_come_back(tmp_path):
     )
     agent.learn(30)
     folder = keep(agent, tmp_path / "agent", env=f"{__name__}:goal_env")
-    blind = zoo.load(folder, device="cpu")
+    blind: Any = zoo.load(folder, device="cpu")
     assert blind.replay_buffer is None and blind.replay_buffer_class is HerReplayBuffer
     obs = goal_env().reset(seed=1)[0]
     assert np.array_equal(blind.predict(obs, deterministic=True)[0], agent.predict(obs, deterministic=True)[0])
-    loaded = zoo.load(folder, env=goal_env(), device="cpu")
+    loaded: Any = zoo.load(folder, env=goal_env(), device="cpu")
     assert loaded.replay_buffer.n_sampled_goal == 2
     loaded.learn(30)
     with pytest.raises(ZooError, match="can't be saved without pickle: save without the optimizer"):
@@ -249,7 +249,7 @@ def test_buffers_of_all_forms_come_back(options, tmp_path):
     envs = DummyVecEnv([lambda: gym.make("Pendulum-v1")] * options.pop("env", 1))
     agent = sb3.SAC("MlpPolicy", envs, learning_starts=9, buffer_size=99, device="cpu", **options)
     agent.learn(30)
-    loaded = zoo.load(keep(agent, tmp_path / "agent", with_optimizer=True), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent", with_optimizer=True), device="cpu")
     old, new = agent.replay_buffer, loaded.replay_buffer
     assert type(new) is type(old) and new.size() == old.size() and loaded.n_envs == agent.n_envs
     rows = old.pos + 1 if old.optimize_memory_usage else old.pos  # the newest next_obs lies one further on
@@ -261,7 +261,7 @@ def test_buffers_of_all_forms_come_back(options, tmp_path):
 def test_state_dependent_exploration_comes_back(tmp_path):
     agent = make_agent("SAC", use_sde=True)
     agent.learn(30)
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     assert torch.equal(loaded.actor.log_std, agent.actor.log_std)
     assert np.isfinite(loaded.predict(np.zeros((1, 3), np.float32))[0]).all()
 
@@ -280,7 +280,7 @@ def test_loading_leaves_all_random_numbers_alone(saved):
 
 def test_a_fixed_entropy_coefficient_comes_back(tmp_path):
     agent = make_agent("SAC", ent_coef=0.3)
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     assert loaded.ent_coef == 0.3 and float(loaded.ent_coef_tensor) == pytest.approx(0.3)
 
 
@@ -316,7 +316,7 @@ def test_an_agent_of_ones_own_is_registered_by_its_class(registries, tmp_path):
         keep(agent, tmp_path / "agent")
     zoo.register_agent("own", OwnSAC)
     zoo.register_agent("own", OwnSAC)  # again is no mistake
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     assert type(loaded) is OwnSAC and loaded.bonus == 0.5
     with pytest.raises(ValueError, match=r"name must be free, but 'own' is the agent .*OwnSAC"):
         zoo.register_agent("own", OwnDyna)
@@ -331,7 +331,7 @@ def test_a_strategy_of_ones_own_is_registered_by_its_class(registries, tmp_path)
     with pytest.raises(ZooError, match="strategy must be of a registered class, got OwnDyna"):
         keep(agent, tmp_path / "agent")
     zoo.register_agent("own", OwnDyna)
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     assert type(loaded.model_based.strategy) is OwnDyna and loaded.model_based.strategy.rollouts_per_step == 3
 
 
@@ -345,7 +345,7 @@ def test_functions_are_registered_on_both_sides(registries, tmp_path, monkeypatc
     assert "register('a_name', it)" in refused(learning_rate=lambda left: 1e-3)
     zoo.register("halving", halving)
     agent = make_agent("SAC", learning_rate=halving)
-    loaded = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
+    loaded: Any = zoo.load(keep(agent, tmp_path / "agent"), device="cpu")
     assert loaded.learning_rate is halving
     del registry.OBJECTS["halving"]
     with pytest.raises(ZooError, match="learning_rate needs 'halving', which is not registered here"):
@@ -591,7 +591,8 @@ SPACE = {"type": "Box", "shape": [4], "dtype": "float32", "low": ["0"] * 4, "hig
 def test_a_forged_description_is_refused(copy, change, message):
     forge(copy, change)
     if message is None:  # a value that only training would use
-        assert zoo.load(copy, device="cpu").gamma == "high"
+        loaded: Any = zoo.load(copy, device="cpu")
+        assert loaded.gamma == "high"
         return
     with pytest.raises(ZooError, match=message):
         zoo.load(copy, device="cpu")
@@ -669,7 +670,7 @@ def test_a_planted_payload_never_runs(copy, tmp_path):
     forge(copy, put("name", value="os:system"), "env.json")
     with pytest.raises(ZooError, match="device must be one of this machine's, or 'auto', got 'gone'"):
         zoo.load(copy, device="gone")
-    loaded = zoo.load(copy, device="cpu")  # the env is looked up, and not found
+    loaded: Any = zoo.load(copy, device="cpu")  # the env is looked up, and not found
     assert loaded.env is None
     with pytest.raises(ZooError, match="env 'os:system' is not registered with Gymnasium here"):
         zoo.evaluate(copy)
@@ -746,7 +747,7 @@ def test_normalised_observations_need_the_env(tmp_path):
     keep(agent, tmp_path / "agent", env=f"{__name__}:goal_env")
     with pytest.raises(ZooError, match=r"env must be given: the agent in .* was trained under VecNormalize"):
         zoo.load(tmp_path / "agent")
-    loaded = zoo.load(tmp_path / "agent", env=goal_env(), device="cpu")
+    loaded: Any = zoo.load(tmp_path / "agent", env=goal_env(), device="cpu")
     obs = goal_env().reset(seed=0)[0]
     normalized = (env.normalize_obs(obs)["observation"] for env in (loaded.get_vec_normalize_env(), venv))
     assert np.array_equal(*normalized)
@@ -802,5 +803,5 @@ def picture() -> Still:
 def test_image_policies_come_back(tmp_path):
     agent = sb3.DQN("CnnPolicy", picture(), buffer_size=10, device="cpu")
     keep(agent, tmp_path / "agent", env=f"{__name__}:picture")
-    loaded = zoo.load(tmp_path / "agent", env=picture(), device="cpu")
+    loaded: Any = zoo.load(tmp_path / "agent", env=picture(), device="cpu")
     assert same_weights(agent, loaded)

@@ -28,7 +28,7 @@ from testing.envs import Line, squared_distance
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
-KINDS: dict[str, type] = {"dhmbpo": MAAC, "maac": MAAC, "sac_svg": SACSVG, "svg": SVG}
+KINDS: dict[str, Any] = {"dhmbpo": MAAC, "maac": MAAC, "sac_svg": SACSVG, "svg": SVG}
 
 
 def slide() -> Line:

@@ -237,8 +237,8 @@ class Handler(BaseHTTPRequestHandler):
                 repo = f"{owner}/{name}"
                 assert [line["key"] for line in lines] == ["header"] + ["file"] * (len(lines) - 1)
                 self.server.repos[repo].summaries.append(lines[0]["value"]["summary"])
-                files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines[1:]}
-                oid = self.server.commit(repo, files)
+                new = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines[1:]}
+                oid = self.server.commit(repo, new)
                 self.answer(200, {"commitUrl": f"{self.server.url}/{repo}/commit/{oid}", "commitOid": oid})
             case _:
                 self.answer(403, X_Error_Message="your token has no write access")

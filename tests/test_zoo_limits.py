@@ -52,7 +52,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with gym.make(PENDULUM) as env:
         dynamics = EnsembleDynamics.for_env(env, **SMALL)
         plans = PETS("MlpPolicy", env, dynamics=EnsembleDynamics.for_env(env, **SMALL), device="cpu")
-    agent = sb3.SAC("MlpPolicy", PENDULUM, policy_kwargs={"net_arch": [8]}, device="cpu", buffer_size=10)
+    agent: Any = sb3.SAC("MlpPolicy", PENDULUM, policy_kwargs={"net_arch": [8]}, device="cpu", buffer_size=10)
     agent.model_based = ModelBased(Dyna(), dynamics)
     zoo.save(agent, root / "sac", episodes=1)
     zoo.save(plans, root / "pets", episodes=0)
@@ -245,7 +245,8 @@ def test_a_plan_is_bounded(copy, change, message):
 def test_published_plans_are_within_the_bounds(copy):
     paper = {"horizon": 30, "population": 500, "num_elites": 50, "iterations": 5}
     forge(copy / "pets", lambda config: config["arguments"].update(planner_kwargs=paper, num_particles=20))
-    assert zoo.load(copy / "pets", device="cpu").num_particles == 20
+    loaded: Any = zoo.load(copy / "pets", device="cpu")
+    assert loaded.num_particles == 20
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(runs, name, tmp_pa
     with pytest.raises(Stopped, match="stopped at step 40"):
         run(job(name), tmp_path / "run", should_stop=after_35_steps)
     assert not (tmp_path / "run" / "manifest.json").exists()
+    agent: Any
     agent, rows = run(job(name), tmp_path / "run")
     whole: Any = zoo.load(runs[name], device="cpu")
     assert same_model(agent, whole) and agent._num_fits == whole._num_fits

@@ -446,7 +446,8 @@ def test_the_error_axis_shows_the_threshold(error, top):
 @pytest.mark.parametrize("draw", [plots.uncertainty, plots.gradient_norms])
 def test_uncertainty_gradients_and_weights_are_drawn(draw):
     rows = [HorizonError(step, 0.1 * step, 0.2 * step, step) for step in (1, 2, 3)]
-    _, (left, right) = plots.new_figure(2, "")
+    axes: Any = plots.new_figure(2, "")[1]
+    left, right = axes
     draw(left, rows)
     plots.horizon_weights(right, [0.5, 0.7, -0.2])
     assert left.get_yscale() == "log"

@@ -87,8 +87,10 @@ def as_gym_wrote(data: dict[str, Any]) -> None:
 def brought(file: Path, env: str, **arguments: Any) -> tuple[Any, list[str]]:
     folder = file.with_name(f"{file.stem}-out")
     notes = import_sb3(file, folder, env=env, episodes=0, **arguments)
-    with gym.make(env) as real:
-        return zoo.load(folder, env=real, device="cpu"), notes
+    real = gym.make(env)
+    loaded = zoo.load(folder, env=real, device="cpu")
+    real.close()
+    return loaded, notes
 
 
 def assert_same_policy(one: Any, other: Any) -> None:
@@ -262,7 +264,7 @@ def test_spaces_of_another_shape_are_named_whatever_wrote_them(sac, tmp_path):
 # -- VecNormalize -------------------------------------------------------------------------------------
 
 
-def seen(env: str, steps: int = 50, **arguments: Any) -> VecNormalize:
+def seen(env: str, steps: int = 50, **arguments: Any) -> Any:
     """Statistics of some steps."""
     venv = VecNormalize(DummyVecEnv([lambda: gym.make(env)]), **arguments)
     venv.reset()
@@ -280,7 +282,7 @@ def test_statistics_beside_the_zip_are_read(place, tmp_path):
     venv.save(str(tmp_path / place))
     loaded, notes = brought(tmp_path / "a2c.zip", PENDULUM)
     assert f"VecNormalize: its statistics are those of {tmp_path / place}" in notes
-    own = loaded.get_vec_normalize_env()
+    own: Any = loaded.get_vec_normalize_env()
     obs = np.array([[0.3, -0.9, 4.0]], np.float32)
     assert np.allclose(own.normalize_obs(obs), venv.normalize_obs(obs), rtol=1e-6)
     for name in ("clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs", "norm_reward", "training"):
@@ -376,7 +378,7 @@ def test_nothing_in_statistics_is_unpickled(sac, tmp_path):
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_pickles_arrays_are_read_from_their_bytes(protocol):
     random = np.random.default_rng(0)
-    arrays = [
+    arrays: list[Any] = [
         random.normal(size=(2, 3)),
         np.asfortranarray(random.normal(size=(2, 3)).astype(np.float32)),
         np.arange(4, dtype=">i4"),
@@ -385,7 +387,7 @@ def test_a_pickles_arrays_are_read_from_their_bytes(protocol):
     ]
     found = describe_pickle(pickle.dumps(arrays, protocol=protocol), "it")
     for array, record in zip(arrays, found, strict=True):
-        read = array_of(record)
+        read: Any = array_of(record)
         assert np.array_equal(read, array) and read.shape == array.shape and read.dtype == array.dtype
     with pytest.raises(ValueError, match="an array must be of numbers"):
         array_of(describe_pickle(pickle.dumps(np.array([{}], dtype=object), protocol=protocol), "it"))

@@ -145,7 +145,7 @@ class FarAway(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         obs, info = super().reset(seed=seed, options=options)
-        simulated = self.unwrapped
+        simulated: Any = self.unwrapped
         simulated.set_state(simulated.data.qpos + 50 * np.eye(simulated.model.nq)[0], simulated.data.qvel)
         return obs, info
 

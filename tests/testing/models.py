@@ -35,7 +35,7 @@ def line_model(line: Line, **changes: Any) -> KnownDynamics:
         moved = line.slope * obs + speed * action + line.drift
         return moved if math.isinf(line.bound) else moved.clamp(-line.bound, line.bound)
 
-    arguments = {
+    arguments: dict[str, Any] = {
         "observation_space": line.observation_space,
         "action_space": line.action_space,
         "step_fn": step,
@@ -52,5 +52,5 @@ def walker_model(**changes: Any) -> KnownDynamics:
 
 def small_ensemble(env: Any, **kwargs: Any) -> EnsembleDynamics:
     """Build an untrained ensemble for an env, which fits in no time."""
-    settings = {"num_members": 3, "num_elites": 2, "hidden": (16,), "max_steps": 30}
+    settings: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": (16,), "max_steps": 30}
     return EnsembleDynamics.for_env(env, **(settings | kwargs))
