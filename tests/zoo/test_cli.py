@@ -442,7 +442,7 @@ def test_every_agent_and_algorithm_is_named_where_people_look(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     shown = capsys.readouterr().out
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     row = next(line for line in readme.splitlines() if line.startswith("| `mbrl-zoo train mbpo"))
     assert set(available_agents()) == set(AGENTS)
     for agent in AGENTS:
