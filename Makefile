@@ -35,11 +35,17 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy cannot see through an editable install that maps folders to packages, so it reads a normal one.
+# mypy cannot see through an editable install that maps folders to packages, so it reads a normal one, and beside it
+# copies of what is not installed, under the names by which it is imported.
 types: $(INSTALLED)
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(TYPES) .
-	cd $(TYPES) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p mbrl_wrappers
+	mkdir -p $(TYPES)/benchmarks
+	cp -R conftest.py tests examples $(TYPES)
+	cp benchmarks/*.py $(TYPES)/benchmarks
+	mv $(TYPES)/tests/testing $(TYPES)
+	cd $(TYPES) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+		mbrl_wrappers testing conftest.py tests benchmarks examples
 
 unit: $(INSTALLED)
 	$(PYTEST)

@@ -108,19 +108,21 @@ def main() -> None:
             ("Dyna", Dyna(rollouts_per_step=10)),
             ("M2AC", M2AC(rollout_length=HORIZON, rollouts_per_step=10)),
         ):
+            agent: Any
+            dynamics: Any
             agent, dynamics = make(env_id, strategy)
             buffer = agent.replay_buffer
             if isinstance(strategy, Dyna):
                 real = real_transitions(buffer, AgentView(agent, dynamics), dynamics)
                 dynamics._fit_normalizers(real)  # else an untrained model runs off
 
-                def draw(strategy: Any = strategy, real: Any = real) -> Any:
-                    return strategy.refresh(real, 0, ROLLOUTS // 10)
+                def draw(strategy: Any = strategy, source: Any = real) -> Any:
+                    return strategy.refresh(source, 0, ROLLOUTS // 10)
 
             else:
 
-                def draw(strategy: Any = strategy, buffer: Any = buffer) -> Any:
-                    return strategy.sample(buffer, BATCH, None)
+                def draw(strategy: Any = strategy, source: Any = buffer) -> Any:
+                    return strategy.sample(source, BATCH, None)
 
             draw()
             with FlopCounterMode(display=False) as counter:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import platform
 from pathlib import Path
+from typing import Any
 
 from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 
@@ -51,7 +52,7 @@ class Experiment:
     base_steps: int
     eval_freq: int
     target: float
-    overrides: dict[str, dict] = dataclasses.field(default_factory=dict)
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
     timed_steps: int | None = None
 
@@ -75,7 +76,9 @@ EXPERIMENTS = {
 
 def recipe_of(env: str, variant: str = "mbpo") -> Recipe:
     recipe = load_recipe("mbpo", env)
-    changes = {name: {**getattr(recipe, name), **own} for name, own in EXPERIMENTS[env].overrides.items()}
+    changes: dict[str, Any] = {
+        name: {**getattr(recipe, name), **own} for name, own in EXPERIMENTS[env].overrides.items()
+    }
     recipe = dataclasses.replace(recipe, **changes)
     return override(recipe, {"strategy.exploration": 1.0}) if variant == "uniform" else recipe
 

@@ -95,7 +95,7 @@ def ppo_in_a_model() -> Any:
 
 def improved_by_planning() -> Any:
     env = gym.make(PENDULUM)
-    agent = SAC("MlpPolicy", env, **nets()).learn(150)
+    agent: Any = SAC("MlpPolicy", env, **nets()).learn(150)
     dynamics = model_of(env)
     dynamics.fit(collect_transitions(env, dynamics, 300, seed=0), torch.Generator().manual_seed(0))
     planned = Monitor(MPCAction(gym.make(PENDULUM), dynamics, seed=0))
@@ -137,7 +137,7 @@ def digest(agent: Any) -> dict[str, Any]:
         for name, tensor in sorted(module.state_dict().items()):
             if isinstance(tensor, torch.Tensor):
                 weights.update(name.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    returns = getattr(agent, "golden_returns", None)
+    returns: Any = getattr(agent, "golden_returns", None)
     if returns is None:
         env = Monitor(gym.make(CART_POLE if isinstance(agent, DQN) else PENDULUM))
         if env.observation_space != agent.observation_space:
@@ -155,7 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # tiny models foresee little, and say so
-    recorded = json.loads(FILE.read_text()) if FILE.exists() else {"versions": versions(), "runs": {}}
+    recorded: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"versions": versions(), "runs": {}}
     if arguments.command == "check" and recorded["versions"] != versions():
         sys.exit(f"{FILE} was recorded with {recorded['versions']}, this is {versions()}: record anew")
     changed = []

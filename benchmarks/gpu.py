@@ -107,6 +107,7 @@ def fit(recorded: bool) -> tuple[float, int]:
     env = gym.make(ENV)
     agent = SAC("MlpPolicy", env, device="cuda", learning_starts=RANDOM_STEPS + 1).learn(RANDOM_STEPS)
     dynamics = EnsembleDynamics.for_env(env, hidden=ENVS[ENV][0], seed=0, device="cuda", max_steps=FIT_STEPS)
+    assert agent.replay_buffer is not None
     transitions = real_transitions(agent.replay_buffer, AgentView(agent, dynamics), dynamics)
     steps = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from experiments import EXPERIMENTS, PPO_FILE, RESULTS, recipe_of, versions
+from experiments import EXPERIMENTS, PPO_FILE, RESULTS, Experiment, recipe_of, versions
 
 from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.storage.tables import read_rows
@@ -191,11 +191,11 @@ def at_time(rows: list[Evaluation], cpu_seconds: float) -> tuple[Evaluation, boo
     return within[-1], len(within) < len(rows)
 
 
-def steps_to(rows: list[Evaluation], experiment) -> str:
+def steps_to(rows: list[Evaluation], experiment: Experiment) -> str:
     within = [row for row in rows if row.steps <= experiment.steps + OVERSHOOT]
     first = [row.steps for row in within if row.return_mean >= experiment.target]
     return f"{first[0]:,}" if first else "not reached"
 
 
-def reached(seeds: dict[int, list[Evaluation]], experiment) -> str:
+def reached(seeds: dict[int, list[Evaluation]], experiment: Experiment) -> str:
     return f"{sum(steps_to(rows, experiment) != 'not reached' for rows in seeds.values())} of {len(seeds)} seeds"

@@ -14,6 +14,7 @@ from experiments import RESULTS
 
 from mbrl_wrappers import EnsembleDynamics
 from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.types import Transitions
 
 ENVS = ("Pendulum-v1", "InvertedPendulum-v5", "CartPole-v1", "Hopper-v5")
 SEEDS = range(3)
@@ -21,7 +22,7 @@ ROWS = 2_000
 
 
 @torch.no_grad()
-def predict(dynamics: EnsembleDynamics, real) -> torch.Tensor:
+def predict(dynamics: EnsembleDynamics, real: Transitions) -> torch.Tensor:
     return dynamics.predict(real.obs, real.action, deterministic=True).next_obs
 
 

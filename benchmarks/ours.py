@@ -118,6 +118,7 @@ def update_call(kind: type[SAC], case: Update, **options: Any) -> Callable[[], o
     policy = {"net_arch": [case.units, case.units]}
     agent = kind("MlpPolicy", Spaces(), buffer_size=10_000, policy_kwargs=policy, seed=0, device="cpu", **options)
     rows = make_rows(10_000)
+    assert agent.replay_buffer is not None
     for obs, action, next_obs, reward in zip(
         *(column.numpy()[:, None] for column in (rows.obs, rows.action, rows.next_obs, rows.reward)), strict=True
     ):

@@ -19,6 +19,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -70,7 +71,7 @@ class Setting:
 
     name: str
     planner: str
-    kwargs: dict[str, float]
+    kwargs: dict[str, Any]
     num_particles: int = 5
     is_slow: bool = False
 

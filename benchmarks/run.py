@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from ours import ours, sb3
@@ -24,7 +25,7 @@ def measure(repetitions: int, threads: int, only: str) -> Run:
     square = torch.randn(PEAK_SIZE, PEAK_SIZE)
     peak = 0.0
     with Peer(MBRL_LIB, threads) as mbrl_lib, Peer(SBX, threads) as sbx:
-        sides = {OURS: ours(), "mbrl-lib": mbrl_lib, "SB3": sb3(), "SBX": sbx}
+        sides: dict[str, Any] = {OURS: ours(), "mbrl-lib": mbrl_lib, "SB3": sb3(), "SBX": sbx}
         served = {
             case: [name for name, side in sides.items() if side.serves(case)] for case in CASES if only in case.name
         }

@@ -10,6 +10,7 @@ that is more than half of the spread, the share in which the actor's tanh is bey
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def main() -> None:
     grid = itertools.product(np.linspace(-np.pi, np.pi, 41), np.linspace(-8, 8, 33))
     obs = torch.tensor([[np.cos(angle), np.sin(angle), speed] for angle, speed in grid], dtype=torch.float32)
     for folder in sorted((ROOT / "runs" / "trust" / "Pendulum-v1").glob("*td3*")):
-        agent = zoo.load(folder, device="cpu")
+        agent: Any = zoo.load(folder, device="cpu")
 
         def value(action: torch.Tensor, critic: torch.nn.Module = agent.critic) -> torch.Tensor:
             return torch.cat(critic(obs, action), dim=1).mean(1)

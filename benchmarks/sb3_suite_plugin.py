@@ -40,7 +40,7 @@ def model_based(agent: OffPolicyAlgorithm) -> ModelBased | None:
     if own is not None:
         return own
     # As is advised where the buffer loses the ends of episodes; and some tests count warnings.
-    given = {"termination_fn": never} if agent.optimize_memory_usage else {}
+    given: dict[str, Any] = {"termination_fn": never} if agent.optimize_memory_usage else {}
     try:
         dynamics = EnsembleDynamics.for_env(agent.env, seed=agent.seed or 0, device=agent.device, **_model, **given)
     except ValueError as error:
@@ -57,7 +57,7 @@ def _init_callback(self: OffPolicyAlgorithm, callback: Any, progress_bar: bool =
     return BaseAlgorithm._init_callback(self, callback, progress_bar)
 
 
-OffPolicyAlgorithm._init_callback = _init_callback  # type: ignore[method-assign]
+OffPolicyAlgorithm._init_callback = _init_callback  # type: ignore[assignment, method-assign]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -97,8 +97,8 @@ def column_errors(predict: Predict | None, data: Data, horizon: int) -> Array | 
     spread = np.concatenate([data.train.obs, data.train.next_obs])[:, columns].std(0)
     obs = data.test.obs[starts]
     with np.errstate(over="ignore", invalid="ignore"):  # a model may diverge
-        for step in range(horizon if predict is not None else 0):
-            obs = predict(obs, data.test.action[starts + step])
+        for step in range(horizon):
+            obs = obs if predict is None else predict(obs, data.test.action[starts + step])
         error = (obs - data.test.next_obs[starts + horizon - 1])[:, columns] / spread
         return np.square(error).mean(0)
 

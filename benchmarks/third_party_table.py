@@ -38,10 +38,11 @@ def skill_of(record: Record, side: str, horizon: int) -> float | None:
 def best_of(record: Record, horizon: int) -> list[str]:
     """Return the sides that foresee best, several where they differ by next to nothing; [] where not all are there."""
     skills = {side: skill_of(record, side, horizon) for side in SIDES}
-    if any(value is None for value in skills.values()):
+    known = {side: value for side, value in skills.items() if value is not None}
+    if len(known) < len(skills):
         return []
-    most = max(skills.values())  # type: ignore[type-var]
-    return [side for side, value in skills.items() if value is not None and value >= most - AS_GOOD]
+    most = max(known.values())
+    return [side for side, value in known.items() if value >= most - AS_GOOD]
 
 
 def _skill(value: float | None) -> str:

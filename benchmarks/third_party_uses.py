@@ -45,7 +45,12 @@ def dyna(task: Task, model: EnsembleDynamics) -> str:
         env, note = FlattenObservation(env), " (observations flattened, SB3 has no Tuple)"
     own = EnsembleDynamics.for_env(env, num_members=2, num_elites=2, hidden=(32, 32), max_steps=50)
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    common = {"learning_starts": 100, "buffer_size": 1000, "batch_size": 32, "policy_kwargs": {"net_arch": [32, 32]}}
+    common: dict[str, Any] = {
+        "learning_starts": 100,
+        "buffer_size": 1000,
+        "batch_size": 32,
+        "policy_kwargs": {"net_arch": [32, 32]},
+    }
     if isinstance(env.action_space, spaces.Box):
         agent: Any = SAC(policy, env, seed=0, device="cpu", **common)
     elif isinstance(env.action_space, spaces.Discrete):

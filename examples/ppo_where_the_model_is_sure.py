@@ -27,6 +27,6 @@ for name, trust in (("all steps", None), ("sure steps", Trust(threshold=threshol
     real = Monitor(gym.make("Pendulum-v1"))
     real.reset(seed=12345)
     mean, std = evaluate_policy(agent, real, n_eval_episodes=20)
-    lengths = [episode["l"] for episode in agent.ep_info_buffer]
+    lengths = [episode["l"] for episode in agent.ep_info_buffer or ()]
     imagined_steps = sum(lengths) / len(lengths)
     print(f"{name}: return in the real env {mean:.0f} ± {std:.0f}; imagined episodes of {imagined_steps:.0f} steps")

@@ -57,9 +57,9 @@ def test_only_seeds_that_both_have_are_compared(comparisons: Any):
     assert comparisons.reaches(0.0, {0: curve(0)}, {"base": base})[2] == "-"
 
 
-@pytest.mark.parametrize("page", ["gradients", "trust"])
-def test_every_experiment_names_runs_that_can_be_made(comparisons: Any, page: str):
-    page = importlib.import_module(page).PAGE
+@pytest.mark.parametrize("module", ["gradients", "trust"])
+def test_every_experiment_names_runs_that_can_be_made(comparisons: Any, module: str):
+    page = importlib.import_module(module).PAGE
     for name, experiment in page.experiments.items():
         files = [comparisons.file_of(page, name, label, 0) for label in experiment.columns]
         assert len(set(files)) == len(files)

@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -127,7 +128,7 @@ def test_every_example_is_run_here():
 def test_the_readme(run_smaller, monkeypatch):
     monkeypatch.setitem(EnsembleDynamics.__init__.__kwdefaults__, "max_steps", 20)
     run_smaller("README.md")
-    agent = SAC.load("hopper", device="cpu")
+    agent: Any = SAC.load("hopper", device="cpu")
     assert agent.num_timesteps == 30
     assert agent.model_based.dynamics.termination_name == "Hopper-v5"
 

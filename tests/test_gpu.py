@@ -7,10 +7,10 @@ a CPU.
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -22,9 +22,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture
 from mbrl_wrappers.agents import MAAC, SVG, CompiledSAC, CompiledTD3, CompiledTQC, Dyna, RealData, update_mode
 from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
-from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
+from mbrl_wrappers.models.heads import Heads
 from mbrl_wrappers.models.network import EnsembleMLP
+from testing.agents import weights
+from testing.envs import Line
+from testing.models import small_ensemble
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -42,6 +45,9 @@ def record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_mode, "MIN_CAPTURED_UPDATES", 0)
 
 
+small_model = functools.partial(small_ensemble, "Pendulum-v1", seed=0, device="cuda")
+
+
 def arguments() -> dict[str, Any]:
     return {
         "policy_kwargs": {"net_arch": [32, 32]},
@@ -50,17 +56,6 @@ def arguments() -> dict[str, Any]:
         "seed": 0,
         "device": "cuda",
     }
-
-
-def weights(agent: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().cpu() for p in agent.policy.parameters()])
-
-
-def small_model(**kwargs: Any) -> EnsembleDynamics:
-    env = gym.make("Pendulum-v1")
-    return EnsembleDynamics.for_env(
-        env, hidden=(16,), max_steps=40, num_members=3, num_elites=2, seed=0, device="cuda", **kwargs
-    )
 
 
 # -- recordings ------------------------------------------------------------------------------------
@@ -265,34 +260,23 @@ def test_gsde_is_refused() -> None:
         MAAC("MlpPolicy", "Pendulum-v1", compile=True, use_sde=True, **arguments())
 
 
-class Line(gym.Env):
-    """A point on a line, pushed by the action from 0 for ten steps."""
-
-    observation_space = gym.spaces.Box(-20.0, 20.0, (1,), np.float32)
-    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        super().reset(seed=seed)
-        self.x, self.count = np.zeros(1, np.float32), 0
-        return self.x, {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        self.x, self.count = self.x + action, self.count + 1
-        return self.x, -float((self.x[0] - 3) ** 2), False, self.count >= 10, {}
+def line() -> Line:
+    """A point on a line that should be at 3, pushed by the action from 0 for ten steps."""
+    return Line(start=0.0, bound=20.0, reward=lambda x: -((x[..., 0] - 3) ** 2))
 
 
 @pytest.mark.parametrize("kind", [CompiledSAC, MAAC, SVG])
 def test_a_run_that_resumes_is_the_run_that_never_stopped(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = EnsembleDynamics.for_env(Line(), hidden=(16,), max_steps=40, num_members=3, num_elites=2, seed=0)
+    model = small_ensemble(line(), seed=0)
     strategy: Any = RealData() if kind is SVG else Dyna(0.5, rollouts_per_step=10)
     callback = ModelBased(strategy, model, fit_every=40, seed=0)
-    whole = kind("MlpPolicy", Line(), compile="auto", **arguments()).learn(100, callback=callback)
+    whole = kind("MlpPolicy", line(), compile="auto", **arguments()).learn(100, callback=callback)
     save_checkpoint(whole, tmp_path / "checkpoint")
     whole.learn(60, callback=callback, reset_num_timesteps=False)
 
-    resumed = load_checkpoint(kind, tmp_path / "checkpoint", Line(), "cuda")
+    resumed = load_checkpoint(kind, tmp_path / "checkpoint", line(), "cuda")
     monkeypatch.setattr(update_mode, "MIN_CAPTURED_UPDATES", 10**9)  # a run that is captured stays captured
     resumed.learn(60, callback=resumed.model_based, reset_num_timesteps=False)
     assert whole._is_captured and resumed._is_captured
@@ -317,13 +301,13 @@ def test_what_was_trained_on_a_gpu_plays_on_a_cpu(tmp_path: Path) -> None:
 def test_a_model_fitted_on_a_gpu_is_the_one_fitted_on_a_cpu() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(300, 4, generator=generator), torch.randn(300, 2, generator=generator)
-    data = FitData(x, y, torch.zeros(300, 0))
-    settings = FitSettings(1e-3, [1e-4] * 3, 128, 50, 3, 30, 0.0, "mse")
-    network = EnsembleMLP(3, 4, 2, 0, (16, 16), seed=0)
+    data = FitData(x, y, torch.zeros(300, 0), torch.ones(2), torch.ones(0))
+    settings = FitSettings(1e-3, [1e-4] * 3, 128, 50, 3, 30, 0.0, "mse", 0.0)
+    network = EnsembleMLP(3, 4, Heads(2), (16, 16), seed=0)
     found = []
     for device in ("cpu", "cuda"):
         own = copy.deepcopy(network).to(device)
-        there = FitData(*(part.to(device) for part in (data.x, data.y, data.label)))
+        there = FitData(**{name: part.to(device) for name, part in vars(data).items()})
         report = fit_ensemble(own, there, there[torch.arange(50, device=device)], settings, generator.manual_seed(1))
         assert report.steps == 30
         found.append(torch.cat([p.detach().flatten().cpu() for p in own.parameters()]))

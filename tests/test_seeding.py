@@ -248,7 +248,7 @@ def test_the_steps_of_a_dqn_that_explores():
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_envs_that_the_user_seeded_for_an_agent_without_a_seed(name, num_envs):
     kind, env, kwargs = AGENTS[name]
-    venv = make_vec_env(env, num_envs, seed=4)
+    venv: Any = make_vec_env(env, num_envs, seed=4)
     agent = kind("MlpPolicy", VecNormalize(venv), learning_starts=10_000, device="cpu", **kwargs)
     learn(agent, num_envs * STEPS)
     assert_independent(*(wrapped.unwrapped for wrapped in venv.envs))
@@ -281,7 +281,7 @@ def test_an_agent_that_is_loaded_in_its_random_steps(tmp_path):
     first = Windy()
     learn(agent_on(SAC, first), 100).save(tmp_path / "agent")
     env = Windy()
-    agent = SAC.load(tmp_path / "agent", env=env)  # SB3 seeds all again
+    agent: Any = SAC.load(tmp_path / "agent", env=env)  # SB3 seeds all again
     learn(agent, callback=agent.model_based)
     assert_independent(env)
 

@@ -23,7 +23,7 @@ class Counter(gym.Env[Any, Any]):
     """Counts the steps of an episode of five; the other column is a number that stays for the episode."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = spaces.Discrete(2)
+    action_space: Any = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -110,7 +110,7 @@ def test_rows_are_laid_flat_as_the_library_does_it_and_kept_as_they_are(envs: An
 
 def test_actions_are_not_the_env_s_own_noise(envs: Any):
     class Noisy(Counter):
-        action_space = spaces.Box(0, 1, (1,), np.float64)
+        action_space: Any = spaces.Box(0, 1, (1,), np.float64)
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             self.obs[0] += self.np_random.uniform()

@@ -1,0 +1,1 @@
+"""Toy envs, small agents and small models that several tests share."""
