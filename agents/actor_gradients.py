@@ -15,37 +15,38 @@ _ALL_STEPS = 20
 
 
 class GradientWatch:
-    """Sees the gradients of the actions of a rollout go by, and takes out the rows that are not finite.
+    """Records the norms of the gradients of a rollout's actions, and zeroes gradients that are not finite.
 
-    Such rows may have diverged, and count for nothing, but 0 times infinity is not 0; or the gradient exploded on its
-    way back from where the row led. Both are counted.
+    A gradient may not be finite because the row diverged (the objective leaves such a row out, but 0 times infinity is
+    NaN), or because it exploded on its way back through the rollout. Both are counted.
     """
 
     def __init__(self) -> None:
         self.probes: list[Tensor] = []
 
     def probe(self, rows: Tensor) -> Tensor:
-        """Return a probe of the next step for :func:`watched`, with as many rows as ``rows [B, ...]``."""
+        """Return a new probe ``[B]`` for :func:`watched`, for the next step of a rollout with ``rows [B, ...]``."""
         self.probes.append(torch.zeros(len(rows), device=rows.device, requires_grad=True))
         return self.probes[-1]
 
     def report(self) -> dict[str, Tensor]:
         """Return the numbers to log.
 
-        ``grad_norm_h{t}``: the mean norm of a row's gradient at step ``t``, of 20 steps, and at powers of 2 behind;
-        ``rows_without_gradient``: how many rows had to be taken out at some step.
+        ``grad_norm_h{t}``: the mean norm of a row's gradient at step ``t``, for ``t`` up to 20 and powers of 2 above;
+        ``rows_without_gradient``: the number of rows whose gradient was zeroed at some step.
         """
         seen = torch.stack([torch.zeros_like(probe) if probe.grad is None else probe.grad for probe in self.probes])
         steps = [step for step in range(len(seen)) if step <= _ALL_STEPS or step & (step - 1) == 0]
-        norms = torch.stack([seen[step] for step in steps]).nansum(1)  # the objective has taken the mean over rows
+        norms = torch.stack([seen[step] for step in steps]).nansum(1)  # a sum, since the objective is a mean over rows
         named = {f"grad_norm_h{step}": norm for step, norm in zip(steps, norms, strict=True)}
         return {**named, "rows_without_gradient": seen.isnan().any(0).sum()}
 
 
 def watched(action: Tensor, probe: Tensor) -> Tensor:
-    """Return an action ``[B, A]`` the norms of whose gradient a probe ``[B]`` gets for its own, nan where not finite.
+    """Return an action ``[B, A]`` whose backward pass stores the norms of its gradient in ``probe.grad``, ``[B]``.
 
-    The gradient is that without the way through the action's own log-density. Rows where it is not finite lose it.
+    The norm is NaN where the gradient is not finite; there the gradient is set to 0. The path through the action's
+    log-density is not part of this gradient.
     """
     return _Watched.apply(action, probe) if action.requires_grad else action
 
@@ -70,17 +71,17 @@ def ascend(
     probes: Sequence[Tensor],
     stepper: Stepper,
 ) -> Tensor:
-    """Take a step of a network's optimizer up an objective, none where the gradient is not finite.
+    """Take an optimizer step that ascends an objective, unless the gradient is not finite.
 
     Args:
-        objective: has no dimensions.
-        network: the gradients of other networks stay as they are.
-        max_grad_norm: to which the gradient's norm is clipped.
-        probes: what else is to have a gradient; see :func:`watched`.
+        objective: a tensor without dimensions.
+        network: the network to improve; the gradients of other networks stay as they are.
+        max_grad_norm: limit to which the gradient's norm is clipped; None for no clipping.
+        probes: further tensors to compute gradients of; see :func:`watched`.
         stepper: takes the step.
 
     Returns:
-        The norm before that.
+        The gradient's norm before clipping.
     """
     parameters = list(network.parameters())
     stepper.zero_grad()
@@ -94,7 +95,7 @@ def ascend(
 
 
 def least(values: Sequence[Tensor], members: Tensor | None = None) -> Tensor:
-    """Return the least of critics' values ``[B, 1]`` as ``[B]``: of all, or of those with the numbers ``[M]``."""
+    """Return the least of the critics' values ``[B, 1]``, as ``[B]``: of all critics, or of the indices ``[M]``."""
     together = torch.cat(list(values), dim=1)
     return (together if members is None else together[:, members]).min(dim=1).values
 

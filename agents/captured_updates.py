@@ -20,17 +20,17 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def objection_to_captured_updates(device: torch.device, optimizers: Optimizers) -> str | None:
-    """Say why updates can't be captured, None if they can.
+    """Return the reason why updates can't be captured, or None.
 
-    It may be the GPU, if it is not the current one, or an optimizer that
-    :class:`~mbrl_wrappers.acceleration.adam.AdamStep` does not serve.
+    The device may not be the current GPU, or :class:`~mbrl_wrappers.acceleration.adam.AdamStep` may not support an
+    optimizer.
     """
     objections = [objection_to_capture(device), *map(AdamStep.objection, optimizers.values())]
     return next(filter(None, objections), None)
 
 
 class CapturedUpdates:
-    """Records an agent's update, again whenever the model or something else that it is made of has changed.
+    """Records an agent's update as a CUDA graph, anew whenever the model or anything else built into it has changed.
 
     Args:
         device: the GPU.
@@ -59,18 +59,19 @@ class CapturedUpdates:
         steps_through: Callable[[DynamicsModel], Any],
         made_of: Sequence[Any],
     ) -> Iterator[Callable[..., Any]]:
-        """Give a function that makes an update, and tell the optimizers when it is done.
+        """Yield a function that makes an update, and bring the optimizers' states up to date at the end.
 
         Args:
-            update: takes the optimizers' steppers by name, what takes steps of the model, and what the update is of.
-            policy: all networks that it changes.
+            update: called with the optimizers' steppers by name, the result of ``steps_through``, and the inputs of
+                the update.
+            policy: holds all networks that the update changes.
             optimizers: of the networks, by name.
             dynamics: the model.
-            steps_through: makes of the model what takes its steps.
-            made_of: what else counts for the update and is not given with each; anything that can be compared.
+            steps_through: makes a function that takes the model's steps.
+            made_of: further values that are constants in the graph, which is recorded anew if one of them changes.
 
         Raises:
-            ValueError: if it can't be captured, as :func:`objection_to_captured_updates` says.
+            ValueError: if updates can't be captured; see :func:`objection_to_captured_updates`.
         """
         functions = [getattr(dynamics, name, None) for name in ("reward_fn", "termination_fn")]
         constants = [AdamStep.constants(optimizer) for optimizer in optimizers.values()]

@@ -31,12 +31,12 @@ class Dyna(Strategy):
     each step by a random elite of the model; a rollout stops at a termination, and the end of a
     rollout is not one. Classic Dyna is ``rollout_length=1`` with ``real_ratio=0.5``.
 
-    With a ``HerReplayBuffer``, rollouts start with goals as hindsight samples them and keep them, and rewards are those
-    of the env's ``compute_reward``. Hindsight gives a share of the real steps the goal that they themselves achieve;
-    the same share of the imagined ones is stored with the goal that they achieve. An imagined step has no info: with
-    ``copy_info_dict=True`` the model learns the reward from relabelled transitions instead, and nothing is stored with
-    another goal. Episodes end as the model has learned it of the real goals; where they end at success and the real
-    goal is always the same one, a ``termination_fn`` tells the model of other goals.
+    With a ``HerReplayBuffer``, rollouts start with goals that the buffer samples and keep them, and rewards come from
+    the env's ``compute_reward``. The buffer relabels a share of the real steps with the goal that they achieve
+    themselves; the same share of the imagined steps is relabelled so. Imagined steps have no infos: with
+    ``copy_info_dict=True`` the model learns the reward from relabelled transitions instead, and no imagined step is
+    relabelled. The model learns terminations from the real goals: if episodes end at success and the real goal is
+    always the same, give the model a ``termination_fn``, which knows the other goals.
 
     The buffer holds ``rollout_length * rollouts_per_step * epoch_length * retained_epochs`` rows on the agent's
     device, of ``4 * (2 D + A + 1) + 1`` bytes each for observations of width ``D`` and actions of width ``A``:
@@ -51,7 +51,7 @@ class Dyna(Strategy):
         epoch_length: env steps of an epoch.
         exploration: chance of an imagined action to be drawn uniformly from the action space, in [0, 1]; default:
             the agent's own exploration, as in MBPO. With 1, DQN and QR-DQN see as many imagined transitions of
-            every action as of the greedy one; ``docs/results/learning.md`` has what that changes on CartPole-v1.
+            every action as of the greedy one; ``docs/results/learning.md`` has the effect on CartPole-v1.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -136,10 +136,10 @@ class Dyna(Strategy):
         """Return the rows of a step of all rollouts, and a mask ``[B]`` of the rows that enter the buffer.
 
         Args:
-            rows: ``[B]`` as imagined, some perhaps not finite.
-            prediction: that they were made of.
-            step: counted from 0.
-            length: steps of the rollouts.
+            rows: ``[B]`` imagined steps, some perhaps not finite.
+            prediction: the model's prediction of these steps.
+            step: index of the step, from 0.
+            length: steps of a rollout.
         """
         return rows, torch.ones_like(rows.terminated)
 
@@ -150,7 +150,7 @@ class Dyna(Strategy):
     def sample_block(
         self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
     ) -> Iterator[Samples]:
-        """Draw batches as :meth:`sample` does, but the rows of several at once, real ones where that is the same."""
+        """Draw batches as :meth:`sample` does, but the imagined and, if possible, the real rows of several at once."""
         num_real = round(self.real_ratio * batch_size) if len(self._buffer) else batch_size
         num_imagined = batch_size - num_real
         at_once = batches_at_once(real_buffer, batch_size)
@@ -160,7 +160,7 @@ class Dyna(Strategy):
             if draws_alike_at_once(real_buffer) or not num_real:
                 yield from split_samples(self._put_together(real_buffer, num_real, rows, env, batches), batches)
                 continue
-            for batch in range(batches):  # whose real rows are drawn when it is due
+            for batch in range(batches):  # the real rows of each batch are drawn separately, just before it is used
                 own = None if rows is None else rows[batch * num_imagined : (batch + 1) * num_imagined]
                 yield self._put_together(real_buffer, num_real, own, env)
 

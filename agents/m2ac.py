@@ -20,20 +20,20 @@ from mbrl_wrappers.types import Prediction, Transitions
 class M2AC(Dyna):
     """Dyna whose rollouts are masked: of each step, the rows that the model is surest of enter the buffer.
 
-    The masked model-based actor-critic (Pan et al. 2020, algorithm 1). Each step of the rollouts is taken by
-    a random elite, and measured by how far that elite is from the others (one-versus-rest). Step ``h`` of
-    ``H`` keeps the share ``(H - h) / (2 (H + 1))`` of its rows, the most certain ones (``H = 1``: half); rollouts go on
-    through rows that are not kept (its non-stop mode). A row that is kept loses ``penalty`` times its uncertainty in
-    reward.
+    The masked model-based actor-critic (Pan et al. 2020, algorithm 1). Each step of the rollouts is predicted by
+    a random elite; its uncertainty is how far this elite's prediction is from the others' (one-versus-rest). Step ``h``
+    of ``H`` keeps the share ``(H - h) / (2 (H + 1))`` of its rows, the most certain ones (``H = 1``: half); rollouts go
+    on through rows that are not kept (the paper's non-stop mode). ``penalty`` times its uncertainty is subtracted from
+    the reward of a row that is kept.
 
-    The buffer holds as many steps as Dyna's, so fewer rows. The paper has 7 members that all predict:
+    The buffer covers as many rollouts as Dyna's, so it has fewer rows. In the paper all 7 members predict:
     ``EnsembleDynamics.for_env(env, num_elites=7)``.
 
     Args:
-        rollout_length: ``H``; the paper's has no schedule, but may have one as Dyna's.
+        rollout_length: ``H``, constant as in the paper, or a schedule as Dyna's.
         penalty: factor of the uncertainty, at least 0.
         measure: of the uncertainty, a function or a name in :data:`~mbrl_wrappers.models.uncertainty.MEASURES`.
-        keep_rate: share that each step keeps, in (0, 1]; default: the paper's, above.
+        keep_rate: share of its rows that each step keeps, in (0, 1]; default: the paper's formula.
         real_ratio, rollouts_per_step, retained_epochs, epoch_length, exploration: as for
             :class:`~mbrl_wrappers.agents.Dyna`.
 
@@ -66,7 +66,7 @@ class M2AC(Dyna):
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
         """Take the agent and the model; see :meth:`Strategy.bind`."""
-        ensemble_of(dynamics)  # or refuse it
+        ensemble_of(dynamics)  # raises an error for a model with fewer than two members
         super().bind(view, dynamics, generator)
 
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:

@@ -14,15 +14,15 @@ from mbrl_wrappers.imagination import ModelBased, Strategy
 
 
 class ModelBasedAgent(OffPolicyAlgorithm):
-    """To be put in front of an SB3 agent's class: ``learn`` runs with a ``ModelBased`` callback in any case.
+    """A mixin that stands before an SB3 agent's class: ``learn`` always runs with a ``ModelBased`` callback.
 
-    It is the one among the callbacks, else the one that the agent has from an earlier ``learn`` or was loaded with,
-    else a new one with the agent's default strategy.
+    The callback is the one passed to ``learn``; or else the one that the agent has from an earlier ``learn`` or was
+    loaded with; or else a new one with the agent's default strategy.
     """
 
     default_strategy: ClassVar[type[Strategy]]
-    # SB3's name of the agent to compare with, the same without a model: it takes those of the arguments that it has
-    # too, but for those that mean something else to it.
+    # The name of the SB3 agent to compare with, which is the same without a model. It gets the arguments that both
+    # agents have, except for `not_shared`, which mean something else to it.
     model_free: ClassVar[str]
     not_shared: ClassVar[frozenset[str]] = frozenset()
 

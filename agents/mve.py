@@ -21,34 +21,35 @@ from mbrl_wrappers.models.divergence import RealRange, has_diverged
 from mbrl_wrappers.returns import PendingReturn
 from mbrl_wrappers.types import Transitions
 
-# Of a further draw: rather a few rows too many than another one; and hindsight replay relabels a share of many.
+# A further draw has at least so many rows, since a few rows too many cost less than yet another draw, and since HER
+# relabels a fixed share of the rows of a draw.
 _LEAST_STARTS = 8
 
 
 class MVE(Strategy):
-    """Values are regressed on ``H`` imagined steps of reward and the agent's own bootstrap behind them.
+    """Values are regressed on the rewards of ``H`` imagined steps plus the agent's own bootstrap after these.
 
     From the real transition ``(s_-1, a_-1, r_-1, s_0)`` of a batch the model is rolled out under the policy that the
     agent's target bootstraps with (the H-step expansion of the paper)::
 
         y_t = sum_{k=t}^{H-1} gamma^(k-t) r_k + gamma^(H-t) V(s_H)        for t = -1, ..., H-1
 
-    With ``td_k`` (its TD-k trick), the value at each state of the rollout is regressed on its own ``y_t``, so that a
-    batch of ``B`` rows starts from ``B / (H + 1)`` real ones; without, that at the real state alone on ``y_-1``.
-    Rewards and discounts are handed to the agent, whose ``train`` adds ``V(s_H)`` as it always does: clipped double
-    critics, TQC's quantiles, SAC's entropy. For SAC the entropy at the imagined states between is added to their
-    rewards.
+    With ``td_k`` (the paper's TD-k trick), the value at each state ``s_t`` of the rollout is regressed on its ``y_t``,
+    so that a batch of ``B`` rows starts from ``B / (H + 1)`` real ones; without it, only the value at the real state,
+    on ``y_-1``. A batch holds the sum of rewards and the discount ``gamma^(H-t)``; the agent's ``train`` adds
+    ``V(s_H)`` as for any batch: clipped double critics, TQC's quantiles, SAC's entropy. For SAC, the entropy bonus of
+    the imagined actions is added to the rewards.
 
     Real n-step rows are continued where they end. A termination, real or imagined, ends the sum without a bootstrap;
-    a prediction that is not finite cuts the rollout off before it.
+    a prediction that is not finite ends the rollout at the state before it.
 
-    Deviations: each rollout follows the mean of one member of an ensemble, where the paper has one network; with
-    ``td_k`` the agent's batch keeps its size, so that it holds fewer real transitions; the policy too is improved at
-    the imagined states of the batch; rows behind a termination are made up for by further starts.
+    Deviations: each rollout follows the mean of one member of an ensemble, while the paper has one network; with
+    ``td_k`` the agent's batch keeps its size, so it holds fewer real transitions; the policy is improved at the batch's
+    imagined states too; rows that are missing after a termination are replaced by rows from further starts.
 
     Args:
         horizon: imagined steps ``H``, at least 0; 0 is the agent without a model. The paper has 3 to 30, by task.
-        td_k: see above.
+        td_k: whether to regress the values at imagined states too.
 
     Raises:
         ValueError: for an argument out of its range, or, when training starts, an agent without a critic.
@@ -71,7 +72,7 @@ class MVE(Strategy):
         super().bind(view, dynamics, generator)
 
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
-        """Keep nothing, and report on the batches since the last time."""
+        """Report on the batches since the last refresh; nothing is imagined in advance."""
         report = {"rows": float(self._rows), "diverged": float(self._diverged)}
         self._rows, self._diverged = 0, 0
         return report
@@ -82,7 +83,7 @@ class MVE(Strategy):
             return real_buffer.sample(batch_size, env=env)
         per_start = self.horizon + 1 if self.td_k else 1
         batch = self._expand(real_buffer, math.ceil(batch_size / per_start), env)
-        while (missing := batch_size - len(batch.rewards)) > 0:  # where rollouts ended early
+        while (missing := batch_size - len(batch.rewards)) > 0:  # some rollouts ended early
             more = max(math.ceil(missing / per_start), _LEAST_STARTS)
             batch = join_samples(batch, self._expand(real_buffer, more, env))
         if len(batch.rewards) == batch_size:
@@ -101,7 +102,7 @@ class MVE(Strategy):
         ahead = PendingReturn.at(obs)
         imagined: list[TargetRows] = []
         for step in reversed(steps):
-            behind = ahead.after(step.reward, step.terminated, view.gamma)
+            behind = ahead.after(step.reward, step.terminated, view.gamma)  # y_t = r_t + gamma y_{t+1}
             imagined.append(TargetRows(step.obs, step.action, *behind))
             ahead = PendingReturn(
                 torch.where(step.is_finite, step.bonus + behind.reward, 0.0),
@@ -124,7 +125,7 @@ class MVE(Strategy):
         return view.target_samples(TargetRows.join(imagined)[taken], env, like=real)
 
     def _roll_out(self, obs: Tensor, alive: Tensor, env: VecNormalize | None) -> tuple[list[_Step], Tensor]:
-        """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations behind the last one."""
+        """Take ``horizon`` steps from ``obs [B, D]``; returns them and the observations after the last one."""
         step = step_in_turn(self._dynamics, self._generator, deterministic=True, sample_discrete=True)
         believed = RealRange.around(self._dynamics.start_obs)
         steps = []
@@ -144,7 +145,7 @@ class MVE(Strategy):
 class _Step(NamedTuple):
     """An imagined step of ``B`` rollouts; ``is_taken`` where the rollout had not ended before and the step is finite.
 
-    The bonus is that of the action's entropy; it belongs to the value of the state, not to that of the action.
+    ``bonus`` is the action's entropy bonus; it is part of the state's value V, not of the action's value Q.
     """
 
     obs: Tensor

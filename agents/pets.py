@@ -13,11 +13,11 @@ from mbrl_wrappers.planners import PLANNERS, Planner
 class PETS(PlanningAgent):
     """Probabilistic ensembles with trajectory sampling (Chua et al. 2018, algorithm 1).
 
-    The model is the library's ensemble with the env's known reward, where there is one, and its known termination.
+    The model is the library's ensemble with the env's reward and termination functions where these are known.
     The default plan is lighter than the paper's: iCEM with 3 iterations of at most 100 sequences, and 5 particles,
     one for each elite of the ensemble. The paper's own (half-cheetah) is ``planner="CEM"``,
     ``planner_kwargs={"horizon": 30, "population": 500, "num_elites": 50, "iterations": 5}``, ``num_particles=20``;
-    ``docs/results/planning.md`` has what plans of several sizes cost and reach on Pendulum-v1. The paper fits once an
+    ``docs/results/planning.md`` compares time and return of several plan sizes on Pendulum-v1. The paper fits once an
     episode: ``train_freq=(1, "episode")``.
 
     Args:

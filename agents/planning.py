@@ -43,7 +43,7 @@ class PlanningPolicy(BasePolicy):
         assert isinstance(space, spaces.Box)
         if not np.issubdtype(space.dtype, np.floating):
             return action
-        # Where a range is of one value, that lies at -1.
+        # A dimension with a single value (low == high) is scaled to -1.
         spread = np.where(space.high > space.low, space.high - space.low, np.ones_like(space.low))
         return 2.0 * ((action - space.low) / spread) - 1.0
 
@@ -60,23 +60,23 @@ class PlanningAgent(OffPolicyAlgorithm):
     """An SB3 agent that learns a model from its experience and plans its actions in it.
 
     The first ``learning_starts`` steps are uniformly random; then the model is fitted, on all data, before the first
-    plan and every ``train_freq``. All environments are planned for in the same calls.
+    plan and every ``train_freq``. One call plans for all environments.
 
     ``predict`` takes and returns a state, as recurrent agents do in SB3: the last plan, from which the next one
     starts. ``evaluate_policy``, ``EvalCallback`` and the zoo pass it on; without it every plan starts from scratch.
-    What ``predict`` draws depends on the agent's seed and the number of calls in the state, and on nothing else, so
-    an episode can be played again, and training is not disturbed by evaluations.
+    The random numbers of ``predict`` depend only on the agent's seed and the number of calls, which the state counts,
+    so an episode can be repeated, and evaluations don't disturb training.
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations).
         env: to learn in.
-        dynamics: the model; default: see the subclass.
+        dynamics: the model; default: an ensemble, see the subclass.
         num_particles: particles that follow each sequence.
         propagation, sample_noise: see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         gamma: discount factor inside a plan, in [0, 1].
         learning_starts: env steps with random actions.
         train_freq: steps between fits, each of all envs; or ``(1, "episode")`` with one env.
-        buffer_size: real transitions that are kept.
+        buffer_size: number of real transitions that are kept.
         policy_kwargs, stats_window_size, tensorboard_log, verbose, monitor_wrapper, seed, device: as in SB3.
 
     Raises:
@@ -186,7 +186,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         return result
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Fit the model on all real data; SB3 calls this every ``train_freq``, and the arguments are not used."""
+        """Fit the model on all real data; SB3 calls this every ``train_freq``. The arguments are ignored."""
         buffer = self.replay_buffer
         assert buffer is not None
         experience = ReplayExperience(buffer, self._view, self.dynamics)
@@ -194,7 +194,7 @@ class PlanningAgent(OffPolicyAlgorithm):
             self._fit(experience)
 
     def _fit(self, experience: Experience) -> None:
-        """Fit everything that is learned to all the experience there is."""
+        """Fit everything that is learned to all real experience."""
         report = fit_and_log(self.dynamics, experience, self._fit_generator, self.logger)
         self._num_fits += 1
         self._n_updates += int(report.get("grad_steps", 0))
@@ -209,7 +209,7 @@ class PlanningAgent(OffPolicyAlgorithm):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         if not self._num_fits:
             self.train(self.gradient_steps, self.batch_size)
-        # What VecNormalize was given: what it returns may be cut off.
+        # The raw observations, since VecNormalize may have clipped the others.
         raw = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         obs = self.dynamics.obs_codec.encode(raw, self.device)
         if self._plan_state is None or len(self._plan_state["plan"]) != n_envs:
@@ -230,7 +230,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store a step, and remember which episodes have just begun, as SB3's on-policy agents do."""
+        """Store a step, and remember which environments begin an episode next, as SB3's on-policy agents do."""
         check_finite("observation", new_obs, self.num_timesteps)
         check_finite("reward", reward, self.num_timesteps)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
@@ -249,7 +249,7 @@ class PlanningAgent(OffPolicyAlgorithm):
             observation: as ``predict`` takes it.
 
         Returns:
-            The plan, with the candidates that it was made of.
+            The plan, with its candidates.
         """
         obs, _ = self.flat_observation(observation)
         return self._plan(obs, self._initial_state(len(obs)), self._predict_seed(0))
@@ -267,13 +267,13 @@ class PlanningAgent(OffPolicyAlgorithm):
             observation: as SB3's agents take it.
             state: what the last call returned; None for a new start.
             episode_start: ``[B]`` bool, environments whose plans are forgotten.
-            deterministic: makes no difference; a plan has no noise of its own.
+            deterministic: ignored; no noise is added to a plan.
 
         Returns:
             The first action of each plan, and the state for the next call.
 
         Raises:
-            ValueError: if the observation is not finite, or the state is of another number of environments.
+            ValueError: if the observation is not finite, or the state is for another number of environments.
         """
         obs, is_batch = self.flat_observation(observation)
         plan_state, calls = self._unpack(state, len(obs))
@@ -343,7 +343,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save as SB3 does, with the model in it."""
+        """Save as SB3 does, including the model."""
         self.dynamics.to("cpu")
         try:
             super().save(path, exclude, include)

@@ -25,10 +25,9 @@ Infer = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Rollout(NamedTuple):
-    """``H`` imagined steps of ``B`` rows, and the action behind the last one.
+    """``H`` imagined steps of ``B`` rows, and the action after the last one.
 
-    A row that terminated stays where it was, without a gradient, and so does one that a step led to something that is
-    not finite.
+    A row that terminates or diverges stays at the observation before that step, without a gradient.
 
     Attributes:
         obs: ``H + 1`` of ``[B, D]``.
@@ -36,7 +35,7 @@ class Rollout(NamedTuple):
         log_prob: ``H + 1`` of ``[B]``, of the actions.
         reward: ``H`` of ``[B]``, 0 where it is not finite.
         terminated: ``H`` of ``[B]`` bool.
-        is_reached: ``H + 1`` of ``[B]`` bool, whether the row had neither terminated nor diverged before.
+        is_reached: ``H + 1`` of ``[B]`` bool, whether the row has neither terminated nor diverged before.
         is_finite: ``[B]`` bool, whether the row never diverged.
     """
 
@@ -60,8 +59,8 @@ def roll_out(
         obs: ``[B, D]``.
         first: action ``[B, A]`` and log-density ``[B]`` at ``obs``.
         horizon: ``H``, at least 0.
-        backprop_steps: after so many steps a gradient goes no further back through the states; default: it goes to
-            the first one.
+        backprop_steps: the states are detached after every so many steps, which truncates backpropagation through
+            time; default: never.
 
     Raises:
         ValueError: if the actions have a gradient and the model passes none back to them.
@@ -97,10 +96,10 @@ def check_differentiable(action: Tensor, next_obs: Tensor) -> None:
 def expanded_values(
     rollout: Rollout, last: Tensor, alpha: Tensor | float, gamma: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the values of the states and actions of a rollout, from its rewards and the value behind the last one.
+    """Return the values of the states and actions of a rollout, from its rewards and the value of its last state.
 
-    With ``V_H`` given, ``Q_t = r_t + gamma V_{t+1}`` and ``V_t = Q_t - alpha log pi(a_t | s_t)``; a termination has
-    nothing behind it.
+    With ``V_H`` given, ``Q_t = r_t + gamma V_{t+1}`` and ``V_t = Q_t - alpha log pi(a_t | s_t)``; after a termination,
+    ``Q_t = r_t``.
 
     Args:
         rollout: of ``H`` steps.
@@ -123,15 +122,16 @@ def step_in_turn(
     deterministic: bool = False,
     sample_discrete: bool | None = None,
 ) -> Step:
-    """Return a step that deals its rows out to the members in turn, the same ones to the same from call to call.
+    """Return a step function that deals rows out to the members in turn: row ``i`` has the same member in each call.
 
-    In turn, since a buffer may have sorted them by kind.
+    In turn and not in blocks, since the rows of a batch may be sorted by kind.
 
     Args:
-        dynamics: the model; one without members is the only one.
-        generator: of the noise; default: torch's global one.
+        dynamics: the model; without members, it steps all rows.
+        generator: the source of all randomness; default: torch's global one.
         deterministic: whether each member predicts its mean.
-        sample_discrete: whether categories, flags and terminations are sampled; default: where the rest is.
+        sample_discrete: whether categories, flags and terminations are sampled; default: the opposite of
+            ``deterministic``.
 
     Returns:
         ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
@@ -148,12 +148,12 @@ def step_in_turn(
 
 
 def step_of_agent(view: AgentView, step_in_env: Step, scales: Scales | None) -> Step:
-    """Return a step in an agent's own units: actions in [-1, 1], rewards as its critic has them.
+    """Return a step function in an agent's units: actions in [-1, 1], rewards normalised as for its critic.
 
     Args:
-        view: of the agent.
-        step_in_env: of its model, such as :func:`step_in_turn`.
-        scales: of the agent's VecNormalize.
+        view: the agent's.
+        step_in_env: a step function in the env's units, such as that of :func:`step_in_turn`.
+        scales: the statistics of the agent's VecNormalize.
     """
     normalized = reward_normalizer(scales, view.device)
 
@@ -165,7 +165,7 @@ def step_of_agent(view: AgentView, step_in_env: Step, scales: Scales | None) -> 
 
 
 def infer_in_turn(dynamics: DynamicsModel) -> Infer:
-    """Return a function that takes real steps once more, as :func:`step_in_turn` takes new ones.
+    """Return a function that repeats real steps, with rows dealt out as in :func:`step_in_turn`.
 
     Returns:
         ``(obs [B, D], action [B, A], next_obs [B, D], reward [B]) -> next_obs, reward``; see
@@ -182,7 +182,7 @@ def infer_in_turn(dynamics: DynamicsModel) -> Infer:
 
 
 def _in_turn(function: Callable[..., Sequence[Tensor]], members: int, *columns: Tensor) -> list[Tensor]:
-    """Call a function of ``[M, R, ...]`` with rows ``[B, ...]`` that are dealt out in turn; returns rows again."""
+    """Call a function of ``[M, R, ...]`` with rows ``[B, ...]`` dealt out in turn; returns results ``[B, ...]``."""
     rows = len(columns[0])
     spare = -rows % members
 

@@ -32,7 +32,7 @@ _GAN_EPOCHS, _GRADIENT_PENALTY, _DISCRIMINATOR_UNITS = 40, 10.0, 64
 
 
 class ProposalPolicy(PlanningPolicy):
-    """A tanh network from whitened observations to actions, which are cut off at the bounds.
+    """A tanh network from whitened observations to actions, which are clipped to the bounds.
 
     Args:
         observation_space: the env's.
@@ -41,7 +41,7 @@ class ProposalPolicy(PlanningPolicy):
         net_arch: units of the hidden layers.
 
     Attributes:
-        net: from flat whitened observations to actions in units of the search: -1 and 1 are the bounds.
+        net: maps flat whitened observations to actions in units of the search: -1 and 1 are the bounds.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ProposalPolicy(PlanningPolicy):
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(self.widths):
             linear = nn.Linear(fan_in, fan_out)
-            # Rows of length 1; of 0.01 in the last layer, so that the first proposals are near the middle.
+            # Weight vectors of length 1; of 0.01 in the last layer, so that the first proposals are near the middle.
             length = 0.01 if len(layers) == 2 * len(net_arch) else 1.0
             with torch.no_grad():
                 linear.weight.normal_()
@@ -65,7 +65,7 @@ class ProposalPolicy(PlanningPolicy):
         self.net = nn.Sequential(*layers[:-1])
 
     def propose(self, obs: Tensor) -> Tensor:
-        """Return actions ``[..., A]`` for flat raw observations ``[..., D]``, in units of the search, not cut off."""
+        """Return actions ``[..., A]`` for flat raw observations ``[..., D]``, in units of the search, not clipped."""
         return self.net(self.whitening.normalize(obs))
 
     @property
@@ -85,7 +85,7 @@ class ProposalPolicy(PlanningPolicy):
             obs: ``[K, C, D]`` flat raw observations, ``K`` for each policy.
 
         Returns:
-            ``[K, C, A]`` in units of the search, not cut off.
+            ``[K, C, A]`` in units of the search, not clipped.
         """
         x = self.whitening.normalize(obs).transpose(0, 1)
         first = 0
@@ -110,39 +110,40 @@ class ProposalPolicy(PlanningPolicy):
 class POPLIN(PlanningAgent):
     """Model-based policy planning (Wang and Ba 2019, algorithm 1): CEM around the proposals of a policy network.
 
-    ``"A"`` variants search for noise on the policy's actions: on those that it takes when it is rolled out once in
-    the model (``"A-init"``), or on those that it takes wherever a perturbed sequence leads (``"A-replan"``).
-    ``"P"`` variants search for noise on its parameters: for each step's (``"P-sep"``), or the same for all steps
-    (``"P-uni"``). The policy then learns from the steps since the last fit: to act as was planned (``"bc"``, their
-    BC-AR and BC-PR), likewise against a discriminator (``"gan"``), or by adding the mean of the parameter noise that
-    was chosen for the first step (``"avg"``, their AVG-R; ``"P"`` variants only). ``predict(..., plan=False)`` is the
-    policy alone.
+    ``"A"`` variants search for noise that is added to the policy's actions: to the actions of one rollout of the policy
+    in the model (``"A-init"``), or to the actions that it chooses along each perturbed rollout (``"A-replan"``).
+    ``"P"`` variants search for noise that is added to its parameters: another one for each step (``"P-sep"``), or the
+    same for all steps (``"P-uni"``). The policy then learns from the steps since the last fit: it imitates the planned
+    actions by regression (``"bc"``, the paper's BC-AR and BC-PR) or against a discriminator (``"gan"``), or the mean
+    parameter noise that was chosen for the first steps of the plans is added to its parameters (``"avg"``, the paper's
+    AVG-R; ``"P"`` variants only). ``predict(..., plan=False)`` is the policy alone.
 
-    As theirs, a plan follows the ensemble's mean with one particle, and variances are not capped at the bounds, where
-    actions are cut off. Deviations: variances are in units of half the action range (the same in [-1, 1]). In the
-    ``"A"`` variants proposals are cut off before noise is added. The noise that a search starts from is at most the
-    standard deviation that it starts with: theirs may grow from plan to plan until every candidate is cut off at the
-    same bound, and nothing is searched any more (on Pendulum-v1 such an agent hung on one side for a whole episode).
+    As in the paper's code, a plan follows the ensemble's mean with one particle, and variances are not limited by the
+    bounds, to which actions are clipped. Deviations: variances are in units of half the action range (the same for
+    [-1, 1]). In the ``"A"`` variants proposals are clipped before noise is added. The noise that a search starts from
+    is clipped to its initial standard deviation: in the original it may grow from plan to plan until every candidate
+    is clipped to the same bound, and nothing is searched any more (on Pendulum-v1 such an agent hung on one side for a
+    whole episode).
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations); ``policy_kwargs={"net_arch": [64]}``
             sets its hidden layers; default: [64, 64] for ``"A"``, [32] for ``"P"``.
         env: to learn in, with bounded Box actions.
-        variant: see above.
-        distillation: see above; default: ``"bc"`` for ``"A"``, ``"avg"`` for ``"P"``.
+        variant: ``"A-init"``, ``"A-replan"``, ``"P-sep"`` or ``"P-uni"``.
+        distillation: ``"bc"``, ``"gan"`` or ``"avg"``; default: ``"bc"`` for ``"A"``, ``"avg"`` for ``"P"``.
         horizon: steps of a plan.
         population: candidates in each iteration.
-        num_elites: best ones that the distribution is refitted to.
+        num_elites: best candidates, to which the distribution is refitted.
         iterations: most iterations.
         alpha: share of the old distribution that is kept.
-        init_variance: that a search starts with; default: theirs, 0.25 for ``"A"``, 0.1 for ``"P"`` with ``"avg"``
-            and 0.03 for ``"P"`` otherwise.
+        init_variance: variance that a search starts with; default: the paper's, 0.25 for ``"A"``, 0.1 for ``"P"`` with
+            ``"avg"`` and 0.03 for ``"P"`` otherwise.
         noise_exponent: above 0, the noise that a search draws is coloured over the steps of a plan, as iCEM's
-            (Pinneri et al. 2020); theirs is white. Not for ``"P-uni"``, whose noise is the same at all steps.
-        distil_all: whether the policy is distilled from all planned steps there are; theirs from those since the
-            last fit. Not for ``"avg"``.
+            (Pinneri et al. 2020); the paper's is white. Not for ``"P-uni"``, whose noise is the same at all steps.
+        distil_all: whether the policy is distilled from all planned steps so far, instead of the steps since the last
+            fit, as in the paper. Not for ``"avg"``.
         num_particles: particles that follow each candidate.
-        propagation: how; see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
+        propagation: how particles are propagated; see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         policy_kwargs: see ``policy``.
         **kwargs: as for :class:`~mbrl_wrappers.agents.planning.PlanningAgent`.
 
@@ -156,7 +157,7 @@ class POPLIN(PlanningAgent):
     """
 
     policy: ProposalPolicy
-    _planner: CEM  # for its settings and its action set; what is searched for here is noise
+    _planner: CEM  # only its settings and its action set are used: POPLIN searches for noise instead of actions
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ProposalPolicy,
         "MultiInputPolicy": ProposalPolicy,
@@ -220,7 +221,7 @@ class POPLIN(PlanningAgent):
             num_elites=self.num_elites,
             iterations=self.iterations,
             alpha=self.alpha,
-            min_variance=0.0 if self._in_parameters else 0.001,  # as theirs, only the search over actions ends early
+            min_variance=0.0 if self._in_parameters else 0.001,  # as in the original, only "A" searches end early
         )
         if planner.action_set.discrete:
             raise ValueError(f"action_space must be of Boxes for POPLIN, got {self.action_space}")
@@ -312,7 +313,7 @@ class POPLIN(PlanningAgent):
             return self._planner.action_set.to_env(actions[-1])
 
         open_loop(self.dynamics, obs, act, self.horizon)
-        # A model that diverges has no proposals to make.
+        # Where the model diverges, proposals are 0, the middle of the action range.
         return torch.stack(actions, dim=1).nan_to_num(0.0)
 
     def predict(
@@ -329,8 +330,8 @@ class POPLIN(PlanningAgent):
             observation: as SB3's agents take it.
             state: what the last call returned; None for a new start.
             episode_start: ``[B]`` bool, environments whose plans are forgotten.
-            deterministic: makes no difference.
-            plan: whether to plan; otherwise the distilled policy acts alone, and the state stays as it is.
+            deterministic: ignored.
+            plan: whether to plan; if not, the distilled policy acts alone, and the state stays as it is.
 
         Returns:
             Actions, and the state for the next call.
@@ -366,7 +367,7 @@ class POPLIN(PlanningAgent):
         if self._method == "avg":
             vector = self.policy.parameter_vector().detach() + noise.mean(0)
             nn.utils.vector_to_parameters(vector, self.policy.net.parameters())
-            self._plan_state = None  # whose noise was meant for the parameters as they were
+            self._plan_state = None  # its noise was found for the parameters before this update
             return
         distil = self._imitate if self._method == "bc" else self._imitate_adversarially
         self.logger.record("policy/loss", distil(obs, actions))

@@ -14,9 +14,9 @@ from mbrl_wrappers.planners import Planner, RandomShooting
 class RS(PlanningAgent):
     """Random shooting (Richards 2005; Wang et al. 2019, section 3.1): the best of 1000 random plans of 10 steps.
 
-    The model is one network that is asked for its mean. Deviations from Wang et al.: 2 layers of 200 SiLU units, not
-    of 1000 ReLU units; 200 random steps and a fit every 200, not 10,000 and 3000. The reward is the env's known
-    function where there is one, as theirs, and learned otherwise.
+    The model is one network, whose mean is used. Deviations from Wang et al.: 2 layers of 200 SiLU units, not
+    of 1000 ReLU units; 200 random steps and a fit every 200, not 10,000 and 3000. The reward function is the env's
+    if it is known, as in the paper, and learned otherwise.
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations).
@@ -24,7 +24,7 @@ class RS(PlanningAgent):
         horizon: steps of a plan.
         population: random plans.
         num_particles: particles that follow each plan.
-        propagation: how; see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
+        propagation: how particles are propagated; see :class:`~mbrl_wrappers.models.action_returns.TrajectoryReturns`.
         **kwargs: as for :class:`~mbrl_wrappers.agents.planning.PlanningAgent`.
 
     Raises:

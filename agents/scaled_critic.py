@@ -18,9 +18,9 @@ QUANTILES = (0.01, 0.99)
 class ValueBounds(nn.Module):
     """The range of values that common rewards allow, followed slowly.
 
-    With ``r`` the rewards of a batch, entropy included, the bounds move towards ``quantile(r) / (1 - gamma)``, the
-    values of getting such a reward at every step for ever (the code of Kubo et al. 2025). They know nothing of what
-    happens in less than a hundredth of the steps, nor of terminations, behind which the value is 0.
+    With ``r`` the rewards of a batch, entropy bonus included, the bounds move towards ``quantile(r) / (1 - gamma)`` for
+    the quantiles 0.01 and 0.99: the values of such a reward at every step for ever (the code of Kubo et al. 2025). They
+    ignore rewards of less than a hundredth of the steps, and terminations, after which the value is 0.
     """
 
     bounds: Tensor
@@ -33,14 +33,14 @@ class ValueBounds(nn.Module):
 
     @torch.no_grad()
     def update(self, rewards: Tensor, gamma: float, rate: float) -> None:
-        """Move the bounds, to the first batch's at once.
+        """Move the bounds towards a batch's; the first batch sets them.
 
         Args:
-            rewards: of any shape, entropy included; NaN where they don't count. A batch of NaN moves nothing.
+            rewards: of any shape, entropy bonus included; NaN where they don't count. A batch of NaN changes nothing.
             gamma: discount, below 1.
-            rate: share of the way that the bounds move, in (0, 1].
+            rate: share of the distance that the bounds move, in (0, 1].
         """
-        # By a number each: a captured graph can't copy a tensor from the CPU.
+        # One call per quantile, each a Python number: a CUDA graph can't copy a tensor of quantiles from the CPU.
         found = torch.stack([rewards.flatten().nanquantile(quantile) for quantile in QUANTILES]) / (1 - gamma)
         counts = found.isfinite().all()
         weight = torch.where(self.updates == 0, 1.0, rate) * counts
@@ -63,7 +63,7 @@ class ScaledCritic(ContinuousCritic):
 
     Args:
         *args: SB3's.
-        scale: by which they are scaled; critics and target critics share one.
+        scale: the scale of the outputs, shared by critics and target critics.
         **kwargs: SB3's.
     """
 
@@ -77,13 +77,13 @@ class ScaledCritic(ContinuousCritic):
 
 
 class _ScaledCritics:
-    """To be put in front of a policy of SB3's SAC, whose critics and target critics then share one scale."""
+    """A mixin that stands before a policy class of SB3's SAC: its critics and target critics share one scale."""
 
     critic_kwargs: dict[str, Any]
     device: torch.device
 
     def _build(self, lr_schedule: Any) -> None:
-        self._scales = [ValueBounds()]  # in a list, since it is the critics' to save
+        self._scales = [ValueBounds()]  # in a list, so that it is a submodule, and saved, of the critics only
         super()._build(lr_schedule)  # type: ignore[misc]
 
     def make_critic(self, features_extractor: Any = None) -> ScaledCritic:

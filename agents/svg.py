@@ -70,12 +70,12 @@ class ValueNetwork(BaseModel):
 
 
 class SVGPolicy(SACPolicy):
-    """SAC's actor, a squashed Gaussian, beside one critic: of states and actions, or of states alone.
+    """SAC's actor, a squashed Gaussian, and one critic: of states and actions, or of states alone.
 
     Args:
-        *args: SAC's policy's.
-        of_states: whether the critic judges states.
-        **kwargs: SAC's policy's.
+        *args: arguments of SAC's policy.
+        of_states: whether the critic evaluates states alone, without actions.
+        **kwargs: arguments of SAC's policy.
     """
 
     def __init__(self, *args: Any, of_states: bool = True, **kwargs: Any) -> None:
@@ -103,40 +103,41 @@ class MultiInputSVGPolicy(SVGPolicy):
 class SVG(ValueGradientAgent, OffPolicyAlgorithm):
     """Stochastic value gradients of real trajectories (Heess et al. 2015): SVG(0), SVG(1), SVG(H) and SVG(inf).
 
-    The noise with which policy and model make what really happened is inferred, so that ``a_t = pi(s_t, eta_t)`` and
-    ``s_{t+1} = f(s_t, a_t, xi_t)`` are the real ones; then the policy climbs the gradient of ::
+    The noise with which policy and model reproduce a real trajectory is inferred, so that ``a_t = pi(s_t, eta_t)`` and
+    ``s_{t+1} = f(s_t, a_t, xi_t)`` are the real ones; then the policy ascends the gradient of ::
 
         w ( sum_{t<H} gamma^t r_t + gamma^H V(s_H) )
 
-    through policy and model (the paper's SVG(inf), there without a value behind the end, and SVG(1) with experience
-    replay), where nothing is predicted: errors of the model are errors of its derivative alone. ``w`` is the importance
-    weight of the actions, the density now over that when they were taken, clipped, and 1 on policy. ``V`` is learned by
-    fitted policy evaluation on replayed steps with weights of their own and a target network. SVG(0) needs no model:
-    ``w Q(s, pi(s, eta))``.
+    through policy and model (the paper's SVG(inf), there without the value at the end, and SVG(1) with experience
+    replay). Nothing is predicted, so only errors of the model's derivative matter. ``w`` is the importance weight of
+    the actions, their density now divided by their density when they were taken, clipped; it is 1 on policy. ``V`` is
+    learned by fitted policy evaluation on replayed steps, each with its importance weight, with a target network.
+    SVG(0) needs no model: its objective is ``w Q(s, pi(s, eta))``.
 
-    ``learn`` brings ``ModelBased(RealData())``, which fits the model, if its callbacks hold no other. Logged under
-    ``train/``: ``grad_norm_h{t}`` as of :class:`~mbrl_wrappers.agents.MAAC`, ``w`` included, with 0 for stretches that
-    have ended before; ``importance_weight``, the mean of ``w``.
+    ``learn`` adds ``ModelBased(RealData())``, which fits the model, unless its callbacks include a ``ModelBased``.
+    Logged under ``train/``: ``grad_norm_h{t}`` as for :class:`~mbrl_wrappers.agents.MAAC`, weighted by ``w``, with 0
+    for stretches that ended before step ``t``; ``importance_weight``, the mean of ``w``.
 
-    Deviations: actions are squashed to their bounds, as SAC's are; a state-dependent standard deviation; in SVG(inf)
-    too the value behind the last step, unless it ended the episode: a time limit is no end; Adam and a Polyak-averaged
-    target; the members of an ensemble share the rows. The model is fitted for SVG(0) too, which makes no use of it.
+    Deviations: actions are squashed to their bounds, as SAC's are; the standard deviation depends on the state; the
+    value of the last state counts in SVG(inf) too, unless it is terminal (after a time limit it is not); Adam and a
+    Polyak-averaged target; the rows are divided among the members of an ensemble. The model is fitted for SVG(0) too,
+    which does not use it.
 
     Args:
         policy: ``"MlpPolicy"`` or, for Dict observations, ``"MultiInputPolicy"``.
         env: with a bounded Box of actions.
         learning_rate: of actor and critic.
         horizon: ``H``: real steps that the gradient goes back through, or ``"inf"``: to the end of the episode.
-        window: newest env steps that the actor's stretches are drawn from; default: all that the buffer has, but for
-            ``"inf"`` each env's newest episode that has ended.
+        window: the actor's stretches are drawn from this many newest steps of each env; default: from all steps in the
+            buffer, but for ``"inf"`` each env's newest episode that has ended.
         max_importance_weight: to which weights are clipped, at least 0.
         ent_coef: weight of the entropy in the actor's objective.
-        max_grad_norm: to which the norm of the actor's gradient is clipped; default: it is not.
+        max_grad_norm: to which the norm of the actor's gradient is clipped; default: no clipping.
         train_freq: env steps between updates, or ``(1, "episode")``; default: 1, for ``"inf"`` an
-            episode, which SB3 has for one env only: with several, give it steps.
+            episode, which SB3 supports for one env only: with several, set a number of steps.
         buffer_size, learning_starts, batch_size, tau, gamma, gradient_steps, stats_window_size, tensorboard_log,
             policy_kwargs, verbose, seed, device: as in SB3's SAC.
-        compile: as in :class:`~mbrl_wrappers.agents.MAAC`; with ``"inf"`` nothing is.
+        compile: as in :class:`~mbrl_wrappers.agents.MAAC`; with ``"inf"`` nothing is compiled.
 
     Raises:
         ValueError: for an argument out of its range, actions that are not a Box or, with ``compile=True``, ``"inf"``,
@@ -269,10 +270,10 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _act_again(self, policy_obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Take actions ``[B, A]`` that were taken, with their noise inferred.
+        """Repeat the real actions ``[B, A]`` with the current policy, by inferring their noise.
 
         Returns:
-            The actions, with a gradient, and their log-densities now, ``[B]``.
+            The actions, with a gradient, and their log-densities under the current policy, ``[B]``.
         """
         mean, log_std, _ = self.actor.get_action_dist_params(policy_obs)
         before_tanh = torch.atanh(action.clamp(-_SQUASHED_LIMIT, _SQUASHED_LIMIT))
@@ -315,14 +316,14 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         """Update all networks once.
 
         Args:
-            steppers: of the optimizers.
-            infer: takes real steps once more; None where none are taken.
-            steps: single ones, for the critic.
+            steppers: of the optimizers, by name.
+            infer: repeats real steps with the model; None for SVG(0).
+            steps: single steps, for the critic.
             real: the actor's stretches.
-            scales: of VecNormalize.
+            scales: the statistics of VecNormalize.
 
         Returns:
-            What is logged.
+            The numbers to log.
         """
         kind = type(self)
         critic_loss = self._part(kind._critic_loss)(steps, scales)
@@ -344,7 +345,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         return buffer.sample_stretches(batch_size, max(self.horizon, 1), self.window)
 
     def _critic_loss(self, real: FlatStretches, scales: Scales | None) -> Tensor:
-        """Return the loss of fitted policy evaluation of single steps; a Q-function needs no weights."""
+        """Return the loss of fitted policy evaluation on single steps; importance weights are needed for V, not Q."""
         obs, next_obs = (self._policy_obs(part, scales) for part in real.obs)
         with torch.no_grad():
             if self.horizon:
@@ -374,7 +375,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
         return objective, weight
 
     def _value_of_action(self, real: FlatStretches, probe: Tensor, scales: Scales | None) -> tuple[Tensor, Tensor]:
-        """Return the critic's values of real actions, ``[B]``, and the logarithms of their ratios of densities."""
+        """Return the critic's values of repeated actions, ``[B]``, and the actions' log-density ratios, ``[B]``."""
         obs = self._policy_obs(real.obs[0], scales)
         action, log_prob = self._act_again(obs, real.action[0])
         return least(self.critic(obs, watched(action, probe))), log_prob - real.log_prob[0]
@@ -382,7 +383,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
     def _value_of_path(
         self, real: FlatStretches, infer: Infer, probes: Sequence[Tensor], scales: Scales | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the values of where real stretches begin, ``[B]``, and the logarithms of their ratios of densities."""
+        """Return the values of the stretches' first states, ``[B]``, and the stretches' log-density ratios, ``[B]``."""
         obs, rewards, log_ratio = real.obs[0], [], torch.zeros_like(real.reward[0])
         for t, is_real in enumerate(real.is_real):
             action, log_prob = self._act_again(self._policy_obs(obs, scales), real.action[t])
@@ -394,7 +395,7 @@ class SVG(ValueGradientAgent, OffPolicyAlgorithm):
             obs = torch.where(is_real[:, None], next_obs, obs)
         value = self.critic(self._policy_obs(obs, scales))[:, 0]
         for t in reversed(range(len(rewards))):
-            longer = backup(rewards[t], real.terminated[t], value, self.gamma)
+            longer = backup(rewards[t], real.terminated[t], value, self.gamma)  # v_t = r_t + gamma v_{t+1}
             value = torch.where(real.is_real[t], longer, value)
         return value, log_ratio
 

@@ -16,12 +16,12 @@ class FlatStretches(NamedTuple):
     """``B`` stretches of up to ``H`` steps as tensors, observations flat and nothing normalised.
 
     Attributes:
-        obs: ``[H + 1, B, D]``; behind the end of a stretch its last observation again.
+        obs: ``[H + 1, B, D]``; after the end of a stretch, its last observation is repeated.
         action: ``[H, B, A]`` in [-1, 1].
         reward: ``[H, B]``.
         terminated: ``[H, B]`` bool.
         log_prob: ``[H, B]`` log-densities of the actions when they were taken.
-        is_real: ``[H, B]`` bool, False behind the end of a stretch.
+        is_real: ``[H, B]`` bool, False after the end of a stretch.
     """
 
     obs: Tensor
@@ -33,7 +33,7 @@ class FlatStretches(NamedTuple):
 
 
 class Stretches(NamedTuple):
-    """The same as arrays: ``[H, B, ...]`` each, behind the end of a stretch its last step again."""
+    """Stretches as arrays ``[H, B, ...]``; after the end of a stretch, its last step is repeated."""
 
     obs: Any
     next_obs: Any
@@ -62,7 +62,7 @@ def _rows(part: np.ndarray) -> np.ndarray:
 
 
 class _WithDensities(ReplayBuffer):
-    """Keeps with each action the log-density that it was taken with, ``info["log_prob"]``."""
+    """Stores for each action its log-density when it was taken, ``info["log_prob"]``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,12 +79,12 @@ class _WithDensities(ReplayBuffer):
         super().add(obs, next_obs, action, reward, done, infos)
 
     def sample_stretches(self, count: int, length: int, window: int | None = None) -> Stretches:
-        """Draw stretches of at most ``length`` steps, which begin anywhere and end with their episode or now.
+        """Draw stretches of at most ``length`` steps, which begin anywhere and end with their episode or the buffer.
 
         Args:
             count: number of stretches.
-            length: most steps of one.
-            window: newest time steps of the buffer that they begin in; default: all.
+            length: most steps of a stretch.
+            window: stretches begin within this many newest time steps of the buffer; default: all.
         """
         known = self.size() if window is None else min(window, self.size())
         ages = np.random.randint(0, known, size=count)  # noqa: NPY002 - the generator SB3 draws from
@@ -96,8 +96,8 @@ class _WithDensities(ReplayBuffer):
 
         Args:
             count: most episodes.
-            window: newest time steps of the buffer that they lie in; default, or where none does: each env's newest,
-                and where none has ended yet, what there is of it.
+            window: episodes begin within this many newest time steps of the buffer. By default, or if no ended episode
+                does: each env's newest ended episode, or if no episode has ended yet, the steps so far.
         """
         dones = self.dones[self._places(np.arange(self.size()))] > 0  # by age
         ended = [_ended_episodes(dones[:, env], env) for env in range(self.n_envs)]
@@ -113,7 +113,7 @@ class _WithDensities(ReplayBuffer):
         return self._stretches(ages, envs, int(lengths.max()))
 
     def cut_off_unless_at(self, obs: Any) -> None:
-        """Let the newest stretch of each env end if its env is elsewhere now: it was reset without an end."""
+        """End an env's newest stretch, as by a time limit, if the env is not at ``obs``: it was reset in between."""
         if self.size() == 0:
             return
         newest = (self.pos - 1) % self.buffer_size
@@ -125,11 +125,11 @@ class _WithDensities(ReplayBuffer):
                 self.dones[newest, env] = self.timeouts[newest, env] = 1.0
 
     def _places(self, ages: np.ndarray) -> np.ndarray:
-        """Return where the steps lie that were stored ``ages`` steps before the newest."""
+        """Return the positions of the steps that were stored ``ages`` steps before the newest."""
         return (self.pos - 1 - ages) % self.buffer_size
 
     def _stretches(self, ages: np.ndarray, envs: np.ndarray, length: int) -> Stretches:
-        """Return the stretches that begin so many steps ago, in these envs, ``[B]`` each."""
+        """Return the stretches that begin ``ages [B]`` steps before the newest step, in ``envs [B]``."""
         of_step = ages - np.arange(length)[:, None]
         places = self._places(np.maximum(of_step, 0))
         ended_before = np.cumsum(self.dones[places, envs] > 0, axis=0) - (self.dones[places, envs] > 0)
@@ -158,11 +158,11 @@ def _ended_episodes(dones: np.ndarray, env: int) -> list[tuple[int, int, int]]:
     """Return the episodes of an env that have ended, the newest first: age of the first step, length, env.
 
     Args:
-        dones: ``[N]`` by age.
-        env: to be returned.
+        dones: ``[N]``, the newest first.
+        env: index of the env, returned with each episode.
     """
     ends = np.flatnonzero(dones)
-    begins = np.append(ends[1:] - 1, len(dones) - 1)  # behind the end of the one before, or the oldest step there is
+    begins = np.append(ends[1:] - 1, len(dones) - 1)  # right after the end of the episode before, or the oldest step
     return [(int(begin), int(begin - end + 1), env) for begin, end in zip(begins[: len(ends)], ends, strict=True)]
 
 

@@ -10,27 +10,27 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFrequencyUnit
 
 Mode = Literal["eager", "captured", "compiled"]
-# Recording takes some tenths of a second, and each update gains a hundredth.
+# Recording takes some tenths of a second, and each captured update saves about a hundredth of a second.
 MIN_CAPTURED_UPDATES = 100
 
 
 class AcceleratedUpdates(OffPolicyAlgorithm):
-    """An agent that decides when ``learn`` begins how its updates run; to be put in front of SB3's class.
+    """A mixin, before SB3's class, that decides how an agent's updates run when ``learn`` begins.
 
-    Its ``compile`` is True or False, or ``"auto"``: what pays for as many updates as ``learn`` is asked for, where the
-    agent can be compiled; a run that goes on (``reset_num_timesteps=False``) stays as it was. On a GPU updates that
-    are compiled are captured too.
+    ``compile`` is True, False or ``"auto"``, which chooses the mode that pays off for the number of updates that
+    ``learn`` is asked for, if the agent can be compiled. A run that goes on (``reset_num_timesteps=False``) keeps its
+    mode. On a GPU, compiled updates are captured too.
     """
 
     compiles_on_gpu: ClassVar[bool]
 
     compile: bool | Literal["auto"]
     _mode: Mode | None = None
-    _has_updated = False  # in that way
+    _has_updated = False  # in the current mode
 
     @abstractmethod
     def _objection(self) -> str | None:
-        """Say why the agent's updates can be neither compiled nor captured, None if they can."""
+        """Return the reason why the agent's updates can be neither compiled nor captured, or None."""
 
     @abstractmethod
     def _pays_from(self) -> float:
@@ -53,7 +53,7 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
         return self._on_gpu and self._mode in ("compiled", "captured")
 
     def _check_compile(self) -> None:
-        check_compile(self.compile)  # loading sets whatever it is given
+        check_compile(self.compile)  # loading an agent may have set any value
         if self.compile is True and (objection := self._objection()):
             raise ValueError(f"compile must be False or 'auto' for this agent, got True: {objection}")
 
@@ -66,7 +66,7 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> Any:
         self._check_compile()
-        # A run that goes on, though for few steps, stays what it was: numbers would differ in their last digits.
+        # A run that goes on keeps its mode, even for few steps, since results of modes differ in their last digits.
         if self.compile == "auto" and not reset_num_timesteps and self._mode is not None:
             if self._objection():
                 self._mode = "eager"
@@ -96,9 +96,9 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
         return steps / (self.train_freq.frequency * self.n_envs) * self.gradient_steps  # type: ignore[union-attr]
 
     def _fall_back(self, error: Exception) -> None:
-        """Go on in a plainer way after an error before the first update is done, or raise it.
+        """Fall back to a simpler mode if an error comes before the first update is done; otherwise raise it.
 
-        Failures to compile have no class in common; an error of another kind comes again.
+        Failures to compile have no exception class in common; an error of another kind will be raised again.
         """
         if self.compile != "auto" or self._has_updated or self._mode in (None, "eager"):
             raise error

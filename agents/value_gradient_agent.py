@@ -24,7 +24,7 @@ from mbrl_wrappers.spaces import FlatSpace
 
 
 class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
-    """To be put in front of an SB3 agent's class: updates run as they are, in compiled parts, or on a GPU captured.
+    """A mixin before an SB3 agent's class: updates run in eager mode, in compiled parts or, on a GPU, captured.
 
     Args:
         *args: the agent's arguments.
@@ -32,7 +32,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         **kwargs: the agent's arguments.
     """
 
-    needs_learned_reward = True  # with hindsight too: the env's own has no gradient
+    needs_learned_reward = True  # with hindsight too, since the env's own reward function has no gradient
     compiles_on_gpu = False  # a compiled rollout draws its noise in another order there; see docs/results/gpu.md
 
     def __init__(self, *args: Any, compile: bool | Literal["auto"] = False, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
 
-    # -- what an agent says of itself -------------------------------------------------------------
+    # -- what a subclass defines ------------------------------------------------------------------
 
     @abstractmethod
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -63,7 +63,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         """Update all networks once; returns the numbers to log.
 
         Args:
-            steppers: of the optimizers.
+            steppers: of the optimizers, by name.
             step: from :meth:`_steps_through`.
             *inputs: from :meth:`_drawn`.
         """
@@ -79,7 +79,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         (model_based,) = model_callbacks(callback)
         if model_based.dynamics is not None:
             check_predicts(model_based.dynamics)
-            # Refuses now, not after the first fit, a model that can't do it.
+            # Raises an error for an unsuitable model now, not after the first fit.
             self._steps_through(cast(DynamicsModel, model_based.dynamics))
         return callback
 
@@ -96,7 +96,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         return objection_to_captured_updates(self.device, self._optimizers())
 
     def _pays_from(self) -> float:
-        return 10_000  # a minute or two against 3 to 45 ms an update
+        return 10_000  # compiling takes a minute or two and saves 3 to 45 ms an update
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; SB3 calls this after each rollout."""
@@ -119,7 +119,7 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
 
     @contextmanager
     def _updating(self) -> Iterator[Callable[..., Logged]]:
-        """Give a function that makes an update with the current model."""
+        """Yield a function that makes an update with the current model."""
         dynamics = self.dynamics
         if not self._is_captured:
             steppers = {name: Stepper(optimizer) for name, optimizer in self._optimizers().items()}
@@ -133,10 +133,10 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
             yield update
 
     def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method that is part of updates, without anything that changes in place, bound and perhaps compiled.
+        """Return a method of this class as a function without ``self``, compiled if updates are.
 
         Args:
-            function: the method of the class.
+            function: the method, a part of updates that changes nothing in place.
         """
         if not self._is_compiled:
             return partial(function, self)

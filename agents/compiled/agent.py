@@ -24,19 +24,19 @@ from mbrl_wrappers.imagination.buffer import draw_batches
 class CompiledAgent(AcceleratedUpdates):
     """Runs each gradient update of an SB3 agent as one compiled function, or one CUDA graph.
 
-    To be put in front of the agent's class. The numbers are those of the agent's own ``train`` up to rounding: the
-    same batches, the same noise from torch's global generator, the same order of updates. Weights and optimizers
-    are saved as SB3 saves them, so that either class loads the other's files, and logged under the same keys.
-    Weight decay also reaches parameters that no forward pass uses, which torch's optimizers leave alone.
+    A mixin that stands before the agent's class. Results are the same as of the agent's own ``train``, up to rounding:
+    the same batches, the same noise from torch's global generator, the same order of updates. Weights and optimizers
+    are saved as SB3 saves them, so that either class loads the other's files; values are logged under the same keys.
+    Weight decay also changes parameters that no forward pass uses, which torch's optimizers leave alone.
 
     Args:
         *args: the agent's arguments.
-        compile: True or False, or ``"auto"``: where the agent can be compiled and ``learn`` is asked for
-            enough updates to win back the half minute that compiling takes; a run that goes on
-            (``reset_num_timesteps=False``) stays as it was. On a GPU a compiled update is captured too, as one CUDA
-            graph, and ``"auto"`` records updates that it does not compile in all but the shortest runs: that takes some
-            tenths of a second. Where one fails, ``"auto"`` warns and takes the next, in the end trains as SB3 does,
-            with the random numbers that come after those drawn for the attempt.
+        compile: True, False or ``"auto"``: True if the agent can be compiled and ``learn`` is asked for enough
+            updates to win back the half minute that compiling takes. A run that goes on
+            (``reset_num_timesteps=False``) keeps its mode. On a GPU a compiled update is captured too, as one CUDA
+            graph, and ``"auto"`` captures updates that it does not compile in all but the shortest runs, which takes
+            some tenths of a second. If compiling fails, ``"auto"`` warns and captures only; if capturing fails, it
+            trains as SB3 does, though with later random numbers, since the attempts have drawn some.
         **kwargs: the agent's arguments.
 
     Raises:
@@ -50,7 +50,7 @@ class CompiledAgent(AcceleratedUpdates):
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the class the signature of the agent that it stands in front of, and ``compile``."""
+        """Give the class the signature of the SB3 agent, with ``compile`` added."""
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             return
@@ -67,7 +67,7 @@ class CompiledAgent(AcceleratedUpdates):
         self._built_with: Any = None
         self._capture: GraphCapture | None = None
 
-    # -- what an agent says of itself -------------------------------------------------------------
+    # -- what a subclass defines ------------------------------------------------------------------
 
     @abstractmethod
     def _trained(self) -> dict[str, torch.optim.Optimizer]:
@@ -75,13 +75,14 @@ class CompiledAgent(AcceleratedUpdates):
 
     @abstractmethod
     def _objection_of_kind(self) -> str | None:
-        """Say why an agent of this kind cannot be compiled, None if it can."""
+        """Return the reason why an agent of this kind can't be compiled, or None."""
 
     @abstractmethod
     def _make_update(self) -> Callable[..., Tensor]:
         """Return a function of ``(state, schedule, settings, batch, noise, is_due)`` that updates in place.
 
-        ``schedule`` holds for each optimizer its row of :meth:`AdamStep.schedule`. Returns what is logged.
+        ``schedule`` holds for each optimizer its row of :meth:`AdamStep.schedule`. The function returns the numbers to
+        log.
         """
 
     @abstractmethod
@@ -90,7 +91,7 @@ class CompiledAgent(AcceleratedUpdates):
 
     @abstractmethod
     def _settings(self) -> Any:
-        """Return the agent's hyperparameters as tensors, so that a change of them needs no other function."""
+        """Return the agent's hyperparameters as tensors, so that a change of them needs no recompilation."""
 
     def _steps_of(self, name: str, count: int) -> int:
         """Return how many steps an optimizer takes in the next ``count`` updates."""
@@ -102,7 +103,7 @@ class CompiledAgent(AcceleratedUpdates):
 
     @abstractmethod
     def _is_due(self, index: int) -> bool:
-        """Tell whether the ``index``-th update of a block does more than most, such as moving a target."""
+        """Tell whether the ``index``-th update of a block does its delayed part, such as moving the target network."""
 
     @abstractmethod
     def _record(self, logged: Tensor) -> None:
@@ -115,10 +116,11 @@ class CompiledAgent(AcceleratedUpdates):
 
     def _pays_from(self) -> float:
         if not self._on_gpu:
-            return 10_000  # half a minute against some 5 ms an update
+            return 10_000  # compiling takes half a minute and saves some 5 ms an update
         collected = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
         block = self.gradient_steps if self.gradient_steps >= 0 else collected
-        return 200_000 if block > 1 else math.inf  # against 0.15 to 0.35 ms; updates one by one wait for the CPU
+        # Compiling saves 0.15 to 0.35 ms an update, and nothing if updates come one by one and wait for the CPU.
+        return 200_000 if block > 1 else math.inf
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks; see the agent's own ``train``."""
@@ -131,7 +133,7 @@ class CompiledAgent(AcceleratedUpdates):
         super().train(gradient_steps, batch_size)
 
     def _built_update(self) -> Callable[..., Tensor]:
-        """Return the function of an update, a new one where the constants that are built into it have changed."""
+        """Return the function of an update, a new one if a constant that is built into it has changed."""
         built_with: dict[str, Any] = {name: AdamStep.constants(o) for name, o in self._trained().items()}
         built_with["mode"] = self._mode
         if self._is_captured:
@@ -156,7 +158,7 @@ class CompiledAgent(AcceleratedUpdates):
         self.policy.set_training_mode(True)
         self._update_learning_rate(list(optimizers.values()))
         state, settings = self._state(), self._settings()
-        # One row more than there are steps: an update that leaves a network alone is handed the next row, unread.
+        # One row more than steps: an update that skips an optimizer still gets its next row, but doesn't read it.
         rows = {
             name: self._adam.schedule(o, self._steps_of(name, gradient_steps) + 1) for name, o in optimizers.items()
         }
@@ -175,13 +177,13 @@ class CompiledAgent(AcceleratedUpdates):
                     schedule = {name: of_steps[self._steps_of(name, index)] for name, of_steps in rows.items()}
                     logged.append(take(schedule, settings, batch, self._is_due(index)))
                     self._has_updated = True
-        finally:  # an interrupt must not leave weights that are ahead of their optimizer
+        finally:  # also after an interrupt, optimizers must have counted the steps that the weights have made
             for name, optimizer in optimizers.items():
                 AdamStep.count(optimizer, self._steps_of(name, len(logged)))
         return torch.stack(logged)
 
     def _number(self, value: Any) -> Tensor:
-        """Return a number as the networks' kind of tensor."""
+        """Return a number as a tensor of the networks' dtype and device."""
         like = next(self.policy.parameters())
         return torch.as_tensor(value, dtype=like.dtype).to(like.device, non_blocking=True)
 
@@ -200,7 +202,7 @@ def common_objection(policy: Any, networks: Mapping[str, tuple[type, ...]], opti
 
     Args:
         policy: the agent's.
-        networks: the classes that each named network of the policy may have: an heir may act otherwise.
+        networks: the classes that each named network of the policy may have; a subclass may behave differently.
         optimizers: the agent's.
     """
     for name, kinds in networks.items():

@@ -31,7 +31,7 @@ class SoftState(NamedTuple):
 
     Attributes:
         actor, critic: parameters and their optimizer's state.
-        alpha: likewise of the logarithm of the entropy coefficient, None where the coefficient is fixed.
+        alpha: the logarithm of the entropy coefficient and its optimizer's state; None if the coefficient is fixed.
         target: parameters of the target critic.
     """
 
@@ -42,7 +42,7 @@ class SoftState(NamedTuple):
 
 
 class SoftSettings(NamedTuple):
-    """Hyperparameters as tensors without dimensions; ``alpha`` counts where it is not learned."""
+    """Hyperparameters as tensors without dimensions; ``alpha`` is used only if it is not learned."""
 
     gamma: Tensor
     tau: Tensor
@@ -57,7 +57,7 @@ class _CompiledSoftActorCritic(CompiledAgent):
     critic: Any
     critic_target: Any
     ent_coef_optimizer: Any
-    ent_coef_tensor: Tensor  # where it is fixed
+    ent_coef_tensor: Tensor  # set if the coefficient is fixed
     target_entropy: Any
     target_update_interval: int
 

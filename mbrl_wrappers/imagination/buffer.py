@@ -19,13 +19,14 @@ _OWN = ("inner", "strategy", "serves")
 class BufferDecorator(ReplayBuffer):
     """An agent's replay buffer whose batches a strategy draws; in all else it is that buffer.
 
-    It wraps plain, n-step, Dict and HER buffers. Pickled or copied, it is the inner buffer, so what an
-    agent saves can be loaded without this library.
+    It wraps plain, n-step, Dict and HER buffers. Pickling or copying it gives the inner buffer, so that a
+    saved agent can be loaded without this library.
 
     Args:
         inner: the agent's buffer.
         strategy: draws the batches.
-        serves: tells of each batch whether the strategy draws it, or else the inner buffer; default: always.
+        serves: called for each batch, returns True for the strategy to draw it, False for the inner buffer; default:
+            always the strategy.
     """
 
     def __init__(self, inner: ReplayBuffer, strategy: Strategy, serves: Callable[[], bool] = lambda: True) -> None:
@@ -34,7 +35,7 @@ class BufferDecorator(ReplayBuffer):
         object.__setattr__(self, "serves", serves)
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for what neither this object nor ReplayBuffer's class has.
+        # Called only for names that neither this object nor the class ReplayBuffer has.
         if name in _OWN:
             raise AttributeError(name)
         return getattr(self.inner, name)
@@ -43,7 +44,7 @@ class BufferDecorator(ReplayBuffer):
         setattr(self.inner, name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Protocol 2 and up would have pickle compare the classes of the two objects.
+        # From protocol 2 on, pickle would compare this object's class with the inner buffer's.
         return self.inner.__reduce_ex__(1)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Samples:  # type: ignore[override]
@@ -82,16 +83,16 @@ def plain_buffer(agent: Any) -> ReplayBuffer:
 
 
 def draws_alike_at_once(buffer: ReplayBuffer) -> bool:
-    """Tell whether a buffer draws many rows as it draws them batch by batch, from the same random numbers.
+    """Tell whether a buffer draws the same rows from the same random numbers, many at once or batch by batch.
 
-    With hindsight, a share of what is drawn together is relabelled; with several envs, which one of them is drawn
-    behind all rows.
+    A HER buffer relabels a share of the rows that are drawn together; with several envs, the envs are drawn after the
+    places of all rows.
     """
     return type(buffer) in (ReplayBuffer, DictReplayBuffer) and buffer.n_envs == 1
 
 
 def batches_at_once(buffer: ReplayBuffer, rows: int) -> int:
-    """Return how many batches of so many real rows are drawn as one block, by the memory of their observations."""
+    """Return how many batches of ``rows`` real rows to draw as one block, limited by their observations' memory."""
     parts = buffer.observations.values() if isinstance(buffer.observations, dict) else [buffer.observations]
     of_batch = 2 * rows * sum(part[0, 0].nbytes for part in parts)
     return max(1, min(BATCHES_AT_ONCE, _BYTES_AT_ONCE // max(of_batch, 1)))

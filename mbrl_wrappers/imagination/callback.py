@@ -38,10 +38,10 @@ class ModelBased(BaseCallback):
     """Fits a model on an agent's replay buffer and lets a strategy draw the agent's batches.
 
     Pass it to ``learn`` of SAC, TD3, DDPG, DQN, TQC, CrossQ or QR-DQN; the agent's own ``train`` stays
-    as it is. After each rollout that makes a fit due, the model is fitted on all real data and the
-    strategy imagines anew; from then on every batch is drawn by the strategy. The first fit comes when the
-    agent's ``learning_starts`` steps are done. A later ``learn`` without the callback is plain again, also
-    after one that was interrupted.
+    as it is. After every ``fit_every`` steps, at the end of a rollout, the model is fitted on all real data and
+    the strategy imagines anew. The first fit comes when the agent's ``learning_starts`` steps are done; from
+    then on the strategy draws every batch. A later ``learn`` without the callback uses the plain replay buffer
+    again, even after a ``learn`` that was interrupted.
 
     The callback stays on the agent as ``agent.model_based``, is saved with it by ``agent.save`` (model
     and settings, without imagined rows) and is there again after ``load``: go on with
@@ -53,22 +53,22 @@ class ModelBased(BaseCallback):
         dynamics: the model; default: an :class:`~mbrl_wrappers.models.EnsembleDynamics` for the
             agent's env, with its known termination function where there is one.
         fit_every: env steps between fits.
-        seed: of fitting and imagining, which never touch torch's, NumPy's or the agent's generators;
-            default: the agent's seed, or a random one. SB3 seeds an env and its actions alike, so that the noise of
-            a step may be a function of a random action: when training starts, the random actions get a stream of
-            their own, see :func:`~mbrl_wrappers.seeding.set_apart`.
+        seed: of fitting and imagining, which don't use torch's, NumPy's or the agent's generators; default:
+            the agent's seed, or a random one. SB3 seeds the env and its action space alike, so that an env's noise may
+            depend on the random actions: when training starts, the action space gets a random stream of its own, see
+            :func:`~mbrl_wrappers.seeding.set_apart`.
         verbose: as in SB3; from 1 on the model prints how a long fit is getting on.
 
     Raises:
-        ValueError: if ``strategy`` is not one, ``fit_every`` is not a whole number from 1 on, or ``seed`` is not one
-            from 0 on.
+        ValueError: if ``strategy`` is not a :class:`Strategy`, ``fit_every`` is not a whole number of at least 1, or
+            ``seed`` is not a whole number of at least 0.
 
     Example:
         >>> agent = SAC("MlpPolicy", "Pendulum-v1")                         # doctest: +SKIP
         >>> agent.learn(2_000, callback=ModelBased(Dyna(real_ratio=0.05)))  # doctest: +SKIP
     """
 
-    # Declared, not set: training makes them, and going on keeps them.
+    # Set when training starts; a later ``learn`` keeps the generators.
     model: Any
     view: AgentView
     _hindsight: Hindsight | None
@@ -161,8 +161,8 @@ class ModelBased(BaseCallback):
     def _serves(self, agent: OffPolicyAlgorithm, start_time: float) -> bool:
         """Tell whether the strategy draws the batches: after the first fit, in the ``learn`` that began at that time.
 
-        A ``learn`` that is interrupted leaves the buffer decorated, since SB3 tells no callback; the next one is none
-        of ours, unless we are called again.
+        If ``learn`` is interrupted, SB3 does not call ``on_training_end`` and the buffer stays decorated; the start
+        time tells this ``learn`` from a later one without the callback.
         """
         return self._last_fit != _NEVER and agent.start_time == start_time
 
@@ -220,7 +220,8 @@ class ModelBased(BaseCallback):
     def _model_of_strategy(self) -> DynamicsModel:
         assert self.dynamics is not None
         if self._hindsight is None or self._learns_rewards_of_goals:
-            return cast(DynamicsModel, self.dynamics)  # a strategy says by `needs_predictions` if it must be one
+            # It may be another WorldModel: Strategy.bind checks it if the strategy `needs_predictions`.
+            return cast(DynamicsModel, self.dynamics)
         return cast(DynamicsModel, GoalDynamics(cast(DynamicsModel, self.dynamics), self._hindsight))
 
     # -- during training ------------------------------------------------------------------------
@@ -236,7 +237,7 @@ class ModelBased(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        # After the transition is stored and before train(); _on_step fires before it is stored.
+        # SB3 calls this after the transition is stored and before train(), but _on_step before it is stored.
         agent, buffer = self.model, self._plain_buffer(self.model)
         now = agent.num_timesteps
         due = self._last_fit == _NEVER or now - self._last_fit >= self.fit_every
@@ -254,7 +255,7 @@ class ModelBased(BaseCallback):
         self._last_fit = now
 
     def _has_started(self, now: int, buffer: ReplayBuffer) -> bool:
-        """Tell whether the steps that learning starts after are made, and, if the buffer takes so many, in it."""
+        """Tell whether ``learning_starts`` steps are done and, unless the buffer is too small, stored."""
         first = max(self.model.learning_starts, 1)
         return now >= first and buffer.size() * buffer.n_envs >= min(first, buffer.buffer_size * buffer.n_envs)
 
@@ -296,7 +297,7 @@ class ModelBased(BaseCallback):
     def _current_generator_states(self) -> dict[str, torch.Tensor]:
         names = ("_fit_generator", "_imagine_generator")
         states = {name: getattr(self, name).get_state() for name in names if hasattr(self, name)}
-        return states | self._generator_states  # those that wait for training to start come first
+        return states | self._generator_states  # loaded states that await the start of training take precedence
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the agent, its view and everything that training rebuilds; the model goes to the CPU."""
@@ -320,10 +321,10 @@ def default_dynamics(
     """Build the paper's ensemble for an agent's env, with the known termination function if there is one.
 
     Args:
-        agent: whose spaces, env and device the model gets.
+        agent: the model gets its spaces, env and device.
         seed: of the model.
-        known_reward: whether to take the env's known reward function too, if there is one.
-        **kwargs: of :class:`~mbrl_wrappers.models.EnsembleDynamics`.
+        known_reward: whether to use the env's known reward function too, if there is one.
+        **kwargs: further arguments of :class:`~mbrl_wrappers.models.EnsembleDynamics`.
     """
     kwargs = {"seed": seed, "device": agent.device, **kwargs}
     if agent.env is None:

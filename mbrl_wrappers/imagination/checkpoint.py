@@ -25,15 +25,15 @@ Agent = TypeVar("Agent", bound=OffPolicyAlgorithm)
 def save_checkpoint(agent: OffPolicyAlgorithm, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
     """Write everything that the rest of a run depends on, all of it or nothing.
 
-    The files are written beside ``folder`` and take its place at the end, so a crash at any moment
-    leaves the checkpoint from before. What can't be stored is the environment's own state: save at an
-    episode's end, from a callback's ``_on_rollout_start``, where the update that follows a step is done.
+    The files are written into a temporary folder that replaces ``folder`` at the end, so a crash at any moment
+    leaves the previous checkpoint. The environment's own state can't be stored: save at the end of an episode,
+    from a callback's ``_on_rollout_start``, where the update after the last step is done.
 
     The folder holds SB3's own files, which are pickles: load checkpoints of your own runs only.
 
     Args:
         agent: trained with :class:`~mbrl_wrappers.imagination.ModelBased`, or without.
-        folder: where to.
+        folder: where to write.
         extra: JSON-safe values of your own, for :func:`checkpoint_extra`.
     """
     folder = Path(folder).resolve()  # "." has no name to write beside
@@ -61,8 +61,8 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
     """Bring back a run saved by :func:`save_checkpoint`.
 
     Go on with ``agent.learn(remaining_steps, callback=agent.model_based, reset_num_timesteps=False)``.
-    The env is reset here, and starts a new episode; if its first states depend on nothing but what you seed, the run
-    is the same, bit for bit, as one that was never interrupted.
+    The env is reset and starts a new episode. If its first states depend only on generators that you seed, the run is
+    the same, bit for bit, as one that was never interrupted.
 
     Args:
         kind: the agent's class, such as ``SAC``.
@@ -92,7 +92,7 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
 
 
 def _start_episode(agent: OffPolicyAlgorithm) -> None:
-    """Reset the env as ``learn`` would do, but count no observation in VecNormalize's statistics, which have it."""
+    """Reset the env as ``learn`` would do, but leave VecNormalize's statistics, which count this reset already."""
     assert agent.env is not None
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None:
@@ -115,7 +115,7 @@ def checkpoint_extra(folder: str | Path) -> dict[str, Any]:
 
 
 def _numbers(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "state.json").read_text())  # one's own, beside pickles: of any size
+    return json.loads((folder / "state.json").read_text())  # no limit of size: the folder is trusted, it holds pickles
 
 
 def has_checkpoint(folder: str | Path) -> bool:
@@ -170,5 +170,5 @@ def _restore_random_state(agent: OffPolicyAlgorithm, tensors: dict[str, Tensor],
     version, internal, gauss = numbers["python"]
     random.setstate((version, tuple(internal), gauss))
     if numbers.get("action_space_is_apart", False):
-        set_apart(agent.action_space)  # now, so that it is not when training starts
+        set_apart(agent.action_space)  # now, or the start of training would replace the restored state
     agent.action_space.np_random.bit_generator.state = numbers["action_space"]

@@ -18,8 +18,8 @@ def fit_and_log(
 
     Args:
         dynamics: the model.
-        experience: all real data there is.
-        generator: of the fit, on the CPU.
+        experience: all real data so far.
+        generator: the source of the fit's randomness, on the CPU.
         logger: the agent's.
 
     Returns:

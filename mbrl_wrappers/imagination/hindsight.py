@@ -41,7 +41,7 @@ class Hindsight:
 
     @property
     def needs_info(self) -> bool:
-        """Whether the buffer keeps infos for ``compute_reward``, of which an imagined step has none."""
+        """Whether the buffer keeps infos for ``compute_reward``; imagined steps have no infos."""
         return self._buffer.copy_info_dict
 
     def with_goals(self, obs: Tensor, goal: Tensor) -> Tensor:
@@ -49,21 +49,21 @@ class Hindsight:
         return torch.cat([obs[..., : self.desired.start], goal.to(obs), obs[..., self.desired.stop :]], dim=-1)
 
     def reachable(self, obs: Tensor) -> Tensor:
-        """Return ``obs [N, D]``, and behind them the same with the goals that they achieved: new goals are of these."""
+        """Return ``obs [N, D]``, followed by a copy in which each has the goal that it achieved: ``[2 N, D]``."""
         return torch.cat([obs, self.with_goals(obs, obs[..., self.achieved])])
 
     def relabel(self, obs: Tensor, key: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-        """Put goals as the buffer samples them in the place of the desired ones, in the share of rows that it does.
+        """Replace the desired goals of a share of the rows, sampling goals and share as the buffer does.
 
         Args:
-            obs: ``[N, D]`` of real transitions; those of episodes that have not ended keep their goals, since the
-                buffer doesn't draw from them.
+            obs: ``[N, D]`` of real transitions; in episodes that have not ended goals stay, since the buffer doesn't
+                draw from these episodes.
             key: ``[N]`` of the transitions, the places where they are stored.
             generator: on the device of ``obs``.
 
         Returns:
-            The observations ``[N, D]``, and the share of the ``N`` rows that got the goal which their own transition
-            achieved.
+            The observations ``[N, D]``, and the share of the ``N`` rows whose new goal is the one that their own
+            transition achieved.
         """
         buffer = self._buffer
         seed = int(torch.randint(2**32, (1,), generator=generator, device=obs.device))
@@ -82,7 +82,7 @@ class Hindsight:
         return relabelled, int(is_own.sum()) / len(obs)
 
     def relabelled(self, transitions: Transitions, generator: torch.Generator) -> Transitions:
-        """Return real transitions as the buffer relabels them: with other goals, the rewards are paid for these."""
+        """Return real transitions relabelled as the buffer does, with new goals and the rewards for these goals."""
         t = transitions
         obs, _ = self.relabel(t.obs, t.key, generator)
         changed = (obs != t.obs).any(-1)
@@ -93,12 +93,12 @@ class Hindsight:
         return dataclasses.replace(t, obs=obs, next_obs=next_obs, reward=reward)
 
     def achieve_own(self, rows: ImaginedRows, own: Tensor, termination_fn: GivenFunction | None) -> ImaginedRows:
-        """Put the goal that an imagined step itself achieves in the place of its desired one.
+        """Replace the desired goal of imagined steps by the goal that the step itself achieves.
 
         Args:
             rows: ``[B]``.
-            own: ``[B]`` bool, which rows.
-            termination_fn: tells which steps end with these goals; None to leave ends as they are, as the buffer does.
+            own: ``[B]`` bool, the rows whose goal is replaced.
+            termination_fn: gives the terminations with the new goals; None to keep them, as the buffer does.
         """
         goal = torch.where(own[:, None], rows.next_obs[:, self.achieved], rows.obs[:, self.desired])
         obs, next_obs = self.with_goals(rows.obs, goal), self.with_goals(rows.next_obs, goal)
@@ -119,7 +119,7 @@ class Hindsight:
         return reward.reshape(next_obs.shape[:-1])
 
     def _compute_reward(self, next_obs: Tensor, infos: Any) -> Tensor:
-        """Ask the env as the buffer does, which takes all envs to be alike."""
+        """Call the env's ``compute_reward`` as the buffer does, which assumes that all envs are alike."""
         buffer, rows = self._buffer, len(next_obs)
         assert buffer.env is not None
         if rows == 0:
@@ -138,13 +138,13 @@ class Hindsight:
 class GoalDynamics:
     """A model of an env with goals, in all else that model: goals stay, and rewards are the env's own for them.
 
-    Hindsight replay assumes that the desired goal does not change where a step leads. So the model predicts with the
-    goals clamped to the range that it was fitted on; where all real episodes have one goal, it knows no other. A given
+    Hindsight replay assumes that a step's next state does not depend on the desired goal. So the model predicts with
+    goals clamped to the range that it was fitted on (a single goal if all real episodes have the same one). A given
     termination function sees the actual goals, a learned termination the clamped ones.
 
     Args:
         inner: the model.
-        hindsight: knows the goals.
+        hindsight: replaces goals and computes rewards.
     """
 
     def __init__(self, inner: DynamicsModel, hindsight: Hindsight) -> None:
@@ -152,14 +152,14 @@ class GoalDynamics:
         self._hindsight = hindsight
 
     def __getattr__(self, name: str) -> Any:
-        # The inner model's own steps know nothing of goals.
+        # The inner model's own versions ignore goals.
         if name in ("_inner", "step", "inferred_step", "cross_step"):
             raise AttributeError(f"GoalDynamics has no {name}")
         return getattr(self._inner, name)
 
     @property
     def start_obs(self) -> Tensor:
-        """Real observations, with goals that hindsight may put in them too."""
+        """Real observations, as they are and with the goals that they achieved."""
         return self._hindsight.reachable(self._inner.start_obs)
 
     def predict(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
@@ -177,7 +177,7 @@ class GoalDynamics:
         return self._with_goals(prediction, obs, action)
 
     def particle_step(self, members: Any, **kwargs: Any) -> ParticleStep:
-        """Return a function that takes steps as some members; see :meth:`Members.particle_step`."""
+        """Return a function that takes steps with some members; see :meth:`Members.particle_step`."""
         inner = members_of(self._inner).particle_step(members, **kwargs)
         return lambda obs, action, generator: self._settle(inner(self._familiar(obs), action, generator), obs, action)
 

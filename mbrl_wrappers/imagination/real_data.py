@@ -17,15 +17,15 @@ from mbrl_wrappers.types import Transitions
 def real_transitions(buffer: ReplayBuffer, view: AgentView, dynamics: WorldModel) -> Transitions:
     """Read all usable transitions of a buffer (plain, n-step, Dict or HER).
 
-    A transition's key is the place where it is stored, so it keeps its side of the hold-out split for
-    as long as it lives. With ``optimize_memory_usage`` the buffer does not have the last observation of
-    an episode, and those rows are left out. With ``handle_timeout_termination=False`` time limits are no terminations
-    here, as far as :class:`~mbrl_wrappers.imagination.ModelBased` saw the steps.
+    A transition's key is the place where it is stored, so that it stays on its side of the hold-out split as
+    long as it is in the buffer. With ``optimize_memory_usage`` the buffer lacks the last observations of
+    episodes, and these rows are left out. Even with ``handle_timeout_termination=False``, time limits are not returned
+    as terminations if :class:`~mbrl_wrappers.imagination.ModelBased` saw the steps.
 
     Args:
         buffer: the agent's own buffer, not the decorated one.
-        view: knows how the buffer's actions map to the env's.
-        dynamics: knows the flat layout.
+        view: converts the buffer's actions to the env's.
+        dynamics: has the codecs for flat observations.
 
     Returns:
         ``[N, ...]`` on the agent's device, observations and rewards raw.

@@ -15,7 +15,7 @@ from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.types import Sequences, Transitions
 
-# Observations are compared in pieces of as many bytes, which a processor keeps at hand.
+# Observations are compared in pieces of this many bytes, which stay in the processor's cache.
 _PIECE = 1 << 20
 
 
@@ -26,8 +26,8 @@ class ReplayExperience:
 
     Args:
         buffer: the agent's own buffer, not the decorated one.
-        view: knows how the buffer's actions map to the env's.
-        dynamics: knows the flat layout.
+        view: converts the buffer's actions to the env's.
+        dynamics: has the codecs for flat observations.
     """
 
     def __init__(self, buffer: ReplayBuffer, view: AgentView, dynamics: WorldModel) -> None:
@@ -43,15 +43,15 @@ class ReplayExperience:
     def sequences(self, count: int, length: int, generator: torch.Generator | None = None) -> Sequences:
         """Draw sequences, each of one env; see :meth:`Experience.sequences`.
 
-        Episodes that were broken off, by a reset between two calls of ``learn``, end where they were.
+        An episode that was broken off by a reset, between two calls of ``learn``, ends at its last stored step.
 
         Args:
             count: ``B``.
             length: ``T``.
-            generator: of the starts, on the CPU; default: torch's global one.
+            generator: draws the starts, on the CPU; default: torch's global one.
 
         Returns:
-            ``[B, T, ...]`` on the agent's device, observations in ``obs_codec.exact_dtype``: images alone as uint8.
+            ``[B, T, ...]`` on the agent's device, observations in ``obs_codec.exact_dtype`` (uint8 for images alone).
 
         Raises:
             ValueError: if no env has so many entries, or the buffer keeps no last observations
@@ -76,10 +76,10 @@ class ReplayExperience:
         return self._buffer.pos if self._buffer.full else 0
 
     def _entries(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return for each env the row that each entry is of, counted from the oldest, and whether it begins an episode.
+        """Return for each env the row of each entry, counted from the oldest, and whether it begins an episode.
 
-        The first entry of an episode is of the row of its first step, whose ``obs`` it shows; the others show
-        ``next_obs``.
+        The first entry of an episode holds the ``obs`` of its first step, each further entry the ``next_obs`` of a
+        step. So the row of a first step has two entries.
         """
         buffer = self._buffer
         order = (np.arange(buffer.size()) + self._oldest) % buffer.buffer_size
@@ -88,12 +88,12 @@ class ReplayExperience:
             buffer.next_observations, buffer.observations, order[:-1], order[1:]
         )
         ages = [np.repeat(np.arange(len(order)), 1 + own) for own in begins.T]
-        # Of the two entries of a row that begins an episode, the one that comes before.
+        # A row that begins an episode has two entries, of which the first is marked.
         firsts = [np.insert(np.zeros(len(order), dtype=bool), np.flatnonzero(own), True) for own in begins.T]
         return ages, firsts
 
     def _taken(self, row: np.ndarray, env: np.ndarray, is_first: np.ndarray) -> Sequences:
-        """Return the entries ``[B, T]``: of first ones the observation before the step, of others the step."""
+        """Return the entries ``[B, T]``: first ones hold the observation before the step, others the step."""
         buffer, device, codec = self._buffer, self._view.device, self._dynamics.obs_codec
         shape = row.shape
         flat_row, flat_env, first = row.reshape(-1), env.reshape(-1), is_first.reshape(-1)
@@ -120,7 +120,7 @@ class ReplayExperience:
 
 
 def _same(before: Any, after: Any, row: np.ndarray, next_row: np.ndarray) -> np.ndarray:
-    """Tell where the observation behind a row is the one before the next row, ``[len(row), n_envs]``."""
+    """Tell where a row's next observation equals the following row's observation, bool ``[len(row), n_envs]``."""
     if isinstance(before, dict):
         return np.all([_same(before[key], after[key], row, next_row) for key in before], axis=0)
     equal = np.empty((len(row), before.shape[1]), dtype=bool)

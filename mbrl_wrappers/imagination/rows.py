@@ -42,10 +42,10 @@ class TargetRows:
     Attributes:
         obs: ``[B, D]``.
         action: ``[B, A]``.
-        reward: ``[B]`` sum up to the bootstrap, in the agent's units: normalised, and with bonuses of entropy.
+        reward: ``[B]`` discounted sum up to the bootstrap, normalised as the agent's, with its entropy bonuses.
         next_obs: ``[B, D]`` where the value is bootstrapped.
-        terminated: ``[B]`` bool, the episode ends before that.
-        discount: ``[B]`` factor of the bootstrap.
+        terminated: ``[B]`` bool, whether the episode ends before the bootstrap.
+        discount: ``[B]`` factor of the bootstrapped value.
     """
 
     obs: Tensor
@@ -89,7 +89,7 @@ class ImaginedBuffer:
         rows = rows[-self.capacity :]
         if self._rows is None:
             self._rows = _empty_like(rows, self.capacity)
-        elif self._rows.obs.dtype != rows.obs.dtype:  # a model that has turned to float64
+        elif self._rows.obs.dtype != rows.obs.dtype:  # the model has switched to float64
             self._rows = ImaginedRows(
                 **{
                     f.name: getattr(self._rows, f.name).to(getattr(rows, f.name).dtype)

@@ -13,7 +13,7 @@ Samples = ReplayBufferSamples | DictReplayBufferSamples
 
 
 def join_samples(first: Samples, second: Samples, batches: int = 1) -> Samples:
-    """Put each of some equal batches behind its counterpart, in the first one's dtypes."""
+    """Append the rows of ``second`` to those of ``first``, batch by batch, in the dtypes of ``first``."""
     return type(first)(*(_join(a, b, batches) for a, b in zip(first, second, strict=True)))
 
 
@@ -36,7 +36,7 @@ def _pick(part: Any, rows: Tensor | slice) -> Any:
 
 
 def _join(real: Any, imagined: Any, batches: int) -> Any:
-    """Put imagined rows behind real ones in each batch, in the real ones' dtype."""
+    """Append imagined rows to the real ones in each batch, in the dtype of the real ones."""
     if real is None:
         return imagined
     if isinstance(real, dict):

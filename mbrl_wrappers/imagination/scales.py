@@ -17,9 +17,9 @@ class Scales(NamedTuple):
     """VecNormalize's statistics at one moment, as tensors on the agent's device; only of the parts that it scales.
 
     Attributes:
-        obs: mean and spread of each part of an observation that is standardised, by its key.
-        reward: no dimensions, None where rewards are not scaled.
-        clip_obs, clip_reward: the largest size of either after that.
+        obs: mean and standard deviation of each part of an observation that is standardised, by its key.
+        reward: divisor of rewards, without dimensions; None if rewards are not scaled.
+        clip_obs, clip_reward: the largest absolute value after scaling.
     """
 
     obs: dict[str, tuple[Tensor, Tensor]]
@@ -62,12 +62,12 @@ def standardized(obs: Any, env: Normalizer, device: torch.device) -> Any:
 
 
 def unstandardized(obs: Any, env: Normalizer, device: torch.device) -> Any:
-    """Take VecNormalize's current statistics back; what it has cut off stays cut off."""
+    """Undo :func:`standardized`; values that VecNormalize has clipped stay clipped."""
     return _each_changed(obs, env, device, _unstandardize)
 
 
 def _each_changed(obs: Any, env: Normalizer, device: torch.device, change: Callable[..., Tensor]) -> Any:
-    """Change what VecNormalize standardises, by its current mean and spread; leave the rest as it is."""
+    """Change the parts that VecNormalize standardises, by its current statistics; leave the rest as it is."""
     scales = scales_of(env, device)
     if scales is None or not scales.obs:
         return obs

@@ -25,16 +25,16 @@ class Strategy(ABC):
     training starts, refreshes it after each fit of the model, and asks it for every batch.
     """
 
-    needs_learned_reward = False  # even where the env's own is known
-    needs_predictions = True  # from observations alone, which a model with a memory does not make
-    rewards_are_targets = False  # of several steps: the rewards of a batch are not the env's
+    needs_learned_reward = False  # even for goals, where the env's own reward function could be called
+    needs_predictions = True  # from observations alone, which a model with a memory can't make
+    rewards_are_targets = False  # whether a batch's rewards are sums over several steps, instead of the env's
 
     _view: AgentView
     _dynamics: DynamicsModel
     _generator: torch.Generator
 
     def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
-        """Take the agent's view, the model, and the source of all randomness (on the agent's device).
+        """Store the agent's view, the model, and the source of all randomness (on the agent's device).
 
         Raises:
             ValueError: for a model or an agent that the strategy can't serve.
@@ -69,10 +69,10 @@ class Strategy(ABC):
     def sample_block(
         self, real_buffer: ReplayBuffer, batch_size: int, count: int, env: VecNormalize | None
     ) -> Iterable[Samples]:
-        """Draw ``count`` batches, each as :meth:`sample` draws it; to be overridden where one draw can serve several.
+        """Draw ``count`` batches, each as :meth:`sample` draws it; override it if one draw can serve several batches.
 
-        Agents that know how many batches they need ask here, others ask :meth:`sample`. What is drawn
-        from the real buffer is what would be drawn batch by batch, so that runs are the same either way.
+        Agents that know how many batches they need call this, others call :meth:`sample`. The real rows must be the
+        same as in batches drawn one by one, so that runs don't depend on which of the two is called.
         """
         return (self.sample(real_buffer, batch_size, env) for _ in range(count))
 

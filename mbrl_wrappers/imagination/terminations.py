@@ -1,8 +1,8 @@
 """True terminations, for replay buffers that take time limits for them.
 
-With ``handle_timeout_termination=False`` an SB3 buffer stores a time limit as a termination, and an agent learns it as
-one, as its user wants. A model must not: it would end imagined episodes at observations where nothing ends. What the
-env said is kept in an array of the buffer's own, so that it is saved, loaded and copied with it.
+With ``handle_timeout_termination=False`` an SB3 buffer stores time limits as terminations, and the agent learns from
+them, as its user wants. A model must not: it would end imagined episodes at observations where nothing ends. So the
+env's true terminations are kept in an attribute of the buffer, to be saved, loaded and copied with it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ def note_terminations(buffer: ReplayBuffer, dones: np.ndarray, infos: list[dict[
 
     Args:
         buffer: the agent's own buffer, not the decorated one.
-        dones: ``[num_envs]`` which episodes ended.
+        dones: ``[num_envs]``, whether each env's episode ended.
         infos: of the envs, as SB3's VecEnvs give them.
     """
     if not mixes_time_limits(buffer):
         return
     limited = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
-    own: Any = buffer  # whose class knows nothing of these attributes
+    own: Any = buffer  # its class does not declare these attributes
     own.true_terminations = _notes_of(buffer)
     own.true_terminations[buffer.pos] = np.where(np.asarray(dones, dtype=bool) & ~limited, _TERMINATED, _WENT_ON)
     own.true_terminations_until = buffer.pos
 
 
 def terminations(buffer: ReplayBuffer) -> np.ndarray:
-    """Return which rows of a buffer terminated, bool ``[size, n_envs]``: as noted, or else as it stored them."""
+    """Return which rows of a buffer terminated, bool ``[size, n_envs]``: as noted, or as stored if not noted."""
     rows = buffer.size()
     stored = buffer.dones[:rows] * (1 - buffer.timeouts[:rows]) > 0.5
     if not mixes_time_limits(buffer):
@@ -53,7 +53,7 @@ def count_unknown_ends(buffer: ReplayBuffer) -> int:
 def mixes_time_limits(buffer: ReplayBuffer) -> bool:
     """Tell whether a buffer stores time limits as terminations where a model would be fitted on them.
 
-    One that saves memory doesn't have the last observation of an episode, and a model never sees those rows.
+    With ``optimize_memory_usage`` the buffer lacks the last observation of an episode, and no model sees these rows.
     """
     return not buffer.handle_timeout_termination and not buffer.optimize_memory_usage
 
@@ -63,6 +63,6 @@ def _notes_of(buffer: ReplayBuffer) -> np.ndarray:
     notes = getattr(buffer, "true_terminations", None)
     if notes is not None:
         last = buffer.true_terminations_until  # type: ignore[attr-defined]
-        if buffer.pos in (last, (last + 1) % buffer.buffer_size):  # that step may not have been stored
+        if buffer.pos in (last, (last + 1) % buffer.buffer_size):  # the last noted step may not be stored yet
             return notes
     return np.full(buffer.dones.shape, _UNKNOWN, np.int8)

@@ -64,8 +64,8 @@ class AgentView:
 
     Args:
         agent: the algorithm.
-        dynamics: knows the flat layout of the agent's spaces.
-        hindsight: the goals of an agent that replays with hindsight; None for others.
+        dynamics: has the codecs between the agent's spaces and flat tensors.
+        hindsight: the goals of an agent with a HER buffer; None for others.
 
     Raises:
         ValueError: for a Box of actions that the agent can't scale to [-1, 1] and back, and for a part of Dict
@@ -102,15 +102,15 @@ class AgentView:
     def _check_scaling(self, space: spaces.Box) -> None:
         """Refuse action spaces whose actions the agent's policy can't scale for its buffer.
 
-        SB3 divides by the range, and its buffer keeps actions in the type of the space, which cuts scaled ones off to
-        -1, 0 or 1 where that is an integer.
+        SB3 divides by the range, and its buffer stores actions in the space's dtype: if this is an integer, scaled
+        actions are truncated to -1, 0 or 1.
         """
         name = type(self._agent).__name__
         bounds = np.stack([space.low, space.high])
         try:
             with np.errstate(all="ignore"):
                 scaled = self._agent.policy.scale_action(bounds)
-        except TypeError:  # NumPy subtracts no bools
+        except TypeError:  # NumPy can't subtract bools
             scaled = np.empty(0)
         if not self._is_scaled and not np.array_equal(scaled, bounds):
             raise ValueError(
@@ -141,7 +141,7 @@ class AgentView:
         """Return the observations of real transitions, with hindsight a share of them with other goals.
 
         Returns:
-            ``[B, D]``, and the share of them whose new goal is the one that the transition achieved, 0 without
+            ``[B, D]``, and the share of these rows whose new goal is the one that their transition achieved, 0 without
             hindsight; see :meth:`in_hindsight`.
         """
         obs = transitions.obs[index].to(self._dynamics.obs_dtype)
@@ -166,9 +166,9 @@ class AgentView:
     def act(self, obs: Tensor, generator: torch.Generator, exploration: float | None = None) -> Tensor:
         """Sample the current policy, exploration included.
 
-        SAC, TQC and CrossQ sample their actor; TD3 and DDPG add their Gaussian action noise, where
-        they have one (a correlated noise has no meaning across a batch and is left out); DQN and
-        QR-DQN are greedy but for their current exploration rate.
+        SAC, TQC and CrossQ sample their actor. TD3 and DDPG add their action noise if it is Gaussian (noise
+        that is correlated over time has no meaning across a batch and is left out). DQN and QR-DQN are
+        epsilon-greedy with their current exploration rate.
 
         Args:
             obs: ``[B, D]`` raw flat observations.
@@ -197,7 +197,7 @@ class AgentView:
         """Refuse an agent without a critic.
 
         Args:
-            several: also refuse one whose critics are not several networks that give one number each.
+            several: also refuse an agent without at least two critics of one output each.
 
         Raises:
             ValueError: naming the agent.
@@ -216,19 +216,19 @@ class AgentView:
 
     @torch.no_grad()
     def target_policy(self, obs: Tensor, generator: torch.Generator, copies: int = 1) -> tuple[Tensor, Tensor]:
-        """Act as the agent's own target does where it bootstraps.
+        """Choose the actions with which the agent bootstraps its own targets.
 
-        SAC, TQC and CrossQ sample their actor; TD3 and DDPG take their target actor, with TD3's smoothing noise;
-        DQN and QR-DQN are greedy in their target network.
+        SAC, TQC and CrossQ sample their actor; TD3 and DDPG use their target actor, with TD3's smoothing noise;
+        DQN and QR-DQN are greedy with respect to their target network.
 
         Args:
             obs: ``[B, D]`` raw flat observations.
             generator: on the agent's device.
-            copies: how many equal shares of the rows, one behind another, get the same noise.
+            copies: number of equal, consecutive blocks of rows that get the same noise.
 
         Returns:
-            ``[B, A]`` flat actions in the env's units, and ``[B]`` the bonus ``-alpha log pi`` of their entropy,
-            which SAC's values hold and other agents' do not (0).
+            ``[B, A]`` flat actions in the env's units, and ``[B]`` their entropy bonus ``-alpha log pi``, which is part
+            of the values of SAC, TQC and CrossQ; 0 for the other agents.
         """
         agent = self._agent
         policy_obs = self.policy_obs(obs, self.normalizer)
@@ -244,7 +244,7 @@ class AgentView:
             return self.unscale((action + noise).clamp(-1, 1)), bonus
         actor = cast(SoftAgent, agent).actor
         mean, log_std, sde = actor.get_action_dist_params(policy_obs)
-        if sde:  # whose noise is a function of the state until the agent draws another one
+        if sde:  # gSDE's noise is a function of the state until the agent draws new noise
             action, log_prob = actor.action_dist.log_prob_from_params(mean, log_std, **sde)
         else:
             before_tanh = mean + log_std.exp() * _noise_like(mean, generator, copies)
@@ -257,7 +257,7 @@ class AgentView:
     def target_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the values of each of the agent's target critics; see :meth:`check_critic`.
 
-        CrossQ has no target networks: its critics answer, with the running statistics of their normalisation.
+        CrossQ has no target networks: its critics are used, with the running statistics of their batch normalisation.
 
         Args:
             obs: ``[B, D]`` raw flat observations.
@@ -284,9 +284,9 @@ class AgentView:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Run with the policy in evaluation mode, and put each of its modules back as it was.
+        """Run with the policy in evaluation mode, then restore the mode of each of its modules.
 
-        :meth:`target_policy` and :meth:`target_values` are to be called inside, as many times as a batch needs.
+        Call :meth:`target_policy` and :meth:`target_values` inside, as often as a batch needs them.
         """
         training = [module for module in self._agent.policy.modules() if module.training]
         for module in training:
@@ -298,7 +298,7 @@ class AgentView:
                 module.training = True
 
     def _explore(self, action: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-        """Put uniformly drawn actions in the place of the share ``rate`` of the rows."""
+        """Replace each row's action by a uniformly drawn one, with probability ``rate``."""
         rows, width = action.shape
         if self._discrete:
             random = torch.randint(width, (rows,), generator=generator, device=self.device)
@@ -345,9 +345,9 @@ class AgentView:
         Args:
             rows: ``[B, ...]``.
             env: normalises, or None.
-            like: real samples, whose dtypes are taken and which are put in front; None for imagined
-                rows alone. Where the real ones carry n-step discounts, imagined rows get one step's.
-            batches: how many equal batches rows and real samples are; the real ones are put in front in each.
+            like: real samples to put in front, in whose dtypes imagined rows are returned; None for imagined
+                rows alone. If the real ones have n-step discounts, imagined rows get the discount of one step.
+            batches: number of equal batches that ``rows`` and ``like`` consist of; real rows come first in each batch.
         """
         scales = scales_of(env, self.device)
         rewards = self.normalize_reward(rows.reward[:, None], scales)
@@ -355,7 +355,7 @@ class AgentView:
         return self._assemble(rows, rewards, discounts, scales, like, batches)
 
     def target_samples(self, rows: TargetRows, env: VecNormalize | None, like: Samples) -> Samples:
-        """Turn rows that bootstrap several steps ahead into samples for SB3's ``train``, behind real ones.
+        """Turn rows that bootstrap several steps ahead into samples for SB3's ``train``, appended to real ones.
 
         Args:
             rows: ``[B, ...]``.
@@ -390,8 +390,8 @@ class AgentView:
         """Draw a real batch for the agent.
 
         Returns:
-            The batch, the raw flat observations ``[count, D]`` that its rows lead to, and how much each row discounts
-            the value there, ``[count]``: over one step or several.
+            The batch, its raw flat next observations ``[count, D]``, and the discount of the value at these,
+            ``[count]``: of one step or, from an n-step buffer, of several.
         """
         if env is None:
             samples = raw = buffer.sample(count)
@@ -417,7 +417,7 @@ class AgentView:
     def flat_obs(self, obs: Any, env: Normalizer) -> Tensor:
         """Turn observations that the agent's networks take into raw flat ones ``[B, D]``.
 
-        What VecNormalize has cut off stays cut off.
+        Values that VecNormalize has clipped stay clipped.
         """
         raw = unstandardized(obs, env, self.device)
         return self._obs_codec.encode(raw, self.device, self._dynamics.obs_dtype)
@@ -429,7 +429,7 @@ class AgentView:
 
 
 def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor:
-    """Draw standard normal noise ``[B, A]``, the same for each of some equal shares of the rows."""
+    """Draw standard normal noise ``[B, A]``, the same for each of ``copies`` equal blocks of rows."""
     rows, width = mean.shape
     assert rows % copies == 0
     noise = torch.randn(rows // copies, width, generator=generator, dtype=mean.dtype, device=mean.device)
@@ -438,7 +438,7 @@ def _noise_like(mean: Tensor, generator: torch.Generator, copies: int) -> Tensor
 
 @contextmanager
 def _private_rng(device: torch.device, seed: int) -> Iterator[None]:
-    """Run with torch's global generators seeded, and put them back as they were."""
+    """Run with torch's global generators seeded, then restore their states."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

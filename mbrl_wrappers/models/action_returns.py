@@ -28,25 +28,26 @@ class TrajectoryReturns:
 
     Each candidate sequence is followed by ``num_particles`` particles from the same observation. They are shared
     out evenly over the ensemble's elites within every candidate, so that candidates are compared under the same
-    members; where the numbers do not divide, random members get one particle more. A predicted or given
-    termination ends a particle's reward.
+    members; if the particles do not divide evenly, random members get one more each. After a termination, learned or
+    given, a particle gains no more reward.
 
-    Candidates are worked on in chunks, which bounds the memory beyond the arguments and the result: on a CPU chunks
-    that give each member some 2,000 rows, whose activations stay in the cache, on a GPU 64 times as many.
+    Candidates are evaluated in chunks, which bounds the memory: on a CPU each member gets some 2,000 rows at a time,
+    so that activations stay in the cache, on a GPU 64 times as many.
 
     Args:
         dynamics: the model, whose :func:`members <mbrl_wrappers.models.members.members_of>` particles follow.
         num_particles: particles of each candidate; ``"expectation"`` has one.
-        propagation: how particles go on. ``"TSinf"``: each keeps its member to the end; ``"TS1"``: the particles of
-            a candidate are dealt out anew at every step; ``"DS"``: each samples from the moment-matched mixture of
-            all members; ``"MM"``: moreover, after each step the candidate's particles are drawn anew from the
-            Gaussian with their mean and variance (of those that did not terminate; a reward is that of the step
-            before it, where the original recomputes it); ``"expectation"``: the mean of all members, without noise.
-            The last three evaluate every member on every particle.
-        sample_noise: whether a step has the noise that its member predicts. Without it a particle of ``"TSinf"`` or
-            ``"TS1"`` goes where its member's mean goes, as in PETS's deterministic ensembles (DE), but the means are
-            those of probabilistic networks; particles part only where members disagree, and those of one member
-            under ``"TSinf"`` are all the same. For an env without noise, whose model takes its own errors for some.
+        propagation: how particles are propagated. ``"TSinf"``: each keeps its member to the end; ``"TS1"``: the
+            particles of a candidate are dealt out to the members anew at every step; ``"DS"``: each samples from the
+            moment-matched mixture of all members; ``"MM"``: as ``"DS"``, and after each step a candidate's particles
+            are redrawn from the Gaussian with the mean and variance of those that did not terminate (their rewards are
+            computed before the redraw, in the original after it); ``"expectation"``: the mean of all members, without
+            noise. The last three evaluate every member on every particle.
+        sample_noise: whether a step samples the noise that its member predicts. If False, the particles of ``"TSinf"``
+            and ``"TS1"`` follow their members' means, as in PETS's deterministic ensembles (DE), though these means
+            are of probabilistic networks. Then particles differ only where members disagree, and under ``"TSinf"``
+            all particles of a member are the same. Meant for an env without noise, where the predicted noise is only
+            the model's error.
         discount: factor per step, in [0, 1].
 
     Raises:
@@ -88,10 +89,10 @@ class TrajectoryReturns:
         Args:
             obs: ``[B, D]`` flat observations in the env's units.
             actions: ``[B, P, H, A]`` flat actions in the env's units, ``P`` sequences for each observation; with a
-                policy ``[B, P, H, X]``, what it is given at each step.
+                policy ``[B, P, H, X]``, the controls that it gets at each step.
             generator: the source of all randomness, on the model's device; default: torch's global one.
-            policy: acts on what the particles observe: ``(obs [K, C, D], control [C, X]) -> actions [K, C, A]``;
-                default: the controls are the actions.
+            policy: chooses the particles' actions, ``(obs [K, C, D], control [C, X]) -> actions [K, C, A]``; default:
+                the controls are the actions.
 
         Returns:
             ``[B, P]`` returns; minus infinity where a prediction or the return was not finite.
@@ -107,7 +108,7 @@ class TrajectoryReturns:
         step = self._make_step(generator)
         shares = min(self.num_particles, len(members_of(self.dynamics).particle_members)) if self._deals else 1
         rows = max(1, shares * _rows_at_once(self.dynamics.device) // self.num_particles)
-        # A start state belongs to ``population`` sequences in a row.
+        # Each start state serves ``population`` consecutive sequences.
         owner = torch.arange(len(obs) * population, device=obs.device) // max(population, 1)
         chunks = zip(owner.split(rows), actions.flatten(0, 1).split(rows), strict=True)
         returns = torch.cat([self._follow(obs[index], part, step, generator, policy) for index, part in chunks])
@@ -128,7 +129,7 @@ class TrajectoryReturns:
         members = model.particle_members
         order = torch.randperm(len(members), generator=generator, device=dynamics.device).tolist()
         share, odd = divmod(self.num_particles, len(members))
-        # The first in order get the odd ones, and come with one particle more.
+        # The first ``odd`` members of the random order get one particle more.
         groups = [(order[:odd], share + 1), (order[odd:], share)]
         steps = [
             (model.particle_step([members[i] for i in g], deterministic=not self.sample_noise), len(g), size)
@@ -155,9 +156,9 @@ class TrajectoryReturns:
                 obs, alive = self._shuffle(obs, alive, generator)
             action = control.expand(self.num_particles, *control.shape) if policy is None else policy(obs, control)
             outcome = step(obs, action)
-            # Whatever is not finite in an observation makes a NaN of the return; so does a sum that overflows.
+            # 0 * inf and 0 * NaN are NaN: an observation that is not finite, or whose sum overflows, spoils the return.
             paid = torch.add(outcome.reward, outcome.next_obs.sum(-1), alpha=0.0)
-            total.add_(torch.where(alive, paid, zero), alpha=factor)
+            total.add_(torch.where(alive, paid, zero), alpha=factor)  # sum_t gamma^t r_t
             obs, alive = outcome.next_obs, alive & ~outcome.terminated
             if self.propagation == "MM":
                 obs = self._resample(obs, alive, generator)
@@ -167,15 +168,15 @@ class TrajectoryReturns:
 
     @staticmethod
     def _shuffle(obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Exchange the particles of each candidate at random; places keep their members."""
+        """Permute the particles of each candidate at random, which deals them out to the members anew."""
         order = torch.rand(alive.shape, generator=generator, device=obs.device).argsort(0)
         candidates = alive.shape[1]
-        # Whole rows: a gather looks up entry by entry and takes three times as long.
+        # index_select copies whole rows; a gather looks up entry by entry and takes three times as long.
         rows = (order * candidates + torch.arange(candidates, device=obs.device)).flatten()
         return obs.flatten(0, 1).index_select(0, rows).reshape(obs.shape), alive.gather(0, order)
 
     def _resample(self, obs: Tensor, alive: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw the particles ``[K, C, D]`` of each candidate from the Gaussian that matches those that are alive."""
+        """Redraw each candidate's particles ``[K, C, D]`` from the Gaussian with the moments of those alive."""
         share = alive / alive.sum(0).clamp(min=1)
         values = torch.where(alive[..., None], obs, 0.0)
         mean = (share[..., None] * values).sum(0)
@@ -187,7 +188,7 @@ class TrajectoryReturns:
 def _step_in_groups(
     steps: list[tuple[ParticleStep, int, int]], obs: Tensor, action: Tensor, generator: torch.Generator | None
 ) -> Outcome:
-    """Take a step with ``obs [K, C, D]``, group after group of members that have the same number of particles."""
+    """Take a step with ``obs [K, C, D]``, in one call for all members that have the same number of particles."""
     outcomes = []
     first = 0
     for step, num_members, share in steps:
@@ -201,5 +202,5 @@ def _step_in_groups(
 
 
 def _rows_at_once(device: torch.device) -> int:
-    """Return the rows that a member gets in one product."""
+    """Return how many rows a member gets in one matrix product."""
     return CHUNK_ROWS if device.type == "cpu" else 64 * CHUNK_ROWS

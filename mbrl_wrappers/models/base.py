@@ -22,9 +22,9 @@ from mbrl_wrappers.types import Prediction, Transitions
 class DynamicsModel(WorldModel):
     """One step of an environment, learned or known: a world model whose state is the observation.
 
-    Raw observations go in and raw observations come out: a model that normalises keeps its normaliser
-    to itself, in its ``state_dict``. ``predict`` is differentiable, keeps no hidden state and takes
-    all its randomness from the generator it is given.
+    Observations go in and come out raw: a model that normalises keeps its normaliser to itself, in its
+    ``state_dict``. ``predict`` is differentiable, keeps no hidden state and draws all randomness from its
+    ``generator``.
 
     Args:
         observation_space: the environment's; see :class:`~mbrl_wrappers.spaces.FlatSpace`.
@@ -33,9 +33,9 @@ class DynamicsModel(WorldModel):
     Attributes:
         reward_fn, termination_fn: as for :class:`WorldModel`. Each fit checks them against all real transitions, and
             warns once of the first contradiction.
-        start_obs: ``[S, D]``, of which the last fit leaves up to 4096; see :class:`WorldModel`.
-        seen_range: ``[2, D]`` lowest and highest value of each column in all that the model was fitted on;
-            ``[0, D]`` before.
+        start_obs: ``[S, D]``, up to 4096 observations of the last fit's data; see :class:`WorldModel`.
+        seen_range: ``[2, D]`` lowest and highest value of each column in all data that the model was fitted on;
+            ``[0, D]`` before the first fit.
     """
 
     seen_range: Tensor
@@ -65,15 +65,15 @@ class DynamicsModel(WorldModel):
         deterministic: bool = False,
         measure: Measure | None = None,
     ) -> tuple[Tensor, StepPrediction]:
-        """Predict a step, and project where it leads into the observation space; see :meth:`WorldModel.step`.
+        """Predict a step, and project the next observation into the observation space; see :meth:`WorldModel.step`.
 
         Args:
             state: ``[B, D]``.
             action: ``[B, A]``.
-            generator: of all randomness.
-            deterministic: predict the mean instead of a sample.
-            measure: of the uncertainty, for an :class:`~mbrl_wrappers.models.members.Ensemble`; default: that of
-                :meth:`predict`.
+            generator: the source of all randomness.
+            deterministic: predict the mean instead of a sample; not used with a ``measure``.
+            measure: computes the uncertainty, for an :class:`~mbrl_wrappers.models.members.Ensemble`; default: the
+                uncertainty is :meth:`predict`'s.
         """
         if measure is None:
             p = self.predict(state, action, generator=generator, deterministic=deterministic)
@@ -193,7 +193,7 @@ class DynamicsModel(WorldModel):
             warnings.warn(message, stacklevel=5)
 
     def _flatten(self, value: Tensor, name: str) -> Tensor:
-        """Return ``obs`` or ``action``, ``[..., width]``, as rows in the model's dtype."""
+        """Return ``obs`` or ``action``, ``[..., width]``, as rows ``[N, width]`` after checking width and device."""
         width = self.obs_codec.dim if name == "obs" else self.action_codec.dim
         if value.shape[-1:] != (width,):
             raise ValueError(f"{name} must have shape [..., {width}], got {tuple(value.shape)}")

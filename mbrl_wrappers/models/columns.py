@@ -12,8 +12,8 @@ from mbrl_wrappers.types import Transitions
 def moves(transitions: Transitions) -> Tensor:
     """Return ``[D]`` bool, which columns change within any step by more than rounding.
 
-    Where a column takes many values, changes of a few units in the last place are the rounding of a constant that was
-    computed anew.
+    In a column with a wide range of values, changes by a few units in the last place come from a constant that is
+    computed anew at each step.
     """
     obs, next_obs = transitions.obs.double(), transitions.next_obs.double()
     unit = torch.finfo(transitions.obs.dtype).eps * obs.abs().amax(0)
@@ -25,15 +25,15 @@ class ObservationColumns(nn.Module):
     """Continuous columns are predicted by their change, one-hot blocks and flags by their next value.
 
     A column that did not change in any transition fitted on keeps its value exactly: goals, masks, parameters of an
-    episode. Whole numbers are rounded. With a ``range_margin`` no continuous column leaves the range that was observed
-    by more than that share of it, nor the space's bounds (widened where the env itself leaves them).
+    episode. Whole numbers are rounded. With a ``range_margin``, a prediction leaves the observed range of a continuous
+    column by at most this share of the range, and never the space's bounds (widened where the env itself leaves them).
 
     Args:
         codec: of the observations, ``D`` columns: ``C`` continuous ones, ``L`` in blocks and flags.
-        range_margin: at least 0; None for no bounds but those of whole numbers.
+        range_margin: at least 0; None to bound whole numbers only.
 
     Attributes:
-        changes: ``[D]`` bool, whether a column has changed within a step; all, before the first fit.
+        changes: ``[D]`` bool, whether a column has changed within a step; all True before the first fit.
     """
 
     changes: Tensor
@@ -62,13 +62,13 @@ class ObservationColumns(nn.Module):
         self.register_buffer("_rounds", codec.is_whole[order[0]], persistent=False)
         self.register_buffer("_low", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
         self.register_buffer("_high", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
-        # What rounding may add to a state at its bound, which must not count as outside.
+        # Rounding may push a state at its bound slightly beyond; up to this much, it doesn't count as outside.
         self.register_buffer("_slack", torch.zeros(self.num_continuous, dtype=torch.float64), persistent=False)
         self._any_rounds = bool(codec.is_whole.any())
         self._all_change, self._is_bounded = True, False
         self.set_range(None)
 
-    # -- what a fit says of the columns ----------------------------------------------------------------
+    # -- what a fit finds out about the columns --------------------------------------------------------
 
     def fit(self, transitions: Transitions) -> None:
         """Find out which columns change; a one-hot block changes as a whole."""
@@ -82,7 +82,7 @@ class ObservationColumns(nn.Module):
         """Bound the continuous columns.
 
         Args:
-            seen: ``[2, D]`` lowest and highest values observed; None before anything was.
+            seen: ``[2, D]`` lowest and highest observed values; None before the first fit.
         """
         order = self._order[: self.num_continuous].cpu()
         low, high = (bound[order] for bound in self._codec.bounds)
@@ -106,7 +106,7 @@ class ObservationColumns(nn.Module):
         continuous, discrete = self.changes[self._order].float().split([self.num_continuous, self.num_discrete])
         return continuous, discrete
 
-    # -- there and back ---------------------------------------------------------------------------------
+    # -- from observations to targets and back ----------------------------------------------------------
 
     def change_of(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """Return the changes ``[..., C]`` of the continuous columns."""
@@ -117,7 +117,7 @@ class ObservationColumns(nn.Module):
         return obs[..., :0] if self._is_plain else obs.index_select(-1, self._order[self.num_continuous :])
 
     def bound(self, obs: Tensor, change: Tensor) -> Tensor:
-        """Return the changes ``[B, C]`` that a prediction makes of ``obs [B, D]``: none, whole, and within bounds."""
+        """Return predicted changes ``[B, C]`` of ``obs [B, D]``, rounded, bounded, and 0 in constant columns."""
         if self._is_bounded or self._any_rounds:
             before = self._continuous(obs)
             if self._any_rounds:
@@ -125,7 +125,7 @@ class ObservationColumns(nn.Module):
                 change = torch.where(self._rounds, straight_through(rounded, change), change)
             if self._is_bounded:
                 low, high = (bound.to(before.dtype) - before for bound in (self._low, self._high))
-                # Imagined states don't leave the bounds; a real one that is outside already is not held.
+                # Imagined states must not leave the bounds; a real state outside of a bound isn't pulled back.
                 slack = self._slack.to(before.dtype)
                 low = torch.where(low > slack, -torch.inf, low).to(change)
                 high = torch.where(high < -slack, torch.inf, high).to(change)

@@ -7,20 +7,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# In widths of the range of the real states. Values this far off are no prediction any more, and an agent that is
-# trained on them is lost, long before they overflow.
+# In widths of the real states' range. Values this far off ruin an agent that is trained on them, long before they
+# overflow.
 FAR = 100.0
 
 
 class RealRange(NamedTuple):
-    """From where to where observations are believed, ``[D]`` each."""
+    """The range in which observations are believed: its lower and upper ends, ``[D]`` each."""
 
     low: Tensor
     high: Tensor
 
     @classmethod
     def around(cls, obs: Tensor) -> RealRange:
-        """Return the range of real observations ``[N, D]``, widened by ``FAR`` times itself; no bounds without any."""
+        """Return the range of real observations ``[N, D]``, widened by ``FAR (width + 1)``; unbounded if ``N = 0``."""
         if not len(obs):
             return cls(*(torch.full_like(obs.sum(0), bound) for bound in (-torch.inf, torch.inf)))
         low, high = obs.aminmax(dim=0)
@@ -35,13 +35,13 @@ class RealRange(NamedTuple):
 def has_diverged(next_obs: Tensor, reward: Tensor, believed: RealRange | None = None) -> Tensor:
     """Tell which steps are of no use, ``[...]`` bool: the one rule of imagined envs, strategies and gradients.
 
-    Its users differ: an imagined episode is truncated at the state before the step, a strategy drops the row, and a
-    differentiable rollout stays where it was.
+    Callers react differently: an imagined episode is truncated at the state before the step, a strategy drops the row,
+    and a differentiable rollout stays where it was.
 
     Args:
         next_obs: ``[..., D]``.
         reward: ``[...]``.
-        believed: where observations are believed; default: wherever they are finite.
+        believed: the range in which observations are believed; default: all finite values.
     """
     finite = torch.isfinite(next_obs).all(-1) if believed is None else believed.holds(next_obs)
     return ~(finite & torch.isfinite(reward))

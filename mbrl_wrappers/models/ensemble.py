@@ -55,57 +55,57 @@ class EnsembleDynamics(DynamicsModel):
     """Bootstrapped ensemble of probabilistic networks (Chua et al. 2018; Janner et al. 2019, section 5).
 
     Every member predicts a diagonal Gaussian over the change of the continuous parts of an observation, a categorical
-    distribution over each discrete part and a chance for each flag. A reward that is not given is a Gaussian, and a
-    termination that is not given a chance, each predicted by a network of the member's own from ``(obs, action,
-    next_obs)``, so that the reward and the end of a sampled step are those of the state where it leads. A sampled
-    prediction takes one random elite per row (TS1 of PETS, and MBPO's rollouts); members are drawn balanced over
-    the batch, and only the member that a row needs is evaluated. A deterministic prediction is the mean; it terminates
-    where the chance exceeds one half.
+    distribution over each discrete part and a probability for each flag. Unless they are given as functions, the reward
+    (a Gaussian) and the termination (a probability) are predicted by two further networks of the member from ``(obs,
+    action, next_obs)``, so that they fit the sampled next observation. A sampled prediction takes one random elite per
+    row (TS1 of PETS, and MBPO's rollouts); elites are drawn balanced over the batch, and each row is evaluated by its
+    own elite only. A deterministic prediction is the mean of the elites; it terminates where their mean probability
+    exceeds one half.
 
-    Deviations from the papers: rewards and terminations have networks of their own (``joint=True``: outputs beside
-    the Gaussian, as in the papers); each network is fitted on its own for as long as it improves; observations stay
-    near the range that was observed (``range_margin=None``: anywhere), and columns that never changed as they are;
-    targets are normalised as the inputs are (``normalize_targets=False`` restores the papers' raw targets;
-    ``docs/results/normalized_targets.md`` has what it changes); the optimiser starts afresh at each fit; log-variance
-    bounds are per member (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
+    Deviations from the papers: rewards and terminations have separate networks (``joint=True``: they are outputs of
+    the same network, as in the papers); each network is fitted separately, for as long as it improves; predicted
+    observations stay near the observed range (``range_margin=None``: anywhere), and columns that never changed keep
+    their values; targets are normalised as the inputs are (``normalize_targets=False`` restores the papers' raw
+    targets; ``docs/results/normalized_targets.md`` has the effect); the optimiser starts afresh at each fit;
+    log-variance bounds are per member (:class:`~mbrl_wrappers.models.network.EnsembleMLP`).
 
     Args:
         observation_space: the environment's.
         action_space: the environment's.
         num_members: networks in the ensemble.
         num_elites: how many of them predict: the best on the hold-out.
-        hidden: units of the hidden layers; the networks of rewards and terminations have the first two, at half the
-            width (but 64 units, or as many as there are if these are fewer).
-        num_components: Gaussians in the mixture that a member predicts for the continuous parts; more than one where
-            values jump, such as a pipe that leaves the screen and comes again.
-        joint: whether one network predicts reward and termination beside the next observation, from ``(obs,
-            action)``, as in the papers. A sampled reward and end then don't depend on the sampled next observation.
-        range_margin: how far imagined observations may leave the range of those observed, as a share of it, in each
-            column, at least 0; None for anywhere. Gradients pass straight through.
+        hidden: units of the hidden layers. The networks of rewards and terminations have the first two layers only, at
+            half the width, but not less than 64 units or the full width, whichever is smaller.
+        num_components: Gaussians in the mixture that a member predicts for the continuous parts; use more than one if
+            values jump, such as the position of a pipe that leaves the screen and reappears.
+        joint: whether one network predicts the next observation, the reward and the termination from ``(obs,
+            action)``, as in the papers. Sampled rewards and terminations then don't depend on the sampled ``next_obs``.
+        range_margin: how far predictions may leave the observed range of each column, as a share of this range, at
+            least 0; None for no limit. Gradients pass the limit unchanged.
         learning_rate: Adam's.
         weight_decay: L2 factor per layer, output layer included; a single number for all layers.
             Default: MBPO's five values for four hidden layers, 1e-4 otherwise.
         batch_size: rows per member and gradient step.
-        holdout_ratio: share of the transitions that is never trained on, at most 5000 rows of it scored.
-        patience: a fit stops when the hold-out errors, by the mean of their logarithms over the targets that are
-            foreseen at all, have fallen by less than 5% in this many epochs and one.
-        min_epoch_steps: gradient steps that an epoch has at least.
+        holdout_ratio: share of the transitions that is never trained on; at most 5000 of these rows are scored.
+        patience: a fit stops when the hold-out errors have fallen by less than 5% over ``patience + 1`` epochs, by the
+            mean of their logarithms over the targets that can be predicted at all.
+        min_epoch_steps: least gradient steps of an epoch.
         max_steps: most gradient steps of one fit; None for no limit.
         beta_nll: in [0, 1]: each term of the loss is weighted by the predicted variance to this power (the
             beta-NLL of Seitzer et al. 2022), unless there are several components. At 0, the papers' loss, rare and
-            abrupt steps such as impacts may be taken for noise and their mean hardly be learned; at 1 the mean's
-            gradient is that of squared errors.
-        holdout_metric: which error on the hold-out tells the best weights and the elites, and when to stop. Of the
-            squared error (``"mse"``, MBPO's) a few abrupt steps such as impacts can make up nearly all, and then it
-            says nothing of the smooth steps; the absolute error (``"mae"``) does.
-        averaging: share of the running average of the weights that a gradient step leaves, in [0, 1); it is the
-            average that is scored and kept. 0 for the last weights, as in the papers.
+            abrupt steps such as impacts may be mistaken for noise, and their mean is hardly learned; at 1 the mean has
+            the gradient of the squared error.
+        holdout_metric: the error on the hold-out that selects the best weights and the elites, and stops the fit. A
+            few abrupt steps such as impacts can dominate the squared error (``"mse"``, MBPO's), which then says
+            nothing about the smooth steps; the absolute error (``"mae"``) still does.
+        averaging: decay of the running average of the weights at each gradient step, in [0, 1); this average is scored
+            and kept. 0 for the last weights, as in the papers.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]`` instead of a learned reward,
             or the id of an environment whose reward function is known.
-        termination_fn: likewise, returning bool, instead of a learned termination.
-        normalize_targets: whether targets are scaled to unit spread.
+        termination_fn: the same for a learned termination; the function returns bool.
+        normalize_targets: whether targets are shifted to mean 0 and scaled to standard deviation 1.
         seed: of the initial weights.
-        device: where the model lies.
+        device: of the model's tensors.
 
     Raises:
         ValueError: for an argument out of its range, an unsupported space, or an unknown id.
@@ -190,17 +190,17 @@ class EnsembleDynamics(DynamicsModel):
     def for_env(cls, env: str | gym.Env | Any, *, known_reward: bool = False, **kwargs: Any) -> EnsembleDynamics:
         """Build a model for an environment, with its known termination function if it has one.
 
-        The functions are used only where the env is the registered one as it comes: other constructor
-        arguments or a wrapper that may change what is observed leave them to be learned.
+        Known functions are used only for an env that is exactly as registered. With other constructor arguments, or a
+        wrapper that may change its steps, they are learned.
 
         Args:
             env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``, with supported
-                spaces. Of a VecNormalize the model gets what it was given: raw observations and rewards.
-            known_reward: whether to take the env's known reward function too, if it has one.
-            **kwargs: as for the constructor, overriding what is found.
+                spaces. Under a VecNormalize, the model works with raw observations and rewards.
+            known_reward: whether to use the env's known reward function too, if it has one.
+            **kwargs: the constructor's arguments; they take precedence over known functions.
 
         Raises:
-            ValueError: for what is no such env.
+            ValueError: for anything else, or an env with unsupported spaces.
 
         Example:
             >>> model = EnsembleDynamics.for_env("Pendulum-v1", hidden=(64, 64))
@@ -252,9 +252,9 @@ class EnsembleDynamics(DynamicsModel):
     def particle_step(
         self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
     ) -> ParticleStep:
-        """Return a function that takes steps as some members; see :class:`~mbrl_wrappers.models.members.Members`.
+        """Return a function that takes steps with some members; see :class:`~mbrl_wrappers.models.members.Members`.
 
-        The members' parameters are constants to it, without a gradient.
+        The members' parameters are constants in it, without a gradient.
         """
         run = self._run_members(members)
         samples = not deterministic if sample_discrete is None else sample_discrete
@@ -266,13 +266,13 @@ class EnsembleDynamics(DynamicsModel):
         return step
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a function that takes real steps once more; see :class:`~mbrl_wrappers.models.members.InfersNoise`.
+        """Return a function that repeats real steps; see :class:`~mbrl_wrappers.models.members.InfersNoise`.
 
-        The members' parameters are constants to it, without a gradient. What is discrete has the gradient of its
-        chances.
+        The members' parameters are constants in it, without a gradient. Discrete columns have the gradients of their
+        probabilities.
 
         Raises:
-            ValueError: for a model with several components, of which a real step names none.
+            ValueError: for a model with several components, since a real step doesn't tell which one it came from.
         """
         if self.network.heads.components > 1:
             raise ValueError(f"num_components must be 1 to infer noise, got {self.network.heads.components}")
@@ -285,7 +285,7 @@ class EnsembleDynamics(DynamicsModel):
             real_reward = reward.reshape(-1, 1).to(rows.x)
 
             def drawn_reward(outputs: Outputs) -> Tensor:
-                assert self.reward_normalizer is not None  # the network is there
+                assert self.reward_normalizer is not None  # there is a reward network
                 return _as_drawn(outputs, self.reward_normalizer.normalize(real_reward))
 
             real = columns.change_of(rows.obs, real_obs).to(rows.x)
@@ -300,7 +300,7 @@ class EnsembleDynamics(DynamicsModel):
             change = columns.keep_constants(change)
             again = columns.land(rows.obs, change, discrete)
             paid = self._reward(rows, run, again, target, discrete, change, drawn_reward)[0]
-            # a given function knows nothing of noise in rewards
+            # A given function has no noise: the difference from the real reward is added as a constant.
             return again.reshape(obs.shape), (paid + (real_reward[:, 0] - paid).detach()).reshape(reward.shape)
 
         return step
@@ -315,8 +315,8 @@ class EnsembleDynamics(DynamicsModel):
     ) -> Prediction:
         """Sample one step, each row by a random elite, and measure all elites' predictions of it.
 
-        See :class:`~mbrl_wrappers.models.members.Ensemble`. Every row is evaluated by every elite; a category and a
-        flag is compared by its chance, as a Gaussian of the same mean and variance.
+        See :class:`~mbrl_wrappers.models.members.Ensemble`. Every elite evaluates every row. Categories and flags are
+        compared as Gaussians with the mean and variance of the Bernoulli distribution of their probability.
         """
         ensemble_of(self)
         rows = self.as_rows(obs, action)
@@ -379,7 +379,7 @@ class EnsembleDynamics(DynamicsModel):
         outcome = _shaped(taken.outcome, obs)
         return Outcome(outcome.next_obs, reward.unflatten(1, (members, -1)), outcome.terminated)
 
-    # -- one step, by whatever networks ---------------------------------------------------------------
+    # -- one step, given a function that evaluates the networks ---------------------------------------
 
     def advance(
         self,
@@ -393,12 +393,12 @@ class EnsembleDynamics(DynamicsModel):
         """Take a step with rows ``[B, ...]``.
 
         Args:
-            rows: where from.
+            rows: the starts.
             run: evaluates a network on these rows.
-            generator: of noise and chances.
+            generator: the source of all randomness.
             deterministic: whether continuous targets are their means.
-            sample_discrete: whether what is discrete is sampled; else it is the likeliest.
-            copies: how many equal shares of the rows, one behind another, get the same random numbers.
+            sample_discrete: whether categories, flags and terminations are sampled; if not, they are the likeliest.
+            copies: number of equal blocks of rows whose discrete parts are sampled with the same random numbers.
         """
         columns, heads = self.columns, self.network.heads
 
@@ -423,7 +423,7 @@ class EnsembleDynamics(DynamicsModel):
         change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
         change = columns.bound(rows.obs, change)
         next_obs = columns.land(rows.obs, change, discrete[:, : columns.num_discrete])
-        # As landed: blocks and flags that never change are those of the observation before.
+        # Taken from next_obs, in which blocks and flags that never change have their values from before the step.
         landed = columns.discrete_of(next_obs).to(rows.x)
         reward, variance = self._reward(rows, run, next_obs, target, landed, change, lambda out: drawn(Heads(1), out))
         if variance is not None:
@@ -445,7 +445,7 @@ class EnsembleDynamics(DynamicsModel):
         change: Tensor,
         draw: Callable[[Outputs], Tensor],
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the rewards ``[B]`` of a step, and the variance ``[B, 1]`` that a network of its own gives them."""
+        """Return the rewards ``[B]`` of a step, and the variance ``[B, 1]`` that a separate reward network predicts."""
         if self.reward_fn is not None:
             return call_given(self.reward_fn, "reward_fn", rows.obs, rows.action, next_obs), None
         if self.has_joint_reward:
@@ -479,7 +479,8 @@ class EnsembleDynamics(DynamicsModel):
             change: ``[B, C]`` of the continuous columns, in the env's units.
             discrete: ``[B, L]`` blocks and flags of the next observation.
         """
-        # A clock that is held at its bound misses a step by a million times the rounding that it is measured in.
+        # The change of a clock is constant, so it is normalised by rounding errors; where the clock is held at a bound,
+        # its change is off by a million of them.
         parts = [x, self.target_normalizer.normalize(change).clamp(-MOST_SPREADS, MOST_SPREADS), discrete]
         return torch.cat(parts if self.columns.num_discrete else parts[:2], dim=-1)
 
@@ -498,7 +499,7 @@ class EnsembleDynamics(DynamicsModel):
         return values if self._counting is None else values.index_select(-1, self._counting)
 
     def _prediction(self, obs: Tensor, step: Step) -> Prediction:
-        """Give a step the leading dimensions of ``obs``, and its uncertainty."""
+        """Give a step the leading dimensions of ``obs``, and its uncertainty, the root mean variance of its targets."""
         outcome = _shaped(step.outcome, obs)
         return Prediction(*outcome, step.variance.mean(-1).sqrt().reshape(outcome.reward.shape))
 
@@ -510,7 +511,7 @@ class EnsembleDynamics(DynamicsModel):
         return Rows(flat_obs, flat_action, x)
 
     def _groups(self, obs: Tensor, members: Tensor | None, generator: torch.Generator | None) -> routing.Deal:
-        """Return who predicts which row, of rows with the leading dimensions of ``obs``."""
+        """Return which member predicts each row of ``obs [..., D]``."""
         batch = obs.shape[:-1]
         if members is None:
             return routing.dealt(batch.numel(), self._elite_list, generator, self.device)
@@ -545,7 +546,7 @@ class EnsembleDynamics(DynamicsModel):
         wrong = [member for member in members if not 0 <= member < self.network.num_members]
         if wrong or not members:
             raise ValueError(f"members must be in [0, {self.network.num_members}), got {list(members)}")
-        with torch.no_grad():  # a compiled step would work out the gradients of weights that nobody asks for
+        with torch.no_grad():  # or a compiled step would compute gradients of the weights, which nobody needs
             chosen = {name: self.networks[name].choose(members) for name in self.networks}
 
         def run(name: str, x: Tensor) -> Outputs:
@@ -560,7 +561,7 @@ class EnsembleDynamics(DynamicsModel):
         outputs = network.members(self._elite_list, x)
         means, stds = network.heads.moments(outputs)
         mean = means.mean(0)
-        variance = stds.square().mean(0) + (means - mean).square().mean(0)
+        variance = stds.square().mean(0) + (means - mean).square().mean(0)  # law of total variance
         blocks = outputs.categories.split(network.heads.categories, -1)
         categories = torch.cat([mean[:, :0], *(_log_mean(block.log_softmax(-1)) for block in blocks)], dim=-1)
         flags = _log_mean(F.logsigmoid(outputs.flags)) - _log_mean(F.logsigmoid(-outputs.flags))
@@ -572,10 +573,10 @@ class EnsembleDynamics(DynamicsModel):
         """Train on all rows of the experience, from the current weights; see :meth:`WorldModel.fit`.
 
         Returns:
-            ``holdout_error`` (``holdout_metric`` of normalised targets, plus the cross-entropy of what is discrete,
-            mean over elites), ``train_loss``, ``grad_steps`` of all networks together, ``rows``; on the hold-out,
-            of mean predictions, ``reward_r2`` where the reward is learned and varies, and ``ends_recall`` and
-            ``ends_precision`` where there are ends, ``ends_log_loss`` where they are learned.
+            ``holdout_error`` (``holdout_metric`` of normalised targets plus the cross-entropy of discrete ones, mean
+            over the elites), ``train_loss``, ``grad_steps`` of all networks together, and ``rows``. For mean
+            predictions of the hold-out also ``reward_r2`` if the reward is learned and varies, ``ends_recall`` if there
+            are terminations, ``ends_precision`` if some are predicted, and ``ends_log_loss`` if they are learned.
         """
         transitions = experience.rows().to(self.device)
         self._check_transitions(transitions)
@@ -615,7 +616,7 @@ class EnsembleDynamics(DynamicsModel):
         return outcome, chances[0] if self.termination_fn is None else None
 
     def _choose_elites(self, score: Tensor) -> None:
-        # Python's list beside the buffer: picking a member must not wait for a device.
+        # Kept as a list too, so that picking a member doesn't wait for the GPU.
         self.elites.copy_(score.argsort()[: len(self.elites)])
         self._elite_list = self.elites.tolist()
 
@@ -685,11 +686,11 @@ class EnsembleDynamics(DynamicsModel):
 
         Args:
             description: names in it are looked up, never imported.
-            reward_fn: your own function, if the described model had one.
-            termination_fn: likewise.
+            reward_fn: your own reward function, if the described model had one.
+            termination_fn: your own termination function, if the described model had one.
 
         Raises:
-            ValueError: if the description is not that of such a model, or a function of your own is missing.
+            ValueError: if the description is of another kind of model, or a function of your own is missing or unused.
         """
         functions: dict[str, Any] = {}
         for name, given in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
@@ -726,12 +727,12 @@ class EnsembleDynamics(DynamicsModel):
 
         Args:
             path: the file.
-            reward_fn: your own function, if the saved model had one.
-            termination_fn: likewise.
-            device: where to put it.
+            reward_fn: your own reward function, if the saved model had one.
+            termination_fn: your own termination function, if the saved model had one.
+            device: where to put the model.
 
         Raises:
-            ValueError: if the file is not such a model, or a function of your own is missing.
+            ValueError: if the file holds another kind of model, or a function of your own is missing or unused.
         """
         header, tensors = storage.load(path, "EnsembleDynamics")
         try:
@@ -745,7 +746,7 @@ class EnsembleDynamics(DynamicsModel):
 
 
 def _log_mean(log_chances: Tensor) -> Tensor:
-    """Return the logarithm of the mean over the members of chances ``[M, ...]``, given by their logarithms."""
+    """Return the logarithm of the members' mean probability, from log-probabilities ``[M, ...]``."""
     return log_chances.logsumexp(0) - math.log(len(log_chances))
 
 
@@ -758,6 +759,6 @@ def _shaped(outcome: Outcome, obs: Tensor) -> Outcome:
 
 
 def _as_drawn(outputs: Outputs, real: Tensor) -> Tensor:
-    """Return real targets ``[B, T]`` as ``mean + std * noise``, with the noise that makes them taken for a constant."""
+    """Return real targets ``[B, T]`` as ``mean + std * noise``, with the noise that reproduces them as a constant."""
     noise = ((real - outputs.mean) / outputs.std).detach()
     return outputs.mean + outputs.std * noise

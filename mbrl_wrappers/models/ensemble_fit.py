@@ -60,21 +60,21 @@ def fit_networks(
 ) -> dict[str, FitReport]:
     """Fit the normalisers and then each network, for as long as that network improves.
 
-    That of next observations comes first: the others are fitted on what it predicts.
+    The network of next observations comes first, since the others' inputs are blurred by the noise that it predicts.
 
     Args:
         model: fitted in place.
         train: rows to learn from.
         holdout: rows to score on.
         generator: CPU generator of all randomness.
-        progress: is told of each evaluation.
+        progress: prints how each fit is getting on; None to print nothing.
     """
     _fit_normalizers(model, train)
-    if model.termination_network is not None and not len(model.start_obs):  # the first fit begins at the rate of ends
+    if model.termination_network is not None and not len(model.start_obs):  # the first fit starts from the base rate
         rate = train.terminated.double().mean().clamp(1e-9, 1 - 1e-9)
         model.termination_network.biases[-1].data.fill_(float(rate.logit()))
     reports = {}
-    seen: list[Tensor] = []  # by the networks of rewards and terminations
+    seen: list[Tensor] = []  # inputs of the networks of rewards and terminations, made once for both
     for name, network in model.networks.items():
         if name == "network":
             learned, scored = (_observation_data(model, part) for part in (train, holdout))
@@ -91,8 +91,8 @@ def fit_networks(
 def total_score(reports: dict[str, FitReport]) -> Tensor:
     """Return the hold-out error ``[E]`` over all networks.
 
-    That is the mean over the continuous targets, the reward one of them, plus the mean cross-entropies of the one-hot
-    blocks and of the flags, the termination one of them.
+    The mean error of the continuous targets (with a learned reward among them), plus the mean cross-entropy of the
+    one-hot blocks, plus that of the flags (with a learned termination among them).
     """
     errors = [report.errors for report in reports.values()]
     continuous = torch.cat([part.continuous for part in errors], dim=-1)
@@ -109,6 +109,7 @@ def _targets(model: Ensemble, transitions: Transitions) -> Tensor:
 def _fit_normalizers(model: Ensemble, train: Transitions) -> None:
     model.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
     if model.settings["normalize_targets"]:
+        # The spacing of floating-point numbers at each column's largest value: smaller changes are rounding errors.
         size = torch.maximum(train.obs.abs(), train.next_obs.abs()).amax(0)
         spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
         resolution = F.pad(model.columns.change_of(0 * spacing, spacing), (0, int(model.has_joint_reward)))
@@ -142,8 +143,8 @@ def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
 def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
     """Return the inputs of the networks of rewards and terminations, ``[2 N, 2 D + A]``.
 
-    Real changes lie on thin surfaces. So each row comes once more, with up to as much noise as imagined changes have:
-    that of a member in turn, a random share of it for each row.
+    Real changes lie on thin surfaces, imagined ones are noisy. So each row comes twice: as it is, and with noise of a
+    random share of the standard deviation that one of the members, taken in turn, predicts for it.
     """
     x, y, label = _inputs_and_changes(model, transitions)
     members = torch.arange(len(x), device=x.device) % model.network.num_members
@@ -182,8 +183,8 @@ def check_outcomes(
         model: fitted.
         holdout: rows to judge it by.
         foreseen: the mean predictions of these rows.
-        chance: that they end an episode, ``[B]``; None where the termination is given.
-        reports: of the fit; after a few gradient steps there is no point in a warning.
+        chance: ``[B]`` predicted probabilities that these rows terminate; None if the termination is given.
+        reports: of the fit; there is no warning after only a few gradient steps.
     """
     report, real = {}, holdout.terminated
     spread = (holdout.reward - holdout.reward.mean()).square().sum()

@@ -10,7 +10,7 @@ from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.models.fit import HOLDOUT_METRICS
 
 PAPER_WEIGHT_DECAY = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
-# Settings that models of files of the first format have without naming them.
+# Values of the settings that files of format 1 don't contain.
 OF_FORMAT_1 = {"joint": True, "num_components": 1, "range_margin": None, "averaging": 0.0}
 
 

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 TRANSPARENT_WRAPPERS = frozenset(
     {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"}
 )
-# Stable-Baselines3's wrappers under which a replay buffer holds what the env itself said.
+# Stable-Baselines3's wrappers that leave the steps in a replay buffer as the env made them.
 _TRANSPARENT_VEC_WRAPPERS = frozenset({"VecCheckNan", "VecMonitor", "VecNormalize", "VecVideoRecorder"})
 
 
@@ -63,8 +63,8 @@ def registered_id(spec: EnvSpec | None) -> str | None:
 def spec_of(env: Any) -> EnvSpec | None:
     """Return the spec of a Gymnasium env, or of the first env of a Stable-Baselines3 VecEnv.
 
-    None where there is none, or where the env runs in a process of its own that could not send it: a lambda in a
-    wrapper's arguments can't be pickled, and SB3's workers die of the attempt.
+    None if there is none, or if the env runs in a worker process that can't send it: a lambda in a wrapper's arguments
+    can't be pickled, and SB3's workers die when they try.
     """
     if _is_vec_env(env):
         here = getattr(env.unwrapped, "envs", None)  # a list in a DummyVecEnv
@@ -77,8 +77,8 @@ def spec_of(env: Any) -> EnvSpec | None:
 class _CanSendItsSpec:
     """Tells in a worker whether the env's spec can be pickled.
 
-    It stands in the place of a wrapper's class in the question that SB3's workers answer with a bool whatever the env
-    is made of: whether the env is an instance.
+    It is passed to ``VecEnv.env_is_wrapped`` in the place of a wrapper's class: SB3's workers call ``isinstance`` with
+    it, and a bool can be sent back for any env.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class _CanSendItsSpec:
         if self._answer is None:  # asked of the outermost env first, then of those inside it
             try:
                 self._answer = bool(ForkingPickler.dumps(env.spec))
-            except Exception:  # objects refuse to be pickled in ways of their own
+            except Exception:  # pickling an object may raise anything
                 self._answer = False
         return self._answer
 
@@ -97,13 +97,13 @@ def _sent_spec(env: Any) -> Any:
     try:
         if env.env_is_wrapped(_CanSendItsSpec(), indices=0)[0]:
             return env.get_attr("spec", indices=0)[0]
-    except Exception:  # what a worker can pickle may still be unknown here; and others' VecEnvs have other refusals
+    except Exception:  # unpickling may fail here, and VecEnvs of other libraries may raise anything
         pass
     return None
 
 
 def _is_vec_env(env: Any) -> bool:
-    sb3 = sys.modules.get("stable_baselines3.common.vec_env")  # imported by whoever has made one
+    sb3 = sys.modules.get("stable_baselines3.common.vec_env")  # imported already if a VecEnv exists
     return sb3 is not None and isinstance(env, sb3.VecEnv)
 
 

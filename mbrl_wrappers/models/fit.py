@@ -32,8 +32,8 @@ class FitData:
         x: ``[N, in_dim]`` inputs.
         y: ``[N, T]`` continuous targets.
         label: ``[N, L]`` zeros and ones: one-hot blocks, then flags.
-        y_counts: ``[T]``, 1 for the targets that are to be learned, 0 for the others.
-        label_counts: ``[L]``, likewise.
+        y_counts: ``[T]``, 1 for the continuous targets that are to be learned, 0 for the others.
+        label_counts: ``[L]``, the same for the discrete targets.
     """
 
     x: Tensor
@@ -86,7 +86,7 @@ class Progress:
     """Prints how a fit is getting on, a line every few seconds.
 
     Args:
-        rows: that the fit learns from.
+        rows: number of training rows.
     """
 
     def __init__(self, rows: int) -> None:
@@ -121,7 +121,7 @@ def holdout_mask(key: Tensor, ratio: float) -> Tensor:
 
 
 def spread_rows(mask: Tensor, most: int) -> Tensor:
-    """Return the indices of a mask's rows, at most ``most`` of them, evenly spread over all."""
+    """Return the indices at which a mask is True; if there are more than ``most``, evenly spread ones."""
     rows = mask.nonzero()[:, 0]
     if len(rows) <= most:
         return rows
@@ -131,8 +131,8 @@ def spread_rows(mask: Tensor, most: int) -> Tensor:
 def ensemble_loss(network: EnsembleMLP, batch: FitData, beta_nll: float = 0.0) -> Tensor:
     """Return the training loss of a batch ``[E, B, ...]``: mean over rows and targets, sum over members.
 
-    The Gaussians' likelihood with the penalty of their bounds (Chua et al. 2018, appendix A.1) plus the cross-entropy
-    of what is discrete.
+    The Gaussians' negative log-likelihood with the penalty of their bounds (Chua et al. 2018, appendix A.1), plus the
+    cross-entropy of the discrete targets.
     """
     heads, outputs = network.heads, network(batch.x)
     loss = outputs.mean.new_zeros(())
@@ -148,8 +148,8 @@ class TargetErrors(NamedTuple):
     """The hold-out errors of ``E`` members, of each target that counts.
 
     Attributes:
-        continuous: ``[E, T']`` of the means; of a mixture ``[E, 1]``, its negative log-likelihood, since its mean may
-            lie where nothing does.
+        continuous: ``[E, T']`` errors of the means; for a mixture ``[E, 1]``, its negative log-likelihood, since its
+            mean may lie between the components, where there are no data.
         blocks: ``[E, B']`` cross-entropies.
         flags: ``[E, F']`` cross-entropies.
     """
@@ -160,7 +160,7 @@ class TargetErrors(NamedTuple):
 
     @property
     def score(self) -> Tensor:
-        """Errors of the members ``[E]``: the mean of each kind, and their sum."""
+        """Errors of the members ``[E]``: the means of the three kinds, added up."""
         return sum((part.mean(-1) for part in self if part.shape[-1]), self.continuous.new_zeros(len(self.continuous)))
 
 
@@ -195,16 +195,16 @@ def holdout_score(network: EnsembleMLP, data: FitData, metric: str = "mse") -> T
 class _Judge:
     """Decides which weights of a member are the best, and whether to go on, by each target in its own proportion.
 
-    A mean over the targets would be decided by those with the largest errors, which are those that can't be foreseen:
-    noise, coins. So errors are compared by their logarithms (beyond those of a constant prediction they count as they
-    are), and targets that are not foreseen at all have no say in whether to go on.
+    In a mean over the targets, the largest errors would dominate, and these belong to targets that can't be predicted:
+    noise, coin flips. So errors are compared by their logarithms (linearly, beyond the error of a constant prediction),
+    and a target that is not predicted better than by a constant has no influence on whether to go on.
 
     Args:
         network: to be fitted.
         holdout: rows to score on.
         metric: one of ``HOLDOUT_METRICS``.
-        patience: a fit stops when the errors fell by less than 5% (a mixture's likelihood by less than 0.02) in this
-            many evaluations and one.
+        patience: a fit stops when the errors fell by less than 5% (a mixture's negative log-likelihood by less than
+            0.02) over ``patience + 1`` evaluations.
     """
 
     def __init__(self, network: EnsembleMLP, holdout: FitData, metric: str, patience: int) -> None:
@@ -243,7 +243,7 @@ class _Judge:
         holdout, heads, size = self._holdout, self._network.heads, HOLDOUT_METRICS[self._metric]
         y = holdout.y[:, holdout.y_counts.bool()]
         spread = size(y - y.mean(0)).mean(0)
-        # Noiseless data would be fitted for ever: of a vanishing error a share can always be gained.
+        # Added to errors, or noiseless data would be fitted for ever: a tiny error can always shrink by another 5%.
         self._tiny = _TINY * torch.where(spread > 0, spread, 1.0)
         rates = holdout.label.mean(0)
         *blocks, flags = rates.split([*heads.categories, heads.flags])
@@ -264,22 +264,22 @@ def fit_ensemble(
     generator: torch.Generator | None,
     progress: Callable[[int, float], None] | None = None,
 ) -> FitReport:
-    """Train all members until their hold-out errors have fallen by less than 5% in ``patience`` epochs and one.
+    """Train all members until their hold-out errors have fallen by less than 5% over ``patience + 1`` epochs.
 
-    Scored are running averages of the weights, which do at once what a falling learning rate does in the end. Each
-    member is left with the average whose errors on the hold-out were the least, by the mean of their logarithms over
-    the targets, its starting weights included. The errors returned are those of exactly these weights. Deviations from
-    MBPO: the averages (``averaging=0`` for the last weights); errors are compared target by target; the optimiser
-    starts afresh at each fit; and an epoch has at least ``min_epoch_steps`` gradient steps, since patience counted in
-    passes over little data stops long before anything is learned.
+    Running averages of the weights are scored: they have the effect of a decayed learning rate at any time. Each member
+    keeps the average, or its starting weights, with the lowest hold-out errors, by the mean of their logarithms over
+    the targets; the returned errors are those of exactly these weights. Deviations from MBPO: the averages
+    (``averaging=0`` for the last weights); errors are compared target by target; the optimiser starts afresh at each
+    fit; and an epoch has at least ``min_epoch_steps`` gradient steps, since with little data, a few passes over it
+    would use up the patience long before anything is learned.
 
     Args:
         network: trained in place.
         train: rows to learn from; each member sees its own bootstrap resample of them.
         holdout: rows to score on.
-        settings: see there.
+        settings: see :class:`FitSettings`.
         generator: CPU generator of the bootstrap and the order of batches.
-        progress: is told the number of steps and the mean hold-out error at each evaluation.
+        progress: called at each evaluation, with the number of steps and the mean hold-out error.
     """
     optimizer = _optimizer(network, settings)
     parameters = [p.detach() for p in network.parameters()]
@@ -316,7 +316,7 @@ def fit_ensemble(
 def _descent(
     network: EnsembleMLP, optimizer: torch.optim.Optimizer, train: FitData, beta_nll: float
 ) -> Callable[[Tensor], Tensor]:
-    """Return a gradient step on the rows ``[E, B]`` that gives its loss; on a GPU it is captured."""
+    """Return a function that takes a gradient step on rows ``[E, B]`` and returns the loss; on a GPU it is captured."""
 
     def descend(index: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -330,9 +330,9 @@ def _descent(
     recorder = GraphCapture(train.x.device)
 
     def descend_on_gpu(index: Tensor) -> Tensor:
-        if not optimizer.state:  # the first step makes it
+        if not optimizer.state:  # it is created by the first step, which can't be captured yet
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*capturable=True")  # but not captured
+                warnings.filterwarnings("ignore", ".*capturable=True")  # warns that this step isn't captured
                 return descend(index)
         moments = [value for state in optimizer.state.values() for value in state.values()]
         return recorder.captured(descend, [*network.parameters(), *moments])(index)

@@ -16,8 +16,8 @@ def known_functions(env_id: str | None, *, known_reward: bool) -> dict[str, str]
     """Return the arguments that give a model the known functions of an env.
 
     Args:
-        env_id: of an env as registered; None for another.
-        known_reward: whether to take the reward function, if it is known, and not the termination function alone.
+        env_id: of an env that is exactly as registered; None for any other.
+        known_reward: whether to include the reward function, if it is known.
     """
     wanted = {"termination_fn": TERMINATIONS, **({"reward_fn": REWARDS} if known_reward else {})}
     return {name: env_id for name, known in wanted.items() if env_id is not None and env_id in known}
@@ -57,10 +57,10 @@ def call_given(function: GivenFunction, name: str, obs: Tensor, action: Tensor, 
         next_obs: ``[..., D]``.
 
     Returns:
-        What the function returned, ``[...]``.
+        The function's result, ``[...]``.
 
     Raises:
-        ValueError: naming the function, what it must return and what it did.
+        ValueError: for a wrong shape or dtype, naming the function, what it must return and what it returned.
     """
     output = function(obs, action, next_obs)
     shape = tuple(obs.shape[:-1])

@@ -12,18 +12,18 @@ from torch.nn import functional as F
 from mbrl_wrappers.spaces import straight_through
 
 MOST_SPREADS = 10.0
-"""How far from the mean change, in its standard deviations, the networks of rewards and terminations see."""
+"""The networks of rewards and terminations see changes clamped to this many standard deviations from the mean."""
 LEAST_STD = 1e-2
-"""Of a category's or flag's probability, where it is compared as a Gaussian."""
+"""Least standard deviation of a category or flag when it is compared as a Gaussian."""
 
 
 class Outputs(NamedTuple):
     """A network's distribution over its targets; ``...`` are any leading dimensions.
 
     Attributes:
-        mean: ``[..., K * T]``, those of the first component first.
+        mean: ``[..., K * T]``, all targets of the first component, then of the next.
         std: ``[..., K * T]``.
-        mixture: ``[..., K]`` unnormalised log-weights of the components; ``[..., 0]`` where there is one.
+        mixture: ``[..., K]`` unnormalised log-weights of the components; ``[..., 0]`` if there is only one.
         categories: ``[..., S]`` logits, the categories of each block side by side.
         flags: ``[..., F]`` logits.
     """
@@ -41,7 +41,7 @@ class Heads:
 
     Attributes:
         targets: ``T`` continuous targets with a diagonal Gaussian each.
-        components: ``K`` of a mixture of such Gaussians; a row's component is that of all its targets together.
+        components: ``K`` Gaussians in a mixture; all targets of a row come from the same one.
         categories: the number of categories of each one-hot block; ``S`` is their sum.
         flags: ``F`` targets that are 0 or 1.
     """
@@ -71,11 +71,11 @@ class Heads:
         means, stds = self._of_components(outputs)
         weight = outputs.mixture.softmax(-1)[..., None]
         mean = (weight * means).sum(-2)
-        variance = (weight * (stds.square() + (means - mean[..., None, :]).square())).sum(-2)
+        variance = (weight * (stds.square() + (means - mean[..., None, :]).square())).sum(-2)  # law of total variance
         return mean, variance.sqrt()
 
     def sample(self, outputs: Outputs, generator: torch.Generator | None) -> Tensor:
-        """Draw the continuous targets ``[..., T]``, differentiable but for the choice of the component."""
+        """Draw the continuous targets ``[..., T]``, differentiable except for the choice of the component."""
         mean, std = outputs.mean, outputs.std
         if outputs.mixture.shape[-1]:
             component = _gumbel_max(outputs.mixture, _uniform_like(outputs.mixture, generator))
@@ -87,14 +87,14 @@ class Heads:
     def gaussian_loss(self, outputs: Outputs, target: Tensor, counts: Tensor, beta_nll: float = 0.0) -> Tensor:
         """Return twice the negative log-likelihood per target, up to a constant, ``[...]``.
 
-        For one component that is the mean over the targets of ``(mean - target)^2 / var + log var`` (Chua et al.
-        2018, section 4).
+        For one component this is the mean over the targets of ``(mean - target)^2 / var + log var`` (Chua et al.
+        2018, section 4), for several ``-2 log sum_k w_k N_k(target)`` divided by the number of targets.
 
         Args:
             outputs: of the network.
             target: ``[..., T]``.
             counts: ``[T]``, 1 for the targets that count and 0 for the others.
-            beta_nll: weighs each term by the variance to this power (Seitzer et al. 2022); for one component.
+            beta_nll: weights each term by the variance to this power (Seitzer et al. 2022); for one component only.
         """
         num = counts.sum().clamp(min=1)
         if self.components == 1:
@@ -122,11 +122,11 @@ class Heads:
         return torch.cat([*blocks, outputs.flags.sigmoid()], dim=-1)
 
     def decide(self, chances: Tensor, uniform: Tensor | None = None) -> Tensor:
-        """Turn probabilities into one-hot blocks and flags; gradients are those of the probabilities.
+        """Turn probabilities into one-hot blocks and flags, which have the gradients of the probabilities.
 
         Args:
             chances: ``[..., S + F]``, see :meth:`chances`.
-            uniform: ``[..., S + F]`` in [0, 1), from which a sample is made; default: the likeliest.
+            uniform: ``[..., S + F]`` random numbers in [0, 1) to sample with; default: the likeliest values.
         """
         *blocks, flags = chances.split([*self.categories, self.flags], -1)
         if uniform is None:
@@ -154,7 +154,7 @@ class Heads:
         return of_blocks, F.binary_cross_entropy_with_logits(outputs.flags, flag_labels, reduction="none")
 
     def discrete_loss(self, outputs: Outputs, target: Tensor, counts: Tensor) -> Tensor:
-        """Return the mean over the blocks of their cross-entropy plus that over the flags of theirs, ``[...]``.
+        """Return the mean cross-entropy of the blocks plus that of the flags, ``[...]``.
 
         Args:
             outputs: of the network.

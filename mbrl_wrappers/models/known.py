@@ -24,22 +24,22 @@ from mbrl_wrappers.types import Prediction, Transitions
 class KnownDynamics(DynamicsModel):
     """A system whose equations are known, behind the contract of a learned model.
 
-    What a planner or an agent reaches with it is the best that a learned model of the same system can
-    give, so it separates the errors of a model from those of its user.
+    A planner or an agent does as well with it as it could with a perfectly learned model, which separates the errors
+    of a learned model from those of the planner or agent.
 
     Args:
         observation_space: the environment's.
         action_space: the environment's.
         step_fn: ``(obs [N, D], action [N, A]) -> next_obs [N, D]``, flat and in the env's units
-            (one-hot where discrete), row by row and differentiable where gradients are wanted.
+            (one-hot where discrete); rows must not depend on each other, and gradients need a differentiable function.
         reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]``, or the id of an
             environment whose reward function is known.
-        termination_fn: likewise, returning bool; default: a step never terminates.
+        termination_fn: the same, but returning bool; default: a step never terminates.
         noise_std: standard deviation of the Gaussian noise that a sampled step adds to every column
-            of ``next_obs``, in the env's units. It is the system's own, not ignorance about it, so
-            the uncertainty of a prediction is 0 all the same.
-        start_obs: ``[S, D]`` where imagined episodes start until the first fit; default: none. In float64, for a space
-            of float64, imagined observations are float64 too.
+            of ``next_obs``, in the env's units. It is part of the system, not ignorance about it, so
+            the uncertainty of a prediction is still 0.
+        start_obs: ``[S, D]`` where imagined episodes start until the first fit; default: none. If both this tensor and
+            the space are float64, so are imagined observations.
 
     Raises:
         ValueError: for an argument out of its range, an unsupported space, or an unknown id.
@@ -114,13 +114,13 @@ class KnownDynamics(DynamicsModel):
         states are unbounded.
 
         Args:
-            A: ``[D, D]``, anything that NumPy takes for a matrix.
+            A: ``[D, D]``, anything that NumPy can turn into a matrix.
             B: ``[D, A]``.
             Q: ``[D, D]`` cost of the state before the action.
             R: ``[A, A]`` cost of the action.
             noise_std: standard deviation of the noise on each state.
-            action_bound: the action space is ``[-action_bound, action_bound]^A``; whoever acts keeps
-                to it, the system itself takes any action.
+            action_bound: the action space is ``[-action_bound, action_bound]^A``, but the system itself does not clip
+                actions to it.
             start_bound: episodes start uniformly in ``[-start_bound, start_bound]^D``.
 
         Raises:
@@ -155,7 +155,7 @@ class KnownDynamics(DynamicsModel):
         if self.noise_std and not deterministic:
             noise = torch.randn(next_obs.shape, generator=generator, dtype=next_obs.dtype, device=next_obs.device)
             next_obs = next_obs + self.noise_std * noise
-        assert self.reward_fn is not None  # the constructor sees to it
+        assert self.reward_fn is not None  # checked by the constructor
         reward = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, next_obs)
         if self.termination_fn is None:
             terminated = torch.zeros(len(flat_obs), dtype=torch.bool, device=obs.device)
@@ -166,7 +166,7 @@ class KnownDynamics(DynamicsModel):
         )
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a step whose noise is the difference of a real one from the equations.
+        """Return a step function whose noise is the difference between the real step and the equations.
 
         See :meth:`InfersNoise.inferred_step <mbrl_wrappers.models.members.InfersNoise.inferred_step>`.
         """
@@ -175,7 +175,7 @@ class KnownDynamics(DynamicsModel):
             flat_obs, flat_action = self._flatten(obs, "obs"), self._flatten(action, "action")
             said = _call_step(self.step_fn, flat_obs, flat_action).reshape(obs.shape)
             again = said + (next_obs - said).detach()
-            assert self.reward_fn is not None  # the constructor sees to it
+            assert self.reward_fn is not None  # checked by the constructor
             paid = call_given(self.reward_fn, "reward_fn", flat_obs, flat_action, again.flatten(0, -2))
             paid = paid.reshape(reward.shape)
             return again, paid + (reward - paid).detach()
@@ -186,9 +186,8 @@ class KnownDynamics(DynamicsModel):
         """Learn nothing: measure the error on the rows of the experience and keep start states from them.
 
         Returns:
-            ``holdout_error`` (mean squared error of ``[next_obs - obs, reward]``, in units of their
-            spread, as :meth:`EnsembleDynamics.fit <mbrl_wrappers.models.EnsembleDynamics.fit>` has
-            it) and ``rows``.
+            ``rows`` and ``holdout_error``, the mean squared error of ``[next_obs - obs, reward]``, each column divided
+            by its standard deviation, as for :meth:`EnsembleDynamics.fit <mbrl_wrappers.models.EnsembleDynamics.fit>`.
         """
         transitions = experience.rows().to(self.device)
         self._check_transitions(transitions)

@@ -1,12 +1,12 @@
 """Matrix products of the ensemble, by the fastest library that torch brings along.
 
-On a CPU torch hands float32 products to MKL. oneDNN, which the same builds of torch carry, applies the
-activation in the same pass and is up to twice as fast on some processors, on others no faster. Which one serves
-is decided by the processor's instructions, never by a clock: all processes on one machine choose alike, however busy
-it is. ``torch.backends.mkldnn.enabled = False`` keeps oneDNN out of it.
+On a CPU, torch uses MKL for float32 products. oneDNN, which the same builds of torch contain, applies the
+activation in the same pass and is up to twice as fast on some processors, no faster on others. The choice depends on
+the processor's instruction set, never on a timing, so that all processes on one machine make the same choice, however
+busy it is. ``torch.backends.mkldnn.enabled = False`` turns oneDNN off.
 
-The operator is the one that ``torch.compile`` emits for a linear layer. It is not public; where it is
-missing or answers otherwise than torch, torch's own product is used.
+The operator is the one that ``torch.compile`` emits for a linear layer. It is not public; if it is missing
+or its result differs from torch's, torch's own product is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-MIN_ROWS = 256  # below it oneDNN's cost of a call, 0.02 ms, outweighs what it gains
+MIN_ROWS = 256  # with fewer rows, the 0.02 ms that a call of oneDNN takes outweigh its gain
 
 
 @cache
@@ -40,18 +40,18 @@ def _operator() -> Any:
 def _is_faster() -> bool:
     """Tell by the processor whether oneDNN is faster than MKL: on AMD's from Zen 5 on.
 
-    MKL takes no AVX-512 instructions there, oneDNN does. Up to Zen 4 those are carried out in halves and gain nothing:
-    a training step was measured 16% slower with oneDNN. VP2INTERSECT came with Zen 5. A torch that can't tell the
-    processor's instructions leaves oneDNN out.
+    MKL uses no AVX-512 instructions on AMD's processors, oneDNN does. Up to Zen 4 these run in two halves and gain
+    nothing: a training step was measured to be 16% slower with oneDNN. Zen 5 is recognised by VP2INTERSECT, which came
+    with it. If torch can't tell the processor's instructions, oneDNN is not used.
     """
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "AMD" in str(capabilities.get("cpu_name")) and bool(capabilities.get("avx512_vp2intersect"))
 
 
 def is_served_by_onednn(x: Tensor) -> bool:
-    """Tell whether oneDNN takes the products of ``x [..., B, I]``: many float32 rows, where it is the faster one.
+    """Tell whether oneDNN computes the products of ``x [..., B, I]``: many float32 rows, where it is faster.
 
-    Never inside ``torch.compile``, which chooses for itself.
+    Never inside ``torch.compile``, which makes its own choice.
     """
     if torch.compiler.is_compiling():
         return False
@@ -86,7 +86,7 @@ class _OneDNNEnsembleLinear(torch.autograd.Function):
 def ensemble_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return each member's ``x [E, B, I] @ weight [E, I, O] + bias [E, 1, O]``, for training.
 
-    Gradients of gradients are available only where oneDNN does not serve.
+    Second derivatives are available only where oneDNN is not used.
     """
     if is_served_by_onednn(x):
         return _OneDNNEnsembleLinear.apply(x, weight, bias)

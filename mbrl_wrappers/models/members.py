@@ -1,4 +1,4 @@
-"""The members of an ensemble: what planners and agents ask of them, and how a model without any answers."""
+"""The members of an ensemble: the interfaces that planners and agents use, also for a model without members."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Members(Protocol):
     def particle_step(
         self, members: Sequence[int], *, deterministic: bool = False, sample_discrete: bool | None = None
     ) -> ParticleStep:
-        """Return a function that takes many steps as some members, each on rows of its own.
+        """Return a function that takes steps with some members, each member on separate rows.
 
         Args:
-            members: ``M`` of ``particle_members``; the function keeps the parameters that they have at this call.
+            members: ``M`` of ``particle_members``; the function keeps their parameters as they are at this call.
             deterministic: whether it predicts each member's mean instead of a sample.
-            sample_discrete: whether categories, flags and terminations, of which there is no mean, are sampled;
-                default: where the rest is. Otherwise they are the likeliest.
+            sample_discrete: whether categories, flags and terminations, which have no mean, are sampled; if not, they
+                are the likeliest values. Default: the opposite of ``deterministic``.
 
         Returns:
-            ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step,
-            otherwise as :meth:`DynamicsModel.predict <mbrl_wrappers.models.base.DynamicsModel.predict>`.
+            ``(obs [M, R, D], action [M, R, A], generator) -> Outcome`` with fields ``[M, R, ...]``: one step, for the
+            rest like :meth:`DynamicsModel.predict <mbrl_wrappers.models.base.DynamicsModel.predict>`.
 
         Raises:
-            ValueError: for a member that there is not.
+            ValueError: for a member that does not exist.
         """
 
     def predict_mixture(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Prediction:
@@ -60,8 +60,8 @@ class Ensemble(Members, Protocol):
         Args:
             obs: ``[..., D]``.
             action: ``[..., A]``.
-            measure: makes the uncertainty of the predictions; see :mod:`mbrl_wrappers.models.uncertainty`.
-            generator: of the members and the noise.
+            measure: computes the uncertainty from all predictions; see :mod:`mbrl_wrappers.models.uncertainty`.
+            generator: draws the members and the noise.
 
         Raises:
             ValueError: as :func:`ensemble_of`.
@@ -81,25 +81,25 @@ class CrossesMembers(Ensemble, Protocol):
         Args:
             obs: ``[M, R, D]``, the rows of each of the ``M`` members.
             action: ``[M, R, A]``.
-            generator: of the random numbers.
+            generator: the source of all randomness.
 
         Returns:
-            ``next_obs [M, R, D]`` and ``terminated [M, R]`` by each one's own member, ``reward [M, M, R]``: first the
-            member that rates, then the one whose row it is.
+            ``next_obs [M, R, D]`` and ``terminated [M, R]``, each row predicted by its own member, and
+            ``reward [M, M, R]``, indexed first by the member that predicts the reward, then by the row's own member.
 
         Raises:
-            ValueError: for another number of members, fewer than two of them, or a reward that is given, not learned.
+            ValueError: if ``obs`` is not for ``M`` members, ``M`` is less than 2, or the reward is given, not learned.
         """
 
 
 class InfersNoise(Protocol):
-    """A model that tells the noise with which a real step was made, as SVG needs it."""
+    """A model that can infer the noise of a real step, as SVG needs it."""
 
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
-        """Return a function that takes real steps once more as some members, so that they can be differentiated.
+        """Return a function that repeats real steps with some members, so that they can be differentiated.
 
-        The noise with which a member makes the real step is inferred and taken for a constant (Heess et al. 2015),
-        so that the step leads where it really led, with the gradient of the member.
+        The noise with which a member would have made the real step is inferred and held constant (Heess et al. 2015):
+        the step leads to the real next observation, with the member's gradient.
 
         Args:
             members: ``M`` of :attr:`Members.particle_members`.
@@ -111,7 +111,7 @@ class InfersNoise(Protocol):
 
 
 class SingleMember:
-    """A model without members, as the only member of itself.
+    """A model without members, as an ensemble whose only member it is.
 
     Args:
         dynamics: the model.
@@ -178,7 +178,7 @@ def crossed_members_of(dynamics: Any) -> CrossesMembers:
     """Return a model as an ensemble whose members rate each other's steps.
 
     Raises:
-        ValueError: as :func:`ensemble_of`, or if the members don't.
+        ValueError: as :func:`ensemble_of`, or if the model has no ``cross_step``.
     """
     ensemble = ensemble_of(dynamics)
     if not hasattr(dynamics, "cross_step"):
@@ -193,7 +193,7 @@ def noise_inferring(dynamics: Any) -> InfersNoise:
     """Return a model as one that infers the noise of real steps.
 
     Raises:
-        ValueError: if it can't.
+        ValueError: if the model has no ``inferred_step``.
     """
     if not hasattr(dynamics, "inferred_step"):
         raise ValueError(

@@ -1,7 +1,7 @@
 """A model as one safetensors file: tensors, and a JSON description in the file's own metadata.
 
-One file is written or it is not: weights and description can't be torn apart by a crash. Nothing in
-it is executable, and names found in it are looked up in registries, never imported.
+The file is written completely or not at all, so a crash can't separate weights and description. Nothing in it is
+executable, and names found in it are looked up in registries, never imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT_VERSION = 2
 
 
 def save(path: str | Path, kind: str, model: WorldModel, description: dict[str, Any]) -> None:
-    """Write a model's state and a JSON-safe description of how to rebuild it, its spaces among it."""
+    """Write a model's state and a JSON-safe description of how to rebuild it, which includes its spaces."""
     header = {
         "format_version": FORMAT_VERSION,
         "kind": kind,

@@ -16,14 +16,14 @@ from mbrl_wrappers.models.heads import Heads, Outputs
 from mbrl_wrappers.models.linear import ensemble_linear, is_served_by_onednn, onednn_linear
 
 CHUNK_ROWS = 2048
-# Rows of a member from which a product of its own is at least as fast as one product for all members.
+# With so many rows per member or more, one product per member is at least as fast as one for all members.
 _ROWS_OF_ITS_OWN = 256
 
 
 class Workspace:
-    """Memory for activations that is kept from product to product.
+    """Memory for activations that is reused from product to product.
 
-    An allocator that hands large blocks back to the system after each use makes the next one pay for fresh pages.
+    An allocator may return large blocks to the system after each use, and then has to get fresh pages for the next.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class ChosenMembers:
     Attributes:
         layers: weight ``[M, in, out]`` and bias ``[M, 1, out]`` of each layer.
         bounds: of the log-variance and the variance, ``[M, 1, K * T]`` each; see :meth:`EnsembleMLP._bounds`.
-        workspace: of the evaluations, so no two may run at the same time.
+        workspace: shared by all evaluations, so no two may run at the same time.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -94,7 +94,7 @@ class EnsembleMLP(nn.Module):
             nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
-        if heads.components > 1:  # which would all become one if they began as one
+        if heads.components > 1:  # components that start equal would stay equal
             apart = torch.linspace(-1, 1, heads.components).repeat_interleave(heads.targets)
             self.biases[-1].data[..., : heads.gaussians] = apart
         self.max_logvar = nn.Parameter(torch.full((num_members, 1, heads.gaussians), 0.5))
@@ -127,7 +127,7 @@ class EnsembleMLP(nn.Module):
         """Evaluate the last layer of several members, each on rows of its own.
 
         Args:
-            members: who evaluates rows.
+            members: the members to evaluate.
             shares: how many rows each of them has.
             x: ``[B, in_dim]``, the first member's rows, then the next one's.
 
@@ -144,7 +144,7 @@ class EnsembleMLP(nn.Module):
         return out
 
     def of_outputs(self, out: Tensor, members: Tensor) -> Outputs:
-        """Turn the last layer's values ``[B, out]``, each row of the member ``members [B]``, into distributions."""
+        """Turn the last layer's values ``[B, out]`` into distributions; ``members [B]`` has each row's member."""
         bounds = self._bounds(slice(None))
         of_rows = torch.cat(bounds, dim=-1).flatten(0, 1).index_select(0, members)
         return self._outputs(out, of_rows.chunk(len(bounds), dim=-1))
@@ -159,7 +159,8 @@ class EnsembleMLP(nn.Module):
         """Evaluate several members on the same rows ``x [B, in_dim]``; returns fields ``[M, B, ...]``."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return self.evaluate(self.choose(indices), x.expand(len(indices), *x.shape))
-        of_members, workspace = self._members_layers(), Workspace()  # gathering them would cost more than 100 rows
+        # To gather the members' parameters would cost more than to evaluate 100 rows.
+        of_members, workspace = self._members_layers(), Workspace()
         out = torch.stack([_mlp(of_members[index], x, workspace) for index in indices])
         return self._outputs(out, self._bounds(torch.tensor(indices)))
 
@@ -186,9 +187,9 @@ class EnsembleMLP(nn.Module):
     def _members_layers(self) -> list[Layers]:
         """Return the layers of each member.
 
-        Views, made once where no gradient flows through them: they share the parameters' memory, so what is written
-        into those, in whatever way, they show too. A parameter with other memory (moved, cast, replaced) has another
-        address: that of the old one stays taken as long as there are views of it.
+        Where no gradient flows through them, they are views that are made only once: they share the parameters' memory,
+        so they follow whatever is written into it. A parameter that has been moved, cast or replaced is recognised by
+        its new address, which can't be the old one as long as the views hold that memory.
         """
         pairs = self._pairs()
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -263,7 +264,7 @@ def _chunk_into(out: Tensor, layers: Layers, x: Tensor, workspace: Workspace) ->
             x = onednn_linear(x, inner_weight, inner_bias[0], silu=True)
         out.copy_(onednn_linear(x, weight, bias[0]))
         return
-    is_small = len(x) < _ROWS_OF_ITS_OWN  # small blocks stay with the allocator, which is the faster to ask
+    is_small = len(x) < _ROWS_OF_ITS_OWN  # the allocator keeps small blocks, and serves them faster
     for layer, (inner_weight, inner_bias) in enumerate(hidden):
         target = None if is_small else workspace.take(layer % 2, len(x), inner_weight.shape[-1], x)
         x = F.silu(torch.addmm(inner_bias, x, inner_weight, out=target), inplace=True)

@@ -12,12 +12,12 @@ class Normalizer(nn.Module):
     """Per-dimension shift and scale, fitted on data; the identity until then.
 
     A dimension that does not vary keeps standard deviation 1, so its constant value maps to 0 and a
-    later change of it is not blown up.
+    later change is not magnified.
 
     Args:
         dim: number of columns.
-        exact: whether data in float64 is shifted in float64, by a mean that is kept so too: the motion of a position
-            in metres from the equator, or of a clock in seconds since 1970, is lost in float32.
+        exact: whether float64 data is shifted in float64, by a mean that is kept in float64: float32 can't resolve how
+            a position in metres from the equator changes, or a clock in seconds since 1970.
     """
 
     mean: Tensor
@@ -42,16 +42,16 @@ class Normalizer(nn.Module):
         """Take mean and standard deviation from ``data [N, dim]``, accumulated in float64.
 
         Args:
-            data: to be normalised.
-            resolution: ``[dim]``, the spacing of the numbers that the data are differences of: what varies by less is
-                rounding, which comes out small, as there is nothing to be learned of it.
+            data: the values to be normalised.
+            resolution: ``[dim]``, for data that are differences: the floating-point spacing of the numbers subtracted.
+                A column that varies by less is rounding error, from which nothing can be learned, and is scaled down.
         """
         if not data.shape[1]:
             return
         std, mean = torch.std_mean(data.double(), dim=0, unbiased=False)
         rounding = 1e-14 if data.dtype == torch.float64 else 1e-7
         constant = std <= (rounding * mean.abs()).clamp(min=1e-12)
-        if resolution is not None:  # numbers that are rounded err by up to 0.29 of it
+        if resolution is not None:  # rounding errors have a standard deviation of up to 1 / sqrt(12) = 0.29 of it
             std = torch.where(std <= 0.35 * resolution, 4 * resolution, std)
         self.mean.copy_(mean)
         if self.offset is not None:

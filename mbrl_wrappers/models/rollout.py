@@ -18,14 +18,14 @@ def open_loop(
     generator: torch.Generator | None = None,
     deterministic: bool = True,
 ) -> list[Tensor]:
-    """Feed a model its own predictions, wherever they lead: no end and no divergence is looked at.
+    """Feed a model its own predictions; terminations and divergence are ignored.
 
     Args:
         dynamics: the model.
         obs: ``[..., D]`` where rollouts start.
-        actions: ``(step, obs [..., D]) -> action [..., A]``: a policy, or a sequence by its step.
-        horizon: ``H``.
-        generator: of samples.
+        actions: ``(step, obs [..., D]) -> action [..., A]``: a policy, or a sequence indexed by the step.
+        horizon: ``H`` steps.
+        generator: the source of all randomness of a model that samples.
         deterministic: predict means; otherwise samples.
 
     Returns:

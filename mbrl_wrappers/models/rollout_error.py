@@ -21,13 +21,13 @@ def open_loop_error(
 ) -> Tensor:
     """Measure how far a model drifts from real trajectories when it is fed its own predictions.
 
-    From every real state that has ``horizon`` steps after it, the model takes the real actions and
-    nothing else that is real. The error of a step is ``sqrt(mean_d ((predicted_d - real_d) / spread_d)^2)``,
-    where ``spread`` is the standard deviation of each dimension over all observations given (1 where it
-    does not vary). So 0 is exact, and a model that always answers with the mean state errs by about 1.
+    From every real state with ``horizon`` steps after it, the model is rolled out under the real actions.
+    The error of a step is ``sqrt(mean_d ((predicted_d - real_d) / spread_d)^2)``, where ``spread`` is the
+    standard deviation of each dimension over all given observations (1 where it does not vary). So 0 is exact,
+    and a model that always predicts the mean state has an error of about 1.
 
     Args:
-        dynamics: the model; where it would end an episode is not looked at.
+        dynamics: the model; its terminations are ignored.
         obs: ``[E, T + 1, D]`` flat observations of ``E`` trajectories.
         action: ``[E, T, A]`` flat actions, ``action[:, t]`` taken in ``obs[:, t]``.
         horizon: steps into the future, 1 to ``T``.
@@ -35,8 +35,8 @@ def open_loop_error(
         deterministic: predict means; otherwise samples.
 
     Returns:
-        ``[E * (T + 1 - horizon), horizon]``: the starts of the first trajectory in their order, then
-        those of the second, and so on.
+        ``[E * (T + 1 - horizon), horizon]``: rows for the starts of the first trajectory in their order, then
+        for the starts of the second, and so on.
 
     Raises:
         ValueError: if the shapes do not fit each other or the model, or ``horizon`` is out of its range.

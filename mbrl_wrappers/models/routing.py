@@ -15,7 +15,7 @@ class Deal(NamedTuple):
     """Rows dealt out to members.
 
     Attributes:
-        members: who has rows.
+        members: the members that have rows.
         shares: how many rows each of them has.
         order: ``[B]`` int64, the rows of the first member, then those of the next.
     """
@@ -26,11 +26,11 @@ class Deal(NamedTuple):
 
 
 def dealt(rows: int, members: list[int], generator: torch.Generator | None, device: torch.device) -> Deal:
-    """Deal rows out to members at random, each getting its share up to one row.
+    """Deal rows out to members at random, in shares that differ by at most one row.
 
     Args:
         rows: number of rows.
-        members: who gets a share, at least one.
+        members: the members to deal to, at least one.
         generator: on ``device``.
         device: of the indices.
     """
@@ -48,7 +48,7 @@ def grouped(members: Tensor, num_members: int) -> Deal:
     """Group rows whose members are ``members [B]``.
 
     Raises:
-        ValueError: for a member that there is not.
+        ValueError: for a member that does not exist.
     """
     values, counts = members.unique(return_counts=True)
     present = [int(member) for member in values.tolist()]
@@ -58,7 +58,7 @@ def grouped(members: Tensor, num_members: int) -> Deal:
 
 
 def member_of_row(deal: Deal) -> Tensor:
-    """Return ``[B]`` int64, whose each row is."""
+    """Return the member that each row was dealt to, ``[B]`` int64."""
     members = torch.empty_like(deal.order)
     for member, rows in zip(deal.members, deal.order.split(deal.shares), strict=True):
         members.index_fill_(0, rows, member)
@@ -67,7 +67,7 @@ def member_of_row(deal: Deal) -> Tensor:
 
 def evaluate(network: EnsembleMLP, x: Tensor, deal: Deal) -> Outputs:
     """Evaluate each row of ``x`` by its own member; returns fields in the order of ``x``."""
-    if len(deal.members) <= 1:  # no rows have no members
+    if len(deal.members) <= 1:  # without rows, there are no members
         return network.member(deal.members[0] if deal.members else 0, x)
     # index_select copies whole rows; x[order] looks up entry by entry and takes three times as long.
     out = network.last_layer(deal.members, deal.shares, x.index_select(0, deal.order))

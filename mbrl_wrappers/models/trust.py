@@ -27,12 +27,13 @@ class Trust:
             :data:`~mbrl_wrappers.models.uncertainty.MEASURES`.
         keep_rate: share of each batch of steps that is trusted, the most certain ones, in (0, 1]; default: M2AC's,
             which falls with the step of an episode (:func:`~mbrl_wrappers.models.uncertainty.keep_rate_at`).
-        threshold: in place of a share: steps up to this uncertainty are trusted; see :func:`calibrated_threshold`.
+        threshold: instead of a share: steps up to this uncertainty are trusted; see :func:`calibrated_threshold`.
         on_mask: ``"mask"`` only tells which steps are masked, and episodes go on (M2AC's non-stop mode);
             ``"truncate"`` ends an episode at a masked step, as a truncation; ``"penalize"`` goes on, and only masked
             steps lose reward.
-        penalty: what a step loses in reward, times its uncertainty: M2AC's (Pan et al. 2020, 0.001). MOPO's (Yu et al.
-            2020) is ``measure="max_aleatoric_std", threshold=0.0, on_mask="penalize"`` with a penalty of about 1.
+        penalty: factor of the uncertainty that is subtracted from a step's reward; default: M2AC's (Pan et al. 2020).
+            MOPO (Yu et al. 2020) is ``measure="max_aleatoric_std", threshold=0.0, on_mask="penalize"`` with a penalty
+            of about 1.
 
     Raises:
         ValueError: for a value out of its range, or both a share and a threshold.
@@ -58,7 +59,7 @@ class Trust:
         check_number("penalty", self.penalty, 0, sys.float_info.max)
 
     def rate(self, step: int, horizon: int) -> float:
-        """Return the share of a batch that is trusted with step ``step`` of ``horizon``, counted from 0."""
+        """Return the share of a batch that is trusted at step ``step`` of ``horizon``, counted from 0."""
         return keep_rate_at(step, horizon) if self.keep_rate is None else self.keep_rate
 
     def trusts(self, uncertainty: Tensor, steps: int | Tensor, horizon: int) -> Tensor:
@@ -66,8 +67,8 @@ class Trust:
 
         Args:
             uncertainty: ``[B]``.
-            steps: ``[B]`` of each episode before this one, or one number for all.
-            horizon: of the episodes.
+            steps: ``[B]`` how many steps each episode made before this one, or one number for all.
+            horizon: steps of an episode.
         """
         if self.threshold is not None:
             return uncertainty <= self.threshold
@@ -89,8 +90,8 @@ def calibrated_threshold(
 
     Args:
         dynamics: fitted on these transitions.
-        transitions: real data, of which the rows that the fit held out are taken.
-        quantile: in [0, 1]: 0.95 trusts what is no less certain than 95% of them.
+        transitions: real data; only the rows that the fit held out are used.
+        quantile: in [0, 1]: as a threshold, the quantile 0.95 trusts 95% of these rows.
         measure: as in :class:`Trust`.
         generator: on the model's device; default: torch's global one.
 

@@ -1,8 +1,8 @@
 """How unsure an ensemble is of a step: measures on the Gaussians that its members predict.
 
-All take the members' predictions of the same rows, and for each row the member that it was sampled from; all are in
-the units of the predictions (for :class:`~mbrl_wrappers.models.EnsembleDynamics` those of its normalised targets, the
-reward included where it is learned). The higher, the less the step should be trusted.
+All take the members' predictions of the same rows, and for each row the member that it was sampled from. Predictions of
+:class:`~mbrl_wrappers.models.EnsembleDynamics` are its normalised targets, including a learned reward. The higher a
+measure, the less the step should be trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MemberGaussians:
     std: Tensor
 
 
-# ``(gaussians, drawn [B]) -> [B]``; ``drawn`` is the place of each row's member among the ``M``.
+# ``(gaussians, drawn [B]) -> [B]``; ``drawn`` is the index, among the ``M`` members, of the one that a row is from.
 Measure = Callable[[MemberGaussians, Tensor], Tensor]
 
 
@@ -118,7 +118,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def resolve_measure(measure: str | Measure) -> Measure:
-    """Return the measure of a name, or the function that was given.
+    """Return the measure with a name; a function is returned as it is.
 
     Raises:
         ValueError: for an unknown name.
@@ -144,10 +144,10 @@ def keep_rate_at(step: int, horizon: int) -> float:
 
 
 def most_certain(uncertainty: Tensor, rate: float | Tensor) -> Tensor:
-    """Return a mask of the rows that are among the surest of their batch.
+    """Return a mask of the most certain rows of a batch.
 
     Args:
-        uncertainty: ``[B]``; what is not a number is the least sure.
+        uncertainty: ``[B]``; NaN is the least certain.
         rate: share of the batch that is kept, one for all rows or ``[B]``; rounded up.
 
     Returns:

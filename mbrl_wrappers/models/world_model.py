@@ -1,11 +1,11 @@
 """The contract of a world model: a state goes in and comes out, and nothing is hidden.
 
-Two ways lead through a model. What really happened is taken in by :meth:`WorldModel.observe`, what might happen is
-imagined by :meth:`WorldModel.step`; both return the state that they lead to::
+A model takes two kinds of steps: :meth:`WorldModel.observe` follows a real one, :meth:`WorldModel.step` imagines one.
+Both return the state after the step::
 
     state = model.begin(obs, generator)
-    state = model.observe(state, action, next_obs, is_first, generator)        # real steps: what to remember of them
-    state, prediction = model.step(state, action, generator, deterministic)    # imagined steps
+    state = model.observe(state, action, next_obs, is_first, generator)        # a real step
+    state, prediction = model.step(state, action, generator, deterministic)    # an imagined step
     policy(model.features(state))
 
 A state is a tensor ``[B, ...]``, or a (named) tuple or a dict of such tensors. For a model without a memory it is the
@@ -32,13 +32,13 @@ NUM_START_STATES = 4096
 
 
 class StepPrediction(NamedTuple):
-    """The prediction of a step of ``B`` rows, besides the state that it leads to.
+    """The prediction of a step of ``B`` rows, except the state after it.
 
     Attributes:
         reward: ``[B]``.
         terminated: ``[B]`` bool.
-        uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`; 0 where a model has none to say.
-        diverged: ``[B]`` bool, whether the state or the reward is not finite; the step is of no use then.
+        uncertainty: ``[B]``, see :class:`~mbrl_wrappers.types.Prediction`; 0 for a model that can't tell.
+        diverged: ``[B]`` bool, whether anything predicted is not finite; such a step must not be used.
     """
 
     reward: Tensor
@@ -50,19 +50,19 @@ class StepPrediction(NamedTuple):
 class WorldModel(nn.Module, ABC):
     """A model of an environment that agents can be trained in.
 
-    Observations and actions are flat tensors in the environment's units, as the codecs make them. A class that says
-    ``takes_images`` finds the images in its observations by ``obs_codec.image``, and makes observations of images by
-    ``obs_codec.assemble``; where there is nothing but images, observations come as uint8.
+    Observations and actions are flat tensors in the environment's units, as the codecs make them. A class with
+    ``takes_images`` gets the images out of an observation by ``obs_codec.image``, and puts images into one by
+    ``obs_codec.assemble``; observations that consist of images alone are uint8.
 
     Args:
         observation_space: the environment's; see :class:`~mbrl_wrappers.spaces.FlatSpace`.
         action_space: the environment's.
 
     Attributes:
-        obs_codec, action_codec: between the spaces and flat tensors of widths ``D`` and ``A``.
+        obs_codec, action_codec: convert between the spaces and flat tensors of widths ``D`` and ``A``.
         reward_fn, termination_fn: functions that were given instead of learned, or None.
-        start_obs: ``[S, D]`` real first or later observations that imagined episodes may begin from; a fit leaves
-            some here, so that a saved model can be imagined in on its own.
+        start_obs: ``[S, D]`` real observations, not only first ones, for imagined episodes to begin from; a fit keeps
+            some here, so that a saved model can be used without any data.
         verbose: 1 to print how a long fit is getting on; 0 by default.
         takes_images: whether the class's models have an encoder of images; others refuse such spaces.
     """
@@ -78,15 +78,16 @@ class WorldModel(nn.Module, ABC):
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         super().__init__()
-        self.reward_fn, self.termination_fn = None, None  # not in the class: it would hide a function that is a module
+        # Not class attributes, since these would hide a function that is an nn.Module.
+        self.reward_fn, self.termination_fn = None, None
         self.observation_space = observation_space
         self.action_space = action_space
         self.obs_codec = FlatSpace(observation_space, "observation_space", images=self.takes_images)
         self.action_codec = FlatSpace(action_space, "action_space")
         obs_dtype = torch.uint8 if self.obs_codec.exact_dtype == torch.uint8 else None
         self.register_buffer("start_obs", torch.zeros(0, self.obs_codec.dim, dtype=obs_dtype))
-        # They carry the model's device and dtype, and the dtype of imagined observations. Not start_obs, since a
-        # compiler takes another number of starts for another function.
+        # These carry the model's device and dtype, and the dtype of imagined observations. start_obs can't do so, since
+        # torch.compile would compile again for another number of start states.
         self.register_buffer("_like", torch.zeros(()), persistent=False)
         self.register_buffer("_like_obs", torch.zeros((), dtype=obs_dtype), persistent=False)
 
@@ -104,7 +105,7 @@ class WorldModel(nn.Module, ABC):
     def obs_dtype(self) -> torch.dtype:
         """The dtype of observations for :meth:`begin` and :meth:`observe`: float32, or float64 or uint8 if need be.
 
-        It is float64 where float32 can't resolve the changes, uint8 where there is nothing but images.
+        It is float64 where float32 can't resolve the changes, uint8 where observations are images alone.
         """
         return self._like_obs.dtype
 
@@ -126,9 +127,9 @@ class WorldModel(nn.Module, ABC):
         Args:
             state: before the step.
             action: ``[B, A]`` that was taken.
-            obs: ``[B, D]`` to which it led.
-            is_first: ``[B]`` bool, rows in which ``obs`` begins a new episode: neither ``state`` nor ``action`` has
-                to do with it, as in :meth:`begin`.
+            obs: ``[B, D]`` after the step.
+            is_first: ``[B]`` bool, rows whose ``obs`` begins a new episode; as in :meth:`begin`, their new state does
+                not depend on ``state`` and ``action``.
             generator: as for :meth:`begin`.
         """
 
@@ -136,7 +137,7 @@ class WorldModel(nn.Module, ABC):
     def step(
         self, state: Any, action: Tensor, generator: torch.Generator | None = None, deterministic: bool = False
     ) -> tuple[Any, StepPrediction]:
-        """Imagine a step; returns the state ``[B, ...]`` to which it leads, and its prediction.
+        """Imagine a step; returns the state ``[B, ...]`` after it, and the rest of its prediction.
 
         Args:
             state: before the step.
@@ -166,8 +167,8 @@ class WorldModel(nn.Module, ABC):
         """Improve the model on real experience; return numbers to log, keys without prefix.
 
         Args:
-            experience: all real experience there is, not only what is new; :class:`~mbrl_wrappers.types.Transitions`
-                are rows of it.
+            experience: all real experience so far, not only the newest; :class:`~mbrl_wrappers.types.Transitions` will
+                do for a model that is fitted on rows.
             generator: the source of all randomness, on the CPU; default: torch's global one.
 
         Raises:
@@ -196,8 +197,8 @@ class WorldModel(nn.Module, ABC):
     def description(self) -> dict[str, Any]:
         """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted.
 
-        Among them are ``"functions"``: for each argument that is a function the name under which it is known, or
-        ``"custom"`` for one of the user's own.
+        They include ``"functions"``: for each argument that is a function, the name under which it is known, or
+        ``"custom"`` for a function of the user's.
 
         Raises:
             NotImplementedError: for a class that can't be saved.
@@ -216,11 +217,11 @@ class WorldModel(nn.Module, ABC):
 
         Args:
             description: names in it are looked up, never imported.
-            reward_fn: the user's own function, if the described model had one.
-            termination_fn: likewise.
+            reward_fn: the user's reward function, if the described model had one.
+            termination_fn: the user's termination function, if the described model had one.
 
         Raises:
-            ValueError: if the description is not that of such a model, or a function is missing.
+            ValueError: if the description is of another kind of model, or a function is missing.
             NotImplementedError: for a class that can't be saved.
         """
         raise NotImplementedError(f"{cls.__name__} can't be loaded: it has no from_description")
@@ -243,9 +244,9 @@ def select(mask: Tensor, state: State, other: State) -> State:
 
 
 def put(state: State, mask: Tensor, rows: State) -> State:
-    """Return a copy of a state whose rows where ``mask [B]`` is True are ``rows``, in their order.
+    """Return a copy of a state with ``rows``, in their order, in the places where ``mask [B]`` is True.
 
-    A fit may have raised the precision of the model since the state was made: the higher one is kept.
+    If a fit has raised the model's precision since the state was made, the copy has the higher precision.
     """
 
     def replaced(tensor: Tensor, values: Tensor) -> Tensor:
