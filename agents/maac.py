@@ -68,17 +68,17 @@ class MAAC(ValueGradientAgent, SAC):
 
     Deviations: of Clavera et al., entropy counts at every step, as the soft values behind the last one have it, and the
     critic has no STEVE-like target (for that, take :class:`~mbrl_wrappers.agents.STEVE` as the strategy); of Amos et
-    al., the model is the probabilistic ensemble; of Kubo et al., the data of ``Dyna``, and a critic that learns
-    from all ``H`` states of a rollout, where theirs takes the first. No gradient goes through the discrete and
-    whole-number parts of an observation.
+    al., the model is the probabilistic ensemble; of Kubo et al., the data of ``Dyna``. No gradient goes through the
+    discrete and whole-number parts of an observation.
 
     Args:
         *args: SAC's.
         horizon: imagined steps ``H``, at least 0.
         expand_critic: whether the critic too learns from the actor's rollouts, in place of the transitions of the
-            batch: its values of their first ``H`` states and actions are regressed on the rewards and the target
-            critic's value behind them (MVE's TD-k trick, as in Kubo et al.). Needs a horizon; of the
-            strategy's batches only the states are taken then.
+            batch: its values of their first states and actions are regressed on the rewards and the target critic's
+            value behind them. Needs a horizon; of the strategy's batches only the states are taken then.
+        critic_horizon: with ``expand_critic``, at how many states of a rollout the critic learns, from 1 to ``H``: 1
+            in Kubo et al.'s code; default: at all ``H`` (MVE's TD-k trick).
         terminal_value: whether the critic's value stands behind the last step; without it ``J`` is the return of
             ``H`` steps.
         actor_value: what of the critics' values stands behind the last step for the actor, their ``"min"`` or, as in
@@ -120,6 +120,7 @@ class MAAC(ValueGradientAgent, SAC):
         *args: Any,
         horizon: int = 3,
         expand_critic: bool = False,
+        critic_horizon: int | None = None,
         terminal_value: bool = True,
         actor_value: Literal["min", "mean"] = "min",
         target_critics: int | None = None,
@@ -135,6 +136,13 @@ class MAAC(ValueGradientAgent, SAC):
                 "horizon must be at least 1 with expand_critic or without terminal_value, "
                 f"got {horizon}, expand_critic={expand_critic} and terminal_value={terminal_value}"
             )
+        if critic_horizon is not None:
+            check_whole_number("critic_horizon", critic_horizon)
+            if not expand_critic or critic_horizon > horizon:
+                raise ValueError(
+                    f"critic_horizon must be at most horizon, which is {horizon}, and needs expand_critic, got "
+                    f"{critic_horizon} and expand_critic={expand_critic}"
+                )
         if actor_value not in ("min", "mean"):
             raise ValueError(f"actor_value must be 'min' or 'mean', got {actor_value!r}")
         if target_critics is not None:
@@ -145,6 +153,7 @@ class MAAC(ValueGradientAgent, SAC):
             check_whole_number("backprop_steps", backprop_steps)
         self.horizon = horizon
         self.expand_critic = expand_critic
+        self.critic_horizon = critic_horizon
         self.terminal_value = terminal_value
         self.actor_value = actor_value
         self.target_critics = target_critics
@@ -213,6 +222,7 @@ class MAAC(ValueGradientAgent, SAC):
         options = (
             self.horizon,
             self.expand_critic,
+            self.critic_horizon,
             self.terminal_value,
             self.actor_value,
             self.target_critics,
@@ -349,14 +359,15 @@ class MAAC(ValueGradientAgent, SAC):
         return 0.5 * torch.stack(losses).sum()
 
     def _expanded_loss(self, rollout: Rollout, alpha: Tensor, members: Tensor | None, scales: Scales | None) -> Tensor:
-        """Return the loss of the critics at the first ``H`` states of the rollouts, against the returns behind them."""
+        """Return the loss of the critics at the first states of the rollouts, against the returns behind them."""
+        counted = slice(self.critic_horizon if self.critic_horizon is not None else self.horizon)
         with torch.no_grad():
             last_obs = self._policy_obs(rollout.obs[-1], scales)
             last = self._target_value(last_obs, rollout.action[-1], members)
             last = last - alpha * rollout.log_prob[-1]
-            target = torch.cat(expanded_values(rollout, last, alpha, self.gamma)[1])
-            obs, action = (torch.cat(parts[:-1]) for parts in (rollout.obs, rollout.action))
-            counts = torch.cat([is_reached & rollout.is_finite for is_reached in rollout.is_reached[:-1]])
+            target = torch.cat(expanded_values(rollout, last, alpha, self.gamma)[1][counted])
+            obs, action = (torch.cat(parts[counted]) for parts in (rollout.obs, rollout.action))
+            counts = torch.cat([is_reached & rollout.is_finite for is_reached in rollout.is_reached[counted]])
         values = self.critic(self._policy_obs(obs, scales), action)
         return 0.5 * torch.stack([masked_mean((value[:, 0] - target).square(), counts) for value in values]).sum()
 

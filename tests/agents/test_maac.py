@@ -166,8 +166,9 @@ def test_without_a_terminal_value_it_is_the_return_of_some_steps() -> None:
     torch.testing.assert_close(said, (first + GAMMA * second).mean())
 
 
-def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
-    agent = with_line(make_agent(horizon=2, expand_critic=True, ent_coef=ALPHA))
+@pytest.mark.parametrize("critic_horizon", [None, 1, 2])
+def test_the_critic_is_regressed_on_what_lies_behind_each_step(critic_horizon: int | None) -> None:
+    agent = with_line(make_agent(horizon=2, expand_critic=True, critic_horizon=critic_horizon, ent_coef=ALPHA))
     observations = torch.tensor([[-1.0], [0.5], [2.9]])
     rollout = look_ahead(agent, observations)
     rollout.action[0].data[2] = 1.0  # the third row ends at once
@@ -193,9 +194,10 @@ def test_the_critic_is_regressed_on_what_lies_behind_each_step() -> None:
             for value, target in (
                 (agent.critic(rollout.obs[0], rollout.action[0])[critic], first),
                 (agent.critic(rollout.obs[1], rollout.action[1])[critic][:2], second[:2]),
-            )
+            )[:critic_horizon]
         ]
-    torch.testing.assert_close(loss.detach(), 0.5 * torch.cat(errors).sum() / 5)
+    rows = 3 if critic_horizon == 1 else 5  # the third row has no second step
+    torch.testing.assert_close(loss.detach(), 0.5 * torch.cat(errors).sum() / rows)
 
 
 def test_the_mean_of_the_critics_can_stand_behind_the_last_step() -> None:
@@ -586,6 +588,12 @@ def test_it_learns_to_stand_at_the_best_place(expand_critic: bool) -> None:
         ({"target_critics": 3}, "target_critics must be at most the number of critics, 2, got 3"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm must be in \(0, inf\], got 0.0"),
         ({"backprop_steps": 0}, "backprop_steps must be a whole number of at least 1, got 0"),
+        ({"critic_horizon": 0, "expand_critic": True}, r"critic_horizon must be a whole number .*, got 0"),
+        (
+            {"critic_horizon": 4, "expand_critic": True, "horizon": 3},
+            r"critic_horizon must be at most horizon, .* got 4",
+        ),
+        ({"critic_horizon": 1}, r"critic_horizon must .* needs expand_critic, got 1 and expand_critic=False"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
