@@ -12,7 +12,7 @@ TYPES := build/types
 # A cache of compiled kernels of its own: one that a killed process left half-written fails every later run.
 PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: FORCE install test test-all lint types unit slow demo bench sb3-suite clean
+.PHONY: FORCE install test test-all lint types unit coverage slow demo bench sb3-suite clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,9 @@ types: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(PYTEST)
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 slow: $(INSTALLED)
 	$(PYTEST) -m slow
