@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, versions
+from experiments import RESULTS, ROOT, spread, versions
 from learning_report import at_steps
 
 from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
@@ -128,9 +128,11 @@ def write(page: Page) -> None:
         "",
         *page.text,
         f"Returns are means over {EVAL_EPISODES} evaluation episodes of the deterministic policy, from the same start",
-        "states at each evaluation. Steps to a target are those of the first evaluation that reaches it, whether or",
-        "not the next ones do; where a seed does not, the steps of its run stand for it, marked `>`. CPU seconds are",
-        "those of training on one thread, compiling included; the clock shows more, since runs shared two cores.",
+        "states at each evaluation; `last five` is the mean of a seed's last five evaluations. ± is the standard",
+        "deviation over seeds, that of a sample (n - 1). Steps to a target are those of the first evaluation that",
+        "reaches it, whether or not the next ones do; where a seed does not, the steps of its run stand for it, marked",
+        "`>`. CPU seconds are those of training on one thread, compiling included; the clock shows more, since runs",
+        "shared two cores.",
         "",
         f"{versions()}.",
         f"Written by `python benchmarks/{page.name}.py table` from the curves in the folder `{page.name}`.",
@@ -153,7 +155,7 @@ def table(experiment: Experiment, found: dict[str, Curves]) -> list[str]:
     header = ["agent", "seeds"]
     if experiment.target is not None:
         header += [f"steps to {experiment.target:g}, by seed", "mean", "of the base's"]
-    header += [f"return at {experiment.steps:,}, by seed", "mean ± std", "CPU s", "clock s"]
+    header += [f"return at {experiment.steps:,}, by seed", "mean ± std", "last five", "CPU s", "clock s"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for label, seeds in found.items():
         cells = [label, ", ".join(map(str, seeds))]
@@ -162,9 +164,15 @@ def table(experiment: Experiment, found: dict[str, Curves]) -> list[str]:
             cells += reaches(experiment.target, seeds, bases)
         ends = [at_steps(rows, experiment.steps) for rows in seeds.values()]
         cells += [", ".join(f"{row.return_mean:.1f}" for row in ends), spread([row.return_mean for row in ends], 1)]
+        cells += [spread([last_five(rows, experiment.steps) for rows in seeds.values()], 1)]
         cells += [spread([row.cpu_seconds for row in ends]), spread([row.wall_seconds for row in ends])]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def last_five(rows: list[Evaluation], steps: int) -> float:
+    """The mean return of the last five evaluations up to some env steps."""
+    return float(np.mean([row.return_mean for row in rows if row.steps <= steps][-5:]))
 
 
 def reaches(target: float, seeds: Curves, bases: dict[str, Curves]) -> list[str]:
@@ -205,10 +213,6 @@ def steps_to(rows: list[Evaluation], target: float) -> tuple[int, bool]:
         if row.return_mean >= target:
             return row.steps, True
     return rows[-1].steps, False
-
-
-def spread(values: list[float], digits: int = 0) -> str:
-    return f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}"
 
 
 def draw(experiment: Experiment, found: dict[str, Curves], file: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 
@@ -88,3 +91,10 @@ def versions() -> str:
     return f"Python {platform.python_version()}, " + ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in PACKAGES
     )
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Mean and sample standard deviation; a single value has none."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"

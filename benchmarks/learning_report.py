@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-from experiments import EXPERIMENTS, PPO_FILE, RESULTS, Experiment, recipe_of, versions
+from experiments import EXPERIMENTS, PPO_FILE, RESULTS, Experiment, recipe_of, spread, versions
 
 from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.storage.tables import read_rows
@@ -93,7 +92,7 @@ def target_table(env: str) -> list[str]:
         else:
             cells += ["not run"] * 4
         lines.append(f"| {seed} | " + " | ".join(cells) + " |")
-    means = {name: f"{np.mean(v):.1f} ± {np.std(v):.1f}" if v else "-" for name, v in columns.items()}
+    means = {name: spread(v, 1) if v else "-" for name, v in columns.items()}
     lines.append(
         f"| mean ± std | {reached(mbpo, experiment)} | {means['mbpo']} | {means['cpu']} | {means['clock']} "
         f"| {reached(base, experiment)} | {means['base']} | {means['base cpu']} | {means['time']} |"
@@ -111,7 +110,7 @@ def uniform_notes(env: str) -> list[str]:
     return [
         f"With uniform imagined actions, `Dyna(exploration=1)`, {reached(seeds, experiment)} reach "
         f"{experiment.target:g}; by seed, steps to it: {reaches}; return at {experiment.steps:,}: "
-        f"{', '.join(f'{r:.1f}' for r in returns)} (mean {np.mean(returns):.1f} ± {np.std(returns):.1f}). "
+        f"{', '.join(f'{r:.1f}' for r in returns)} (mean {spread(returns, 1)}). "
         f"Runs: `python benchmarks/learning.py run {env} --variants uniform`",
         "",
     ]
@@ -154,7 +153,7 @@ def ppo_table() -> list[str]:
         "|" + "---|" * len(columns),
         *("| " + row.replace(",", " | ") + " |" for row in rows),
         "",
-        f"Mean over seeds {np.mean(means):.1f} ± {np.std(means):.1f}; {sum(m >= -400 for m in means)} of {len(means)} "
+        f"Mean over seeds {spread(means, 1)}; {sum(m >= -400 for m in means)} of {len(means)} "
         "reach -400 in the real env.",
         "",
         "Runs: `python benchmarks/learning.py ppo`",

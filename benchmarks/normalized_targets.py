@@ -54,7 +54,7 @@ def main() -> None:
     for env_id in ENVS:
         for normalize in (True, False):
             numbers = np.array([measure(env_id, normalize, seed) for seed in SEEDS])
-            mean, std = numbers.mean(0), numbers.std(0)
+            mean, std = numbers.mean(0), numbers.std(0, ddof=1)
             cells = [f"{mean[i]:.4f} ± {std[i]:.4f}" for i in (0, 1)] + [f"{mean[2]:.0f} ± {std[2]:.0f}"]
             lines.append(f"| {env_id} | {'normalised' if normalize else 'raw'} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
