@@ -28,6 +28,7 @@ from mbrl_wrappers.models.heads import MOST_SPREADS, Heads, Outputs, chance_std
 from mbrl_wrappers.models.members import InferredStep, ParticleStep, ensemble_of
 from mbrl_wrappers.models.network import EnsembleMLP
 from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.models.reward_transfer import state_without_reward
 from mbrl_wrappers.models.uncertainty import Measure, MemberGaussians
 from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Outcome, Prediction, Transitions
@@ -628,6 +629,40 @@ class EnsembleDynamics(DynamicsModel):
         if self.reward_network is not None:
             kept = torch.cat([kept, kept.new_ones(1)])
         self._counting: Tensor | None = None if kept.all() or not kept.any() else kept.nonzero()[:, 0]
+
+    # -- another task ------------------------------------------------------------------------------------
+
+    def with_reward(self, reward_fn: GivenFunction | str) -> EnsembleDynamics:
+        """Return the same model of the world with another reward: for a new task without a single new real step.
+
+        Args:
+            reward_fn: ``(obs [N, D], action [N, A], next_obs [N, D]) -> [N]``, or an environment's id, as in the
+                constructor.
+
+        Returns:
+            A copy; terminations, start states and all networks but the reward's are this model's.
+
+        Raises:
+            ValueError: for what is no reward function.
+
+        Example:
+            >>> model = zoo.load_dynamics("mbpo/Pendulum-v1")                                     # doctest: +SKIP
+            >>> spinning = model.with_reward(lambda obs, action, next_obs: next_obs[:, 2].abs())  # doctest: +SKIP
+            >>> PPO("MlpPolicy", ImaginedVecEnv(spinning, num_envs=32)).learn(100_000)            # doctest: +SKIP
+        """
+        own_end = self.termination_fn if self.termination_name == "custom" else self.termination_name
+        model = type(self)(
+            self.observation_space,
+            self.action_space,
+            **self.settings,
+            reward_fn=reward_fn,
+            termination_fn=None if own_end == "learned" else own_end,
+            device=self.device,
+        )
+        if model.reward_fn is None:
+            raise ValueError(f"reward_fn must be a function or an environment's id, got {reward_fn!r}")
+        model.load_state_dict(state_without_reward(self.state_dict(), self.network.heads, self.has_joint_reward))
+        return model
 
     # -- saving ------------------------------------------------------------------------------------------
 
