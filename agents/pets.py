@@ -23,7 +23,7 @@ class PETS(PlanningAgent):
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations).
         env: to learn in.
-        planner: ``"iCEM"``, ``"CEM"``, ``"MPPI"`` or ``"RS"``.
+        planner: ``"iCEM"``, ``"CEM"``, ``"MPPI"``, ``"RS"`` or ``"Gradient"``.
         planner_kwargs: arguments of the planner, such as ``{"horizon": 15}``.
         **kwargs: as for :class:`~mbrl_wrappers.agents.planning.PlanningAgent`.
 

@@ -76,7 +76,6 @@ class TrajectoryReturns:
         self.sample_noise = sample_noise
         self.discount = discount
 
-    @torch.no_grad()
     def __call__(
         self,
         obs: Tensor,
@@ -84,7 +83,7 @@ class TrajectoryReturns:
         generator: torch.Generator | None = None,
         policy: Policy | None = None,
     ) -> Tensor:
-        """Evaluate candidate sequences.
+        """Evaluate candidate sequences; with a gradient if the actions have one.
 
         Args:
             obs: ``[B, D]`` flat observations in the env's units.
@@ -111,7 +110,8 @@ class TrajectoryReturns:
         # Each start state serves ``population`` consecutive sequences.
         owner = torch.arange(len(obs) * population, device=obs.device) // max(population, 1)
         chunks = zip(owner.split(rows), actions.flatten(0, 1).split(rows), strict=True)
-        returns = torch.cat([self._follow(obs[index], part, step, generator, policy) for index, part in chunks])
+        with torch.set_grad_enabled(actions.requires_grad and torch.is_grad_enabled()):
+            returns = torch.cat([self._follow(obs[index], part, step, generator, policy) for index, part in chunks])
         return returns.reshape(len(obs), population)
 
     @property

@@ -2,6 +2,7 @@
 
 from mbrl_wrappers.planners.base import Objective, Plan, Planner, PlannerState, reset_rows
 from mbrl_wrappers.planners.cem import CEM, CEMSettings, search_gaussian
+from mbrl_wrappers.planners.gradient import GradientPlanner
 from mbrl_wrappers.planners.icem import ICEM
 from mbrl_wrappers.planners.mppi import MPPI
 from mbrl_wrappers.planners.random_shooting import RandomShooting
@@ -12,6 +13,7 @@ __all__ = [
     "MPPI",
     "PLANNERS",
     "CEMSettings",
+    "GradientPlanner",
     "Objective",
     "Plan",
     "Planner",
@@ -21,4 +23,10 @@ __all__ = [
     "search_gaussian",
 ]
 
-PLANNERS: dict[str, type[Planner]] = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
+PLANNERS: dict[str, type[Planner]] = {
+    "RS": RandomShooting,
+    "CEM": CEM,
+    "iCEM": ICEM,
+    "MPPI": MPPI,
+    "Gradient": GradientPlanner,
+}

@@ -57,13 +57,18 @@ class ActionSet:
         ]
         self._whole = torch.tensor(whole) & (not self.discrete)
 
+    @property
+    def has_whole_numbers(self) -> bool:
+        """Whether some entries of a box are integers."""
+        return bool(self._whole.any())
+
     def to_env(self, searched: Tensor) -> Tensor:
         """Turn actions ``[..., A]`` from the units of the search into the env's, inside the bounds."""
         if self.discrete:
             return searched
         low, high, margin = self._range(searched)
         action = (low - margin) + 0.5 * (searched + 1.0) * (high - low + 2.0 * margin)
-        if self._whole.any():
+        if self.has_whole_numbers:
             action = torch.where(margin > 0, action.round(), action)
         return torch.clamp(action, low, high)
 

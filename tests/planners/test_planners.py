@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "CEM": {"population": 64, "num_elites": 8, "iterations": 4},
     "iCEM": {"population": 64, "num_elites": 8, "iterations": 3},
     "MPPI": {"population": 64},
+    "Gradient": {"population": 6, "iterations": 40},
 }
 REFITTED = ["CEM", "iCEM"]
 WARM = ["CEM", "iCEM", "MPPI"]
