@@ -1,7 +1,8 @@
-"""TD3's policy as the code of STEVE has it: the actor climbs all critics and does not saturate."""
+"""TD3's policy as the code of STEVE has it: the actor climbs all critics, and pays for actions near the bounds."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -45,6 +46,9 @@ class STEVETD3Policy(TD3Policy):
     It is ``J = E[ mean_i Q_i(s, a) - c mean_j u_j^2 ]`` with ``a = tanh(u)``; SB3's is ``E[ Q_1(s, a) ]``, with which
     actors saturate: at the bounds tanh passes no gradient back. To be given in the place of ``"MlpPolicy"``.
 
+    Deviation: ``u`` is computed from ``a``. Where float32 has ``a`` exactly at a bound, from about ``|u| = 9`` on, the
+    penalty has no gradient either.
+
     Args:
         observation_space: of the env.
         *args: SB3's.
@@ -62,7 +66,7 @@ class STEVETD3Policy(TD3Policy):
     def __init__(
         self, observation_space: spaces.Space, *args: Any, action_penalty: float = 0.001, **kwargs: Any
     ) -> None:
-        check_number("action_penalty", action_penalty, 0, float("inf"))
+        check_number("action_penalty", action_penalty, 0, sys.float_info.max)
         self.action_penalty = action_penalty
         if isinstance(observation_space, spaces.Dict):
             kwargs = {"features_extractor_class": CombinedExtractor, **kwargs}

@@ -116,7 +116,9 @@ def measure(name: str, seed: int) -> Row:
         return env
 
     def result(agent: Any, env: gym.Env, episodes: int = EPISODES) -> float:
-        return float(evaluate_policy(agent, env, episodes)[0])
+        mean, _ = evaluate_policy(agent, env, episodes)
+        assert isinstance(mean, float)
+        return mean
 
     started = time.process_time()
     env = make_env(name)

@@ -10,9 +10,9 @@ MAX_JSON_BYTES = 4_000_000
 MAX_JSON_DEPTH = 50
 # Enough for seeds, which have at most 128 bits. Python parses long integers slowly, and no float holds 309 digits.
 MAX_DIGITS = 40
-# Limit on the entries of all spaces whose bounds are given as a single number: their description stays short however
-# large they are. A frame of 1920 x 1080 pixels has 6.2 million entries.
-MAX_SPACE_ENTRIES = 2**23
+# Limit on the entries of all spaces whose description stays short however large they are. A frame of 1920 x 1080 pixels
+# has 6.2 million entries, and an agent's file describes it twice, for the agent and for its model.
+MAX_SPACE_ENTRIES = 2**24
 MAX_AXES = 64  # NumPy's own limit
 
 
@@ -44,7 +44,7 @@ def parse_json(data: bytes | str, source: object, *, finite: bool = True) -> dic
 
 
 def _space_entries(content: Any) -> int:
-    """Count the entries of all spaces whose bounds are a single number; see ``spaces.space_to_json``."""
+    """Count the entries of all spaces that are described by a few numbers; see ``spaces.space_to_json``."""
     if not isinstance(content, dict | list):
         return 0
     entries = sum(map(_space_entries, content.values() if isinstance(content, dict) else content))
@@ -52,6 +52,11 @@ def _space_entries(content: Any) -> int:
         shape = content.get("shape")
         if isinstance(shape, list) and len(shape) <= MAX_AXES:
             entries += math.prod(abs(n) for n in shape if isinstance(n, int))
+    if isinstance(content, dict) and content.get("type") in ("Discrete", "MultiBinary"):
+        counts = content.get("n")
+        counts = counts if isinstance(counts, list) else [counts]
+        if len(counts) <= MAX_AXES:
+            entries += math.prod(abs(n) for n in counts if isinstance(n, int))
     return entries
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.types import Sequences, Transitions
 
 
@@ -55,11 +56,23 @@ class Episodes:
     """
 
     def __init__(self, obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, is_first: Tensor) -> None:
-        for name, value in (("action", action), ("reward", reward), ("terminated", terminated), ("is_first", is_first)):
-            if len(value) != len(obs):
-                raise ValueError(f"{name} must have {len(obs)} entries like obs, got {len(value)}")
+        for name, value, dims in (
+            ("obs", obs, 2),
+            ("action", action, 2),
+            ("reward", reward, 1),
+            ("terminated", terminated, 1),
+            ("is_first", is_first, 1),
+        ):
+            if value.dim() != dims or len(value) != len(obs):
+                wanted = f"[{len(obs)}{', width' * (dims - 1)}]"
+                raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
+            if name in ("terminated", "is_first") and value.dtype != torch.bool:
+                raise ValueError(f"{name} must have dtype torch.bool, got {value.dtype}")
         if len(obs) == 0 or not is_first[0]:
             raise ValueError(f"is_first must begin with True, got {is_first[:1].tolist()}")
+        if not torch.isfinite(obs).all():
+            place = int((~torch.isfinite(obs)).any(-1).nonzero()[0])
+            raise ValueError(f"obs must be finite, got {obs[place].tolist()} in entry {place}")
         steps = ~is_first
         action, reward = torch.where(steps[:, None], action, 0), torch.where(steps, reward, 0)
         terminated = terminated & steps
@@ -87,8 +100,11 @@ class Episodes:
             ValueError: if ``ended`` has another number of rows, is False at a termination, or if ``obs`` of a row
                 differs from ``next_obs`` of the row before within an episode.
         """
-        if ended.shape != steps.reward.shape:
-            raise ValueError(f"ended must have shape {tuple(steps.reward.shape)}, got {tuple(ended.shape)}")
+        if ended.shape != steps.reward.shape or ended.dtype != torch.bool:
+            wanted, found = tuple(steps.reward.shape), tuple(ended.shape)
+            raise ValueError(f"ended must have shape {wanted} and dtype torch.bool, got {found} and {ended.dtype}")
+        if len(steps) == 0:
+            raise ValueError("steps must hold at least one row, got 0")
         if (steps.terminated & ~ended).any():
             row = int((steps.terminated & ~ended).nonzero()[0])
             raise ValueError(f"ended must be True where steps.terminated is, got False in row {row}")
@@ -143,6 +159,10 @@ def drawn_starts(
     Raises:
         ValueError: if all streams are shorter than ``length``.
     """
+    check_whole_number("count", count)
+    check_whole_number("length", length)
+    if not any(entries):
+        raise ValueError("experience must hold at least one step, got none")
     places = np.maximum(np.array(entries) - length + 1, 0)
     behind = places.cumsum()
     if not behind[-1]:

@@ -104,13 +104,19 @@ def entries(**changes: Any) -> Episodes:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"action": torch.zeros(2, 1)}, "action must have 3 entries like obs, got 2"),
+        ({"action": torch.zeros(2, 1)}, r"action must have shape \[3, width\], got \(2, 1\)"),
         ({"is_first": torch.zeros(3, dtype=torch.bool)}, r"is_first must begin with True, got \[False\]"),
         (
             {"terminated": torch.tensor([False, True, False])},
             "is_first must be True behind a termination, got False behind entry 1",
         ),
         ({"reward": torch.tensor([0.0, torch.nan, 0.0])}, "reward must be finite, got nan in row 0"),
+        ({"action": torch.zeros(3)}, r"action must have shape \[3, width\], got \(3,\)"),
+        ({"is_first": torch.tensor([1, 0, 0])}, "is_first must have dtype torch.bool, got torch.int64"),
+        (
+            {"obs": torch.tensor([[torch.nan], [1.0], [2.0]]), "is_first": torch.tensor([True, True, False])},
+            r"obs must be finite, got \[nan\] in entry 0",
+        ),
     ],
 )
 def test_entries_that_are_no_episodes_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -121,8 +127,12 @@ def test_entries_that_are_no_episodes_are_refused(changes: dict[str, Any], messa
 
 def test_steps_that_are_no_episodes_are_refused() -> None:
     steps, ended = told([3, 2])
-    with pytest.raises(ValueError, match=r"ended must have shape \(5,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"ended must have shape \(5,\) and dtype torch.bool, got \(4,\)"):
         Episodes.from_steps(steps, ended[:4])
+    with pytest.raises(ValueError, match=r"ended must have shape .* got \(5,\) and torch.int64"):
+        Episodes.from_steps(steps, ended.long())
+    with pytest.raises(ValueError, match="steps must hold at least one row, got 0"):
+        Episodes.from_steps(steps[:0], ended[:0])
     with pytest.raises(ValueError, match=r"ended must be True where steps.terminated is, got False in row 2"):
         Episodes.from_steps(steps, torch.zeros_like(ended))
     with pytest.raises(ValueError, match=r"must be the next_obs before it within an episode, got another in row 2"):
@@ -135,3 +145,8 @@ def test_what_can_not_be_drawn_is_refused() -> None:
         Episodes.from_steps(steps, ended).sequences(1, 5)
     with pytest.raises(ValueError, match="experience must have an order to draw sequences, got Transitions"):
         steps.sequences(1, 2)
+    for name, count, length in (("count", 0, 2), ("length", 1, 0), ("length", 1, -1)):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+            drawn_starts([5], count, length)
+    with pytest.raises(ValueError, match="experience must hold at least one step, got none"):
+        drawn_starts([0, 0], 1, 1)

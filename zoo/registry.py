@@ -223,6 +223,11 @@ def register(name: str, value: Any) -> None:
     _add(OBJECTS, name, value, "object")
 
 
+def registered_classes(base: type) -> dict[str, type]:
+    """Return the registered arguments of agents that are classes of a kind, such as policies, by their names."""
+    return {name: value for name, value in OBJECTS.items() if isinstance(value, type) and issubclass(value, base)}
+
+
 def name_of(value: Any, names: Mapping[str, Any]) -> str | None:
     """Return the name of this very object in a registry, None if it is not there."""
     return next((name for name, known in names.items() if known is value), None)

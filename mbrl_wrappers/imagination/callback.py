@@ -27,6 +27,7 @@ from mbrl_wrappers.imagination.terminations import count_unknown_ends, note_term
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
@@ -222,6 +223,8 @@ class ModelBased(BaseCallback):
         if self._hindsight is None or self._learns_rewards_of_goals:
             # It may be another WorldModel: Strategy.bind checks it if the strategy `needs_predictions`.
             return cast(DynamicsModel, self.dynamics)
+        if self.strategy.needs_predictions:
+            check_predicts(self.dynamics)
         return cast(DynamicsModel, GoalDynamics(cast(DynamicsModel, self.dynamics), self._hindsight))
 
     # -- during training ------------------------------------------------------------------------

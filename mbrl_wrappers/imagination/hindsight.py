@@ -148,41 +148,46 @@ class GoalDynamics:
     """
 
     def __init__(self, inner: DynamicsModel, hindsight: Hindsight) -> None:
-        self._inner = inner
+        self.inner = inner
         self._hindsight = hindsight
 
     def __getattr__(self, name: str) -> Any:
         # The inner model's own versions ignore goals.
-        if name in ("_inner", "step", "inferred_step", "cross_step"):
+        if name in ("inner", "step", "inferred_step", "cross_step"):
             raise AttributeError(f"GoalDynamics has no {name}")
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)
 
     @property
     def start_obs(self) -> Tensor:
         """Real observations, as they are and with the goals that they achieved."""
-        return self._hindsight.reachable(self._inner.start_obs)
+        return self._hindsight.reachable(self.inner.start_obs)
 
     def predict(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
         """Predict one step; see :meth:`DynamicsModel.predict`."""
-        return self._with_goals(self._inner.predict(self._familiar(obs), action, **kwargs), obs, action)
+        return self._with_goals(self.inner.predict(self._familiar(obs), action, **kwargs), obs, action)
+
+    @property
+    def particle_members(self) -> list[int]:
+        """The members of the model."""
+        return members_of(self.inner).particle_members
 
     def predict_mixture(self, obs: Tensor, action: Tensor, **kwargs: Any) -> Prediction:
         """Predict one step; see :meth:`Members.predict_mixture`."""
-        mixture = members_of(self._inner).predict_mixture(self._familiar(obs), action, **kwargs)
+        mixture = members_of(self.inner).predict_mixture(self._familiar(obs), action, **kwargs)
         return self._with_goals(mixture, obs, action)
 
     def predict_measured(self, obs: Tensor, action: Tensor, measure: Measure, **kwargs: Any) -> Prediction:
         """Predict one step; see :meth:`Ensemble.predict_measured`."""
-        prediction = ensemble_of(self._inner).predict_measured(self._familiar(obs), action, measure, **kwargs)
+        prediction = ensemble_of(self.inner).predict_measured(self._familiar(obs), action, measure, **kwargs)
         return self._with_goals(prediction, obs, action)
 
     def particle_step(self, members: Any, **kwargs: Any) -> ParticleStep:
         """Return a function that takes steps with some members; see :meth:`Members.particle_step`."""
-        inner = members_of(self._inner).particle_step(members, **kwargs)
+        inner = members_of(self.inner).particle_step(members, **kwargs)
         return lambda obs, action, generator: self._settle(inner(self._familiar(obs), action, generator), obs, action)
 
     def _familiar(self, obs: Tensor) -> Tensor:
-        seen = self._inner.seen_range
+        seen = self.inner.seen_range
         if not len(seen):
             return obs
         low, high = seen[:, self._hindsight.desired].to(obs)
@@ -194,7 +199,7 @@ class GoalDynamics:
 
     def _settle(self, outcome: Outcome, obs: Tensor, action: Tensor) -> Outcome:
         next_obs = self._hindsight.with_goals(outcome.next_obs, obs[..., self._hindsight.desired])
-        terminated, ends = outcome.terminated, self._inner.termination_fn
+        terminated, ends = outcome.terminated, self.inner.termination_fn
         if ends is not None:
             terminated = call_given(ends, "termination_fn", obs, action, next_obs)
         return Outcome(next_obs, self._hindsight.reward(next_obs).to(outcome.reward), terminated)

@@ -33,6 +33,7 @@ class ReplayExperience:
     def __init__(self, buffer: ReplayBuffer, view: AgentView, dynamics: WorldModel) -> None:
         self._buffer, self._view, self._dynamics = buffer, view, dynamics
         self._rows: Transitions | None = None
+        self._found: tuple[tuple[int, bool], tuple[list[np.ndarray], list[np.ndarray]]] | None = None
 
     def rows(self) -> Transitions:
         """Return all transitions, ``[N, ...]``, as they are at the first call; see :func:`real_transitions`."""
@@ -60,7 +61,7 @@ class ReplayExperience:
         buffer = self._buffer
         if buffer.optimize_memory_usage:
             raise ValueError("optimize_memory_usage must be False to draw sequences: last observations are not kept")
-        ages, begins = self._entries()
+        ages, begins = self._kept_entries()
         own, starts = drawn_starts([len(of_env) for of_env in ages], count, length, generator)
         places = starts[:, None] + np.arange(length)
         env = np.broadcast_to(own[:, None], places.shape)
@@ -70,6 +71,13 @@ class ReplayExperience:
         )
         row = (age + self._oldest) % buffer.buffer_size
         return self._taken(row, env, is_first)
+
+    def _kept_entries(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the result of :meth:`_entries`, which is worked out anew where the buffer has filled further."""
+        filled = (self._buffer.pos, self._buffer.full)
+        if self._found is None or self._found[0] != filled:
+            self._found = (filled, self._entries())
+        return self._found[1]
 
     @property
     def _oldest(self) -> int:

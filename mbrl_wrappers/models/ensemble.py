@@ -640,7 +640,8 @@ class EnsembleDynamics(DynamicsModel):
                 constructor.
 
         Returns:
-            A copy; terminations, start states and all networks but the reward's are this model's.
+            A copy; terminations, start states and all networks but the reward's are this model's. Of a joint model the
+            noise has another width, so that samples differ for the same generator.
 
         Raises:
             ValueError: for what is no reward function.
@@ -661,7 +662,11 @@ class EnsembleDynamics(DynamicsModel):
         )
         if model.reward_fn is None:
             raise ValueError(f"reward_fn must be a function or an environment's id, got {reward_fn!r}")
-        model.load_state_dict(state_without_reward(self.state_dict(), self.network.heads, self.has_joint_reward))
+        # A reward function may be a module, whose own tensors stay.
+        own = {name: value for name, value in model.state_dict().items() if name.startswith("reward_fn.")}
+        state = state_without_reward(self.state_dict(), self.network.heads, self.has_joint_reward)
+        model.to(self.dtype).load_state_dict(own | state)
+        model.verbose = self.verbose
         return model
 
     # -- saving ------------------------------------------------------------------------------------------

@@ -142,13 +142,18 @@ class SingleMember:
         return self._dynamics.predict(obs, action, generator=generator)
 
 
+def _has(dynamics: Any, name: str) -> bool:
+    """Tell whether a model's class has a method or property, without calling it: an error inside must not hide it."""
+    return hasattr(type(dynamics), name)
+
+
 def check_predicts(dynamics: Any) -> None:
     """Refuse a model with a memory where steps are predicted from an observation alone.
 
     Raises:
         ValueError: naming the model.
     """
-    if not hasattr(dynamics, "predict"):
+    if not _has(dynamics, "predict"):
         raise ValueError(
             "dynamics must predict from an observation alone, as a DynamicsModel does, got "
             f"{type(dynamics).__name__}, which needs the states of a memory"
@@ -157,7 +162,7 @@ def check_predicts(dynamics: Any) -> None:
 
 def members_of(dynamics: Any) -> Members:
     """Return the members of a model: itself if it has some, otherwise the model as a single one."""
-    return dynamics if hasattr(dynamics, "particle_members") else SingleMember(dynamics)
+    return dynamics if _has(dynamics, "particle_members") else SingleMember(dynamics)
 
 
 def ensemble_of(dynamics: Any) -> Ensemble:
@@ -169,7 +174,7 @@ def ensemble_of(dynamics: Any) -> Ensemble:
     if (count := len(members_of(dynamics).particle_members)) < 2:
         raise ValueError(
             "dynamics must have at least 2 members that predict (num_elites of an ensemble), "
-            f"got {type(dynamics).__name__} with {count}"
+            f"got {type(getattr(dynamics, 'inner', dynamics)).__name__} with {count}"
         )
     return cast(Ensemble, dynamics)
 
@@ -181,7 +186,7 @@ def crossed_members_of(dynamics: Any) -> CrossesMembers:
         ValueError: as :func:`ensemble_of`, or if the model has no ``cross_step``.
     """
     ensemble = ensemble_of(dynamics)
-    if not hasattr(dynamics, "cross_step"):
+    if not _has(dynamics, "cross_step"):
         raise ValueError(
             "dynamics must be an ensemble whose members rate each other's steps (cross_step, as EnsembleDynamics has "
             f"it), got {type(dynamics).__name__}"
@@ -195,7 +200,7 @@ def noise_inferring(dynamics: Any) -> InfersNoise:
     Raises:
         ValueError: if the model has no ``inferred_step``.
     """
-    if not hasattr(dynamics, "inferred_step"):
+    if not _has(dynamics, "inferred_step"):
         raise ValueError(
             "dynamics must infer the noise of real steps (inferred_step, as EnsembleDynamics and KnownDynamics do), "
             f"got {type(dynamics).__name__}"

@@ -22,7 +22,7 @@ def state_without_reward(state: dict[str, Tensor], heads: Heads, is_joint: bool)
     kept = {
         name: value
         for name, value in state.items()
-        if name.split(".")[0] not in ("reward_network", "reward_normalizer")
+        if name.split(".")[0] not in ("reward_network", "reward_normalizer", "reward_fn")
     }
     if not is_joint:
         return kept

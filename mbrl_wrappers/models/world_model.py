@@ -235,7 +235,10 @@ class WorldModel(nn.Module, ABC):
         for name, of_env in (("observation_space", observation_space), ("action_space", action_space)):
             of_model = getattr(self, name)
             if of_model != of_env:
-                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}")
+                hint = ""
+                if self.takes_images and name == "observation_space":
+                    hint = "; SB3 shows its agents images with the channels first, as agent.observation_space has them"
+                raise ValueError(f"dynamics.{name} must equal the env's {of_env}, got {of_model}{hint}")
 
 
 def select(mask: Tensor, state: State, other: State) -> State:

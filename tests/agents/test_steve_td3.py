@@ -9,10 +9,12 @@ import gymnasium as gym
 import pytest
 import torch
 from stable_baselines3 import TD3
+from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import CompiledTD3, STEVETD3Policy
+from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
 from mbrl_wrappers.zoo.training.building import build_agent
 from mbrl_wrappers.zoo.training.job_making import make_job
 
@@ -85,6 +87,29 @@ def test_the_recipe_of_steve_takes_it_for_td3() -> None:
     assert isinstance(agent, TD3) and type(agent.policy) is STEVETD3Policy
     with pytest.raises(ValueError, match=r"policy must be one of .*, got 'STEVEPolicy'; did you mean 'STEVETD3Policy'"):
         make_job("steve", PENDULUM, algo="TD3", seed=0, params={"agent.policy": "STEVEPolicy"})
+
+
+def test_sb3_s_zip_is_imported(tmp_path: Path) -> None:
+    agent = make_agent(action_penalty=0.5)
+    agent.save(tmp_path / "agent.zip")
+    for algo in (None, "TD3"):
+        import_sb3(tmp_path / "agent.zip", tmp_path / f"{algo}", env=PENDULUM, algo=algo, episodes=0)
+        loaded = zoo.load(tmp_path / f"{algo}", device="cpu")
+        assert type(loaded) is TD3 and loaded.policy.action_penalty == 0.5
+
+
+def test_a_recipe_can_put_sb3_s_policy_back() -> None:
+    agent, _ = build_agent(
+        make_job("steve", PENDULUM, algo="TD3", params={"agent.policy": "MlpPolicy"}), gym.make(PENDULUM)
+    )
+    assert type(agent.policy) is TD3Policy
+    with pytest.raises(ValueError, match=r"agent.policy must be one of .*, got 'Adam'"):
+        make_job("steve", PENDULUM, algo="TD3", params={"agent.policy": "Adam"})
+    for name, value in (("activation_fn", "SGD"), ("optimizer_class", "ReLU")):
+        with pytest.raises(ValueError, match=f"policy_kwargs.{name} must be one of .*, got '{value}'"):
+            make_job("steve", PENDULUM, algo="TD3", params={"agent.policy_kwargs": {name: value}})
+    with pytest.raises(ValueError, match=r"agent.policy_kwargs must be .*, got 'foo'"):
+        make_job("steve", PENDULUM, params={"agent.policy_kwargs": "foo"})
 
 
 def test_dict_observations() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, SAC, HerReplayBuffer
+from stable_baselines3 import DQN, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from torch import Tensor
@@ -18,7 +18,7 @@ from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.imagination.rows import ImaginedRows
-from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
+from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics, WorldModel
 
 BITS = 4
 ACHIEVED, DESIRED = slice(0, BITS), slice(BITS, 2 * BITS)  # the parts of a Dict in the order of their names
@@ -206,3 +206,24 @@ def test_an_agent_learns_with_a_learned_model():
     dynamics = EnsembleDynamics.for_env(agent.env, seed=0, hidden=(64, 64))
     agent.learn(3000, callback=ModelBased(Dyna(real_ratio=0.5, rollouts_per_step=20), dynamics))
     assert np.mean(agent.ep_success_buffer) > 0.9
+
+
+class Remembering(WorldModel):
+    """A model with a memory, of which only the spaces count."""
+
+    begin = observe = step = features = decode = fit = None  # type: ignore[assignment]
+    num_features = 1
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env.observation_space, env.action_space)
+
+
+@pytest.mark.parametrize("strategy", [Dyna, M2AC, MVE, STEVE])
+def test_a_model_with_a_memory_is_named_as_without_goals(strategy: Any) -> None:
+    with pytest.raises(ValueError, match=r"must predict from an observation alone, .* got Remembering"):
+        trained(strategy(), dynamics=Remembering, **({"kind": TD3} if strategy is STEVE else {}))
+
+
+def test_the_model_behind_the_goals_is_named() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 members that predict .*, got KnownDynamics with 1"):
+        trained(M2AC(), dynamics=exact)

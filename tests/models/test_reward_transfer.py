@@ -95,3 +95,31 @@ def test_agents_and_planners_work_for_the_new_reward() -> None:
 def test_what_is_no_reward_is_refused(reward: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"reward_fn must be .*{message}"):
         small_ensemble(PENDULUM).with_reward(reward)
+
+
+class Speed(torch.nn.Module):
+    """A reward that is a module, with a weight of its own."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return self.factor * next_obs[..., 2].abs()
+
+
+def test_a_reward_may_be_a_module_before_and_after() -> None:
+    model, rows = fitted()
+    one = model.with_reward(Speed(2.0))
+    two = one.with_reward(Speed(3.0))
+    p, q = (each.predict(*rows, deterministic=True) for each in (one, two))
+    assert torch.allclose(p.reward, 2 * p.next_obs[:, 2].abs()) and torch.allclose(q.reward, 1.5 * p.reward)
+    back = two.with_reward(spinning).predict(*rows, deterministic=True)
+    assert torch.allclose(back.reward, p.reward / 2)
+
+
+def test_dtype_and_verbosity_are_kept() -> None:
+    model = small_ensemble(PENDULUM).double()
+    model.verbose = 1
+    other = model.with_reward(spinning)
+    assert other.dtype == torch.float64 and other.verbose == 1

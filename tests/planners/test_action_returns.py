@@ -546,3 +546,13 @@ def test_arguments_out_of_range_are_named(arguments, message):
 def test_actions_of_another_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"actions must have shape \(2, 'P', 'H', 1\), got \("):
         TrajectoryReturns(known())(torch.zeros(2, 2), torch.zeros(shape))
+
+
+def test_an_error_inside_a_model_s_members_comes_out():
+    class Broken(EnsembleDynamics):
+        @property
+        def particle_members(self) -> list[int]:
+            return self.elite_lisst  # type: ignore[return-value]  # a typo
+
+    with pytest.raises(AttributeError, match="Broken"):
+        members_of(Broken(OBS, ACTION, hidden=[4])).particle_members  # noqa: B018

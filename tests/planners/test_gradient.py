@@ -46,7 +46,7 @@ def test_the_gradient_finds_the_top_of_the_hill_that_a_search_has_found() -> Non
         return -(actions - target).square().sum((-1, -2))
 
     search = {"population": 20, "num_elites": 4, "iterations": 2}
-    cem = CEM(BOX, horizon=3, **search)  # type: ignore[arg-type]
+    cem = CEM(BOX, horizon=3, **search)
     both = GradientPlanner(BOX, horizon=3, population=1, iterations=60, learning_rate=0.05, after_cem=search)
     found = [planner.plan(objective, planner.initial_state(1), seeded()).actions for planner in (cem, both)]
     errors = [float((actions - target).abs().max()) for actions in found]
@@ -123,4 +123,4 @@ def test_a_simulator_is_refused() -> None:
 )
 def test_arguments_out_of_range_are_named(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{argument} must be"):
-        GradientPlanner(BOX, **{argument: value})  # type: ignore[arg-type]
+        GradientPlanner(BOX, **{argument: value})

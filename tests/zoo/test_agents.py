@@ -20,9 +20,12 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.dqn import CnnPolicy
 
 from mbrl_wrappers import zoo
-from mbrl_wrappers.zoo import ZooError
+from mbrl_wrappers.agents import RealData
+from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics, WorldModel
+from mbrl_wrappers.zoo import ZooError, registry
 from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.catalogue.saving import export
 from mbrl_wrappers.zoo.catalogue.sb3_import import import_sb3
@@ -31,6 +34,7 @@ from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
 from mbrl_wrappers.zoo.registry import ALGORITHMS
 from mbrl_wrappers.zoo.storage.folder import EvalRecord, TrainedSeed
 from mbrl_wrappers.zoo.storage.manifest import write_manifest
+from mbrl_wrappers.zoo.training.building import build_agent
 from mbrl_wrappers.zoo.training.card import card_text
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
@@ -399,3 +403,107 @@ def test_a_wrong_name_ends_in_one_line(command, capsys, tmp_path):
     assert main([command, "mbpo/Nowhere-v0", *more]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("mbrl-zoo: error: ")
+
+
+# -- kinds of models ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registries():
+    """Puts the registries back as they were."""
+    known: tuple[dict[str, Any], ...] = (registry.AGENTS, registry.STRATEGIES, registry.DYNAMICS)  # type: ignore[assignment]
+    before = [dict(names) for names in known]
+    yield
+    for names, old in zip(known, before, strict=True):
+        names.clear()
+        names.update(old)
+
+
+class TinyEnsemble(EnsembleDynamics):
+    """A kind of model of one's own."""
+
+
+def test_a_recipe_and_a_saved_agent_name_the_kind_of_their_model(tmp_path: Path, registries: None):
+    zoo.register_dynamics(TinyEnsemble)
+    run(job(params={**PARAMS, "dynamics.kind": "TinyEnsemble"}), tmp_path / "mbpo")
+    agent: Any = zoo.load(str(tmp_path / "mbpo"), device="cpu")
+    assert type(agent.model_based.dynamics) is TinyEnsemble
+    assert agent.model_based.dynamics.settings["hidden"] == [8]
+    assert type(zoo.load_dynamics(tmp_path / "mbpo")) is TinyEnsemble
+    del registry.DYNAMICS["TinyEnsemble"]
+    with pytest.raises(ZooError, match="the kind of model 'TinyEnsemble' is not registered"):
+        zoo.load(str(tmp_path / "mbpo"), device="cpu")
+
+
+def test_an_unknown_kind_of_model_is_refused():
+    with pytest.raises(ValueError, match=r"dynamics.kind must be one of .*, got 'Ensemble'; did you mean 'EnsembleDyn"):
+        job(params={**PARAMS, "dynamics.kind": "Ensemble"})
+    with pytest.raises(ValueError, match="kind must have a method description of its own, got KnownDynamics"):
+        zoo.register_dynamics(KnownDynamics)
+    with pytest.raises(ValueError, match="kind must be a WorldModel, got <class 'int'>"):
+        zoo.register_dynamics(int)
+
+
+class Pixels(gym.Env):
+    """A frame that says nothing."""
+
+    observation_space = spaces.Box(0, 255, (40, 40, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros((40, 40, 3), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros((40, 40, 3), np.uint8), 0.0, True, False, {}
+
+
+gym.register("mbrl_wrappers_tests/Pixels-v0", entry_point=Pixels)
+
+
+class PixelModel(WorldModel):
+    """A model of images that foresees nothing; only its spaces count."""
+
+    takes_images = True
+    begin = observe = step = features = decode = fit = None  # type: ignore[assignment]
+    num_features = 1
+
+    @classmethod
+    def for_env(cls, env: Any, *, seed: int, device: Any) -> PixelModel:
+        return cls(env.observation_space, env.action_space)
+
+    def description(self) -> dict[str, Any]:
+        return {"functions": {}}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any], **functions: Any) -> PixelModel:
+        raise NotImplementedError
+
+
+class Remembering(PixelModel):
+    """A model with a memory that takes no images."""
+
+    takes_images = False
+
+
+def test_a_recipe_s_model_of_images_sees_them_as_the_agent_does(tmp_path: Path, registries: None):
+    zoo.register_dynamics(PixelModel)
+    zoo.register_agent("real_pixels", RealData)
+    content = {"algo": "DQN", "steps": 60, "agent": {"learning_starts": 20, "buffer_size": 50}}
+    jobs = {}
+    for kind in ("PixelModel", "EnsembleDynamics"):
+        jobs[kind] = tmp_path / f"{kind}.yml"
+        jobs[kind].write_text(yaml.safe_dump({"default": {**content, "dynamics": {"kind": kind}}}))
+    env = "mbrl_wrappers_tests/Pixels-v0"
+    agent, callback = build_agent(make_job("real_pixels", env, seed=0, recipe=jobs["PixelModel"]), Pixels())
+    assert isinstance(agent.policy, CnnPolicy) and agent.observation_space.shape == (3, 40, 40)
+    assert callback.dynamics.observation_space == agent.observation_space
+    with pytest.raises(ValueError, match=r"observation_space is an image, .* whose class says takes_images"):
+        make_job("real_pixels", env, seed=0, recipe=jobs["EnsembleDynamics"])
+
+
+def test_a_recipe_with_a_memory_where_predictions_are_needed_is_refused(registries: None):
+    zoo.register_dynamics(Remembering)
+    params = {name: value for name, value in PARAMS.items() if not name.startswith("dynamics")}
+    with pytest.raises(ValueError, match=r"must predict from an observation alone, .* got Remembering"):
+        job(params={**params, "dynamics.kind": "Remembering"})

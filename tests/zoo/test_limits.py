@@ -153,11 +153,14 @@ def test_a_few_words_describe_no_space_that_fills_the_memory() -> None:
     four = {"type": "Tuple", "spaces": [frame, {"type": "Dict", "spaces": [["a", frame], ["b", frame]]}, frame]}
     assert parse_json(json.dumps(four), "it") == four
     for content, entries in (
-        ({"a": four, "b": [{"$space": frame}]}, 5 * 2**21),
+        ({"a": four, "b": four, "c": [{"$space": frame}]}, 9 * 2**21),
+        ({"type": "MultiBinary", "n": 3 * 10**9}, 3 * 10**9),
+        ({"a": {"type": "MultiBinary", "n": [10**5, 10**5]}}, 10**10),
+        ({"a": {"type": "Discrete", "n": 3 * 10**9}}, 3 * 10**9),
         ({**frame, "shape": [10**6, 10**6]}, 10**12),
         ({**frame, "shape": [-(10**6), 10**6]}, 10**12),
     ):
-        with pytest.raises(ZooError, match=f"it must describe spaces of at most {2**23} entries, got {entries}"):
+        with pytest.raises(ZooError, match=f"it must describe spaces of at most {2**24} entries, got {entries}"):
             parse_json(json.dumps(content), "it")
     for content in ({"shape": [10**9], "low": "low"}, {**frame, "shape": "wide"}, {**frame, "shape": 10**4 * [10**9]}):
         assert parse_json(json.dumps(content), "it") == content  # no spaces, or none that NumPy makes

@@ -22,6 +22,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
@@ -32,7 +33,7 @@ from mbrl_wrappers.zoo.catalogue.saving import save
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import NUM_EPISODES
-from mbrl_wrappers.zoo.registry import ALGORITHMS, OBJECTS
+from mbrl_wrappers.zoo.registry import ALGORITHMS, OBJECTS, registered_classes
 from mbrl_wrappers.zoo.storage.agent_file import COUNTERS, KEPT_AS, saved_arguments
 from mbrl_wrappers.zoo.storage.effort import check_effort
 from mbrl_wrappers.zoo.storage.folder import MISFITS
@@ -169,15 +170,18 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
         return "MAAC"  # or its subclass, which only learns from other data
     if module in _ALGORITHM_OF_POLICY:
         return _ALGORITHM_OF_POLICY[module]
-    if module == "stable_baselines3.td3.policies":
+    if module in ("stable_baselines3.td3.policies", "mbrl_wrappers.agents.steve_td3"):
         return "DDPG" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0.0 else "TD3"
     if module == "stable_baselines3.common.policies":
         return "TRPO" if "cg_max_steps" in data else "PPO" if "clip_range" in data else "A2C"
     raise ZooError(f"{file}: the policy is of the module {module!r}, which can't be rebuilt safely")
 
 
-def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env, notes: list[str]) -> str:
-    """Return the alias of a zip's policy, by the class name in its pickle or else by the env's observation space."""
+def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env, notes: list[str]) -> Any:
+    """Return a zip's policy, its alias or registered class, by the class name in its pickle.
+
+    Where the pickle does not name the class, the env's observation space decides.
+    """
     stored = data.get("policy_class")
     try:
         pickled = base64.b64decode(stored[":serialized:"]) if isinstance(stored, dict) else b""
@@ -185,7 +189,8 @@ def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env,
     except (KeyError, TypeError, binascii.Error, ZooError):
         found = None
     if isinstance(found, Name):
-        known = {policy.__name__: alias for alias, policy in kind.policy_aliases.items()}
+        known: dict[str, Any] = {policy.__name__: alias for alias, policy in kind.policy_aliases.items()}
+        known |= registered_classes(BasePolicy)
         if found.name not in known:
             raise ValueError(f"policy_class must be one of {sorted(known)}, got {found}")
         return known[found.name]

@@ -15,6 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -23,6 +26,7 @@ from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import WorldModel
+from mbrl_wrappers.models.members import check_predicts
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.registry import (
@@ -31,9 +35,9 @@ from mbrl_wrappers.zoo.registry import (
     COMPILED,
     DEFAULT_DYNAMICS,
     DYNAMICS,
-    OBJECTS,
     argument_names,
     argument_types,
+    registered_classes,
 )
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
@@ -55,6 +59,12 @@ _NOT_IN_RECIPES = {
 # Types whose values a recipe can hold.
 _LITERALS = {bool, float, int, str, NoneType}
 # YAML can't hold an ActionNoise, so recipes describe it by these two, as SB3's zoo does.
+# Arguments of policies that are classes, and of what kind.
+_CLASSES_IN_POLICIES: dict[str, type] = {
+    "activation_fn": torch.nn.Module,
+    "features_extractor_class": BaseFeaturesExtractor,
+    "optimizer_class": torch.optim.Optimizer,
+}
 _NOISE_ARGUMENTS = {"noise_type", "noise_std"}
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
@@ -161,8 +171,7 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     strategy = AGENTS[spec.agent].strategy
     algorithm: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
     arguments = _agent_arguments(spec.recipe, env)
-    usual = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    policy = arguments.pop("policy", usual)
+    policy = _policy(arguments.pop("policy", None), algorithm, env.observation_space)
     if strategy is None and "dynamics" in argument_names(algorithm):
         arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
@@ -170,6 +179,8 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     if strategy is None or not spec.model:
         return agent, None
     dynamics = _build_dynamics(spec, agent.device)
+    if strategy.needs_predictions:
+        check_predicts(dynamics)
     bound = strategy(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})
     return agent, ModelBased(bound, dynamics, seed=spec.seed, **spec.recipe.model_based)
 
@@ -181,7 +192,9 @@ def _build_dynamics(spec: JobSpec, device: torch.device, algorithm: type[BaseAlg
     with make_env(spec.env, **spec.env_kwargs) as env:
         if kind is DYNAMICS[DEFAULT_DYNAMICS] and algorithm is not None and issubclass(algorithm, PlanningAgent):
             arguments = {"known_reward": True, **algorithm.default_dynamics_kwargs, **arguments}
-        return kind.for_env(env, seed=spec.seed, device=device, **arguments)
+        # SB3 shows its agents images with the channels first.
+        shown = BaseAlgorithm._wrap_env(env, verbose=0) if kind.takes_images else env
+        return kind.for_env(shown, seed=spec.seed, device=device, **arguments)
 
 
 def dynamics_kind(recipe: Recipe) -> type[WorldModel]:
@@ -199,9 +212,6 @@ def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, A
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
     if "train_freq" in arguments:
         arguments["train_freq"] = _train_freq(arguments["train_freq"])
-    if "policy" in arguments:
-        check_name(arguments["policy"], OBJECTS, "agent.policy")
-        arguments["policy"] = OBJECTS[arguments["policy"]]
     if arguments.get("policy_kwargs"):
         arguments["policy_kwargs"] = _policy_kwargs(arguments["policy_kwargs"])
     noise = {name: arguments.pop(name) for name in _NOISE_ARGUMENTS & arguments.keys()}
@@ -212,12 +222,30 @@ def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, A
 
 def _policy_kwargs(given: dict[str, Any]) -> dict[str, Any]:
     """Replace the names of classes, such as ``activation_fn: LayerNormSiLU``, by the registered classes."""
+    if not isinstance(given, dict):
+        raise ValueError(f"agent.policy_kwargs must be a mapping, got {given!r}")
     found = dict(given)
-    for name in ("activation_fn", "features_extractor_class", "optimizer_class"):
+    for name, base in _CLASSES_IN_POLICIES.items():
         if isinstance(found.get(name), str):
-            check_name(found[name], OBJECTS, f"agent.policy_kwargs.{name}")
-            found[name] = OBJECTS[found[name]]
+            known = registered_classes(base)
+            check_name(found[name], known, f"agent.policy_kwargs.{name}")
+            found[name] = known[found[name]]
     return found
+
+
+def _policy(name: Any, algorithm: type[BaseAlgorithm], space: spaces.Space) -> Any:
+    """Return the policy of a name: an alias of the algorithm's, or a registered class; by default SB3's for the space.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name is None:
+        if isinstance(space, spaces.Dict):
+            return "MultiInputPolicy"
+        return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+    known = {alias: alias for alias in algorithm.policy_aliases} | registered_classes(BasePolicy)
+    check_name(name, known, "agent.policy")
+    return known[name]
 
 
 def _action_noise(kind: Any, std: Any, env: gym.Env | VecNormalize) -> ActionNoise:

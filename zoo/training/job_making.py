@@ -16,7 +16,7 @@ from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.zoo.environment import full_name, make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
-from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, training_env
+from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, dynamics_kind, training_env
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import load_recipe, override
 
@@ -61,11 +61,11 @@ def make_job(
     load_recipe(agent, env, file=recipe)  # refuses an unknown agent before the env is made
     with make_env(env, **(env_kwargs or {})) as real, _naming(recipe):
         env = full_name(env, real)
-        _check_spaces(real)
         discrete = isinstance(real.action_space, spaces.Discrete)
         settings = load_recipe(agent, env, file=recipe, algo=algo, discrete_actions=discrete)
         settings = override(settings, params or {})
         check_arguments(agent, settings)
+        _check_spaces(real, images=dynamics_kind(settings).takes_images)
         steps = settings.steps if steps is None else steps
         check_whole_number("steps", steps, 1)
         default_episodes = num_episodes(algorithm_of(agent, settings.algo))
@@ -112,8 +112,8 @@ def _check_numbers(spec: JobSpec) -> None:
         raise ValueError(f"steps must be more than agent.learning_starts, which is {learning_starts}, got {spec.steps}")
 
 
-def _check_spaces(env: gym.Env) -> None:
-    FlatSpace(env.observation_space, "observation_space")
+def _check_spaces(env: gym.Env, images: bool) -> None:
+    FlatSpace(env.observation_space, "observation_space", images=images)
     FlatSpace(env.action_space, "action_space")
     if isinstance(env.action_space, spaces.Discrete) and env.action_space.start != 0:
         raise ValueError(f"action_space must start at 0, as SB3's agents count, got {env.action_space!r}")
