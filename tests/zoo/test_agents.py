@@ -411,7 +411,7 @@ def test_a_wrong_name_ends_in_one_line(command, capsys, tmp_path):
 @pytest.fixture
 def registries():
     """Puts the registries back as they were."""
-    known: tuple[dict[str, Any], ...] = (registry.AGENTS, registry.STRATEGIES, registry.DYNAMICS)  # type: ignore[assignment]
+    known: tuple[dict[str, Any], ...] = (registry.AGENTS, registry.STRATEGIES, registry.DYNAMICS)
     before = [dict(names) for names in known]
     yield
     for names, old in zip(known, before, strict=True):
