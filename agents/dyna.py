@@ -45,7 +45,8 @@ class Dyna(Strategy):
     Args:
         real_ratio: share of every batch that is real, in [0, 1]; 1 is the agent without a model.
         rollout_length: ``k``, or a linear schedule ``(from_step, to_step, from_k, to_k)`` over env
-            steps; MBPO's Hopper-v5 has ``(20_000, 150_000, 1, 15)``.
+            steps; MBPO's Hopper-v5 has ``(25_000, 155_000, 1, 15)``: its epochs count from the end of 5,000
+            random steps.
         rollouts_per_step: rollouts per env step since the last refresh.
         retained_epochs: epochs whose imagined data is kept.
         epoch_length: env steps of an epoch.
