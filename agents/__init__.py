@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.m2ac import M2AC
     from mbrl_wrappers.agents.maac import MAAC, SACSVG
+    from mbrl_wrappers.agents.macura import MACURA
     from mbrl_wrappers.agents.mve import MVE
     from mbrl_wrappers.agents.pets import PETS
     from mbrl_wrappers.agents.poplin import POPLIN
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "M2AC",
     "MAAC",
+    "MACURA",
     "MVE",
     "PETS",
     "POPLIN",
@@ -51,6 +53,7 @@ __getattr__, __dir__ = lazy_names(
         "Dyna": "mbrl_wrappers.agents.dyna",
         "M2AC": "mbrl_wrappers.agents.m2ac",
         "MAAC": "mbrl_wrappers.agents.maac",
+        "MACURA": "mbrl_wrappers.agents.macura",
         "MVE": "mbrl_wrappers.agents.mve",
         "PETS": "mbrl_wrappers.agents.pets",
         "POPLIN": "mbrl_wrappers.agents.poplin",

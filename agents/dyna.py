@@ -58,6 +58,8 @@ class Dyna(Strategy):
         ValueError: for an argument out of its range.
     """
 
+    ends_where_not_kept = False  # whether a rollout ends with its first row that does not enter the buffer
+
     def __init__(
         self,
         real_ratio: float = 0.05,
@@ -119,7 +121,8 @@ class Dyna(Strategy):
             rows += int((finite & kept).sum())
             diverged += len(obs) - int(finite.sum())
             terminated += int((p.terminated & finite).sum())
-            obs = p.next_obs[finite & ~p.terminated]
+            goes_on = finite & ~p.terminated
+            obs = p.next_obs[goes_on & kept if self.ends_where_not_kept else goes_on]
             if len(obs) == 0:
                 break
         return {

@@ -24,6 +24,7 @@ from stable_baselines3.her import HerReplayBuffer
 from mbrl_wrappers.agents import (
     M2AC,
     MAAC,
+    MACURA,
     MVE,
     PETS,
     POPLIN,
@@ -89,6 +90,7 @@ AGENTS: dict[str, AgentRecord] = {
     ),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
+    "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
     "mbpo": AgentRecord(Dyna, "Janner et al. 2019", "any off-policy agent, trained on imagined rows (Dyna)"),
     "mve": AgentRecord(MVE, "Feinberg et al. 2018", "critics' targets look some imagined steps ahead"),
     "pets": AgentRecord(PETS, "Chua et al. 2018", "plans in an ensemble by the cross-entropy method"),
@@ -138,7 +140,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 # Recipes name SB3's agents; these faster ones are used in their place.
 COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledTD3, "TQC": CompiledTQC}
 
-STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MVE, RealData, STEVE)}
+STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
 DYNAMICS: dict[str, type[WorldModel]] = {"EnsembleDynamics": EnsembleDynamics}
