@@ -9,6 +9,9 @@ A run writes its row to docs/results/reward_transfer.csv, `table` makes docs/res
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +28,9 @@ from torch import Tensor
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv, MPCAction
 from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.planners import ICEM
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.storage.tables import read_rows, write_rows
 
 FILE = RESULTS / "reward_transfer.csv"
 EPISODES, PLANNED_EPISODES = 20, 5
@@ -117,8 +120,7 @@ def measure(name: str, seed: int) -> Row:
 
     def result(agent: Any, env: gym.Env, episodes: int = EPISODES) -> float:
         mean, _ = evaluate_policy(agent, env, episodes)
-        assert isinstance(mean, float)
-        return mean
+        return float(np.mean(mean))
 
     started = time.process_time()
     env = make_env(name)
@@ -146,9 +148,29 @@ def measure(name: str, seed: int) -> Row:
     )  # fmt: skip
 
 
+def kept_rows() -> list[Row]:
+    """Return the rows of earlier runs."""
+    if not FILE.exists():
+        return []
+    with FILE.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    kinds = {field.name: {"str": str, "int": int}.get(str(field.type), float) for field in dataclasses.fields(Row)}
+    return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in table]
+
+
+def keep(row: Row) -> None:
+    """Put a row into the file, in the place of an earlier one of the same env and seed."""
+    rows = [old for old in kept_rows() if (old.env, old.seed) != (row.env, row.seed)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(one) for one in sorted([*rows, row], key=lambda one: (one.env, one.seed)))
+    write_atomically(FILE, text.getvalue().encode())
+
+
 def write() -> None:
     """Write the page."""
-    rows = read_rows(FILE, Row)
+    rows = kept_rows()
     lines = [
         "# Another reward for a fitted model",
         "",
@@ -208,10 +230,7 @@ def main() -> None:
         row = measure(arguments.env, seed)
         print(row, flush=True)
         if not arguments.dry:
-            others = [
-                old for old in (read_rows(FILE, Row) if FILE.exists() else []) if (old.env, old.seed) != (row.env, seed)
-            ]
-            write_rows(FILE, sorted([*others, row], key=lambda one: (one.env, one.seed)))
+            keep(row)
 
 
 if __name__ == "__main__":
