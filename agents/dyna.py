@@ -17,7 +17,11 @@ from mbrl_wrappers.imagination.buffer import batches_at_once, draws_alike_at_onc
 from mbrl_wrappers.imagination.rows import ImaginedBuffer, ImaginedRows
 from mbrl_wrappers.imagination.samples import split_samples
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import has_diverged
+from mbrl_wrappers.models.members import ensemble_of
+from mbrl_wrappers.models.uncertainty import Measure, resolve_measure
 from mbrl_wrappers.types import Prediction, Transitions
 
 Schedule = tuple[int, int, int, int]
@@ -58,6 +62,7 @@ class Dyna(Strategy):
         ValueError: for an argument out of its range.
     """
 
+    measure: str | Measure | None = None  # of the uncertainty of steps, for strategies that look at it
     ends_where_not_kept = False  # whether a rollout ends with its first row that does not enter the buffer
 
     def __init__(
@@ -82,6 +87,12 @@ class Dyna(Strategy):
         self.epoch_length = epoch_length
         self.exploration = exploration
         self._buffer = ImaginedBuffer(self._capacity(0))
+
+    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
+        """Take the agent and the model; see :meth:`Strategy.bind`."""
+        super().bind(view, dynamics, generator)
+        if self.measure is not None:
+            ensemble_of(dynamics)  # refuses a model without at least two members
 
     def rollout_length_at(self, num_timesteps: int) -> int:
         """Return the rollout length ``k`` after ``num_timesteps`` env steps."""
@@ -134,7 +145,10 @@ class Dyna(Strategy):
         }
 
     def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
-        return self._dynamics.predict(obs, action, generator=self._generator)
+        if self.measure is None:
+            return self._dynamics.predict(obs, action, generator=self._generator)
+        measure = resolve_measure(self.measure)
+        return ensemble_of(self._dynamics).predict_measured(obs, action, measure, generator=self._generator)
 
     def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
         """Return the rows of a step of all rollouts, and a mask ``[B]`` of the rows that enter the buffer.

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from mbrl_wrappers.agents.dyna import Dyna, Schedule
 from mbrl_wrappers.imagination.rows import ImaginedRows
-from mbrl_wrappers.imagination.view import AgentView
-from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.trust import Trust
-from mbrl_wrappers.models.uncertainty import Measure, resolve_measure
+from mbrl_wrappers.models.uncertainty import Measure
 from mbrl_wrappers.types import Prediction, Transitions
 
 
@@ -44,6 +41,8 @@ class M2AC(Dyna):
         >>> agent.learn(5_000, callback=ModelBased(M2AC()))  # doctest: +SKIP
     """
 
+    measure: str | Measure
+
     def __init__(
         self,
         real_ratio: float = 0.05,
@@ -64,11 +63,6 @@ class M2AC(Dyna):
         self._uncertainty: list[float] = []
         super().__init__(real_ratio, rollout_length, rollouts_per_step, retained_epochs, epoch_length, exploration)
 
-    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
-        """Take the agent and the model; see :meth:`Strategy.bind`."""
-        ensemble_of(dynamics)  # raises an error for a model with fewer than two members
-        super().bind(view, dynamics, generator)
-
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
         """Roll out from real states; logs the uncertainty of the first and the last step too."""
         self._uncertainty = []
@@ -82,10 +76,6 @@ class M2AC(Dyna):
 
     def _rows_per_rollout(self, length: int) -> float:
         return sum(self.trust.rate(step, length) for step in range(length))
-
-    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
-        measure = resolve_measure(self.measure)
-        return ensemble_of(self._dynamics).predict_measured(obs, action, measure, generator=self._generator)
 
     def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
         uncertainty = prediction.uncertainty

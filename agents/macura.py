@@ -10,9 +10,6 @@ from torch import Tensor
 from mbrl_wrappers.agents.dyna import Dyna, Schedule
 from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.imagination.rows import ImaginedRows
-from mbrl_wrappers.imagination.view import AgentView
-from mbrl_wrappers.models.base import DynamicsModel
-from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.uncertainty import Measure, resolve_measure
 from mbrl_wrappers.types import Prediction, Transitions
 
@@ -68,19 +65,10 @@ class MACURA(Dyna):
         self._kappa, self._rounds = 0.0, 0
         super().__init__(real_ratio, rollout_length, rollouts_per_step, retained_epochs, epoch_length, exploration)
 
-    def bind(self, view: AgentView, dynamics: DynamicsModel, generator: torch.Generator) -> None:
-        """Take the agent and the model; see :meth:`Strategy.bind`."""
-        ensemble_of(dynamics)  # or refuse it
-        super().bind(view, dynamics, generator)
-
     def refresh(self, transitions: Transitions, num_timesteps: int, new_steps: int) -> dict[str, float]:
         """Roll out from real states; see :meth:`Strategy.refresh`."""
         report = super().refresh(transitions, num_timesteps, new_steps)
         return report | {"kappa": self._kappa, "mean_length": report["rows"] / self._started}
-
-    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
-        measure = resolve_measure(self.measure)
-        return ensemble_of(self._dynamics).predict_measured(obs, action, measure, generator=self._generator)
 
     def _judge(self, rows: ImaginedRows, prediction: Prediction, step: int, length: int) -> tuple[ImaginedRows, Tensor]:
         uncertainty = prediction.uncertainty

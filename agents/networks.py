@@ -52,12 +52,12 @@ class LayerNormSiLU(LayerNormActivation):
 
 
 class DroQReLU(LayerNormReLU):
-    """Dropout of a hundredth, layer normalisation and ReLU, for many updates per step (Hiraoka et al. 2022)."""
+    """Dropout of a hundredth, layer normalisation and ReLU: DroQ's layer, made for many updates per env step."""
 
     dropout = 0.01
 
 
 class DropoutLayerNormSiLU(LayerNormSiLU):
-    """Dropout of a thousandth, layer normalisation and SiLU, as in the code of DHMBPO (Kubo et al. 2025)."""
+    """Dropout of a thousandth, which DHMBPO's critics have (Kubo et al. 2025), layer normalisation and SiLU."""
 
     dropout = 0.001

@@ -20,10 +20,10 @@ class GradientPlanner(Planner):
 
     The sequences start at the last plan, one step later: one as it is, the others with noise. Each takes ``iterations``
     steps of Adam (Kingma and Ba 2015) in units of half the range, and is put back onto the bounds after each. With
-    ``after_cem`` one of them starts at the plan of a search by the cross-entropy method instead (as in Bharadhwaj et
-    al. 2020): it finds the hill, the gradient the top.
+    ``after_cem`` one of them starts at the plan of a search by the cross-entropy method instead: it finds the hill, the
+    gradient the top (Bharadhwaj et al. 2020 interleave the two).
 
-    Where the model's gradient is not finite, the sequence stays as it is. A model that passes no gradient back to the
+    A gradient that is not finite counts as 0. A model that passes no gradient back to the
     actions, such as a simulator, is refused.
 
     Args:
@@ -68,6 +68,7 @@ class GradientPlanner(Planner):
         noise[0] = 0.0
         start = state["plan"][:, None] + self.sigma * noise  # [B, P, H, A]
         if self.cem is not None:
+            # A mean on a bound would leave the search no variance to sample with.
             found = self.cem.plan(objective, {"plan": state["plan"].clamp(-0.8, 0.8)}, generator)
             start[:, 0] = self.action_set.from_env(found.actions)
         climbing = start.clamp(-1, 1).requires_grad_()
