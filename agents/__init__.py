@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.maac import MAAC, SACSVG
     from mbrl_wrappers.agents.macura import MACURA
     from mbrl_wrappers.agents.mve import MVE
+    from mbrl_wrappers.agents.networks.steve_td3 import STEVETD3Policy
     from mbrl_wrappers.agents.pets import PETS
     from mbrl_wrappers.agents.poplin import POPLIN
     from mbrl_wrappers.agents.real_batches import RealData
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
-    from mbrl_wrappers.agents.steve_td3 import STEVETD3Policy
     from mbrl_wrappers.agents.svg import SVG
 
 __all__ = [
@@ -61,7 +61,7 @@ __getattr__, __dir__ = lazy_names(
         "RealData": "mbrl_wrappers.agents.real_batches",
         "SACSVG": "mbrl_wrappers.agents.maac",
         "STEVE": "mbrl_wrappers.agents.steve",
-        "STEVETD3Policy": "mbrl_wrappers.agents.steve_td3",
+        "STEVETD3Policy": "mbrl_wrappers.agents.networks.steve_td3",
         "SVG": "mbrl_wrappers.agents.svg",
     },
 )

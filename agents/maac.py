@@ -27,9 +27,9 @@ from mbrl_wrappers.agents.actor_gradients import (
 )
 from mbrl_wrappers.agents.dyna import Dyna
 from mbrl_wrappers.agents.model_based_agent import model_callbacks
+from mbrl_wrappers.agents.networks.scaled_critic import ScaledCritic, scaled_critics
 from mbrl_wrappers.agents.policy_rollouts import Rollout, Step, expanded_values, roll_out, step_in_turn, step_of_agent
 from mbrl_wrappers.agents.real_batches import RealData
-from mbrl_wrappers.agents.scaled_critic import ScaledCritic, scaled_critics
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import draw_batches

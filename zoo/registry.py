@@ -37,10 +37,9 @@ from mbrl_wrappers.agents import (
     CompiledTQC,
     Dyna,
     RealData,
+    networks,
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
-from mbrl_wrappers.agents.networks import DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU
-from mbrl_wrappers.agents.steve_td3 import STEVETD3Policy
 from mbrl_wrappers.imagination import Strategy
 from mbrl_wrappers.models import EnsembleDynamics, WorldModel
 
@@ -151,8 +150,7 @@ OBJECTS: dict[str, Any] = {
         name: getattr(torch.nn, name)
         for name in ("ELU", "GELU", "Identity", "LeakyReLU", "Mish", "ReLU", "SiLU", "Tanh")
     },
-    **{kind.__name__: kind for kind in (DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU)},
-    "STEVETD3Policy": STEVETD3Policy,
+    **{name: getattr(networks, name) for name in networks.__all__},
     **{name: getattr(torch.optim, name) for name in ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")},
     "RMSpropTFLike": rmsprop_tf_like.RMSpropTFLike,
     **{

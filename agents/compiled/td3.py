@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mbrl_wrappers.acceleration.adam import AdamState, AdamStep
 from mbrl_wrappers.acceleration.functional import Functional, polyak, tensors_of
 from mbrl_wrappers.agents.compiled.agent import CompiledAgent, common_objection, logged_values
-from mbrl_wrappers.agents.steve_td3 import MeanCritic
+from mbrl_wrappers.agents.networks.steve_td3 import MeanCritic
 
 
 class TD3State(NamedTuple):

@@ -22,7 +22,7 @@ def moves(transitions: Transitions) -> Tensor:
 
 
 class ObservationColumns(nn.Module):
-    """Continuous columns are predicted by their change, one-hot blocks and flags by their next value.
+    """Continuous columns are predicted by their change or next value, one-hot blocks and flags by their next value.
 
     A column that did not change in any transition fitted on keeps its value exactly: goals, masks, parameters of an
     episode. Whole numbers are rounded. With a ``range_margin``, a prediction leaves the observed range of a continuous
@@ -31,6 +31,7 @@ class ObservationColumns(nn.Module):
     Args:
         codec: of the observations, ``D`` columns: ``C`` continuous ones, ``L`` in blocks and flags.
         range_margin: at least 0; None to bound whole numbers only.
+        residual: whether the targets of continuous columns are their changes; otherwise they are their next values.
 
     Attributes:
         changes: ``[D]`` bool, whether a column has changed within a step; all True before the first fit.
@@ -44,9 +45,10 @@ class ObservationColumns(nn.Module):
     _high: Tensor
     _slack: Tensor
 
-    def __init__(self, codec: FlatSpace, range_margin: float | None) -> None:
+    def __init__(self, codec: FlatSpace, range_margin: float | None, residual: bool = True) -> None:
         super().__init__()
         self._codec = codec
+        self._residual = residual
         self._range_margin = range_margin
         in_block = ~(codec.is_continuous | codec.is_binary)
         # Blocks come first among the discrete columns, as in a network's heads.
@@ -108,9 +110,18 @@ class ObservationColumns(nn.Module):
 
     # -- from observations to targets and back ----------------------------------------------------------
 
-    def change_of(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Return the changes ``[..., C]`` of the continuous columns."""
-        return self._continuous(next_obs) - self._continuous(obs)
+    def targets_of(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """Return the targets ``[..., C]`` of the continuous columns, from ``[..., D]``."""
+        after = self._continuous(next_obs)
+        return after - self._continuous(obs) if self._residual else after
+
+    def change_to(self, obs: Tensor, target: Tensor) -> Tensor:
+        """Return the changes ``[B, C]`` that targets stand for, for steps from ``obs [B, D]``."""
+        return target if self._residual else (target - self._continuous(obs)).to(target)
+
+    def target_at(self, obs: Tensor, change: Tensor) -> Tensor:
+        """Return the targets ``[B, C]`` that stand for changes: the inverse of :meth:`change_to`."""
+        return change if self._residual else (self._continuous(obs) + change).to(change)
 
     def discrete_of(self, obs: Tensor) -> Tensor:
         """Return the blocks, then the flags, ``[..., L]``."""

@@ -55,13 +55,13 @@ class Step(NamedTuple):
 class EnsembleDynamics(DynamicsModel):
     """Bootstrapped ensemble of probabilistic networks (Chua et al. 2018; Janner et al. 2019, section 5).
 
-    Every member predicts a diagonal Gaussian over the change of the continuous parts of an observation, a categorical
-    distribution over each discrete part and a probability for each flag. Unless they are given as functions, the reward
-    (a Gaussian) and the termination (a probability) are predicted by two further networks of the member from ``(obs,
-    action, next_obs)``, so that they fit the sampled next observation. A sampled prediction takes one random elite per
-    row (TS1 of PETS, and MBPO's rollouts); elites are drawn balanced over the batch, and each row is evaluated by its
-    own elite only. A deterministic prediction is the mean of the elites; it terminates where their mean probability
-    exceeds one half.
+    Every member predicts a diagonal Gaussian over the change of the continuous parts of an observation (with
+    ``residual=False`` over their next values), a categorical distribution over each discrete part and a probability for
+    each flag. Unless they are given as functions, the reward (a Gaussian) and the termination (a probability) are
+    predicted by two further networks of the member from ``(obs, action, next_obs)``, so that they fit the sampled next
+    observation. A sampled prediction takes one random elite per row (TS1 of PETS, and MBPO's rollouts); elites are
+    drawn balanced over the batch, and each row is evaluated by its own elite only. A deterministic prediction is the
+    mean of the elites; it terminates where their mean probability exceeds one half.
 
     Deviations from the papers: rewards and terminations have separate networks (``joint=True``: they are outputs of
     the same network, as in the papers); each network is fitted separately, for as long as it improves; predicted
@@ -105,6 +105,8 @@ class EnsembleDynamics(DynamicsModel):
             or the id of an environment whose reward function is known.
         termination_fn: the same for a learned termination; the function returns bool.
         normalize_targets: whether targets are shifted to mean 0 and scaled to standard deviation 1.
+        residual: whether the networks predict the change of an observation, as in the papers, or the next observation
+            itself (FTFL, Barkley and Fridovich-Keil 2025); ``docs/results/normalized_targets.md`` compares the two.
         seed: of the initial weights.
         device: of the model's tensors.
 
@@ -136,6 +138,7 @@ class EnsembleDynamics(DynamicsModel):
         reward_fn: GivenFunction | str | None = None,
         termination_fn: GivenFunction | str | None = None,
         normalize_targets: bool = True,
+        residual: bool = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -161,12 +164,13 @@ class EnsembleDynamics(DynamicsModel):
             "holdout_metric": holdout_metric,
             "averaging": averaging,
             "normalize_targets": normalize_targets,
+            "residual": residual,
             "seed": seed,
         }
         check_ranges(self.settings)
         self.reward_fn, self.reward_name = resolve(reward_fn, "reward_fn")
         self.termination_fn, self.termination_name = resolve(termination_fn, "termination_fn")
-        self.columns = ObservationColumns(self.obs_codec, range_margin)
+        self.columns = ObservationColumns(self.obs_codec, range_margin, residual)
         columns, learned = self.columns, {"reward": self.reward_fn is None, "end": self.termination_fn is None}
         self.network = self._make_network(
             Heads(
@@ -289,7 +293,7 @@ class EnsembleDynamics(DynamicsModel):
                 assert self.reward_normalizer is not None  # there is a reward network
                 return _as_drawn(outputs, self.reward_normalizer.normalize(real_reward))
 
-            real = columns.change_of(rows.obs, real_obs).to(rows.x)
+            real = columns.targets_of(rows.obs, real_obs).to(rows.x)
             if self.has_joint_reward:
                 real = torch.cat([real, real_reward], dim=-1)
             outputs = run("network", rows.x)
@@ -297,8 +301,8 @@ class EnsembleDynamics(DynamicsModel):
             chances = heads.chances(outputs)[:, : columns.num_discrete]
             discrete = columns.discrete_of(real_obs).to(chances)
             discrete = chances + (discrete - chances).detach()
-            change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
-            change = columns.keep_constants(change)
+            drawn = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
+            change = columns.keep_constants(columns.change_to(rows.obs, drawn))
             again = columns.land(rows.obs, change, discrete)
             paid = self._reward(rows, run, again, target, discrete, change, drawn_reward)[0]
             # A given function has no noise: the difference from the real reward is added as a constant.
@@ -421,8 +425,8 @@ class EnsembleDynamics(DynamicsModel):
             chances = heads.chances(outputs)
             discrete = decided(heads, chances)
             variances.append(chance_std(chances[:, : columns.num_discrete]).square())
-        change = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
-        change = columns.bound(rows.obs, change)
+        raw = self.target_normalizer.denormalize(target)[:, : columns.num_continuous]
+        change = columns.bound(rows.obs, columns.change_to(rows.obs, raw))
         next_obs = columns.land(rows.obs, change, discrete[:, : columns.num_discrete])
         # Taken from next_obs, in which blocks and flags that never change have their values from before the step.
         landed = columns.discrete_of(next_obs).to(rows.x)
@@ -452,7 +456,7 @@ class EnsembleDynamics(DynamicsModel):
         if self.has_joint_reward:
             return self.target_normalizer.denormalize(target)[:, -1], None
         assert self.reward_normalizer is not None
-        outputs = run("reward_network", self._outcome_input(rows.x, change, discrete))
+        outputs = run("reward_network", self._outcome_input(rows, change, discrete))
         return self.reward_normalizer.denormalize(draw(outputs))[:, 0], outputs.std.square()
 
     def _terminated(
@@ -468,21 +472,22 @@ class EnsembleDynamics(DynamicsModel):
         if self.termination_fn is not None:
             return call_given(self.termination_fn, "termination_fn", rows.obs, rows.action, next_obs)
         assert self.termination_network is not None
-        outputs = run("termination_network", self._outcome_input(rows.x, change, discrete))
+        outputs = run("termination_network", self._outcome_input(rows, change, discrete))
         heads = self.termination_network.heads
         return decided(heads, heads.chances(outputs).detach())[:, 0] > 0.5
 
-    def _outcome_input(self, x: Tensor, change: Tensor, discrete: Tensor) -> Tensor:
+    def _outcome_input(self, rows: Rows, change: Tensor, discrete: Tensor) -> Tensor:
         """Return the inputs of the networks of rewards and terminations, ``[B, 2 D + A]``.
 
         Args:
-            x: ``[B, D + A]``.
+            rows: where the steps start.
             change: ``[B, C]`` of the continuous columns, in the env's units.
             discrete: ``[B, L]`` blocks and flags of the next observation.
         """
         # The change of a clock is constant, so it is normalised by rounding errors; where the clock is held at a bound,
         # its change is off by a million of them.
-        parts = [x, self.target_normalizer.normalize(change).clamp(-MOST_SPREADS, MOST_SPREADS), discrete]
+        target = self.target_normalizer.normalize(self.columns.target_at(rows.obs, change))
+        parts = [rows.x, target.clamp(-MOST_SPREADS, MOST_SPREADS), discrete]
         return torch.cat(parts if self.columns.num_discrete else parts[:2], dim=-1)
 
     @property

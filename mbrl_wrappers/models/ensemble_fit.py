@@ -102,8 +102,8 @@ def total_score(reports: dict[str, FitReport]) -> Tensor:
 
 def _targets(model: Ensemble, transitions: Transitions) -> Tensor:
     """Return the continuous targets ``[N, T]`` of the network of next observations, differences in float64."""
-    change = model.columns.change_of(transitions.obs.double(), transitions.next_obs.double())
-    return torch.cat([change, transitions.reward[:, None].double()], dim=-1) if model.has_joint_reward else change
+    target = model.columns.targets_of(transitions.obs.double(), transitions.next_obs.double())
+    return torch.cat([target, transitions.reward[:, None].double()], dim=-1) if model.has_joint_reward else target
 
 
 def _fit_normalizers(model: Ensemble, train: Transitions) -> None:
@@ -112,13 +112,13 @@ def _fit_normalizers(model: Ensemble, train: Transitions) -> None:
         # The spacing of floating-point numbers at each column's largest value: smaller changes are rounding errors.
         size = torch.maximum(train.obs.abs(), train.next_obs.abs()).amax(0)
         spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
-        resolution = F.pad(model.columns.change_of(0 * spacing, spacing), (0, int(model.has_joint_reward)))
+        resolution = F.pad(model.columns.targets_of(0 * spacing, spacing), (0, int(model.has_joint_reward)))
         model.target_normalizer.fit(_targets(model, train).to(train.obs.dtype), resolution)
         if model.reward_normalizer is not None:
             model.reward_normalizer.fit(train.reward[:, None])
 
 
-def _inputs_and_changes(model: Ensemble, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs_and_targets(model: Ensemble, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised inputs ``[N, D + A]`` and targets ``[N, T]``, and the discrete columns ``[N, L]``."""
     t, dtype = transitions, model.dtype
     x = model.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
@@ -128,7 +128,7 @@ def _inputs_and_changes(model: Ensemble, transitions: Transitions) -> tuple[Tens
 
 def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
     """Return the data of the network of next observations."""
-    x, y, label = _inputs_and_changes(model, transitions)
+    x, y, label = _inputs_and_targets(model, transitions)
     y_counts, label_counts = (counts.to(x) for counts in model.columns.counts())
     one = x.new_ones(1)
     if model.has_joint_reward:
@@ -143,17 +143,17 @@ def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
 def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
     """Return the inputs of the networks of rewards and terminations, ``[2 N, 2 D + A]``.
 
-    Real changes lie on thin surfaces, imagined ones are noisy. So each row comes twice: as it is, and with noise of a
+    Real steps lie on thin surfaces, imagined ones are noisy. So each row comes twice: as it is, and with noise of a
     random share of the standard deviation that one of the members, taken in turn, predicts for it.
     """
-    x, y, label = _inputs_and_changes(model, transitions)
+    x, y, label = _inputs_and_targets(model, transitions)
     members = torch.arange(len(x), device=x.device) % model.network.num_members
     deal = routing.grouped(members, model.network.num_members)
     std = model.network.heads.moments(routing.evaluate(model.network, x, deal))[1]
     noise, share = torch.randn(y.shape, generator=generator), torch.rand(len(y), 1, generator=generator)
     blurred = y + model.columns.counts()[0].to(y) * std * (noise * share).to(y)
-    changes = [change.clamp(-MOST_SPREADS, MOST_SPREADS) for change in (y, blurred)]
-    return torch.cat([torch.cat([x, change, label], dim=-1) for change in changes])
+    targets = [target.clamp(-MOST_SPREADS, MOST_SPREADS) for target in (y, blurred)]
+    return torch.cat([torch.cat([x, target, label], dim=-1) for target in targets])
 
 
 def _outcome_data(model: Ensemble, name: str, x: Tensor, transitions: Transitions) -> FitData:

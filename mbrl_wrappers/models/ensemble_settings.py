@@ -52,8 +52,9 @@ def check_ranges(settings: dict[str, Any]) -> None:
     check_number("beta_nll", settings["beta_nll"], 0, 1)
     if settings["range_margin"] is not None:
         check_number("range_margin", settings["range_margin"], 0, sys.float_info.max)
-    if not isinstance(settings["joint"], bool):
-        raise ValueError(f"joint must be True or False, got {settings['joint']!r}")
+    for name in ("joint", "normalize_targets", "residual"):
+        if not isinstance(settings[name], bool):
+            raise ValueError(f"{name} must be True or False, got {settings[name]!r}")
     if settings["holdout_metric"] not in HOLDOUT_METRICS:
         raise ValueError(f"holdout_metric must be one of {sorted(HOLDOUT_METRICS)}, got {settings['holdout_metric']!r}")
     check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)

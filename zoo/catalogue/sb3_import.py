@@ -166,15 +166,31 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
     """Recognise the algorithm by a zip's entries, which don't hold its name."""
     policy = data.get("policy_class")
     module = policy.get("__module__") if isinstance(policy, dict) else None
-    if module == "stable_baselines3.sac.policies" and "expand_critic" in data:
-        return "MAAC"  # or its subclass, which only learns from other data
-    if module in _ALGORITHM_OF_POLICY:
-        return _ALGORITHM_OF_POLICY[module]
-    if module in ("stable_baselines3.td3.policies", "mbrl_wrappers.agents.steve_td3"):
-        return "DDPG" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0.0 else "TD3"
-    if module == "stable_baselines3.common.policies":
-        return "TRPO" if "cg_max_steps" in data else "PPO" if "clip_range" in data else "A2C"
+    found = _pickled_policy(data)
+    places = [module]
+    if found is not None and found.name in (registered := registered_classes(BasePolicy)):
+        places += [base.__module__ for base in registered[found.name].__mro__]
+    for place in places:
+        if place == "stable_baselines3.sac.policies" and "expand_critic" in data:
+            return "MAAC"  # or its subclass, which only learns from other data
+        if place in _ALGORITHM_OF_POLICY:
+            return _ALGORITHM_OF_POLICY[place]
+        if place == "stable_baselines3.td3.policies":
+            return "DDPG" if data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0.0 else "TD3"
+        if place == "stable_baselines3.common.policies" and place == module:
+            return "TRPO" if "cg_max_steps" in data else "PPO" if "clip_range" in data else "A2C"
     raise ZooError(f"{file}: the policy is of the module {module!r}, which can't be rebuilt safely")
+
+
+def _pickled_policy(data: Mapping[str, Any]) -> Name | None:
+    """Return the class name of a zip's policy, None where the pickle does not name it."""
+    stored = data.get("policy_class")
+    try:
+        pickled = base64.b64decode(stored[":serialized:"]) if isinstance(stored, dict) else b""
+        found = describe_pickle(pickled, "policy_class")
+    except (KeyError, TypeError, binascii.Error, ZooError):
+        return None
+    return found if isinstance(found, Name) else None
 
 
 def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env, notes: list[str]) -> Any:
@@ -182,13 +198,8 @@ def _policy_of(data: Mapping[str, Any], kind: type[BaseAlgorithm], env: gym.Env,
 
     Where the pickle does not name the class, the env's observation space decides.
     """
-    stored = data.get("policy_class")
-    try:
-        pickled = base64.b64decode(stored[":serialized:"]) if isinstance(stored, dict) else b""
-        found = describe_pickle(pickled, "policy_class")
-    except (KeyError, TypeError, binascii.Error, ZooError):
-        found = None
-    if isinstance(found, Name):
+    found = _pickled_policy(data)
+    if found is not None:
         known: dict[str, Any] = {policy.__name__: alias for alias, policy in kind.policy_aliases.items()}
         known |= registered_classes(BasePolicy)
         if found.name not in known:

@@ -12,6 +12,8 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor, nn
 
+from mbrl_wrappers.agents.networks.simba import SimBaNetworks, SimBaSACPolicy
+
 QUANTILES = (0.01, 0.99)
 
 
@@ -104,7 +106,16 @@ class ScaledMultiInputPolicy(_ScaledCritics, MultiInputPolicy):
     """SB3's ``MultiInputPolicy`` with scaled critics."""
 
 
-_SCALED = {SACPolicy: ScaledMlpPolicy, CnnPolicy: ScaledCnnPolicy, MultiInputPolicy: ScaledMultiInputPolicy}
+class ScaledSimBaPolicy(SimBaNetworks, _ScaledCritics, SACPolicy):
+    """:class:`~mbrl_wrappers.agents.networks.simba.SimBaSACPolicy` with scaled critics."""
+
+
+_SCALED: dict[type, type] = {
+    SACPolicy: ScaledMlpPolicy,
+    CnnPolicy: ScaledCnnPolicy,
+    MultiInputPolicy: ScaledMultiInputPolicy,
+    SimBaSACPolicy: ScaledSimBaPolicy,
+}
 
 
 @contextmanager
@@ -116,7 +127,7 @@ def scaled_critics(agent: SAC) -> Iterator[None]:
     """
     plain: Any = agent.policy_class
     if plain not in _SCALED:
-        raise ValueError(f"policy must be one of SAC's own with scaled_critic, got {plain.__name__}")
+        raise ValueError(f"policy must be one of SAC's own or SimBaSACPolicy with scaled_critic, got {plain.__name__}")
     agent.policy_class = _SCALED[plain]
     try:
         yield

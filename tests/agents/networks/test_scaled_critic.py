@@ -14,7 +14,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import MAAC, MVE, STEVE, Dyna
-from mbrl_wrappers.agents.scaled_critic import ScaledCritic, ValueBounds
+from mbrl_wrappers.agents.networks.scaled_critic import ScaledCritic, ValueBounds
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
 
@@ -119,5 +119,7 @@ def test_a_policy_of_ones_own_is_refused():
     class Own(SACPolicy):
         pass
 
-    with pytest.raises(ValueError, match="policy must be one of SAC's own with scaled_critic, got Own"):
+    with pytest.raises(
+        ValueError, match="policy must be one of SAC's own or SimBaSACPolicy with scaled_critic, got Own"
+    ):
         MAAC(Own, "Pendulum-v1", scaled_critic=True, **SMALL)

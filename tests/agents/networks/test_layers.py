@@ -13,7 +13,7 @@ from torch import nn
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import MAAC, CompiledSAC
-from mbrl_wrappers.agents.networks import (
+from mbrl_wrappers.agents.networks.layers import (
     DropoutLayerNormSiLU,
     DroQReLU,
     LayerNormActivation,
