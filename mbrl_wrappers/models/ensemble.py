@@ -195,8 +195,8 @@ class EnsembleDynamics(DynamicsModel):
     def for_env(cls, env: str | gym.Env | Any, *, known_reward: bool = False, **kwargs: Any) -> EnsembleDynamics:
         """Build a model for an environment, with its known termination function if it has one.
 
-        Known functions are used only for an env that is exactly as registered. With other constructor arguments, or a
-        wrapper that may change its steps, they are learned.
+        Known functions are used only for an env with the rules of the registered one. With constructor arguments that
+        may change them, or a wrapper that may change its steps, they are learned.
 
         Args:
             env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``, with supported

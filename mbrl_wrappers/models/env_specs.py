@@ -11,6 +11,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
+from mbrl_wrappers.tasks.registry import TASKS
+
 # Wrappers that leave observations, actions, rewards and terminations as they are.
 TRANSPARENT_WRAPPERS = frozenset(
     {"Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"}
@@ -26,7 +28,7 @@ def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
         env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv.
 
     Returns:
-        The observation space and the action space, of a single env, and its id if it is as registered, else None.
+        The observation space and the action space, of a single env, and its id if its rules are the registered ones.
 
     Raises:
         ValueError: for anything else.
@@ -52,11 +54,12 @@ def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
 
 
 def registered_id(spec: EnvSpec | None) -> str | None:
-    """Return the id of an env that is as registered, or None if arguments or wrappers may have changed it."""
+    """Return the id of an env that has the rules of the registered one, None if arguments or wrappers may differ."""
     if spec is None or spec.id is None:
         return None
     names = {wrapper.name for wrapper in spec.additional_wrappers or ()}
-    changed = set(spec.kwargs) - {"render_mode"}
+    task = TASKS.get(spec.id)
+    changed = set(spec.kwargs) - {"render_mode"} - (task.free if task is not None else set())
     return None if changed or names - TRANSPARENT_WRAPPERS else spec.id
 
 

@@ -16,7 +16,7 @@ def known_functions(env_id: str | None, *, known_reward: bool) -> dict[str, str]
     """Return the arguments that give a model the known functions of an env.
 
     Args:
-        env_id: of an env that is exactly as registered; None for any other.
+        env_id: of an env that has the rules of the registered one; None for any other.
         known_reward: whether to include the reward function, if it is known.
     """
     wanted = {"termination_fn": TERMINATIONS, **({"reward_fn": REWARDS} if known_reward else {})}

@@ -26,6 +26,13 @@ from mbrl_wrappers.tasks.task import Task, effort, inside, never
 _HUMANOID_TIMESTEP = 0.003
 _ANT_STATE = 13 + 14  # the positions and velocities; contact forces follow
 _CONTACT_FORCES = 13 * 6  # the last columns of a humanoid's observation
+_LOOKS = frozenset(
+    {"width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom", "visual_options"}
+)
+_STARTS_AND_LOOKS = _LOOKS | {"reset_noise_scale"}
+# Columns behind the positions and velocities, which the rules of these robots don't read.
+_NO_CONTACTS = _STARTS_AND_LOOKS | {"include_cfrc_ext_in_observation"}
+_STATE_ALONE = _NO_CONTACTS | {f"include_{part}_in_observation" for part in ("cinert", "cvel", "qfrc_actuator")}
 
 # -- terminations --------------------------------------------------------------------------------------------
 
@@ -114,15 +121,19 @@ def _set_pusher(env: Any, obs: np.ndarray) -> None:
 
 
 TASKS = {
-    "Ant-v5": Task(_ant_ends, None, _set_mujoco),
-    "HalfCheetah-v5": Task(never, None, _set_mujoco),
-    "Hopper-v5": Task(_hopper_ends, None, _set_mujoco),
-    "Humanoid-v5": Task(_humanoid_ends, None, _set_mujoco),
-    "HumanoidStandup-v5": Task(never, _humanoid_standup_reward, _set_mujoco),
-    "InvertedDoublePendulum-v5": Task(_inverted_double_pendulum_ends, None, _set_inverted_double_pendulum),
-    "InvertedPendulum-v5": Task(_inverted_pendulum_ends, _inverted_pendulum_reward, _set_mujoco),
-    "Pusher-v5": Task(never, _pusher_reward, _set_pusher),
-    "Reacher-v5": Task(never, _reacher_reward, _set_reacher),
-    "Swimmer-v5": Task(never, None, _set_mujoco),
-    "Walker2d-v5": Task(_walker_ends, None, _set_mujoco),
+    "Ant-v5": Task(_ant_ends, None, _set_mujoco, free=_NO_CONTACTS),
+    "HalfCheetah-v5": Task(never, None, _set_mujoco, free=_STARTS_AND_LOOKS),
+    "Hopper-v5": Task(_hopper_ends, None, _set_mujoco, free=_STARTS_AND_LOOKS),
+    "Humanoid-v5": Task(_humanoid_ends, None, _set_mujoco, free=_STATE_ALONE),
+    "HumanoidStandup-v5": Task(never, _humanoid_standup_reward, _set_mujoco, free=_STARTS_AND_LOOKS),
+    "InvertedDoublePendulum-v5": Task(
+        _inverted_double_pendulum_ends, None, _set_inverted_double_pendulum, free=_STARTS_AND_LOOKS
+    ),
+    "InvertedPendulum-v5": Task(
+        _inverted_pendulum_ends, _inverted_pendulum_reward, _set_mujoco, free=_STARTS_AND_LOOKS
+    ),
+    "Pusher-v5": Task(never, _pusher_reward, _set_pusher, free=_LOOKS),
+    "Reacher-v5": Task(never, _reacher_reward, _set_reacher, free=_LOOKS),
+    "Swimmer-v5": Task(never, None, _set_mujoco, free=_STARTS_AND_LOOKS),
+    "Walker2d-v5": Task(_walker_ends, None, _set_mujoco, free=_STARTS_AND_LOOKS),
 }

@@ -36,7 +36,7 @@ class Physics:
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of an environment, as ``gymnasium.make`` constructs it without arguments.
+    """What is known of an environment, as ``gymnasium.make`` constructs it without arguments or with ``free`` ones.
 
     ``termination_fn`` and ``reward_fn`` take ``(obs [..., D], action [..., A], next_obs [..., D])``, flat and in the
     environment's units (one-hot where the action is discrete), and return ``[...]``.
@@ -48,12 +48,14 @@ class Task:
         set_state: ``(unwrapped env, obs [D])`` puts the state that an observation shows into the simulator, for its
             renderer; None where that can't be done.
         physics: the equations, where they are simple enough to be written down.
+        free: arguments of ``gymnasium.make`` that may have any value: the functions hold all the same.
     """
 
     termination_fn: GivenFunction
     reward_fn: GivenFunction | None = None
     set_state: Callable[[Any, np.ndarray], None] | None = None
     physics: Physics | None = None
+    free: frozenset[str] = frozenset()
 
 
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:

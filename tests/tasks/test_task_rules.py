@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import mbrl_wrappers.envs  # noqa: F401 - registers the ids of this library
+from mbrl_wrappers.models import EnsembleDynamics
+from mbrl_wrappers.models.env_specs import registered_id
 from mbrl_wrappers.models.given import call_given, first_disagreement
-from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
+from mbrl_wrappers.tasks.registry import REWARDS, TASKS, TERMINATIONS
 from mbrl_wrappers.types import Transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CartPole-v0 is out of date")
@@ -73,12 +75,12 @@ def _observe(env: Any) -> np.ndarray:
     return np.array(env.state, dtype=np.float32)
 
 
-def _play(env_id: str, num_episodes: int = 120, max_steps: int = 12) -> Transitions:
+def _play(env_id: str, num_episodes: int = 120, max_steps: int = 12, **kwargs: Any) -> Transitions:
     """Act at random, half of the episodes from a reset and half from near the limits.
 
     The actions of a Box leave it by up to a half, to see which environments clip them and where.
     """
-    env: Any = gym.make(env_id).unwrapped
+    env: Any = gym.make(env_id, **kwargs).unwrapped
     rng = np.random.default_rng(0)
     rows: dict[str, list[Any]] = {"obs": [], "action": [], "reward": [], "next_obs": [], "terminated": []}
     for episode in range(num_episodes):
@@ -130,6 +132,40 @@ def test_termination_is_that_of_the_real_env(env_id, play):
         assert 10 <= int(real.terminated.sum()) <= len(real) - 10
     else:
         assert not real.terminated.any()
+
+
+# Every argument that is said to leave the rules as they are, with a value of its own; but for those of the camera.
+OTHER_VALUES: dict[str, Any] = {"reset_noise_scale": 0.02} | {
+    f"include_{part}_in_observation": False for part in ("cfrc_ext", "cinert", "cvel", "qfrc_actuator")
+}
+FREE = [(env_id, OTHER_VALUES.keys() & task.free) for env_id, task in TASKS.items() if OTHER_VALUES.keys() & task.free]
+
+
+@pytest.mark.parametrize(("env_id", "names"), FREE)
+def test_rules_hold_whatever_the_free_arguments_are(env_id, names):
+    kwargs = {name: OTHER_VALUES[name] for name in names}
+    real = _play(env_id, 40, **kwargs)
+    assert torch.equal(TERMINATIONS[env_id](real.obs, real.action, real.next_obs), real.terminated)
+    if env_id in REWARDS:
+        assert first_disagreement(REWARDS[env_id], "reward_fn", real) is None
+    with gym.make(env_id, width=32, **kwargs) as env:
+        assert registered_id(env.spec) == env_id
+        assert EnsembleDynamics.for_env(env, hidden=(8,)).termination_fn is TERMINATIONS[env_id]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("Ant-v5", {"healthy_z_range": (0.1, 1.0)}),
+        ("Ant-v5", {"include_cfrc_ext_in_observation": False, "exclude_current_positions_from_observation": False}),
+        ("Hopper-v5", {"terminate_when_unhealthy": False}),
+        ("HumanoidStandup-v5", {"include_cfrc_ext_in_observation": False}),
+        ("HalfCheetah-v5", {"frame_skip": 2}),
+    ],
+)
+def test_other_arguments_may_change_the_rules(env_id, kwargs):
+    with gym.make(env_id, **kwargs) as env:
+        assert registered_id(env.spec) is None
 
 
 @pytest.mark.parametrize("env_id", REWARDS)
