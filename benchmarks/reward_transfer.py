@@ -26,15 +26,14 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from torch import Tensor
 
-from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv, MPCAction
+from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv, ModelBased, MPCAction
+from mbrl_wrappers.agents import RealData
 from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.planners import ICEM
 from mbrl_wrappers.zoo.environment import make_env
 
 FILE = RESULTS / "reward_transfer.csv"
-EPISODES, PLANNED_EPISODES = 20, 5
-REFERENCE_STEPS = 10_000
 SEEDS = (0, 1, 2, 3, 4)
 
 Reward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -53,21 +52,48 @@ def mirrored(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     return -(2 * target + from_target).norm(dim=-1) - 0.1 * action.square().sum(-1)
 
 
+def at_a_speed(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Move at 2 m/s, where the env pays for going as fast as can be."""
+    return -(next_obs[..., 8] - 2).abs() - 0.1 * action.square().sum(-1)
+
+
 @dataclass(frozen=True)
 class Task:
-    """Another reward for an env: random steps for the model, episodes' length, and what is planned with."""
+    """Another reward for an env, and what its model, policies and plans are made with.
+
+    Attributes:
+        text: what the new reward asks for.
+        reward: of steps, as `with_reward` takes it.
+        steps: real steps that the model is fitted on, at random or, if ``learns``, those of SAC while it learns the
+            env's own reward.
+        horizon: length of imagined episodes.
+        plan_horizon: steps that plans look ahead.
+        updates: of each policy.
+        learns: see ``steps``.
+        net_arch: of policies.
+        episodes, planned_episodes: that results are means of.
+    """
 
     text: str
     reward: Reward
-    random_steps: int
+    steps: int
     horizon: int
     plan_horizon: int
+    updates: int = 10_000
+    learns: bool = False
+    net_arch: tuple[int, ...] = (64, 64)
+    episodes: int = 20
+    planned_episodes: int = 5
 
 
 TASKS = {
     "Pendulum-v1": Task("held 20 degrees off hanging", leaning, 3_000, 200, 20),
     "Reacher-v5": Task("the target mirrored at the joint", mirrored, 5_000, 50, 8),
-}
+    "HalfCheetah-v5": Task(
+        "at 2 m/s", at_a_speed, 20_000, 20, 20, updates=20_000, learns=True, net_arch=(256, 256), episodes=5,
+        planned_episodes=1,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,11 +129,24 @@ class Rewarded(gym.Wrapper[Any, Any, Any, Any]):
         return next_obs, float(self._reward(*parts)), terminated, truncated, info
 
 
-def agent_in(env: Any, seed: int) -> SAC:
+def agent_in(env: Any, seed: int, task: Task) -> SAC:
+    rate = 1e-3 if max(task.net_arch) < 256 else 3e-4
     return SAC(
-        "MlpPolicy", env, learning_rate=1e-3, gamma=0.98, learning_starts=500, policy_kwargs={"net_arch": [64, 64]},
-        train_freq=1, gradient_steps=1, device="cpu", seed=seed,
+        "MlpPolicy", env, learning_rate=rate, gamma=0.98, learning_starts=500,
+        policy_kwargs={"net_arch": list(task.net_arch)}, train_freq=1, gradient_steps=1, device="cpu", seed=seed,
     )  # fmt: skip
+
+
+def fitted_model(name: str, seed: int, task: Task) -> EnsembleDynamics:
+    """Return a model of the env that knows nothing of the new reward."""
+    env = make_env(name)
+    model = EnsembleDynamics.for_env(env, hidden=(128, 128), seed=seed)
+    if task.learns:
+        agent = agent_in(Monitor(env), seed, task)
+        agent.learn(task.steps, callback=ModelBased(RealData(), model, fit_every=task.steps // 4, seed=seed))
+    else:
+        model.fit(collect_transitions(env, model, task.steps, seed=seed), torch.Generator().manual_seed(seed))
+    return model
 
 
 def measure(name: str, seed: int) -> Row:
@@ -118,32 +157,30 @@ def measure(name: str, seed: int) -> Row:
         env.reset(seed=12345)  # the same start states for all
         return env
 
-    def result(agent: Any, env: gym.Env, episodes: int = EPISODES) -> float:
+    def result(agent: Any, env: gym.Env, episodes: int = task.episodes) -> float:
         mean, _ = evaluate_policy(agent, env, episodes)
         return float(np.mean(mean))
 
     started = time.process_time()
-    env = make_env(name)
-    model = EnsembleDynamics.for_env(env, hidden=(128, 128), seed=seed)
-    model.fit(collect_transitions(env, model, task.random_steps, seed=seed), torch.Generator().manual_seed(seed))
+    model = fitted_model(name, seed, task)
     policies = {}
     for kind, dynamics in (("old", model), ("new", model.with_reward(task.reward))):
-        # 10,000 updates, at four imagined steps each
-        policies[kind] = agent_in(ImaginedVecEnv(dynamics, 4, horizon=task.horizon, seed=seed), seed)
-        policies[kind].learn(4 * REFERENCE_STEPS)
+        # four imagined steps for each update
+        policies[kind] = agent_in(ImaginedVecEnv(dynamics, 4, horizon=task.horizon, seed=seed), seed, task)
+        policies[kind].learn(4 * task.updates)
     policy_seconds = time.process_time() - started
     started = time.process_time()
-    reference = agent_in(real(), seed)
-    untrained = result(agent_in(real(), seed), real())
-    reference.learn(REFERENCE_STEPS)
+    reference = agent_in(real(), seed, task)
+    untrained = result(agent_in(real(), seed, task), real())
+    reference.learn(task.updates)
     reference_seconds = time.process_time() - started
-    planner = ICEM(env.action_space, horizon=task.plan_horizon, population=64)
+    planner = ICEM(model.action_space, horizon=task.plan_horizon, population=64)
     planned = Monitor(MPCAction(Rewarded(make_env(name), task.reward), model.with_reward(task.reward), planner,
                                 mode="replace", seed=seed))  # fmt: skip
     planned.reset(seed=12345)
     return Row(
         name, seed, untrained, result(policies["old"], real()), result(policies["new"], real()),
-        result(policies["new"], planned, PLANNED_EPISODES), result(reference, real()), policy_seconds,
+        result(policies["new"], planned, task.planned_episodes), result(reference, real()), policy_seconds,
         reference_seconds,
     )  # fmt: skip
 
@@ -174,12 +211,12 @@ def write() -> None:
     lines = [
         "# Another reward for a fitted model",
         "",
-        "A model is fitted on random steps, with the env's own reward. Then `model.with_reward(fn)` gets another one,",
-        "and SAC learns inside of it (10,000 updates, no real step), or iCEM plans in it. Compared in the real env, by",
-        "the new reward, with SAC that learned it there from 10,000 real steps, with SAC that learned the env's own",
-        "reward inside the same model, and with an untrained policy. The score is 0 for the untrained policy and 1 for",
-        f"the one that learned in the real env. Means of {EPISODES} episodes, {PLANNED_EPISODES} if planned.",
-        "± is over seeds (n - 1). CPU seconds include collecting and fitting, and learning both rewards.",
+        "A model is fitted on real steps, with the env's own reward. Then `model.with_reward(fn)` gets another one,",
+        "and SAC learns inside of it, with no further real step, or iCEM plans in it. Compared in the real env, by the",
+        "new reward, with SAC that learned it there in as many updates, one per real step; with SAC that learned the",
+        "env's own reward inside the same model; and with an untrained policy. The score is 0 for the untrained policy",
+        "and 1 for the one that learned in the real env. ± is over seeds (n - 1). CPU seconds include collecting and",
+        "fitting, and learning both rewards.",
         "",
         f"{versions()}.",
         "",
@@ -188,10 +225,13 @@ def write() -> None:
         found = [row for row in rows if row.env == name]
         if not found:
             continue
+        collected = "steps of SAC while it learned" if task.learns else "random steps"
         lines += [
             f"## {name}: {task.text}",
             "",
-            f"{task.random_steps:,} random steps. Runs: `python benchmarks/reward_transfer.py run {name}`",
+            f"The model is fitted on {task.steps:,} {collected}; policies take {task.updates:,} updates. Means of",
+            f"{task.episodes} episodes, {task.planned_episodes} of plans.",
+            f"Runs: `python benchmarks/reward_transfer.py run {name}`",
             "",
             "| | by seed " + ", ".join(str(row.seed) for row in found) + " | mean ± std | score | CPU s |",
             "|---|---|---|---|---|",
