@@ -90,6 +90,7 @@ AGENTS: dict[str, AgentRecord] = {
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
     "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
+    "mad_td": AgentRecord(Dyna, "Voelcker et al. 2025", "many updates, kept steady by a twentieth of imagined rows"),
     "mbpo": AgentRecord(Dyna, "Janner et al. 2019", "any off-policy agent, trained on imagined rows (Dyna)"),
     "mve": AgentRecord(MVE, "Feinberg et al. 2018", "critics' targets look some imagined steps ahead"),
     "pets": AgentRecord(PETS, "Chua et al. 2018", "plans in an ensemble by the cross-entropy method"),
