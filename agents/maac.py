@@ -79,6 +79,9 @@ class MAAC(ValueGradientAgent, SAC):
             value behind them. Needs a horizon; of the strategy's batches only the states are taken then.
         critic_horizon: with ``expand_critic``, at how many states of a rollout the critic learns, from 1 to ``H``: 1
             in Kubo et al.'s code; default: at all ``H`` (MVE's TD-k trick).
+        soft_ends: whether a learned termination counts with its probability ``p_t``, which passes a gradient, as in
+            Amos et al.: what comes after step ``t`` is weighted by ``1 - p_t``, and rollouts go on. Default: it is
+            drawn, and ends the rollout.
         terminal_value: whether the critic's value stands behind the last step; without it ``J`` is the return of
             ``H`` steps.
         actor_value: what of the critics' values stands behind the last step for the actor, their ``"min"`` or, as in
@@ -121,6 +124,7 @@ class MAAC(ValueGradientAgent, SAC):
         horizon: int = 3,
         expand_critic: bool = False,
         critic_horizon: int | None = None,
+        soft_ends: bool = False,
         terminal_value: bool = True,
         actor_value: Literal["min", "mean"] = "min",
         target_critics: int | None = None,
@@ -143,6 +147,8 @@ class MAAC(ValueGradientAgent, SAC):
                     f"critic_horizon must be at most horizon, which is {horizon}, and needs expand_critic, got "
                     f"{critic_horizon} and expand_critic={expand_critic}"
                 )
+        if not isinstance(soft_ends, bool):
+            raise ValueError(f"soft_ends must be True or False, got {soft_ends!r}")
         if actor_value not in ("min", "mean"):
             raise ValueError(f"actor_value must be 'min' or 'mean', got {actor_value!r}")
         if target_critics is not None:
@@ -154,6 +160,7 @@ class MAAC(ValueGradientAgent, SAC):
         self.horizon = horizon
         self.expand_critic = expand_critic
         self.critic_horizon = critic_horizon
+        self.soft_ends = soft_ends
         self.terminal_value = terminal_value
         self.actor_value = actor_value
         self.target_critics = target_critics
@@ -216,7 +223,7 @@ class MAAC(ValueGradientAgent, SAC):
         return optimizers
 
     def _steps_through(self, dynamics: DynamicsModel) -> Step:
-        return step_in_turn(dynamics)
+        return step_in_turn(dynamics, soft_ends=self.soft_ends)
 
     def _constants(self) -> list[Any]:
         options = (

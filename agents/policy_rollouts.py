@@ -12,7 +12,7 @@ from mbrl_wrappers.imagination import AgentView
 from mbrl_wrappers.imagination.scales import Scales, reward_normalizer
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.divergence import has_diverged
-from mbrl_wrappers.models.members import members_of, noise_inferring
+from mbrl_wrappers.models.members import members_of, noise_inferring, soft_ends_of
 from mbrl_wrappers.returns import returns_to_go
 from mbrl_wrappers.types import Outcome
 
@@ -27,14 +27,15 @@ Infer = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 class Rollout(NamedTuple):
     """``H`` imagined steps of ``B`` rows, and the action after the last one.
 
-    A row that terminates or diverges stays at the observation before that step, without a gradient.
+    A row that terminates or diverges stays at the observation before that step, without a gradient. Where terminations
+    are probabilities, rows go on whatever these are.
 
     Attributes:
         obs: ``H + 1`` of ``[B, D]``.
         action: ``H + 1`` of ``[B, A]``.
         log_prob: ``H + 1`` of ``[B]``, of the actions.
         reward: ``H`` of ``[B]``, 0 where it is not finite.
-        terminated: ``H`` of ``[B]`` bool.
+        terminated: ``H`` of ``[B]``, bool or probabilities.
         is_reached: ``H + 1`` of ``[B]`` bool, whether the row has neither terminated nor diverged before.
         is_finite: ``[B]`` bool, whether the row never diverged.
     """
@@ -74,8 +75,12 @@ def roll_out(
         is_finite = ~has_diverged(next_obs, reward)
         rollout.is_finite.logical_and_(is_finite | ~rollout.is_reached[-1])
         rollout.reward.append(torch.where(is_finite, reward, 0.0))
-        rollout.terminated.append(terminated & is_finite)
-        goes_on = is_finite & ~terminated
+        if terminated.is_floating_point():
+            rollout.terminated.append(torch.where(is_finite, terminated, 0.0))
+            goes_on = is_finite
+        else:
+            rollout.terminated.append(terminated & is_finite)
+            goes_on = is_finite & ~terminated
         obs = torch.where(goes_on[:, None], next_obs, obs.detach())
         if backprop_steps is not None and (index + 1) % backprop_steps == 0:
             obs = obs.detach()
@@ -99,7 +104,7 @@ def expanded_values(
     """Return the values of the states and actions of a rollout, from its rewards and the value of its last state.
 
     With ``V_H`` given, ``Q_t = r_t + gamma V_{t+1}`` and ``V_t = Q_t - alpha log pi(a_t | s_t)``; after a termination,
-    ``Q_t = r_t``.
+    ``Q_t = r_t``, or where terminations are probabilities, ``Q_t = r_t + gamma (1 - p_t) V_{t+1}``.
 
     Args:
         rollout: of ``H`` steps.
@@ -121,6 +126,7 @@ def step_in_turn(
     *,
     deterministic: bool = False,
     sample_discrete: bool | None = None,
+    soft_ends: bool = False,
 ) -> Step:
     """Return a step function that deals rows out to the members in turn: row ``i`` has the same member in each call.
 
@@ -132,13 +138,18 @@ def step_in_turn(
         deterministic: whether each member predicts its mean.
         sample_discrete: whether categories, flags and terminations are sampled; default: the opposite of
             ``deterministic``.
+        soft_ends: whether terminations are probabilities, of sampled steps; see
+            :class:`~mbrl_wrappers.models.members.SoftEnds`.
 
     Returns:
         ``(obs [B, D], action [B, A]) -> Outcome`` with fields ``[B, ...]``.
     """
     model = members_of(dynamics)
     members = model.particle_members
-    step_all = model.particle_step(members, deterministic=deterministic, sample_discrete=sample_discrete)
+    if soft_ends:
+        step_all = soft_ends_of(dynamics).soft_end_step(members)
+    else:
+        step_all = model.particle_step(members, deterministic=deterministic, sample_discrete=sample_discrete)
 
     def step(obs: Tensor, action: Tensor) -> Outcome:
         columns = _in_turn(lambda *dealt: step_all(dealt[0], dealt[1], generator), len(members), obs, action)

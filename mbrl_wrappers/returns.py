@@ -1,6 +1,7 @@
 """Returns of trajectories: the recursions by which rewards and a bootstrap value become targets.
 
-With reward ``r_t``, ``d_t`` = 1 where step ``t`` terminated the episode, and the value ``V_H`` after the last step::
+With reward ``r_t``, ``d_t`` = 1 where step ``t`` terminated the episode (or the probability that it did), and the value
+``V_H`` after the last step::
 
     one step      G_t = r_t + gamma (1 - d_t) V_{t+1}                                     :func:`backup`
     n steps       G_t = r_t + gamma (1 - d_t) G_{t+1},  G_H = V_H                         :func:`returns_to_go`
@@ -28,10 +29,12 @@ def backup(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float | Ten
 
     Args:
         reward: ``[B]``.
-        terminated: ``[B]`` bool.
+        terminated: ``[B]``, bool, or probabilities, which pass a gradient.
         value: of the state after the step, ``[B]``.
         gamma: discount.
     """
+    if terminated.is_floating_point():
+        return reward + gamma * (1 - terminated) * value
     return reward + gamma * torch.where(terminated, 0.0, value)
 
 
@@ -49,7 +52,7 @@ def returns_to_go(
 
     Args:
         rewards: ``T`` tensors ``[B]``.
-        terminated: ``T`` tensors ``[B]`` bool.
+        terminated: ``T`` tensors ``[B]``, bool or probabilities.
         last: ``V_T``, ``[B]``.
         gamma: discount.
         bonuses: ``T`` tensors ``[B]``; default: none.

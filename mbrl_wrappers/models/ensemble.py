@@ -270,6 +270,21 @@ class EnsembleDynamics(DynamicsModel):
 
         return step
 
+    def soft_end_step(self, members: Sequence[int]) -> ParticleStep:
+        """Return a function that takes steps with some members; see :class:`~mbrl_wrappers.models.members.SoftEnds`.
+
+        The members' parameters are constants in it, without a gradient.
+        """
+        if self.termination_fn is not None:
+            raise ValueError(f"dynamics must have a learned termination, got termination_fn={self.termination_fn}")
+        run = self._run_members(members)
+
+        def step(obs: Tensor, action: Tensor, generator: torch.Generator | None) -> Outcome:
+            taken = self.advance(self.as_rows(obs, action), run, generator, False, True, soft_ends=True)
+            return _shaped(taken.outcome, obs)
+
+        return step
+
     def inferred_step(self, members: Sequence[int]) -> InferredStep:
         """Return a function that repeats real steps; see :class:`~mbrl_wrappers.models.members.InfersNoise`.
 
@@ -394,6 +409,7 @@ class EnsembleDynamics(DynamicsModel):
         deterministic: bool,
         sample_discrete: bool,
         copies: int = 1,
+        soft_ends: bool = False,
     ) -> Step:
         """Take a step with rows ``[B, ...]``.
 
@@ -404,6 +420,7 @@ class EnsembleDynamics(DynamicsModel):
             deterministic: whether continuous targets are their means.
             sample_discrete: whether categories, flags and terminations are sampled; if not, they are the likeliest.
             copies: number of equal blocks of rows whose discrete parts are sampled with the same random numbers.
+            soft_ends: whether learned terminations are their probabilities.
         """
         columns, heads = self.columns, self.network.heads
 
@@ -434,9 +451,10 @@ class EnsembleDynamics(DynamicsModel):
         if variance is not None:
             variances.append(variance)
         if self.has_joint_end:
-            terminated = discrete[:, -1] > 0.5
+            terminated = chances[:, -1] if soft_ends else discrete[:, -1] > 0.5
         else:
-            terminated = self._terminated(rows, run, next_obs, landed, decided, change)
+            decide = None if soft_ends else decided
+            terminated = self._terminated(rows, run, next_obs, landed, decide, change)
         counted = self._what_counts(torch.cat(variances, dim=-1) if len(variances) > 1 else variances[0])
         return Step(Outcome(next_obs, reward, terminated), counted)
 
@@ -465,16 +483,17 @@ class EnsembleDynamics(DynamicsModel):
         run: _Run,
         next_obs: Tensor,
         discrete: Tensor,
-        decided: Callable[[Heads, Tensor], Tensor],
+        decided: Callable[[Heads, Tensor], Tensor] | None,
         change: Tensor,
     ) -> Tensor:
-        """Return which steps end their episodes, ``[B]`` bool."""
+        """Return which steps end their episodes, ``[B]`` bool, or without ``decided`` the probabilities of that."""
         if self.termination_fn is not None:
             return call_given(self.termination_fn, "termination_fn", rows.obs, rows.action, next_obs)
         assert self.termination_network is not None
         outputs = run("termination_network", self._outcome_input(rows, change, discrete))
         heads = self.termination_network.heads
-        return decided(heads, heads.chances(outputs).detach())[:, 0] > 0.5
+        chances = heads.chances(outputs)
+        return chances[:, 0] if decided is None else decided(heads, chances.detach())[:, 0] > 0.5
 
     def _outcome_input(self, rows: Rows, change: Tensor, discrete: Tensor) -> Tensor:
         """Return the inputs of the networks of rewards and terminations, ``[B, 2 D + A]``.

@@ -92,6 +92,22 @@ class CrossesMembers(Ensemble, Protocol):
         """
 
 
+class SoftEnds(Members, Protocol):
+    """A model that can tell how likely a step ends an episode, as SAC-SVG takes it."""
+
+    def soft_end_step(self, members: Sequence[int]) -> ParticleStep:
+        """Return a function like :meth:`Members.particle_step`'s, whose ``terminated`` are probabilities.
+
+        They are of the floating dtype of the rewards, and differentiable.
+
+        Args:
+            members: ``M`` of :attr:`Members.particle_members`.
+
+        Raises:
+            ValueError: for a member that does not exist, or a termination that is given, not learned.
+        """
+
+
 class InfersNoise(Protocol):
     """A model that can infer the noise of a real step, as SVG needs it."""
 
@@ -192,6 +208,20 @@ def crossed_members_of(dynamics: Any) -> CrossesMembers:
             f"it), got {type(dynamics).__name__}"
         )
     return cast(CrossesMembers, ensemble)
+
+
+def soft_ends_of(dynamics: Any) -> SoftEnds:
+    """Return a model as one whose terminations are probabilities.
+
+    Raises:
+        ValueError: if the model has no ``soft_end_step``.
+    """
+    if not _has(dynamics, "soft_end_step"):
+        raise ValueError(
+            "dynamics must be a model that tells the probability of terminations (soft_end_step, as EnsembleDynamics "
+            f"has it), got {type(dynamics).__name__}"
+        )
+    return cast(SoftEnds, dynamics)
 
 
 def noise_inferring(dynamics: Any) -> InfersNoise:
