@@ -30,6 +30,6 @@ def make_game(name: str) -> Game:
     Raises:
         ValueError: if there is no game of that name.
     """
-    if name not in GAMES:
+    if not isinstance(name, str) or name not in GAMES:
         raise ValueError(f"game must be one of {sorted(GAMES)}, got {name!r}")
     return GAMES[name]()

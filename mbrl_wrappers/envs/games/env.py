@@ -102,7 +102,10 @@ class GameEnv(gym.Env[np.ndarray, np.int64]):
     def _let_opponent_move(self) -> None:
         while self.state.player[0] != self._agent and not self.state.ended[0]:
             action = self._opponent(self.game, self.state, self.np_random)
-            self.game.check(self.state, action)
+            try:
+                self.game.check(self.state, action)
+            except ValueError as error:
+                raise ValueError(f"opponent's {error}") from error
             self.state = self.game.step(self.state, action)
 
     def _get_obs(self) -> np.ndarray:

@@ -78,7 +78,7 @@ def find_opponent(opponent: str | Opponent) -> Opponent:
     """
     if callable(opponent):
         return opponent
-    if opponent not in _OPPONENTS:
+    if not isinstance(opponent, str) or opponent not in _OPPONENTS:
         raise ValueError(
             f"opponent must be one of {sorted(_OPPONENTS)} or a function (game, state, generator) -> action, "
             f"got {opponent!r}"

@@ -75,12 +75,8 @@ def test_winning_moves():
 
 
 def test_perfect_and_endgame_players_keep_the_value():
-    assert moves_of(perfect_player, TicTacToe(), position("x.. .o. ..x")._replace(player=np.ones(1, np.int8))) == {
-        1,
-        3,
-        5,
-        7,
-    }
+    second_to_move = position("x.. .o. ..x")._replace(player=np.ones(1, np.int8))
+    assert moves_of(perfect_player, TicTacToe(), second_to_move) == {1, 3, 5, 7}  # a corner loses
     late = random_positions(ConnectFour(), 30, 32)
     action = endgame_player(ConnectFour(), late, np.random.default_rng(0))
     _, best = opponents.perfect_solver(ConnectFour()).solve(late)
@@ -96,7 +92,7 @@ def test_the_endgame_player_plays_one_ply_until_it_knows():
 def test_players_without_a_solver_are_refused():
     with pytest.raises(ValueError, match="opponent='perfect' needs a game solved from its start, got ConnectFour"):
         perfect_player(ConnectFour(), ConnectFour().initial(1), np.random.default_rng(0))
-    with pytest.raises(ValueError, match="game must be .*, got Othello8"):
+    with pytest.raises(ValueError, match=r"game must be .*, got Othello8"):
         endgame_player(Othello(), Othello().initial(1), np.random.default_rng(0))
 
 
@@ -112,5 +108,5 @@ def test_the_register(monkeypatch):
     with pytest.raises(ValueError, match="name must be free, got 'random'"):
         register_opponent("random", leftmost)
     for wrong in ("Random", 3, None, ["random"]):
-        with pytest.raises(ValueError, match="opponent must be one of .*'one_ply'"):
+        with pytest.raises(ValueError, match=r"opponent must be one of .*'one_ply'"):
             find_opponent(wrong)

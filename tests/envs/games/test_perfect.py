@@ -92,16 +92,6 @@ def test_connect_four_does_not_care_which_side_is_left():
     np.testing.assert_array_equal(mirrored_best, mirror.turn_actions(best))
 
 
-@needs_numba
-def test_connect_four_solves_early_positions():
-    solver, game = ConnectFourSolver(), ConnectFour()
-    # The middle column filled by both in turns, and four more stones: the first player still wins, or draws, by less.
-    state = random_positions(game, 3, 12)
-    values, best = solver.solve(state)
-    assert solver.num_nodes > 100
-    assert (best.any(1) == ~state.ended).all() and np.isin(values, (-1, 0, 1)).all()
-
-
 def test_tic_tac_toe_has_5478_positions_and_is_a_draw():
     solver = TicTacToeSolver()
     assert (solver.table != -2).sum() == 5478
@@ -135,7 +125,7 @@ def test_the_first_player_wins_hex(size):
 @needs_numba
 def test_hex_5_is_solved_from_six_stones_on_and_does_not_care_about_a_half_turn():
     game = Hex(5)
-    state = random_positions(game, 5, 6)
+    state = random_positions(game, 2, 6)
     value, best = HexSolver(5).solve(state)
     turn = game.symmetries[1]
     turned_value, turned_best = HexSolver(5).solve(state._replace(board=turn.turn_planes(state.board)))
@@ -160,7 +150,7 @@ def test_too_early_positions_and_unsolved_games_are_refused():
     with pytest.raises(ValueError, match="size must be at most 5, got 6"):
         HexSolver(6)
     for game in (Othello(6), Hex(6), Gomoku(9)):
-        with pytest.raises(ValueError, match=f"game must be .*, got {game.name}"):
+        with pytest.raises(ValueError, match=rf"game must be .*, got {game.name}"):
             perfect_solver(game)
 
 

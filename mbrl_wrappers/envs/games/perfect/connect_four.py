@@ -1,8 +1,9 @@
 """Connect Four by alpha-beta search over bitboards.
 
 A set of cells is an integer: bit ``7 * column + row``, with row 0 at the bottom. The seventh bit of a column stays
-empty, so that no line runs over a column's end. The search is negamax (Knuth and Moore, 1975, Artificial Intelligence
-6(4)) with a transposition table; it looks for the outcome alone, not for how soon it comes.
+empty, so that no line runs over a column's end. The search is alpha-beta (Knuth and Moore, 1975, Artificial
+Intelligence 6(4)) with a window that holds no value: it asks whether a position is won, and if not, whether it is lost.
+How soon does not matter. A table remembers positions that are reached on several ways.
 """
 
 from __future__ import annotations
@@ -89,6 +90,15 @@ def _safe_moves(mine: int, taken: int) -> int:
 
 
 @inlined
+def _slot(key: int, table: Table) -> int:
+    """Where the table has a position; one that it does not have takes the place of another."""
+    slot = key % _TABLE_SIZE
+    if table.keys[slot] != key:
+        table.keys[slot], table.lower[slot], table.upper[slot] = key, -1, 1
+    return slot
+
+
+@inlined
 def _rate_moves(moves: int, mine: int, taken: int, order: np.ndarray) -> None:
     """Rate moves by how many cells would then complete a line."""
     for index, column in enumerate(_COLUMNS):
@@ -97,46 +107,42 @@ def _rate_moves(moves: int, mine: int, taken: int, order: np.ndarray) -> None:
 
 
 @compiled
-def _negamax(mine: int, taken: int, empty: int, alpha: int, beta: int, table: Table) -> int:
-    """What a position is worth to the player to move, who can't win at once: exact if between alpha and beta."""
+def _exceeds(mine: int, taken: int, empty: int, bound: int, table: Table) -> bool:
+    """Whether a position is worth more than the bound, -1 or 0, to the player to move, who can't win at once."""
     table.num_nodes[0] += 1
     moves = _safe_moves(mine, taken)
     if moves == 0 and empty > 0:
-        return -1
+        return False
     if empty <= 2:
-        return 0
+        return bound < 0
     key = mine + taken
-    slot = key % _TABLE_SIZE
-    if table.keys[slot] != key:
-        table.keys[slot], table.lower[slot], table.upper[slot] = key, -1, 1
-    lower, upper = table.lower[slot], table.upper[slot]
-    if lower >= beta or lower == upper:
-        return lower
-    if upper <= alpha:
-        return upper
-    best = -1
+    slot = _slot(key, table)
+    if table.lower[slot] > bound:
+        return True
+    if table.upper[slot] <= bound:
+        return False
     order = table.orders[empty]
     _rate_moves(moves, mine, taken, order)
     for _ in range(7):
         index = order.argmax()
-        if order[index] < 0 or best >= beta:
+        if order[index] < 0:
             break
         order[index] = -1
         child = taken | (moves & _COLUMNS[index])
-        best = max(best, -_negamax(taken ^ mine, child, empty - 1, -beta, -max(alpha, best), table))
-    if table.keys[slot] != key:
-        table.keys[slot], table.lower[slot], table.upper[slot] = key, -1, 1
-    if best > alpha:
-        table.lower[slot] = best
-    if best < beta:
-        table.upper[slot] = best
-    return best
+        if not _exceeds(taken ^ mine, child, empty - 1, -1 - bound, table):
+            table.lower[_slot(key, table)] = bound + 1
+            return True
+    table.upper[_slot(key, table)] = bound
+    return False
 
 
 @compiled
 def _value(mine: int, taken: int, empty: int, table: Table) -> int:
-    """What a position is worth to the player to move: first whether it is won, and if not, whether it is lost."""
+    """What a position is worth to the player to move."""
     if _completing(mine, taken) & (taken + _BOTTOM):
         return 1
-    is_won = _negamax(mine, taken, empty, 0, 1, table) == 1
-    return 1 if is_won else _negamax(mine, taken, empty, -1, 0, table)
+    # By a loop: numba would compile calls with constants apart, and can't load those from its cache.
+    for bound in (0, -1):
+        if _exceeds(mine, taken, empty, bound, table):
+            return bound + 1
+    return -1

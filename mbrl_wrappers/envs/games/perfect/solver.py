@@ -21,8 +21,8 @@ class Solver(ABC):
     least_stones = 0
 
     def is_in_reach(self, state: State) -> np.ndarray:
-        """``[B]`` bool: the positions with enough stones to be solved in about a second."""
-        return (state.board != 0).sum((1, 2)) >= self.least_stones
+        """``[B]`` bool: the positions that have ended, or enough stones to be solved in about a second."""
+        return state.ended | ((state.board != 0).sum((1, 2)) >= self.least_stones)
 
     def solve(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         """Find what positions are worth, and the moves that keep it.
