@@ -9,10 +9,12 @@ _TASKS = {
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
 }
+# Names of mbrl_wrappers.envs.games.GAMES, which end by their own rules. Their modules are imported on first use.
+_GAMES = ("TicTacToe", "ConnectFour", "Othello6", "Othello8", "Hex5", "Hex7", "Hex11", "Gomoku9", "Gomoku15")
 
 
 def register_tasks() -> None:
-    """Make the tasks of PETS and MBBL known to Gymnasium, each with its time limit.
+    """Make the tasks of PETS and MBBL, each with its time limit, and the board games known to Gymnasium.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.
@@ -27,3 +29,7 @@ def register_tasks() -> None:
                 entry_point=f"mbrl_wrappers.tasks.{name}",
                 max_episode_steps=max_episode_steps,
             )
+    for name in _GAMES:
+        env_id = f"mbrl_wrappers/{name}-v0"
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point="mbrl_wrappers.envs.games.env:GameEnv", kwargs={"game": name})

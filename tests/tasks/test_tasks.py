@@ -18,6 +18,7 @@ from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 import mbrl_wrappers.envs
+from mbrl_wrappers.envs.games import GAMES
 from mbrl_wrappers.models import KnownDynamics
 from mbrl_wrappers.models.env_specs import registered_id
 from mbrl_wrappers.tasks import swing_up
@@ -188,7 +189,8 @@ def test_registering_twice_changes_nothing():
     specs = {env_id: gym.spec(env_id) for env_id in NUM_STEPS}
     register_tasks()
     assert all(gym.spec(env_id) is spec for env_id, spec in specs.items())
-    assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == set(NUM_STEPS)
+    games = {f"mbrl_wrappers/{name}-v0" for name in GAMES}
+    assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == set(NUM_STEPS) | games
     assert mbrl_wrappers.envs.register_tasks is register_tasks
 
 
