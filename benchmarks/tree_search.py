@@ -10,6 +10,7 @@ nothing (it returns the same arrays again): selection, bookkeeping and backup.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -69,8 +70,7 @@ class Network:
         generator = np.random.default_rng(0)
         widths = [84, HIDDEN, HIDDEN, 8]
         self.weights = [
-            generator.normal(0, (2 / i) ** 0.5, (i, o)).astype(np.float32)
-            for i, o in zip(widths, widths[1:], strict=False)
+            generator.normal(0, (2 / i) ** 0.5, (i, o)).astype(np.float32) for i, o in itertools.pairwise(widths)
         ]
         self.biases = [np.zeros(o, np.float32) for o in widths[1:]]
 

@@ -11,8 +11,12 @@ from numba import njit
 from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
 from mbrl_wrappers.planners.tree.storage import Nodes
 
+# Kernels allocate nothing, so they can do without numba's counting of references to arrays, which costs more than all
+# the rest. Helpers are inlined, since to pass `nodes` on is to copy it.
+_OPTIONS = {"cache": True, "error_model": "numpy", "_nrt": False}
 
-@njit(cache=True, error_model="numpy", _nrt=False)
+
+@njit(**_OPTIONS)
 def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> None:
     """Walk from each root to an action without a node, or into an ended node; write where it starts and which it is.
 
@@ -21,6 +25,7 @@ def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> N
         rule: for the choice.
         parent: ``[B]`` for the nodes from which the last actions start.
         action: ``[B]`` for the last actions.
+        scores: ``[A]``, scratch space.
     """
     for b in range(len(parent)):
         node = 0
@@ -33,7 +38,7 @@ def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> N
         parent[b], action[b] = node, chosen
 
 
-@njit(cache=True, error_model="numpy", _nrt=False)
+@njit(**_OPTIONS)
 def grow(
     nodes: Nodes,
     rule: Rule,
@@ -82,7 +87,28 @@ def grow(
     return -1
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS)
+def grow_and_select(
+    nodes: Nodes,
+    rule: Rule,
+    new: int,
+    parent: Any,
+    action: Any,
+    reward: Any,
+    ended: Any,
+    logits: Any,
+    value: Any,
+    legal: Any,
+    scores: Any,
+) -> int:
+    """End a simulation by :func:`grow` and begin the next one by :func:`select`, in one call."""
+    bad = grow(nodes, rule, new, parent, action, reward, ended, logits, value, legal)
+    if bad < 0:
+        select(nodes, rule, parent, action, scores)
+    return bad
+
+
+@njit(**_OPTIONS, inline="always")
 def _put_prior(prior: Any, logits: Any, legal: Any) -> bool:
     """Write the softmax of the legal actions' logits; tell whether it was possible."""
     highest = -np.inf
@@ -101,7 +127,7 @@ def _put_prior(prior: Any, logits: Any, legal: Any) -> bool:
     return highest > -np.inf
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
     value = nodes.value[b, node]
     while node != 0:
@@ -117,14 +143,14 @@ def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
         node = parent
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _choose_at_root(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
     if rule.kind == GUMBEL_RULE:
         return _choose_by_halving(nodes, rule, b, scores)
     return _choose(nodes, rule, b, 0, scores)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _choose(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
     if rule.kind == PUCT_RULE:
         return _choose_by_puct(nodes, rule, b, node, scores)
@@ -133,7 +159,7 @@ def _choose(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
     return _choose_by_uct(nodes, rule, b, node, scores)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _argmax(scores: Any) -> int:
     best, chosen = -np.inf, 0
     for a in range(len(scores)):
@@ -142,7 +168,7 @@ def _argmax(scores: Any) -> int:
     return chosen
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _put_rescaled_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> None:
     """Write Q(s, a), brought to [0, 1] by the range in the tree if the rule says so; 0 where n(s, a) is."""
     q, visits = nodes.q[b, node], nodes.visits[b, node]
@@ -154,7 +180,7 @@ def _put_rescaled_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) ->
             scores[a] = q[a]
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _choose_by_puct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
     """AlphaZero: argmax Q(s, a) + c(N) P(s, a) sqrt(N) / (1 + n(s, a)), Q being 0 where n is."""
     prior, visits = nodes.prior[b, node], nodes.visits[b, node]
@@ -166,7 +192,7 @@ def _choose_by_puct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) ->
     return _argmax(scores)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _choose_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
     """UCT: argmax Q(s, a) + c sqrt(log N / n(s, a)) + w_a P(s, a) / (n(s, a) + 1).
 
@@ -187,7 +213,7 @@ def _choose_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> 
     return _argmax(scores)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _choose_by_halving(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
     """Gumbel at the root: argmax g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
     prior, visits, before = nodes.prior[b, 0], nodes.visits[b, 0], rule.before[b]
@@ -205,9 +231,9 @@ def _choose_by_halving(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
     return _argmax(scores)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _choose_by_improved_policy(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
-    """Gumbel below the root: argmax pi'(a) - n(a) / (1 + sum of n), for pi' = softmax(log P + sigma(Q))."""
+    """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
     prior, visits, count = nodes.prior[b, node], nodes.visits[b, node], nodes.count[b, node]
     highest = _put_transformed_q(nodes, rule, b, node, scores)
     mass = 0.0
@@ -215,11 +241,11 @@ def _choose_by_improved_policy(nodes: Nodes, rule: Rule, b: int, node: int, scor
         scores[a] = prior[a] * math.exp(scores[a] - highest) if prior[a] > 0 else -np.inf
         mass += max(scores[a], 0.0)
     for a in range(len(scores)):
-        scores[a] = scores[a] / mass - visits[a] / count
+        scores[a] = scores[a] * (count / mass) - visits[a]
     return _argmax(scores)
 
 
-@njit(cache=True, error_model="numpy", _nrt=False, inline="always")
+@njit(**_OPTIONS, inline="always")
 def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> float:
     """Write sigma(Q(s, a)) of the completed values, minus infinity for illegal actions; return the highest."""
     q, prior, visits = nodes.q[b, node], nodes.prior[b, node], nodes.visits[b, node]
@@ -239,7 +265,9 @@ def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any)
         if prior[a] > 0:
             low, high = min(low, scores[a]), max(high, scores[a])
     scale = (rule.visit_offset + most) * rule.value_scale  # equation 8
-    start, width = (low, high - low) if rule.rescaled and high > low else (0.0, 1.0)
+    start = 0.0
+    if rule.rescaled and high > low:
+        scale, start = scale / (high - low), low
     for a in range(len(scores)):
-        scores[a] = scale * ((scores[a] - start) / width) if prior[a] > 0 else -np.inf
-    return scale * ((high - start) / width)
+        scores[a] = scale * (scores[a] - start) if prior[a] > 0 else -np.inf
+    return scale * (high - start)

@@ -12,7 +12,7 @@ from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
 from mbrl_wrappers.planners.tree.storage import Nodes
 
 
-def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray) -> None:
+def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray, scores: np.ndarray) -> None:
     """Walk from each root to an action without a node, or into an ended node; write where it starts and which it is.
 
     Args:
@@ -20,6 +20,7 @@ def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray) -> 
         rule: for the choice.
         parent: ``[B]`` for the nodes from which the last actions start.
         action: ``[B]`` for the last actions.
+        scores: scratch space of the compiled kernel.
     """
     rows = np.arange(len(parent))  # [K] the roots that are still under way, and their nodes
     node = np.zeros(len(parent), np.int64)
@@ -76,6 +77,26 @@ def grow(
     nodes.prior[live, new] = prior_of(logits[live], legal[live])
     _back_up(nodes, rule.factor, np.where(child < 0, new, child))
     return -1
+
+
+def grow_and_select(
+    nodes: Nodes,
+    rule: Rule,
+    new: int,
+    parent: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    ended: np.ndarray,
+    logits: np.ndarray,
+    value: np.ndarray,
+    legal: np.ndarray,
+    scores: np.ndarray,
+) -> int:
+    """End a simulation by :func:`grow` and begin the next one by :func:`select`."""
+    bad = grow(nodes, rule, new, parent, action, reward, ended, logits, value, legal)
+    if bad < 0:
+        select(nodes, rule, parent, action, scores)
+    return bad
 
 
 def prior_of(logits: np.ndarray, legal: np.ndarray) -> np.ndarray:
@@ -158,11 +179,11 @@ def _choose_by_halving(nodes: Nodes, rule: Rule) -> np.ndarray:
 
 
 def _choose_by_improved_policy(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Gumbel below the root: argmax pi'(a) - n(a) / (1 + sum of n), for pi' = softmax(log P + sigma(Q))."""
+    """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
     prior, visits, count = nodes.prior[rows, node], nodes.visits[rows, node], nodes.count[rows, node]
     scores = transformed_q(nodes, rule, rows, node)
     policy = prior * np.exp(scores - scores.max(1, keepdims=True))
-    score = policy / _sum(policy)[:, None] - visits / count[:, None]
+    score = policy * (count / _sum(policy))[:, None] - visits
     return np.where(prior > 0, score, -np.inf).argmax(1)
 
 
@@ -187,10 +208,10 @@ def transformed_q(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) 
     are brought to [0, 1] first.
     """
     q, is_legal = completed_q(nodes, rows, node), nodes.prior[rows, node] > 0
+    scale = (rule.visit_offset + nodes.visits[rows, node].max(1, keepdims=True)) * rule.value_scale
     if rule.rescaled:
         low = np.where(is_legal, q, np.inf).min(1, keepdims=True)
         high = np.where(is_legal, q, -np.inf).max(1, keepdims=True)
         is_wide = high > low
-        q = (q - np.where(is_wide, low, 0.0)) / np.where(is_wide, high - low, 1.0)
-    scale = (rule.visit_offset + nodes.visits[rows, node].max(1, keepdims=True)) * rule.value_scale
+        scale, q = scale / np.where(is_wide, high - low, 1.0), q - np.where(is_wide, low, 0.0)
     return np.where(is_legal, scale * q, -np.inf)

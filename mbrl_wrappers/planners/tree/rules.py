@@ -48,7 +48,7 @@ class Rule(NamedTuple):
 
 
 def puct_exploration(num_visits: int, c_base: float, c_init: float) -> np.ndarray:
-    """Return ``c(N) sqrt(N)`` for ``N`` below ``num_visits``, with ``c(N) = log((1 + N + c_base) / c_base) + c_init``."""
+    """Return ``c(N) sqrt(N)`` for N below ``num_visits``, with ``c(N) = log((1 + N + c_base) / c_base) + c_init``."""
     visits = np.arange(num_visits)
     return (np.log((1 + visits + c_base) / c_base) + c_init) * np.sqrt(visits)
 

@@ -112,11 +112,16 @@ class TreeSearch:
         nodes, states = trees
         parent, action = np.zeros((2, len(nodes.prior)), np.int64)
         scores = np.empty(nodes.prior.shape[2])
-        for new in range(first, first + self.num_simulations):
-            self._kernels.select(nodes, rule, parent, action, scores)
+        last = first + self.num_simulations - 1
+        self._kernels.select(nodes, rule, parent, action, scores)
+        for new in range(first, last + 1):
             state, step = expand(states.take(parent), action.copy())
             states.put(new, state)
-            bad = self._kernels.grow(nodes, rule, new, parent, action, *_arrays_of(step, action, nodes.prior[:, 0]))
+            arrays = _arrays_of(step, action, nodes.prior[:, 0])
+            if new < last:
+                bad = self._kernels.grow_and_select(nodes, rule, new, parent, action, *arrays, scores)
+            else:
+                bad = self._kernels.grow(nodes, rule, new, parent, action, *arrays)
             if bad >= 0:
                 row = Step(*(field[bad] for field in step))
                 raise ValueError(f"expand must return finite numbers and a legal action, got {row} for root {bad}")

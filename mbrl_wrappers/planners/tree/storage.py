@@ -50,22 +50,15 @@ class Nodes(NamedTuple):
 
 def new_nodes(num_roots: int, num_nodes: int, num_actions: int) -> Nodes:
     """Return trees without any visits."""
-    node, edge = (num_roots, num_nodes), (num_roots, num_nodes, num_actions)
-    return Nodes(
-        prior=np.zeros(edge),
-        visits=np.zeros(edge, np.int32),
-        total=np.zeros(edge),
-        q=np.zeros(edge),
-        child=np.full(edge, NO_CHILD, np.int32),
-        count=np.ones(node, np.int32),
-        value=np.zeros(node),
-        reward=np.zeros(node),
-        ended=np.zeros(node, np.bool_),
-        parent=np.zeros(node, np.int32),
-        action=np.zeros(node, np.int32),
-        low=np.full(num_roots, np.inf),
-        high=np.full(num_roots, -np.inf),
-    )
+    edges = [("prior", "f8"), ("q", "f8"), ("total", "f8"), ("visits", "i4"), ("child", "i4")]
+    own = [("count", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
+    # What belongs to a node lies side by side, in a few lines of the cache: the arrays are views into records.
+    fields = [*((name, kind, num_actions) for name, kind in edges), *own]
+    records = np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
+    records["child"] = NO_CHILD
+    records["count"] = 1
+    low, high = np.full(num_roots, np.inf), np.full(num_roots, -np.inf)
+    return Nodes(**{name: records[name] for name, *_ in fields}, low=low, high=high)
 
 
 def leaves_of(state: Any) -> list[Any]:
@@ -80,20 +73,24 @@ class States:
     """
 
     def __init__(self, like: Any, num_nodes: int) -> None:
-        leaves, self._spec = pytree.tree_flatten(like)
-        self.leaves = [_empty(leaf, num_nodes) for leaf in leaves]
+        # A tuple of arrays, as games have it, is spared the walk through containers of any kind at each simulation.
+        self._is_flat = isinstance(like, tuple) and all(isinstance(leaf, np.ndarray | Tensor) for leaf in like)
+        self._make = getattr(type(like), "_make", tuple)
+        self._spec = pytree.tree_structure(like)
+        self.leaves = [_empty(leaf, num_nodes) for leaf in leaves_of(like)]
         self._flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in self.leaves]
         self._rows = np.arange(self.leaves[0].shape[1])
 
     def put(self, node: int, state: Any) -> None:
         """Write the states ``[B, ...]`` of a node."""
-        for leaf, value in zip(self.leaves, leaves_of(state), strict=True):
+        for leaf, value in zip(self.leaves, state if self._is_flat else leaves_of(state), strict=True):
             leaf[node] = value
 
     def take(self, node: np.ndarray) -> Any:
         """Return the states ``[B, ...]`` of nodes ``[B]``, one for each root."""
         index = node * len(self._rows) + self._rows
-        return pytree.tree_unflatten([_take(leaf, index) for leaf in self._flat], self._spec)
+        leaves = [_take(leaf, index) for leaf in self._flat]
+        return self._make(leaves) if self._is_flat else pytree.tree_unflatten(leaves, self._spec)
 
 
 def _empty(leaf: Any, num_nodes: int) -> Any:
@@ -131,9 +128,10 @@ def follow(trees: Trees, action: np.ndarray) -> Trees:
         ValueError: for an action outside ``[-1, A)``, or another number of them.
     """
     old = trees.nodes
-    num_roots, num_nodes, num_actions = old.prior.shape
+    num_roots, _, num_actions = old.prior.shape
     action = np.asarray(action)
-    if action.shape != (num_roots,) or not ((action >= -1) & (action < num_actions)).all():
+    is_whole = action.shape == (num_roots,) and action.dtype.kind in "iu"
+    if not is_whole or not ((action >= -1) & (action < num_actions)).all():
         raise ValueError(f"action must be {num_roots} whole numbers from -1 to {num_actions - 1}, got {action}")
     rows = np.arange(num_roots)
     start = np.where(action < 0, NO_CHILD, old.child[rows, 0, action])
