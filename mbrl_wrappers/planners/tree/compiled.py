@@ -1,0 +1,273 @@
+"""The inner loops of a search, compiled by numba. ``plain.py`` has the same in NumPy, with the same results."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
+from mbrl_wrappers.planners.tree.storage import Nodes
+
+# Kernels allocate nothing, so they can do without numba's counting of references to arrays, which costs more than all
+# the rest. Helpers are inlined, since to pass `nodes` on is to copy it.
+_OPTIONS = {"cache": True, "error_model": "numpy", "_nrt": False}
+
+
+@njit(**_OPTIONS)
+def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> None:
+    """Walk from each root to an action without a node, or into an ended node; write where it starts and which it is.
+
+    Args:
+        nodes: are not changed.
+        rule: for the choice.
+        parent: ``[B]`` for the nodes from which the last actions start.
+        action: ``[B]`` for the last actions.
+        scores: ``[A]``, scratch space.
+    """
+    for b in range(len(parent)):
+        node = 0
+        chosen = _choose_at_root(nodes, rule, b, scores)
+        child = nodes.child[b, 0, chosen]
+        while child >= 0 and not nodes.ended[b, child]:
+            node = child
+            chosen = _choose(nodes, rule, b, node, scores)
+            child = nodes.child[b, node, chosen]
+        parent[b], action[b] = node, chosen
+
+
+@njit(**_OPTIONS)
+def grow(
+    nodes: Nodes,
+    rule: Rule,
+    new: int,
+    parent: Any,
+    action: Any,
+    reward: Any,
+    ended: Any,
+    logits: Any,
+    value: Any,
+    legal: Any,
+) -> int:
+    """Add a node to each tree and return its value to the root; an ended node returns its own once more.
+
+    Args:
+        nodes: are changed.
+        rule: for the factor between a node's value and its parent's.
+        new: the index of the new nodes.
+        parent: ``[B]`` from :func:`select`.
+        action: ``[B]`` from :func:`select`.
+        reward: ``[B]`` of the step.
+        ended: ``[B]`` bool.
+        logits: ``[B, A]``.
+        value: ``[B]``.
+        legal: ``[B, A]`` bool.
+
+    Returns:
+        The first root with numbers that are not finite or without a legal action, or -1.
+    """
+    for b in range(len(parent)):
+        child = nodes.child[b, parent[b], action[b]]
+        if child < 0:
+            child = new
+            nodes.child[b, parent[b], action[b]] = new
+            nodes.parent[b, new] = parent[b]
+            nodes.action[b, new] = action[b]
+            nodes.reward[b, new] = reward[b]
+            nodes.ended[b, new] = ended[b]
+            is_good = math.isfinite(reward[b])
+            if not ended[b]:  # otherwise value and prior stay 0
+                nodes.value[b, new] = value[b]
+                is_good &= math.isfinite(value[b]) and _put_prior(nodes.prior[b, new], logits[b], legal[b])
+            if not is_good:
+                return b
+        _back_up(nodes, rule.factor, b, child)
+    return -1
+
+
+@njit(**_OPTIONS)
+def grow_and_select(
+    nodes: Nodes,
+    rule: Rule,
+    new: int,
+    parent: Any,
+    action: Any,
+    reward: Any,
+    ended: Any,
+    logits: Any,
+    value: Any,
+    legal: Any,
+    scores: Any,
+) -> int:
+    """End a simulation by :func:`grow` and begin the next one by :func:`select`, in one call."""
+    bad = grow(nodes, rule, new, parent, action, reward, ended, logits, value, legal)
+    if bad < 0:
+        select(nodes, rule, parent, action, scores)
+    return bad
+
+
+@njit(**_OPTIONS, inline="always")
+def _put_prior(prior: Any, logits: Any, legal: Any) -> bool:
+    """Write the softmax of the legal actions' logits; tell whether it was possible."""
+    highest = -np.inf
+    for a in range(len(prior)):
+        if legal[a]:
+            if not math.isfinite(logits[a]):
+                return False
+            highest = max(highest, logits[a])
+    mass = 0.0
+    for a in range(len(prior)):
+        if legal[a]:
+            prior[a] = math.exp(logits[a] - highest)
+            mass += prior[a]
+    for a in range(len(prior)):
+        prior[a] = max(prior[a] / mass, TINY) if legal[a] else 0.0
+    return highest > -np.inf
+
+
+@njit(**_OPTIONS, inline="always")
+def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
+    value = nodes.value[b, node]
+    while node != 0:
+        parent, a = nodes.parent[b, node], nodes.action[b, node]
+        value = nodes.reward[b, node] + factor * value  # G(s, a) = r + factor V(s')
+        nodes.count[b, parent] += 1
+        nodes.visits[b, parent, a] += 1
+        nodes.total[b, parent, a] += value
+        q = nodes.total[b, parent, a] / nodes.visits[b, parent, a]
+        nodes.q[b, parent, a] = q
+        nodes.low[b] = min(nodes.low[b], q)
+        nodes.high[b] = max(nodes.high[b], q)
+        node = parent
+
+
+@njit(**_OPTIONS, inline="always")
+def _choose_at_root(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
+    if rule.kind == GUMBEL_RULE:
+        return _choose_by_halving(nodes, rule, b, scores)
+    return _choose(nodes, rule, b, 0, scores)
+
+
+@njit(**_OPTIONS, inline="always")
+def _choose(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
+    if rule.kind == PUCT_RULE:
+        return _choose_by_puct(nodes, rule, b, node, scores)
+    if rule.kind == GUMBEL_RULE:
+        return _choose_by_improved_policy(nodes, rule, b, node, scores)
+    return _choose_by_uct(nodes, rule, b, node, scores)
+
+
+@njit(**_OPTIONS, inline="always")
+def _argmax(scores: Any) -> int:
+    best, chosen = -np.inf, 0
+    for a in range(len(scores)):
+        if scores[a] > best:
+            best, chosen = scores[a], a
+    return chosen
+
+
+@njit(**_OPTIONS, inline="always")
+def _put_rescaled_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> None:
+    """Write Q(s, a), brought to [0, 1] by the range in the tree if the rule says so; 0 where n(s, a) is."""
+    q, visits = nodes.q[b, node], nodes.visits[b, node]
+    low, width = nodes.low[b], nodes.high[b] - nodes.low[b]
+    for a in range(len(scores)):
+        if rule.rescaled:
+            scores[a] = (q[a] - low) / width if visits[a] > 0 and width > 0 else 0.0
+        else:
+            scores[a] = q[a]
+
+
+@njit(**_OPTIONS, inline="always")
+def _choose_by_puct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
+    """AlphaZero: argmax Q(s, a) + c(N) P(s, a) sqrt(N) / (1 + n(s, a)), Q being 0 where n is."""
+    prior, visits = nodes.prior[b, node], nodes.visits[b, node]
+    exploration = rule.exploration[nodes.count[b, node]]
+    _put_rescaled_q(nodes, rule, b, node, scores)
+    for a in range(len(scores)):
+        bonus = exploration * prior[a] / (1 + visits[a])
+        scores[a] = scores[a] + bonus if prior[a] > 0 else -np.inf
+    return _argmax(scores)
+
+
+@njit(**_OPTIONS, inline="always")
+def _choose_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
+    """UCT: argmax Q(s, a) + c sqrt(log N / n(s, a)) + w_a P(s, a) / (n(s, a) + 1).
+
+    Actions without a visit come first, the likeliest before the others.
+    """
+    prior, visits = nodes.prior[b, node], nodes.visits[b, node]
+    exploration = rule.exploration[nodes.count[b, node]]
+    likeliest, chosen = 0.0, -1
+    for a in range(len(scores)):
+        if visits[a] == 0 and prior[a] > likeliest:
+            likeliest, chosen = prior[a], a
+    if chosen >= 0:
+        return chosen
+    _put_rescaled_q(nodes, rule, b, node, scores)
+    for a in range(len(scores)):
+        bonus = exploration / math.sqrt(visits[a]) + rule.bonus * prior[a] / (visits[a] + 1)
+        scores[a] = scores[a] + bonus if prior[a] > 0 else -np.inf
+    return _argmax(scores)
+
+
+@njit(**_OPTIONS, inline="always")
+def _choose_by_halving(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
+    """Gumbel at the root: argmax g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
+    prior, visits, before = nodes.prior[b, 0], nodes.visits[b, 0], rule.before[b]
+    simulation, considered = 0, 0
+    for a in range(len(scores)):
+        simulation += visits[a] - before[a]
+        considered += prior[a] > 0
+    turn = rule.schedule[min(considered, len(rule.schedule) - 1), simulation]
+    _put_transformed_q(nodes, rule, b, 0, scores)
+    for a in range(len(scores)):
+        if prior[a] > 0 and visits[a] - before[a] == turn:
+            scores[a] += rule.noise[b, a] + math.log(prior[a])
+        else:
+            scores[a] = -np.inf
+    return _argmax(scores)
+
+
+@njit(**_OPTIONS, inline="always")
+def _choose_by_improved_policy(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
+    """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
+    prior, visits, count = nodes.prior[b, node], nodes.visits[b, node], nodes.count[b, node]
+    highest = _put_transformed_q(nodes, rule, b, node, scores)
+    mass = 0.0
+    for a in range(len(scores)):
+        scores[a] = prior[a] * math.exp(scores[a] - highest) if prior[a] > 0 else -np.inf
+        mass += max(scores[a], 0.0)
+    for a in range(len(scores)):
+        scores[a] = scores[a] * (count / mass) - visits[a]
+    return _argmax(scores)
+
+
+@njit(**_OPTIONS, inline="always")
+def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> float:
+    """Write sigma(Q(s, a)) of the completed values, minus infinity for illegal actions; return the highest."""
+    q, prior, visits = nodes.q[b, node], nodes.prior[b, node], nodes.visits[b, node]
+    most, mass, weighted = 0, 0.0, 0.0
+    for a in range(len(scores)):
+        likely = prior[a] if visits[a] > 0 else 0.0
+        mass += likely
+        weighted += likely * q[a]
+        most = max(most, visits[a])
+    value = nodes.value[b, node]
+    if most > 0:
+        count = nodes.count[b, node]
+        value = (value + (count - 1) * (weighted / mass)) / count  # the mixed value, appendix D
+    low, high = np.inf, -np.inf
+    for a in range(len(scores)):
+        scores[a] = q[a] if visits[a] > 0 else value  # equation 10
+        if prior[a] > 0:
+            low, high = min(low, scores[a]), max(high, scores[a])
+    scale = (rule.visit_offset + most) * rule.value_scale  # equation 8
+    start = 0.0
+    if rule.rescaled and high > low:
+        scale, start = scale / (high - low), low
+    for a in range(len(scores)):
+        scores[a] = scale * (scores[a] - start) if prior[a] > 0 else -np.inf
+    return scale * (high - start)

@@ -1,0 +1,183 @@
+"""The trees of many roots in flat arrays, without an object for a node."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+NO_CHILD = -1
+
+
+class Nodes(NamedTuple):
+    """Trees of ``B`` roots with ``N`` nodes of ``A`` actions each; node 0 is the root.
+
+    A parent's index is smaller than its children's. Not every index is in use.
+
+    Attributes:
+        prior: ``[B, N, A]`` probabilities P(s, a), 0 exactly where an action is illegal.
+        visits: ``[B, N, A]`` counts n(s, a).
+        total: ``[B, N, A]`` sums W(s, a) of the returns after an action, for the player who takes it.
+        q: ``[B, N, A]`` means Q(s, a) = W(s, a) / n(s, a); 0 without visits.
+        child: ``[B, N, A]`` the index of the node that an action leads to, or -1.
+        count: ``[B, N]`` N(s): 1 for the node itself, and the visits of its actions.
+        value: ``[B, N]`` v(s) as it was evaluated; 0 in ended states.
+        reward: ``[B, N]`` of the step into the node.
+        ended: ``[B, N]`` bool.
+        parent: ``[B, N]`` the index of the node before.
+        action: ``[B, N]`` the action that leads into the node.
+        low: ``[B]`` the lowest Q(s, a) that the tree has met; infinity at first.
+        high: ``[B]`` the highest one; minus infinity at first.
+    """
+
+    prior: np.ndarray
+    visits: np.ndarray
+    total: np.ndarray
+    q: np.ndarray
+    child: np.ndarray
+    count: np.ndarray
+    value: np.ndarray
+    reward: np.ndarray
+    ended: np.ndarray
+    parent: np.ndarray
+    action: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def new_nodes(num_roots: int, num_nodes: int, num_actions: int) -> Nodes:
+    """Return trees without any visits."""
+    edges = [("prior", "f8"), ("q", "f8"), ("total", "f8"), ("visits", "i4"), ("child", "i4")]
+    own = [("count", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
+    # What belongs to a node lies side by side, in a few lines of the cache: the arrays are views into records.
+    fields = [*((name, kind, num_actions) for name, kind in edges), *own]
+    records = np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
+    records["child"] = NO_CHILD
+    records["count"] = 1
+    low, high = np.full(num_roots, np.inf), np.full(num_roots, -np.inf)
+    return Nodes(**{name: records[name] for name, *_ in fields}, low=low, high=high)
+
+
+def leaves_of(state: Any) -> list[Any]:
+    """Return the arrays and tensors ``[B, ...]`` that a state consists of."""
+    return pytree.tree_leaves(state)
+
+
+class States:
+    """The states of all nodes: each leaf of the user's state, NumPy or torch, is kept as ``[N, B, ...]``.
+
+    Nodes come first, since a simulation adds the node of the same index to all roots.
+    """
+
+    def __init__(self, like: Any, num_nodes: int) -> None:
+        # A tuple of arrays, as games have it, is spared the walk through containers of any kind at each simulation.
+        self._is_flat = isinstance(like, tuple) and all(isinstance(leaf, np.ndarray | Tensor) for leaf in like)
+        self._make = getattr(type(like), "_make", tuple)
+        self._spec = pytree.tree_structure(like)
+        self.leaves = [_empty(leaf, num_nodes) for leaf in leaves_of(like)]
+        self._flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in self.leaves]
+        self._rows = np.arange(self.leaves[0].shape[1])
+
+    def put(self, node: int, state: Any) -> None:
+        """Write the states ``[B, ...]`` of a node."""
+        for leaf, value in zip(self.leaves, state if self._is_flat else leaves_of(state), strict=True):
+            leaf[node] = value
+
+    def take(self, node: np.ndarray) -> Any:
+        """Return the states ``[B, ...]`` of nodes ``[B]``, one for each root."""
+        index = node * len(self._rows) + self._rows
+        leaves = [_take(leaf, index) for leaf in self._flat]
+        return self._make(leaves) if self._is_flat else pytree.tree_unflatten(leaves, self._spec)
+
+
+def _empty(leaf: Any, num_nodes: int) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.new_zeros((num_nodes, *leaf.shape))
+    return np.zeros((num_nodes, *leaf.shape), leaf.dtype)
+
+
+def _take(leaf: Any, index: np.ndarray) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf[torch.as_tensor(index, device=leaf.device)]
+    return leaf[index]
+
+
+class Trees(NamedTuple):
+    """The trees of a search: statistics of the nodes, and their states."""
+
+    nodes: Nodes
+    states: States
+
+
+def follow(trees: Trees, action: np.ndarray) -> Trees:
+    """Return the subtrees that moves lead to, each moved to the front of its arrays.
+
+    Noise that was mixed into a root's prior goes with the root.
+
+    Args:
+        trees: of a finished search; they are not changed.
+        action: ``[B]`` the moves; -1 forgets a root's tree, for a game that starts anew.
+
+    Returns:
+        The subtrees, to be passed to the next search; empty where a move was not visited.
+
+    Raises:
+        ValueError: for an action outside ``[-1, A)``, or another number of them.
+    """
+    old = trees.nodes
+    num_roots, _, num_actions = old.prior.shape
+    action = np.asarray(action)
+    is_whole = action.shape == (num_roots,) and action.dtype.kind in "iu"
+    if not is_whole or not ((action >= -1) & (action < num_actions)).all():
+        raise ValueError(f"action must be {num_roots} whole numbers from -1 to {num_actions - 1}, got {action}")
+    rows = np.arange(num_roots)
+    start = np.where(action < 0, NO_CHILD, old.child[rows, 0, action])
+    index = _new_indices(old.parent, start)
+    root, node = np.nonzero(index >= 0)
+    place = index[root, node]
+    nodes = new_nodes(num_roots, int(place.max(initial=0)) + 1, num_actions)
+    for name in ("prior", "visits", "total", "q", "count", "value", "reward", "ended", "action"):
+        getattr(nodes, name)[root, place] = getattr(old, name)[root, node]
+    child = old.child[root, node]  # [K, A]; a kept node's children are kept
+    nodes.child[root, place] = np.where(child >= 0, index[root[:, None], child], NO_CHILD)
+    nodes.parent[root, place] = np.maximum(index[root, old.parent[root, node]], 0)
+    _find_range(nodes)
+    states = States(trees.states.take(np.zeros(num_roots, np.int64)), nodes.value.shape[1])
+    for leaf, source in zip(states.leaves, trees.states.leaves, strict=True):
+        leaf[place, root] = source[node, root]
+    return Trees(nodes, states)
+
+
+def _new_indices(parent: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the index ``[B, N]`` that each node has in the subtree below ``start [B]``, -1 outside it."""
+    num_roots, num_nodes = parent.shape
+    rows, index = np.arange(num_roots), np.full((num_roots, num_nodes), -1)
+    kept = np.zeros(num_roots, np.int64)  # how many nodes of each root so far
+    for node in range(1, num_nodes):  # parents come before their children; the parent of an unused index is the root
+        below = (node == start) | (index[rows, parent[:, node]] >= 0)
+        index[below, node] = kept[below]
+        kept += below
+    return index
+
+
+def _find_range(nodes: Nodes) -> None:
+    """Set ``low`` and ``high`` to the range of Q(s, a) in the trees."""
+    nodes.low[:] = np.where(nodes.visits > 0, nodes.q, np.inf).min((1, 2))
+    nodes.high[:] = np.where(nodes.visits > 0, nodes.q, -np.inf).max((1, 2))
+
+
+def grown(trees: Trees | None, state: Any, num_roots: int, num_actions: int, num_simulations: int) -> tuple[Trees, int]:
+    """Return a copy of trees, None for empty ones, with room for new nodes, and the index of the first new one."""
+    first = 1 if trees is None else trees.nodes.value.shape[1]
+    nodes = new_nodes(num_roots, first + num_simulations, num_actions)
+    states = States(state, first + num_simulations)
+    if trees is not None:
+        for new, old in zip(nodes[:-2], trees.nodes[:-2], strict=True):
+            new[:, :first] = old
+        nodes.low[:], nodes.high[:] = trees.nodes.low, trees.nodes.high
+        for leaf, source in zip(states.leaves, trees.states.leaves, strict=True):
+            leaf[:first] = source
+    return Trees(nodes, states), first
