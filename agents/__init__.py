@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mbrl_wrappers.agents.alphazero import AlphaZero
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.m2ac import M2AC
@@ -36,6 +37,7 @@ __all__ = [
     "SACSVG",
     "STEVE",
     "SVG",
+    "AlphaZero",
     "CompiledSAC",
     "CompiledTD3",
     "CompiledTQC",
@@ -47,6 +49,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "AlphaZero": "mbrl_wrappers.agents.alphazero",
         "CompiledSAC": "mbrl_wrappers.agents.compiled",
         "CompiledTD3": "mbrl_wrappers.agents.compiled",
         "CompiledTQC": "mbrl_wrappers.agents.compiled",

@@ -127,6 +127,15 @@ class Game(ABC):
         _see(state.board, state.player, planes)
         return planes
 
+    def state_of(self, planes: np.ndarray) -> State:
+        """Read the states of games that go on off their observations ``[B, C, H, W]``: player 0 is to move.
+
+        The inverse of :meth:`observation`, but for who is to move, where that makes no difference.
+        """
+        board = np.ascontiguousarray((planes[:, 0] - planes[:, 1]).astype(np.int8))
+        zeros = np.zeros((3, len(board)), np.int8)
+        return State(board, zeros[0], zeros[1].astype(np.bool_), zeros[2])
+
     def check(self, state: State, action: ArrayLike) -> None:
         """Refuse actions that the rules do not allow. A game that has ended takes any.
 

@@ -46,6 +46,11 @@ class Hex(Game):
         planes[:, 2] = state.player[:, None, None]
         return planes
 
+    def state_of(self, planes: np.ndarray) -> State:
+        """Read states off their observations, see :meth:`Game.state_of`; the third plane tells who is to move."""
+        state, player = super().state_of(planes), planes[:, 2, 0, 0].astype(np.int8)
+        return state._replace(board=state.board * (1 - 2 * player)[:, None, None], player=player)
+
     def _play(self, state: State, action: np.ndarray) -> None:
         _place(*state, action)
 

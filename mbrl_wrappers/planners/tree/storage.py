@@ -73,11 +73,18 @@ class States:
     """
 
     def __init__(self, like: Any, num_nodes: int) -> None:
+        self.__setstate__(pytree.tree_map(lambda leaf: _empty(leaf, num_nodes), like))
+
+    def __getstate__(self) -> Any:
+        """Return the user's state with leaves ``[N, B, ...]``: PyTorch's record of its form can't be pickled."""
+        return pytree.tree_unflatten(self.leaves, self._spec)
+
+    def __setstate__(self, states: Any) -> None:
+        """Take what :meth:`__getstate__` returned."""
         # A tuple of arrays, as games have it, is spared the walk through containers of any kind at each simulation.
-        self._is_flat = isinstance(like, tuple) and all(isinstance(leaf, np.ndarray | Tensor) for leaf in like)
-        self._make = getattr(type(like), "_make", tuple)
-        self._spec = pytree.tree_structure(like)
-        self.leaves = [_empty(leaf, num_nodes) for leaf in leaves_of(like)]
+        self._is_flat = isinstance(states, tuple) and all(isinstance(leaf, np.ndarray | Tensor) for leaf in states)
+        self._make = getattr(type(states), "_make", tuple)
+        self.leaves, self._spec = pytree.tree_flatten(states)
         self._flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in self.leaves]
         self._rows = np.arange(self.leaves[0].shape[1])
 

@@ -214,3 +214,20 @@ def test_numba_is_imported_only_with_the_games():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_an_observation_tells_the_state(name: str) -> None:
+    """What is read off an observation has the same observation, legal moves and future."""
+    game = make_game(name)
+    generator, state = np.random.default_rng(0), game.initial(30)
+    for _ in range(game.max_length // 2):
+        again = game.state_of(game.observation(state))
+        going = ~state.ended
+        for read in (game.observation, game.legal_actions):
+            assert (read(again)[going] == read(state)[going]).all()
+        legal = game.legal_actions(state)
+        action = np.where(legal, generator.random(legal.shape), -1).argmax(1)
+        state, next_again = game.step(state, action), game.step(again, action)
+        assert (next_again.ended[going] == state.ended[going]).all()
+        assert (next_again.outcome[going] == state.outcome[going]).all()

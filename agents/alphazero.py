@@ -1,0 +1,456 @@
+"""AlphaZero (Silver et al. 2018): a network learns from the searches of its own games, which it guides."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_wrappers.agents.self_play import ExampleBuffer, Examples, SelfPlay
+from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
+from mbrl_wrappers.envs.games import GAMES, Game, make_game
+from mbrl_wrappers.envs.games.base import State
+from mbrl_wrappers.envs.games.opponents import Opponent
+from mbrl_wrappers.planners.tree import PUCT, Gumbel, TreeSearch, root_generators
+from mbrl_wrappers.planners.tree.games import GameExpansion
+from mbrl_wrappers.seeding import stream_seed
+
+_METHODS = {"gumbel": Gumbel, "puct": PUCT}
+
+
+class DenseTrunk(BaseFeaturesExtractor):
+    """Dense layers that policy and value share.
+
+    Args:
+        observation_space: planes.
+        widths: units of the hidden layers.
+    """
+
+    def __init__(self, observation_space: spaces.Space, widths: Iterable[int] = (128, 128)) -> None:
+        widths = list(widths)
+        super().__init__(observation_space, widths[-1])
+        sizes = [int(np.prod(observation_space.shape or ())), *widths]
+        layers = [layer for pair in zip(sizes, widths, strict=False) for layer in (nn.Linear(*pair), nn.ReLU())]
+        self.layers = nn.Sequential(nn.Flatten(), *layers)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Return features ``[B, F]`` of planes ``[B, C, H, W]``."""
+        return self.layers(planes)
+
+
+class ResidualTrunk(BaseFeaturesExtractor):
+    """The paper's residual network that policy and value share; on a CPU it costs many times the dense one.
+
+    Args:
+        observation_space: planes.
+        channels: of each convolution.
+        blocks: residual blocks of two convolutions.
+    """
+
+    def __init__(self, observation_space: spaces.Space, channels: int = 64, blocks: int = 4) -> None:
+        assert observation_space.shape is not None
+        depth, height, width = observation_space.shape
+        super().__init__(observation_space, channels * height * width)
+        self.stem = _convolution(depth, channels)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(_convolution(channels, channels), nn.ReLU(), _convolution(channels, channels))
+            for _ in range(blocks)
+        )
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Return features ``[B, F]`` of planes ``[B, C, H, W]``."""
+        x = F.relu(self.stem(planes))
+        for block in self.blocks:
+            x = F.relu(x + block(x))
+        return x.flatten(1)
+
+
+def _convolution(depth: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(depth, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+
+class AlphaZeroPolicy(MaskableActorCriticPolicy):
+    """A network with a policy over legal moves, and a value in [-1, 1] for the player to move.
+
+    Args:
+        *args: sb3-contrib's.
+        features_extractor_class: the layers that policy and value share.
+        net_arch: hidden layers of policy and value of their own.
+        optimizer_kwargs: Adam's; by default the paper's weight decay.
+        **kwargs: sb3-contrib's.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = DenseTrunk,
+        net_arch: Any = (),
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            net_arch=net_arch if isinstance(net_arch, dict) else list(net_arch),
+            features_extractor_class=features_extractor_class,
+            optimizer_kwargs={"weight_decay": 1e-4} if optimizer_kwargs is None else optimizer_kwargs,
+            **kwargs,
+        )
+
+    def evaluate(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits ``[B, A]`` and values ``[B]`` of observations ``[B, C, H, W]``."""
+        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(planes))
+        return self.action_net(latent_pi), torch.tanh(self.value_net(latent_vf))[:, 0]
+
+
+class ResidualPolicy(AlphaZeroPolicy):
+    """:class:`AlphaZeroPolicy` with the paper's residual network."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": ResidualTrunk, **kwargs})
+
+
+class AlphaZero(BaseAlgorithm):
+    """Self-play with tree search, and a network that learns the searches' policies and the games' outcomes.
+
+    All games make a move at a time, each after a search that the network guides; the positions of games that have
+    ended go into a buffer, and the network takes ``gradient_steps`` steps on
+
+        ``(z - v)^2 - pi^T log p``                                                   (Silver et al. 2018, equation 1)
+
+    with weight decay, on positions that are turned and mirrored at random. A step of ``learn``'s count is a move.
+
+    ``predict`` searches too, with the same number of simulations, and without noise if ``deterministic``. Legal moves
+    are those of the rules, so masks need not be given.
+
+    Deviations: the search is Gumbel AlphaZero's by default (Danihelka et al. 2022), which needs fewer simulations, and
+    then the target is its improved policy; the paper's is ``search="puct"``. Adam; value and policy of a dense network.
+
+    Args:
+        policy: ``"MlpPolicy"``, or ``"CnnPolicy"`` for the paper's residual network.
+        env: of a game, such as ``"mbrl_wrappers.envs:mbrl_wrappers/ConnectFour-v0"``. Its opponent plays no part in
+            training; callbacks that evaluate in such an env meet it.
+        learning_rate: Adam's.
+        game: the game's name, where there is no env; default: the env's.
+        num_simulations: of each search.
+        search: ``"gumbel"`` or ``"puct"``.
+        num_games: games at a time.
+        explored_moves: moves of each game that are chosen with temperature 1, the others with 0; default: all.
+        value_mix: ``w`` of the value's target ``(1 - w) z + w v``: ``v`` is the root's value in the search.
+        reuse_trees: whether a search goes on with the subtree of the last one.
+        buffer_size: newest positions that are kept.
+        learning_starts: positions in the buffer before the first update.
+        batch_size: positions of an update.
+        gradient_steps: updates after each move of all games.
+        stats_window_size, tensorboard_log, policy_kwargs, verbose, seed, device: as in SB3.
+
+    Raises:
+        ValueError: for an argument out of its range, or an env that is not of a game.
+
+    Example:
+        >>> agent = AlphaZero("MlpPolicy", "mbrl_wrappers.envs:mbrl_wrappers/TicTacToe-v0")
+        >>> agent.learn(50_000)  # doctest: +SKIP
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": AlphaZeroPolicy,
+        "CnnPolicy": ResidualPolicy,
+    }
+
+    policy: AlphaZeroPolicy
+    rules: Game
+    examples: ExampleBuffer
+    self_play: SelfPlay
+
+    def __init__(
+        self,
+        policy: str | type[AlphaZeroPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        game: str | None = None,
+        num_simulations: int = 32,
+        search: str = "gumbel",
+        num_games: int = 128,
+        explored_moves: int | None = None,
+        value_mix: float = 0.0,
+        reuse_trees: bool = False,
+        buffer_size: int = 100_000,
+        learning_starts: int = 2_000,
+        batch_size: int = 512,
+        gradient_steps: int = 1,
+        stats_window_size: int = 1000,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if search not in _METHODS:
+            raise ValueError(f"search must be one of {sorted(_METHODS)}, got {search!r}")
+        for name, value in (
+            ("num_simulations", num_simulations),
+            ("num_games", num_games),
+            ("buffer_size", buffer_size),
+            ("learning_starts", learning_starts),
+            ("batch_size", batch_size),
+            ("gradient_steps", gradient_steps),
+        ):
+            check_whole_number(name, value)
+        if explored_moves is not None:
+            check_whole_number("explored_moves", explored_moves, 0)
+        check_number("value_mix", value_mix, 0, 1)
+        check_device("device", device)
+        self.game = game
+        self.num_simulations, self.search = num_simulations, search
+        self.num_games, self.explored_moves = num_games, explored_moves
+        self.value_mix, self.reuse_trees = value_mix, reuse_trees
+        self.buffer_size, self.learning_starts = buffer_size, learning_starts
+        self.batch_size, self.gradient_steps = batch_size, gradient_steps
+        self._n_updates = self._n_predictions = 0
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.Discrete,),
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        if self.env is not None:
+            self._take_rules(self.env)
+        elif self.game in GAMES:
+            self.rules = make_game(self.game)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Take an env of the same game; games in progress go on."""
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        self._take_rules(self.env)
+
+    def _take_rules(self, env: VecEnv) -> None:
+        try:
+            (self.rules, *_) = env.get_attr("game")
+        except AttributeError as error:
+            raise ValueError(f"env must be of a game, with an attribute game, got {env}") from error
+        self.game = self.rules.name
+        if not hasattr(self, "self_play"):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin all games, with an empty buffer."""
+        self.examples = ExampleBuffer(self.rules, self.buffer_size, stream_seed(self.seed, "batches"))
+        moves = self.rules.max_length if self.explored_moves is None else self.explored_moves
+        self.self_play = SelfPlay(
+            self.rules,
+            self._tree_search(),
+            self.num_games,
+            explored_moves=moves,
+            value_mix=self.value_mix,
+            reuses_trees=self.reuse_trees,
+            seed=None if self.seed is None else stream_seed(self.seed, "games"),
+        )
+
+    def _tree_search(self, num_simulations: int | None = None, **options: Any) -> TreeSearch:
+        count = self.num_simulations if num_simulations is None else num_simulations
+        return TreeSearch(count, _METHODS[self.search](**options))
+
+    # -- acting ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return the network's logits ``[B, A]`` and values ``[B]`` of states."""
+        planes = torch.as_tensor(self.rules.observation(state), device=self.device)
+        logits, value = self.policy.evaluate(planes)
+        return logits.cpu().numpy(), value.cpu().numpy()
+
+    def player(self, num_simulations: int | None = None) -> Opponent:
+        """Return the agent as a player for matches: it searches without noise.
+
+        Args:
+            num_simulations: default: the agent's; 0: the network's policy alone.
+        """
+
+        def play(game: Game, state: State, generator: np.random.Generator) -> np.ndarray:
+            return self._choose(state, num_simulations, 0.0, int(generator.integers(2**63)))
+
+        return play
+
+    def _choose(self, state: State, num_simulations: int | None, heat: float, seed: int) -> np.ndarray:
+        """Return moves ``[B]`` in games; anything where a game has ended."""
+        self.policy.set_training_mode(False)
+        going = np.flatnonzero(~state.ended)
+        action = np.zeros(len(state.ended), np.int64)
+        if len(going) == 0:
+            return action
+        expansion = GameExpansion(self.rules, self.evaluate)
+        root = expansion.root(State(*(field[going] for field in state)))
+        if num_simulations == 0:
+            action[going] = np.where(root.legal, root.logits, -np.inf).argmax(1)
+            return action
+        quiet = {"dirichlet_fraction": 0.0} if self.search == "puct" and heat == 0 else {}
+        search = self._tree_search(num_simulations, **quiet)
+        generators = root_generators(seed, len(going))
+        action[going] = search.search(root, expansion, generators, temperature=heat).action
+        return action
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Search from the positions that observations show, ``[C, H, W]`` or ``[B, C, H, W]``.
+
+        Args:
+            observation: from an env of the game, where it is the agent's move.
+            state: not used.
+            episode_start: not used.
+            deterministic: whether the search is without noise.
+            action_masks: ``[A]`` or ``[B, A]`` bool; the rules are obeyed without them.
+
+        Raises:
+            ValueError: for observations of another shape, or a position without a legal move.
+        """
+        if not hasattr(self, "rules"):
+            raise ValueError(f"env must be given for the rules of {self.game}, which is none of {sorted(GAMES)}")
+        planes = np.asarray(observation)
+        if planes.shape[-3:] != self.rules.observation_shape or planes.ndim not in (3, 4):
+            raise ValueError(f"observation must have shape {self.rules.observation_shape}, got {planes.shape}")
+        games = self.rules.state_of(planes.reshape(-1, *self.rules.observation_shape))
+        legal = self.rules.legal_actions(games)
+        if not legal.any(1).all():
+            raise ValueError(f"observation must be of games with a legal move, got {observation}")
+        self._n_predictions += 1
+        seed = stream_seed(self.seed, f"prediction {self._n_predictions}")
+        action = self._choose(games, None, 0.0 if deterministic else 1.0, seed)
+        return (action if planes.ndim == 4 else action[0]), state
+
+    # -- learning --------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "AlphaZero",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> AlphaZero:
+        """Play and train.
+
+        Args:
+            total_timesteps: moves in all games together.
+            callback: as in SB3; a step is a move of every game.
+            log_interval: moves of every game between two logs.
+            tb_log_name: as in SB3, like the next two.
+            reset_num_timesteps: whether to count anew; the games in progress, and the buffer, stay.
+            progress_bar: whether to show one.
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        dones, rounds = np.ones(1, np.bool_), 0  # for callbacks: a checkpoint may be made after any move
+        while self.num_timesteps < total_timesteps:
+            callback.on_rollout_start()
+            self.policy.set_training_mode(False)
+            examples, lengths = self.self_play.move(self.evaluate)
+            self.num_timesteps += self.num_games
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            callback.on_rollout_end()
+            self._keep(examples, lengths)
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if len(self.examples) >= self.learning_starts:
+                self.train(self.gradient_steps, self.batch_size)
+            rounds += 1
+            if log_interval and rounds % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        return self
+
+    def _keep(self, examples: Examples, lengths: np.ndarray) -> None:
+        assert self.ep_info_buffer is not None
+        self.examples.add(examples)
+        self._episode_num += len(lengths)
+        self.ep_info_buffer.extend({"l": int(length)} for length in lengths)
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Take gradient steps on positions of the buffer."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        for _ in range(gradient_steps):
+            batch = self.examples.sample(batch_size)
+            planes, legal, policy, value = (torch.as_tensor(field, device=self.device) for field in batch)
+            logits, predicted = self.policy.evaluate(planes.float())
+            log_probs = logits.masked_fill(~legal, -torch.inf).log_softmax(1).masked_fill(~legal, 0.0)
+            policy_loss = -(policy * log_probs).sum(1).mean()
+            value_loss = F.mse_loss(predicted, value)
+            self.policy.optimizer.zero_grad()
+            (policy_loss + value_loss).backward()
+            self.policy.optimizer.step()
+        self._n_updates += gradient_steps
+        target_entropy = -(policy * policy.clamp(min=1e-12).log()).sum(1).mean()
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/policy_loss", policy_loss.item())
+        self.logger.record("train/policy_divergence", (policy_loss - target_entropy).item())
+        self.logger.record("train/value_loss", value_loss.item())
+
+    def dump_logs(self) -> None:
+        """Write the log."""
+        seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        self.logger.record("time/games", self._episode_num, exclude="tensorboard")
+        self.logger.record("time/moves_per_second", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
+        self.logger.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if self.ep_info_buffer:
+            self.logger.record("rollout/game_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        self.logger.dump(step=self.num_timesteps)
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Write the buffer, and the games in progress with their random numbers, as a pickle."""
+        save_to_pkl(path, (self.examples, self.self_play), self.verbose)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = False) -> None:
+        """Read what :meth:`save_replay_buffer` wrote; a pickle, so only files of your own."""
+        self.examples, self.self_play = load_from_pkl(path, self.verbose)
+        self.self_play.search = self._tree_search()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "examples", "rules", "self_play"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
