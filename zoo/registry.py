@@ -32,6 +32,7 @@ from mbrl_wrappers.agents import (
     SACSVG,
     STEVE,
     SVG,
+    AlphaZero,
     CompiledSAC,
     CompiledTD3,
     CompiledTQC,
@@ -84,6 +85,7 @@ class AgentRecord:
 
 # Keys are the names that `mbrl-zoo train` takes.
 AGENTS: dict[str, AgentRecord] = {
+    "alphazero": AgentRecord(AlphaZero, "Silver et al. 2018", "learns a game from searches in games against itself"),
     "dhmbpo": AgentRecord(
         MAAC, "Kubo et al. 2025", "SAC whose actor and critic learn from short rollouts on imagined states"
     ),
@@ -128,6 +130,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         CompiledSAC,
         CompiledTD3,
         CompiledTQC,
+        AlphaZero,
         MAAC,
         PETS,
         POPLIN,

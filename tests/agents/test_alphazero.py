@@ -173,7 +173,7 @@ def test_it_learns_not_to_lose() -> None:
         num_games=64, num_simulations=24, gradient_steps=2, batch_size=256, learning_rate=2e-3,
         policy_kwargs={"features_extractor_kwargs": {"widths": [64, 64]}},
     )  # fmt: skip
-    agent.learn(40_000)
+    agent.learn(25_000)
     assert play_match(TIC_TAC_TOE, agent.player(), perfect_player, 60).losses <= 3
     untrained = play_match(TIC_TAC_TOE, make_agent().player(0), random_player, 100).score
     assert play_match(TIC_TAC_TOE, agent.player(0), random_player, 100).score > max(untrained + 0.1, 0.8)
