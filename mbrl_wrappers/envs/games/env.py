@@ -92,7 +92,7 @@ class GameEnv(gym.Env[np.ndarray, np.int64]):
         """``[A]`` bool: the moves that are legal now, none after the end."""
         return self.game.legal_actions(self.state)[0]
 
-    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+    def render(self) -> str | np.ndarray | None:
         """Show the board as text, or as ``[height, width, 3]`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render_mode must be given when the environment is made, got None")

@@ -58,14 +58,15 @@ class HexSolver(Solver):
         return int(self._board.num_nodes[0])
 
     def _values(self, state: State) -> np.ndarray:
-        stones = [(self._bits * (state.board == stone)).sum((1, 2)).tolist() for stone in (1, -1)]
-        positions = zip(*stones, state.player.tolist(), state.ended, strict=True)
-        return np.array([0 if ended else _value(*position, self._board) for *position, ended in positions], np.int8)
+        own, other = [(self._bits * (state.board == stone)).sum((1, 2)).tolist() for stone in (1, -1)]
+        positions = zip(own, other, state.player.tolist(), state.ended, strict=True)
+        return np.array([0 if ended else _value(x, o, p, self._board) for x, o, p, ended in positions], np.int8)
 
 
 def _board(size: int, bits: np.ndarray) -> Board:
     framed = np.pad(bits, 1)
-    around = sum(framed[1 + down : 1 + down + size, 1 + right : 1 + right + size] for down, right in NEIGHBOURS)
+    shifted = [framed[1 + down : 1 + down + size, 1 + right : 1 + right + size] for down, right in NEIGHBOURS]
+    around = np.sum(shifted, axis=0)
     sides = np.array([[bits[0].sum(), bits[-1].sum()], [bits[:, 0].sum(), bits[:, -1].sum()]])
     row, column = np.indices((size, size)) - (size - 1) / 2
     order = np.argsort((row**2 + column**2 + row * column).ravel(), kind="stable")
