@@ -68,8 +68,7 @@ def test_gymnasiums_checker_has_no_complaint(name, first):
         check_env(env)
 
 
-@pytest.mark.parametrize("name", ["TicTacToe", "ConnectFour", "Hex5"])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("name", "first"), [("TicTacToe", True), ("ConnectFour", False), ("Othello6", "random")])
 def test_maskable_ppo_takes_the_masks_as_they_are(name, first):
     env = gym.make(f"mbrl_wrappers/{name}-v0", first=first)
     agent = MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=1, seed=0)
