@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+numba: Any
 try:
-    import numba
-    from numba.extending import register_jitable
+    numba = importlib.import_module("numba")
 except ImportError:
     numba = None
 
@@ -50,4 +51,4 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """Let compiled functions call this one, which stays plain Python for everybody else."""
-    return function if numba is None else register_jitable(function)
+    return function if numba is None else numba.extending.register_jitable(function)

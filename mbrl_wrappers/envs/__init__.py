@@ -1,7 +1,7 @@
 """A model as an environment: single, for Gymnasium vectors, and for Stable-Baselines3; and real ones, put back.
 
-Importing this package also registers the tasks of published benchmarks, which lie in ``tasks``, under ids
-``mbrl_wrappers/...``.
+Importing this package also registers, under ids ``mbrl_wrappers/...``, the tasks of published benchmarks, which lie in
+``tasks``, and board games, which lie in ``envs.games``.
 """
 
 from typing import TYPE_CHECKING

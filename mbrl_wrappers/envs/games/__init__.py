@@ -1,4 +1,7 @@
-"""Board games of two players, hundreds at once in flat arrays; each also as a Gymnasium env against an opponent."""
+"""Board games of two players, hundreds at once in flat arrays; each also as a Gymnasium env against an opponent.
+
+They are fast with numba (``pip install 'mbrl-wrappers[games]'``), and work without.
+"""
 
 from mbrl_wrappers.envs.games.base import Game, State, Symmetry
 from mbrl_wrappers.envs.games.catalogue import GAMES, make_game

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mbrl_wrappers.acceleration.kernels import kernel
+from mbrl_wrappers.acceleration.kernels import inlined, kernel
 from mbrl_wrappers.arguments import check_whole_number
 
 
@@ -123,8 +123,9 @@ class Game(ABC):
             ``[B, C, H, W]`` float32 of 0 and 1: the stones of the player to move, those of the other, and the further
             planes that the game's class describes.
         """
-        planes = np.zeros((len(state.board), *self.observation_shape), np.float32)
-        _see(state.board, state.player, planes)
+        n = len(state.board)
+        planes = np.zeros((n, *self.observation_shape), np.float32)
+        _see(state.board.reshape(n, -1), state.player, planes.reshape(n, self.num_planes, -1))
         return planes
 
     def state_of(self, planes: np.ndarray) -> State:
@@ -167,19 +168,24 @@ class Game(ABC):
 
 
 def _see_vectorised(board: np.ndarray, player: np.ndarray, planes: np.ndarray) -> None:
-    mine = (1 - 2 * player)[:, None, None] * board
+    mine = board * (1 - 2 * player)[:, None]
     planes[:, 0] = mine == 1
     planes[:, 1] = mine == -1
 
 
 @kernel(_see_vectorised)
 def _see(board: np.ndarray, player: np.ndarray, planes: np.ndarray) -> None:
-    for game in range(board.shape[0]):
-        mine = 1 - 2 * player[game]
-        for row in range(board.shape[1]):
-            for column in range(board.shape[2]):
-                planes[game, 0, row, column] = board[game, row, column] == mine
-                planes[game, 1, row, column] = board[game, row, column] == -mine
+    """Write the first two planes ``[B, C, cells]`` of boards ``[B, cells]``."""
+    for game in range(len(player)):
+        mine = np.int8(1 - 2 * player[game])
+        _mark(board[game], mine, planes[game, 0])
+        _mark(board[game], -mine, planes[game, 1])
+
+
+@inlined
+def _mark(cells: np.ndarray, stone: np.int8, plane: np.ndarray) -> None:
+    for cell in range(len(cells)):
+        plane[cell] = cells[cell] == stone
 
 
 def square_symmetries(size: int, turns: list[tuple[bool, int]], num_extra: int = 0) -> list[Symmetry]:

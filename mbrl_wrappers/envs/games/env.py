@@ -24,7 +24,7 @@ class GameEnv(gym.Env[np.ndarray, np.int64]):
 
     Args:
         game: a name of :data:`mbrl_wrappers.envs.games.GAMES`, or a game.
-        opponent: a name: ``"random"``, ``"one_ply"`` (wins at once if it can, else prevents that the agent does),
+        opponent: a name: ``"random"``, ``"one_ply"`` (wins at once if it can, else moves where the agent would),
             ``"perfect"`` (TicTacToe), ``"endgame"`` (Connect Four and Hex: perfect once the board has filled up,
             ``"one_ply"`` before) or one that was registered; or a function ``(game, state, generator) -> action [B]``.
         first: whether the agent makes the first move; ``"random"``: drawn for each episode.
@@ -84,15 +84,15 @@ class GameEnv(gym.Env[np.ndarray, np.int64]):
         self.game.check(self.state, np.array([action]))
         self.state = self.game.step(self.state, np.array([action]))
         self._let_opponent_move()
-        is_agents_view = self.state.player[0] == self._agent
-        reward = float(self.state.outcome[0]) * (1 if is_agents_view else -1)
-        return self._get_obs(), reward + 0.0, bool(self.state.ended[0]), False, self._get_info()
+        outcome = int(self.state.outcome[0])
+        reward = float(outcome if self.state.player[0] == self._agent else -outcome)
+        return self._get_obs(), reward, bool(self.state.ended[0]), False, self._get_info()
 
     def action_masks(self) -> np.ndarray:
         """``[A]`` bool: the moves that are legal now, none after the end."""
         return self.game.legal_actions(self.state)[0]
 
-    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+    def render(self) -> str | np.ndarray | None:
         """Show the board as text, or as ``[height, width, 3]`` uint8."""
         if self.render_mode is None:
             gym.logger.warn("render_mode must be given when the environment is made, got None")

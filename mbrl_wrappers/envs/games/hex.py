@@ -82,7 +82,7 @@ def _crosses(stones: np.ndarray) -> np.ndarray:
             grown |= framed[:, 1 + down : 1 + down + size, 1 + right : 1 + right + size]
         grown &= stones
         if (grown == reached).all():
-            return reached[:, -1].any(1)
+            return reached[:, -1].max(1)
         reached = grown
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from mbrl_wrappers.acceleration.kernels import inlined, kernel
@@ -53,16 +55,17 @@ class Othello(Game):
         _place(*state, action, *self._rays)
 
 
-# A set of cells is a uint64: bit `row * size + column`. The functions from here to `_flipped` take numbers, and arrays
-# of them, alike.
+# A set of cells: bit `row * size + column` of a uint64, or of each uint64 in an array. Both paths use it.
+_Cells: TypeAlias = Any
 
 
 def _rays(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """How far a bit moves along each of four lines, and the cells between whose neighbours on that line it may move.
+    """Describe the four lines through a cell: across, down, and both diagonals.
 
     Returns:
-        Two arrays ``[4]`` of uint64. A stone in the first or last column has no two neighbours on a line that is not
-        vertical; without those cells, no step runs over the edge into the next row.
+        Two arrays ``[4]`` of uint64: how many bits a step along the line is, and the cells that may lie between two
+        others on it. Except down, no cell of the first or last column does, so no step runs over the edge into the
+        next row.
     """
     columns = np.arange(size * size) % size
     anywhere = _packed(np.ones(size * size, np.bool_))
@@ -71,19 +74,19 @@ def _rays(size: int) -> tuple[np.ndarray, np.ndarray]:
     return steps, np.array([inside, anywhere, inside, inside], np.uint64)
 
 
-def _packed(cells: np.ndarray) -> np.ndarray:
+def _packed(cells: np.ndarray) -> _Cells:
     """``[..., cells]`` bool as ``[...]`` uint64."""
     bits = np.uint64(1) << np.arange(cells.shape[-1], dtype=np.uint64)
     return (cells * bits).sum(-1, dtype=np.uint64)
 
 
 @inlined
-def _shifted(cells: np.uint64, step: np.uint64, upwards: bool) -> np.uint64:
+def _shifted(cells: _Cells, step: np.uint64, upwards: bool) -> _Cells:
     return cells << step if upwards else cells >> step
 
 
 @inlined
-def _chain(start: np.uint64, through: np.uint64, step: np.uint64, upwards: bool) -> np.uint64:
+def _chain(start: _Cells, through: _Cells, step: np.uint64, upwards: bool) -> _Cells:
     """The cells of ``through`` that follow ``start`` without a gap; six fill a board of 8."""
     chain = through & _shifted(start, step, upwards)
     for _ in range(5):
@@ -92,7 +95,7 @@ def _chain(start: np.uint64, through: np.uint64, step: np.uint64, upwards: bool)
 
 
 @inlined
-def _moves(mine: np.uint64, theirs: np.uint64, steps: np.ndarray, inside: np.ndarray) -> np.uint64:
+def _moves(mine: _Cells, theirs: _Cells, steps: np.ndarray, inside: np.ndarray) -> _Cells:
     """The empty cells from which a chain of their stones leads to one of mine."""
     found = mine ^ mine
     for line in range(4):
@@ -103,7 +106,7 @@ def _moves(mine: np.uint64, theirs: np.uint64, steps: np.ndarray, inside: np.nda
 
 
 @inlined
-def _flipped(move: np.uint64, mine: np.uint64, theirs: np.uint64, steps: np.ndarray, inside: np.ndarray) -> np.uint64:
+def _flipped(move: _Cells, mine: _Cells, theirs: _Cells, steps: np.ndarray, inside: np.ndarray) -> _Cells:
     """Their stones that change sides when I move."""
     found = mine ^ mine
     for line in range(4):
@@ -120,7 +123,7 @@ def _sides_vectorised(board: np.ndarray, player: np.ndarray) -> tuple[np.ndarray
 
 
 @inlined
-def _sides(board: np.ndarray, player: int) -> tuple[np.uint64, np.uint64]:
+def _sides(board: np.ndarray, player: int) -> tuple[_Cells, _Cells]:
     """The stones of the player to move, and those of the other, in one game."""
     mine, theirs = np.uint64(0), np.uint64(0)
     for cell, stone in enumerate(board.flat):
@@ -216,7 +219,7 @@ def _place(
 
 
 @inlined
-def _recolour(board: np.ndarray, cells: np.uint64, stone: int) -> None:
+def _recolour(board: np.ndarray, cells: _Cells, stone: int) -> None:
     for row in range(board.shape[0]):
         for column in range(board.shape[1]):
             if (cells >> np.uint64(row * board.shape[1] + column)) & np.uint64(1):

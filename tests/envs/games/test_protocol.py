@@ -13,6 +13,7 @@ from mbrl_wrappers.envs.games import GAMES, ConnectFour, Gomoku, Hex, Othello, T
 from mbrl_wrappers.envs.games.base import State, take_games
 from testing.games import SMALL_GAMES, assert_equal, name_of, random_game, random_positions
 
+needs_numba = pytest.mark.skipif(not kernels.use_numba, reason="numba is not installed")
 every_game = pytest.mark.parametrize("game", SMALL_GAMES, ids=name_of)
 
 
@@ -28,7 +29,7 @@ def test_shapes_and_types(game):
         assert observation.shape == (3, *game.observation_shape) and observation.dtype == np.float32
 
 
-@pytest.mark.skipif(not kernels.use_numba, reason="numba is not installed")
+@needs_numba
 @every_game
 def test_numpy_and_numba_give_the_same_numbers(game, monkeypatch):
     states, actions = random_game(game, 50)
@@ -190,11 +191,24 @@ def test_games_are_found_by_their_names():
     assert Gomoku(7, 4).name != Gomoku(7, 5).name
 
 
-def test_everything_works_without_numba():
+@pytest.mark.parametrize(
+    ("preparation", "names"),
+    [
+        ("sys.modules['numba'] = None", ["TicTacToe", "ConnectFour", "Othello6", "Hex5", "Gomoku9"]),
+        # No folder where numba may keep what it has compiled.
+        pytest.param(
+            "import numba.core.caching as c; c.CacheImpl._locator_classes = []",
+            ["ConnectFour"],
+            marks=[needs_numba, pytest.mark.slow],
+        ),
+    ],
+    ids=["without numba", "without a cache"],
+)
+def test_games_are_played(preparation, names):
     program = (
-        "import sys; sys.modules['numba'] = None\n"
+        f"import sys; {preparation}\n"
         "import gymnasium as gym, mbrl_wrappers.envs\n"
-        "for name in ('TicTacToe', 'ConnectFour', 'Othello6', 'Hex5', 'Gomoku9'):\n"
+        f"for name in {names}:\n"
         "    env = gym.make(f'mbrl_wrappers/{name}-v0', opponent='one_ply', first='random')\n"
         "    obs, info = env.reset(seed=0)\n"
         "    ended = False\n"
@@ -204,7 +218,7 @@ def test_everything_works_without_numba():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 5
+    assert len(done.stdout.splitlines()) == len(names)
 
 
 def test_numba_is_imported_only_with_the_games():

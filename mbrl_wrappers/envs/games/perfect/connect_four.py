@@ -54,7 +54,7 @@ class ConnectFourSolver(Solver):
         taken = (_BITS * (state.board != 0)).sum((1, 2))
         empty = (state.board == 0).sum((1, 2))
         positions = zip(mine.tolist(), taken.tolist(), empty.tolist(), state.ended, strict=True)
-        return np.array([0 if ended else _value(*position, self._table) for *position, ended in positions], np.int8)
+        return np.array([0 if ended else _value(m, t, e, self._table) for m, t, e, ended in positions], np.int8)
 
 
 @inlined

@@ -19,8 +19,10 @@ from mbrl_wrappers.envs.games.perfect.solver import Solver
 
 LARGEST = 5
 _TABLE_SIZE = 1_048_573  # a prime
+# An answer, as bits: 0 to 24 are the empty cells that the winner needs, 25 tells that the player to move wins, and what
+# is above them is the cell of a move that wins.
 _CELLS = (1 << 25) - 1
-_WON = 1 << 25  # in an answer: the player to move wins; the lower bits are the cells that the winner needs
+_WON = 1 << 25
 
 
 class Board(NamedTuple):
@@ -58,14 +60,15 @@ class HexSolver(Solver):
         return int(self._board.num_nodes[0])
 
     def _values(self, state: State) -> np.ndarray:
-        stones = [(self._bits * (state.board == stone)).sum((1, 2)).tolist() for stone in (1, -1)]
-        positions = zip(*stones, state.player.tolist(), state.ended, strict=True)
-        return np.array([0 if ended else _value(*position, self._board) for *position, ended in positions], np.int8)
+        own, other = [(self._bits * (state.board == stone)).sum((1, 2)).tolist() for stone in (1, -1)]
+        positions = zip(own, other, state.player.tolist(), state.ended, strict=True)
+        return np.array([0 if ended else _value(x, o, p, self._board) for x, o, p, ended in positions], np.int8)
 
 
 def _board(size: int, bits: np.ndarray) -> Board:
     framed = np.pad(bits, 1)
-    around = sum(framed[1 + down : 1 + down + size, 1 + right : 1 + right + size] for down, right in NEIGHBOURS)
+    shifted = [framed[1 + down : 1 + down + size, 1 + right : 1 + right + size] for down, right in NEIGHBOURS]
+    around = np.sum(shifted, axis=0)
     sides = np.array([[bits[0].sum(), bits[-1].sum()], [bits[:, 0].sum(), bits[:, -1].sum()]])
     row, column = np.indices((size, size)) - (size - 1) / 2
     order = np.argsort((row**2 + column**2 + row * column).ravel(), kind="stable")
@@ -97,13 +100,13 @@ def _first(cells: int, order: np.ndarray) -> int:
 
 @compiled
 def _answer(mine: int, theirs: int, player: int, board: Board) -> int:
-    """Who wins a position that is not decided, and the empty cells that it takes."""
+    """Who wins a position that is not decided, and how."""
     board.num_nodes[0] += 1
     key = (mine | 1 << 25) << 25 | theirs
     slot = key % _TABLE_SIZE
     if board.keys[slot] == key:
         return board.answers[slot]
-    worth_trying = ~(mine | theirs) & _CELLS & ((1 << len(board.order)) - 1)
+    worth_trying = ~(mine | theirs) & ((1 << len(board.order)) - 1)
     answer = 0
     cell = _first(worth_trying, board.order)
     while worth_trying:
@@ -118,7 +121,7 @@ def _answer(mine: int, theirs: int, player: int, board: Board) -> int:
         needed = reply & _CELLS
         answer |= needed
         worth_trying &= needed
-        cell = reply >> 26
+        cell = reply >> 26  # where the other player would have won is often the place to be
         if not worth_trying >> cell & 1:
             cell = _first(worth_trying, board.order)
     board.keys[slot], board.answers[slot] = key, answer
