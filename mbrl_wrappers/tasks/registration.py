@@ -8,11 +8,18 @@ _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
+    "mbrl_wrappers/MiniPacman-v0": ("grids:MiniPacman", 3000),
+    "mbrl_wrappers/Sokoban-v0": ("grids:Sokoban", 120),
+}
+# What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
+_VECTORS = {
+    "mbrl_wrappers/MiniPacman-v0": "mbrl_wrappers.envs.games:mini_pacman_vector_env",
+    "mbrl_wrappers/Sokoban-v0": "mbrl_wrappers.envs.games:sokoban_vector_env",
 }
 
 
 def register_tasks() -> None:
-    """Make the tasks of PETS and MBBL known to Gymnasium, each with its time limit.
+    """Make the tasks of PETS, MBBL and I2A known to Gymnasium, each with its time limit.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.
@@ -25,5 +32,6 @@ def register_tasks() -> None:
             gym.register(
                 env_id,
                 entry_point=f"mbrl_wrappers.tasks.{name}",
+                vector_entry_point=_VECTORS.get(env_id),
                 max_episode_steps=max_episode_steps,
             )
