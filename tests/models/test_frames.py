@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, collect_episodes, collect_transitions
 from mbrl_wrappers.models import EnsembleDynamics, FrameDynamics
-from mbrl_wrappers.tasks.grids import Sokoban
+from mbrl_wrappers.tasks.grids import Sokoban, SokobanGames
+from mbrl_wrappers.tasks.grids.tiles import draw_tiles
 from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.zoo.registry import DYNAMICS
 from mbrl_wrappers.zoo.storage.agent_file import describe_dynamics
@@ -29,24 +30,38 @@ class Room(gym.Wrapper):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         _, info = self.env.reset(**kwargs)
-        self.unwrapped.games.put(0, LEVEL)
-        return self.unwrapped.games.observations()[0], info
+        games = self.get_wrapper_attr("games")
+        games.put(0, LEVEL)
+        return games.observations()[0], info
 
 
 def room() -> gym.Env:
     return gym.wrappers.TimeLimit(Room(Sokoban(size=5, num_boxes=1)), 15)
 
 
+def pictured() -> gym.Env:
+    return gym.make("mbrl_wrappers/Sokoban-v0", size=5, num_boxes=1, render_mode="rgb_array")
+
+
+def picture_of(frame: np.ndarray) -> np.ndarray:
+    return draw_tiles(SokobanGames.tiles, SokobanGames.planes, frame)
+
+
 @pytest.fixture(scope="module")
-def fitted() -> FrameDynamics:
+def report() -> dict[str, float]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def fitted(report: dict[str, float]) -> FrameDynamics:
     model = FrameDynamics.for_env(room(), max_steps=600, patience=5, learning_rate=5e-3, **SMALL)
-    model.report = model.fit(collect_transitions(room(), model, 1500, seed=0), seeded())
+    report.update(model.fit(collect_transitions(room(), model, 1500, seed=0), seeded()))
     return model
 
 
-def test_a_fit_learns_frames_rewards_and_ends(fitted: FrameDynamics) -> None:
-    assert fitted.report["pixel_accuracy"] > 0.99 and fitted.report["reward_accuracy"] > 0.97
-    assert fitted.report["pixel_kinds"] == 7 and fitted.report["grad_steps"] <= 600
+def test_a_fit_learns_frames_rewards_and_ends(fitted: FrameDynamics, report: dict[str, float]) -> None:
+    assert report["pixel_accuracy"] > 0.99 and report["reward_accuracy"] > 0.97
+    assert report["pixel_kinds"] == 7 and report["grad_steps"] <= 600
     real = collect_transitions(room(), fitted, 600, seed=1)
     found = fitted.predict(real.obs, real.action, deterministic=True)
     moved = (real.obs != real.next_obs).any(-1)
@@ -86,6 +101,9 @@ def test_imagined_frames_are_shown_in_every_facade(fitted: FrameDynamics) -> Non
         assert imagined_reward == pytest.approx(reward)
         np.testing.assert_array_equal(sb3.step(np.full(3, action))[0][1], expected)
         np.testing.assert_array_equal(vector.step(np.full(3, action))[0][2], expected)
+    single = ImaginedEnv(fitted, start_obs=start, render_mode="rgb_array", render_env=pictured())
+    single.reset()
+    np.testing.assert_array_equal(single.render(), picture_of(start[0]))
     agent = A2C("MlpPolicy", ImaginedVecEnv(fitted, 4, horizon=10, seed=0), policy_kwargs={"net_arch": [8]}, seed=0)
     assert agent.learn(40).num_timesteps == 40
 

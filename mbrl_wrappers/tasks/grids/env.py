@@ -9,6 +9,8 @@ import numpy as np
 
 from mbrl_wrappers.tasks.grids.games import Games
 
+GRID_IDS = ("mbrl_wrappers/MiniPacman-v0", "mbrl_wrappers/Sokoban-v0")
+
 
 class GridEnv(gym.Env[np.ndarray, Any]):
     """The only game of a core as an environment.
@@ -64,3 +66,8 @@ class GridEnv(gym.Env[np.ndarray, Any]):
         if self.render_mode == "rgb_array":
             return self.games.picture(0)
         return self.games.text(0) if self.render_mode == "ansi" else None
+
+
+def show_frame(env: GridEnv, frame: np.ndarray) -> None:
+    """Put a frame ``[C, H, W]`` on the board, to be rendered; the game behind it stays where it is."""
+    env.games.boards[0] = frame.reshape(len(frame), -1)

@@ -234,15 +234,10 @@ class MiniPacmanGames(Games):
 
     def _cleared(self) -> np.ndarray:
         """Return the games whose level is done, ``[B]`` bool."""
-        cleared: np.ndarray = np.zeros(self.num_games, bool)
-        if self.rules.goal == "food":
-            cleared = self._food_left == 0
-        elif self.rules.goal == "pills":
-            cleared = self._pills_left == 0
-        elif self.rules.goal == "ghosts":
-            cleared = ~self.alive.any(1)
+        left = {"food": self._food_left, "pills": self._pills_left, "ghosts": self.alive.sum(1), None: 1}
+        cleared = np.equal(left[self.rules.goal], np.zeros(self.num_games))
         if self.rules.level_steps is not None:
-            cleared = cleared | (self.level_steps >= self.rules.level_steps)
+            cleared |= self.level_steps >= self.rules.level_steps
         return cleared
 
     def _draw(self) -> None:
