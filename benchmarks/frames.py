@@ -122,7 +122,7 @@ def main() -> None:
         "",
         f"## A model of {DATA_STEPS:,} random steps, on other episodes",
         "",
-        "A step takes the likeliest kind of each pixel and the likeliest reward, and starts from the frame imagined last.",
+        "Each step predicts the likeliest kind of each pixel and the likeliest reward, from the last imagined frame.",
         "",
         *model_table(),
     ]

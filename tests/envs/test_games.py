@@ -87,6 +87,25 @@ def test_the_vector_is_single_envs_side_by_side(kind: str, mode: AutoresetMode) 
 
 
 @KINDS
+def test_finished_games_wait_for_their_reset(kind: str) -> None:
+    env = GamesVectorEnv(core(kind), "Disabled")
+    alone = core(kind, 1)
+    alone.seed([4])
+    alone.reset()
+    env.reset(seed=3)
+    for actions in actions_for(env.games):
+        obs, _, terminated, truncated, _ = env.step(actions)
+        step = alone.step(actions[1:2])
+        np.testing.assert_array_equal(obs[1], alone.observations()[0])
+        done = terminated | truncated
+        if done.any():
+            with pytest.raises(ValueError, match=r"episodes \[.*\] are over: call reset with options"):
+                env.step(actions)
+            env.reset(options={"reset_mask": done})
+            alone.reset(step.terminated | step.truncated)
+
+
+@KINDS
 def test_sb3s_vector_is_single_envs_side_by_side(kind: str) -> None:
     ours = GamesVecEnv(core(kind), seed=3)
     theirs = DummyVecEnv([lambda: Monitor(single(kind))] * NUM_GAMES)

@@ -67,7 +67,6 @@ class Games(ABC):
         self.boards = np.zeros((num_games, len(self.planes), height * width), np.uint8)
         self.steps = np.zeros(num_games, int)
         self.over = np.zeros(num_games, bool)
-        self._offsets = np.array([-width, width, -1, 1, 0])
         self._rows = np.arange(num_games)
         self._generators = [np.random.default_rng() for _ in range(num_games)]
         self._is_started = False

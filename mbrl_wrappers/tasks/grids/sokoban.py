@@ -85,6 +85,7 @@ class SokobanGames(Games):
             generate_level(size, num_boxes, self._first)  # refuses boxes without room now, not at the first reset
         super().__init__(num_games, (size, size), 5 if noop else 4, max_episode_steps)
         self.level = np.full(num_games, -1)
+        self._offsets = np.array([-size, size, -1, 1, 0])
         self._players = np.zeros(num_games, int)
         self._boxes_off = np.ones(num_games, int)
 
