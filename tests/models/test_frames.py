@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, DQN
 from torch import Tensor
 
+from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, collect_episodes, collect_transitions
+from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, FrameDynamics
+from mbrl_wrappers.models.rollout_error import open_loop_error
 from mbrl_wrappers.tasks.grids import Sokoban, SokobanGames
 from mbrl_wrappers.tasks.grids.tiles import draw_tiles
 from mbrl_wrappers.types import Transitions
@@ -159,6 +162,25 @@ def test_a_pixel_that_was_never_seen_is_of_no_kind(fitted: FrameDynamics) -> Non
     obs[0, 12] = 77
     assert (fitted._one_hot(fitted._kinds(obs)).sum(1) == 0).sum() == 1
     assert fitted.predict(obs, torch.eye(4)[:1], deterministic=True).next_obs.shape == obs.shape
+
+
+def test_an_agent_trains_on_imagined_frames(fitted: FrameDynamics) -> None:
+    env = room()
+    agent = DQN("MlpPolicy", env, learning_starts=30, buffer_size=500, policy_kwargs={"net_arch": [8]}, seed=0)
+    model = FrameDynamics.for_env(env, max_steps=5, **SMALL)
+    agent.learn(92, callback=ModelBased(Dyna(rollouts_per_step=3), model, fit_every=30))  # a divergence would warn
+    assert agent.num_timesteps == 92 and model.num_kinds > 0
+
+
+def test_errors_of_frames_are_measured_in_their_spread(fitted: FrameDynamics) -> None:
+    real = collect_episodes(room(), fitted, 300, seed=6).sequences(40, 3, seeded())
+    whole = ~real.is_first[:, 1:].any(1)
+    obs, action = real.obs[whole], real.action[whole, 1:]
+    error = open_loop_error(fitted, obs, action, horizon=2)
+    assert error.shape == (whole.sum(), 2) and error.median() < 0.1
+    spread = obs.float().flatten(0, 1).std(0, correction=0)
+    wrong = fitted.predict(obs[:, 0], action[:, 0], deterministic=True).next_obs.float() - obs[:, 1].float()
+    torch.testing.assert_close(error[:, 0], (wrong / torch.where(spread > 0, spread, 1)).square().mean(-1).sqrt())
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
