@@ -27,7 +27,7 @@ SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 MODELS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("Sokoban 5x5, 1 box", SOKOBAN, {"size": 5, "num_boxes": 1}, {"channels": 16, "max_steps": 1_500}),
     ("Sokoban 7x7, 2 boxes", SOKOBAN, {"size": 7, "num_boxes": 2}, {"channels": 32, "max_steps": 1_500}),
-    ("MiniPacman, hunt", MINI_PACMAN, {"mode": "hunt"}, {"channels": 32, "max_steps": 300}),
+    ("MiniPacman, hunt", MINI_PACMAN, {"mode": "hunt"}, {"channels": 32, "max_steps": 800}),
 ]
 DATA_STEPS, TEST_STEPS = 20_000, 3_000
 
@@ -67,7 +67,7 @@ def speed_table() -> list[str]:
         vector, sb3 = GamesVectorEnv(make()), GamesVecEnv(make(), seed=0)
         vector.reset(seed=0)
         sb3.reset()
-        speeds = [steps_per_second(env.step, int(vector.single_action_space.n)) for env in (vector, sb3)]
+        speeds = [steps_per_second(env.step, int(vector.games.action_space.n)) for env in (vector, sb3)]
         lines.append(f"| {name} | " + " | ".join(f"{speed:,.0f}" for speed in speeds) + " |")
     return lines
 
