@@ -274,11 +274,8 @@ class FrameDynamics(DynamicsModel):
         t = transitions
         return _FrameRows(kinds(t.obs), t.action.to(self.dtype), kinds(t.next_obs), reward, t.terminated)
 
-    def _loss(self, rows: _FrameRows) -> Tensor:
-        found = self._masked(self.network(self._one_hot(rows.frame), rows.action))
-        pixels = F.cross_entropy(found.pixels, rows.next_frame.long(), reduction="sum") / len(rows.end)
-        end = F.binary_cross_entropy_with_logits(found.end, rows.end.to(found.end))
-        return pixels + F.cross_entropy(found.reward, rows.reward) + end
+    def _run(self, rows: _FrameRows) -> FrameOutputs:
+        return self._masked(self.network(self._one_hot(rows.frame), rows.action))
 
     def _descend(self, train: _FrameRows, holdout: _FrameRows, generator: torch.Generator | None) -> int:
         """Take gradient steps; return their number."""
@@ -289,7 +286,8 @@ class FrameDynamics(DynamicsModel):
         while stale < settings["patience"] and (settings["max_steps"] is None or steps < settings["max_steps"]):
             index = torch.randint(rows, (settings["batch_size"],), generator=generator)
             optimizer.zero_grad(set_to_none=True)
-            self._loss(train.at(index.to(self.device))).backward()
+            batch = train.at(index.to(self.device))
+            _loss(self._run(batch), batch).backward()
             optimizer.step()
             steps += 1
             if steps % epoch and steps != settings["max_steps"]:
@@ -312,10 +310,10 @@ class FrameDynamics(DynamicsModel):
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         for index in torch.arange(len(rows.end), device=self.device).split(_PIECE):
             part = rows.at(index)
-            found = self._masked(self.network(self._one_hot(part.frame), part.action))
+            found = self._run(part)
             right = (found.pixels.argmax(1) == part.next_frame).double().mean((-2, -1)).sum()
             paid = (found.reward.argmax(-1) == part.reward).double().sum()
-            totals += torch.stack([self._loss(part).double() * len(index), right, paid])
+            totals += torch.stack([_loss(found, part).double() * len(index), right, paid])
         loss, right, paid = (totals / len(rows.end)).tolist()
         return {"holdout_error": loss, "pixel_accuracy": right, "reward_accuracy": paid}
 
@@ -375,6 +373,13 @@ class FrameDynamics(DynamicsModel):
             raise ValueError(f"{path}: {error}") from error
         model_file.restore(model, tensors, path)
         return model.to(device)
+
+
+def _loss(found: FrameOutputs, rows: _FrameRows) -> Tensor:
+    """Return the mean negative log-likelihood of the steps."""
+    pixels = F.cross_entropy(found.pixels, rows.next_frame.long(), reduction="sum") / len(rows.end)
+    end = F.binary_cross_entropy_with_logits(found.end, rows.end.to(found.end))
+    return pixels + F.cross_entropy(found.reward, rows.reward) + end
 
 
 def _choose(chances: Tensor, generator: torch.Generator | None, deterministic: bool) -> Tensor:
