@@ -31,7 +31,7 @@ STRANGERS = {("planners", "models")}
 
 # Third-party packages that only these modules, or modules inside these packages, may import.
 RESERVED = {
-    "stable_baselines3": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
+    "stable_baselines3": ("envs.sb3_core", "envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "sb3_contrib": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "huggingface_hub": ("zoo.catalogue.hub",),
     "ray": ("zoo.sweeps.ray_executor",),

@@ -42,7 +42,7 @@ from mbrl_wrappers.agents import (
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import EnsembleDynamics, WorldModel
+from mbrl_wrappers.models import EnsembleDynamics, FrameDynamics, WorldModel
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {"EnsembleDynamics": EnsembleDynamics}
+DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics)}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {

@@ -7,6 +7,7 @@ Importing this package also registers, under ids ``mbrl_wrappers/...``, the task
 from typing import TYPE_CHECKING
 
 from mbrl_wrappers.envs.collect import collect_episodes, collect_transitions
+from mbrl_wrappers.envs.grid_games import GamesVectorEnv
 from mbrl_wrappers.envs.imagined import ImaginedEnv
 from mbrl_wrappers.envs.simulator import SimulatorReturns
 from mbrl_wrappers.envs.snapshots import Snapshots
@@ -16,9 +17,12 @@ from mbrl_wrappers.models.trust import Trust, calibrated_threshold
 from mbrl_wrappers.tasks.registration import register_tasks
 
 if TYPE_CHECKING:
+    from mbrl_wrappers.envs.sb3_games import GamesVecEnv
     from mbrl_wrappers.envs.sb3_vec_env import ImaginedVecEnv
 
 __all__ = [
+    "GamesVecEnv",
+    "GamesVectorEnv",
     "ImaginedEnv",
     "ImaginedVecEnv",
     "ImaginedVectorEnv",
@@ -32,5 +36,8 @@ __all__ = [
 
 register_tasks()
 
-# Imported on first use, because it alone needs Stable-Baselines3.
-__getattr__, __dir__ = lazy_names(__name__, {"ImaginedVecEnv": "mbrl_wrappers.envs.sb3_vec_env"})
+# Imported on first use, because they alone need Stable-Baselines3.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"GamesVecEnv": "mbrl_wrappers.envs.sb3_games", "ImaginedVecEnv": "mbrl_wrappers.envs.sb3_vec_env"},
+)

@@ -354,7 +354,10 @@ class ImaginedEnv(gym.Env[Any, Any]):
         if self.render_mode is None:
             return None
         assert self._render_env is not None  # checked in the constructor
-        set_state_from_obs(self._render_env, self.episodes.obs[0].cpu().numpy().astype(np.float64))
+        obs = self.episodes.obs[0].cpu().numpy().astype(np.float64)
+        if self.dynamics.obs_codec.images:
+            obs = obs.reshape(self.dynamics.observation_space.shape)
+        set_state_from_obs(self._render_env, obs)
         return self._render_env.render()
 
     def close(self) -> None:

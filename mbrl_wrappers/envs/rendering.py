@@ -3,7 +3,7 @@
 A renderer draws the state of its simulator. For Gymnasium's classic control and MuJoCo environments the
 state, as far as a picture shows it, can be computed from the observation; :func:`set_state_from_obs`
 does so. Quantities that the observation leaves out are set to zero: the position of a robot's root along x and y,
-and the velocities of the objects that it pushes or reaches for.
+and the velocities of the objects that it pushes or reaches for. This library's grid games draw the observation itself.
 
 Setting the state is for rendering only. Velocities that the observation clips stay clipped, and the rest of the
 simulator's state (clock, warm starts, contact forces) is not restored, so a step taken from such a state is not the
@@ -15,9 +15,11 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 
+from mbrl_wrappers.tasks.grids.env import GRID_IDS, show_frame
 from mbrl_wrappers.tasks.registry import TASKS
 
 _SET_STATE = {env_id: task.set_state for env_id, task in TASKS.items() if task.set_state is not None}
+_SET_STATE |= dict.fromkeys(GRID_IDS, show_frame)
 
 
 def _env_id(env: gym.Env) -> str | None:
@@ -48,9 +50,9 @@ def set_state_from_obs(env: gym.Env, obs: np.ndarray) -> None:
     """Put an observation into a real environment, so that ``env.render()`` shows it.
 
     Args:
-        env: One of Gymnasium's classic control or MuJoCo v5 environments, wrapped or not, made by
-            ``gymnasium.make`` with any keyword arguments.
-        obs: ``[D]`` an observation of the unwrapped environment, in its units.
+        env: One of Gymnasium's classic control or MuJoCo v5 environments, or this library's grid games, wrapped or
+            not, made by ``gymnasium.make`` with any keyword arguments.
+        obs: an observation of the unwrapped environment, in its units and its shape.
 
     Raises:
         ValueError: If the environment is not supported, or ``obs`` is not a finite observation of it.

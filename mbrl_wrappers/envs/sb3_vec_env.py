@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from mbrl_wrappers.envs.imagined import ImaginedEpisodes, Observe, StartStates, row_of
+from mbrl_wrappers.envs.autoreset import CoreStep
+from mbrl_wrappers.envs.imagined import ImaginedEpisodes, Observe, StartStates
+from mbrl_wrappers.envs.sb3_core import CoreVecEnv
 from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.world_model import WorldModel
 
 ActionMasks = Callable[[Tensor], Tensor]
 
 
-class ImaginedVecEnv(VecEnv):
-    """``num_envs`` imagined episodes for SB3's and sb3-contrib's agents, with SB3's autoreset.
+class ImaginedVecEnv(CoreVecEnv):
+    """``num_envs`` imagined episodes for SB3's and sb3-contrib's agents; their ends are those of ``CoreVecEnv``.
 
-    Finished episodes restart at once; their last observation is in ``info["terminal_observation"]``,
-    ``info["TimeLimit.truncated"]`` tells a horizon from a termination, and ``info["episode"]`` holds
-    return and length as SB3's Monitor writes them.
+    Each info holds ``"uncertainty"`` and ``"diverged"``; see :class:`~mbrl_wrappers.envs.sb3_core.CoreVecEnv`.
 
     Args:
         dynamics: the model.
@@ -56,67 +54,35 @@ class ImaginedVecEnv(VecEnv):
         if action_mask_fn is not None and not isinstance(dynamics.action_space, spaces.Discrete | spaces.MultiDiscrete):
             raise ValueError(f"action_mask_fn needs a discrete action space, got {dynamics.action_space}")
         self.dynamics = dynamics
-        self.render_mode = None
         self.episodes = ImaginedEpisodes(
             dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
         )
         self.episodes.set_trust(trust)
         self._action_mask_fn = action_mask_fn
-        self._actions: np.ndarray | None = None
-        self._returns = np.zeros(num_envs)
-        self._start_time = time.time()
         super().__init__(num_envs, self.episodes.observation_space, dynamics.action_space)
         if seed is not None:
             self.seed(seed)
         self._reseed()
 
-    def _reseed(self) -> None:
-        self.episodes.seed(self._seeds[0])
-        self._reset_seeds()
+    def _seed(self, seeds: list[int | None]) -> None:
+        self.episodes.seed(seeds[0])
 
-    def reset(self) -> Any:
-        """Start all episodes and return their first observations, ``[num_envs, ...]``."""
-        if self._seeds[0] is not None:
-            self._reseed()
-        self._reset_options()
-        self._returns[:] = 0
-        self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self.episodes.decode_numpy(self.episodes.reset())
+    def _reset_rows(self, mask: np.ndarray) -> None:
+        self.episodes.reset(torch.as_tensor(mask, device=self.dynamics.device))
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions ``[num_envs, ...]`` for :meth:`step_wait`."""
-        self._actions = actions
+    def _advance(self, actions: np.ndarray) -> CoreStep:
+        result = self.episodes.step(self.dynamics.action_codec.encode(actions, self.dynamics.device))
+        names = ("uncertainty", "diverged", *([] if self.episodes.trust is None else ["masked", "penalty"]))
+        return CoreStep(
+            result.reward.cpu().numpy(),
+            result.terminated.cpu().numpy(),
+            result.truncated.cpu().numpy(),
+            {name: getattr(result, name).cpu().numpy() for name in names},
+        )
 
-    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Take the step; finished episodes come back reset."""
-        action = self.dynamics.action_codec.encode(self._actions, self.dynamics.device)
-        result = self.episodes.step(action)
-        reward = result.reward.cpu().numpy().astype(np.float32)
-        terminated, truncated = result.terminated.cpu().numpy(), result.truncated.cpu().numpy()
-        done = terminated | truncated
-        self._returns += reward
-        infos: list[dict[str, Any]] = [
-            {"uncertainty": uncertainty, "diverged": diverged, "TimeLimit.truncated": False}
-            for uncertainty, diverged in zip(result.uncertainty.tolist(), result.diverged.tolist(), strict=True)
-        ]
-        if self.episodes.trust is not None:
-            for info, masked, penalty in zip(infos, result.masked.tolist(), result.penalty.tolist(), strict=True):
-                info |= {"masked": masked, "penalty": penalty}
-        if done.any():
-            self._finish(result.shown, done, truncated & ~terminated, infos)
-        return self.episodes.decode_numpy(self.episodes.shown), reward, done, infos
-
-    def _finish(self, shown: Tensor, done: np.ndarray, timeout: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        rows = np.flatnonzero(done)
-        last_obs = self.episodes.decode_numpy(shown[torch.as_tensor(rows, device=shown.device)])
-        lengths = self.episodes.steps.cpu().numpy()
-        elapsed = round(time.time() - self._start_time, 6)
-        for index, row in enumerate(rows):
-            infos[row]["terminal_observation"] = row_of(last_obs, index)
-            infos[row]["TimeLimit.truncated"] = bool(timeout[row])
-            infos[row]["episode"] = {"r": float(self._returns[row]), "l": int(lengths[row]), "t": elapsed}
-        self._returns[rows] = 0
-        self.episodes.reset(torch.as_tensor(done, device=shown.device))
+    def _observations(self, rows: np.ndarray | None = None) -> Any:
+        shown = self.episodes.shown
+        return self.episodes.decode_numpy(shown if rows is None else shown[torch.as_tensor(rows, device=shown.device)])
 
     def action_masks(self) -> np.ndarray:
         """Return the valid actions of the current observations, bool ``[num_envs, n]``."""
@@ -124,22 +90,11 @@ class ImaginedVecEnv(VecEnv):
             return self._action_mask_fn(self.episodes.obs).cpu().numpy().astype(bool)
         return np.ones((self.num_envs, self.dynamics.action_codec.dim), dtype=bool)
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def has_attr(self, attr_name: str) -> bool:
         """Tell whether the episodes have an attribute; they have ``action_masks`` only if actions are discrete."""
         if attr_name == "action_masks":
             return isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete)
-        return hasattr(self, attr_name)
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute, once per chosen episode."""
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute for all episodes at once; they share one model."""
-        setattr(self, attr_name, value)
+        return super().has_attr(attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Call ``action_masks``, the only method of an imagined episode.
@@ -151,11 +106,3 @@ class ImaginedVecEnv(VecEnv):
             raise AttributeError(f"imagined episodes have no method {method_name!r}")
         masks = self.action_masks()
         return [masks[index] for index in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Return False for each: imagined episodes have no wrappers, and report returns without a Monitor."""
-        return [False for _ in self._get_indices(indices)]
-
-    def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return no images; render with :class:`~mbrl_wrappers.envs.ImaginedEnv`."""
-        return [None] * self.num_envs

@@ -20,9 +20,13 @@ class RealRange(NamedTuple):
 
     @classmethod
     def around(cls, obs: Tensor) -> RealRange:
-        """Return the range of real observations ``[N, D]``, widened by ``FAR (width + 1)``; unbounded if ``N = 0``."""
-        if not len(obs):
-            return cls(*(torch.full_like(obs.sum(0), bound) for bound in (-torch.inf, torch.inf)))
+        """Return the range of real observations ``[N, D]``, widened by ``FAR (width + 1)``.
+
+        It is unbounded if ``N = 0``, and for images in bytes, which can't run away.
+        """
+        if not len(obs) or not obs.is_floating_point():
+            infinity = torch.full_like(obs.sum(0), torch.inf, dtype=torch.promote_types(obs.dtype, torch.float32))
+            return cls(-infinity, infinity)
         low, high = obs.aminmax(dim=0)
         margin = FAR * (high - low + 1)
         return cls(low - margin, high + margin)

@@ -43,8 +43,9 @@ def open_loop_error(
     """
     _check(dynamics, obs, action, horizon)
     obs, action = obs.to(dynamics.device), action.to(dynamics.device)
-    normalizer = Normalizer(obs.shape[-1]).to(obs)
-    normalizer.fit(obs.flatten(0, 1))
+    real = obs if obs.is_floating_point() else obs.float()  # differences of bytes would wrap around
+    normalizer = Normalizer(obs.shape[-1]).to(real)
+    normalizer.fit(real.flatten(0, 1))
     starts = obs.shape[1] - horizon
     path = open_loop(
         dynamics,
@@ -55,7 +56,7 @@ def open_loop_error(
         deterministic,
     )
     errors = [
-        ((imagined - obs[:, step : step + starts]) / normalizer.std).square().mean(-1).sqrt()
+        ((imagined.to(real) - real[:, step : step + starts]) / normalizer.std).square().mean(-1).sqrt()
         for step, imagined in enumerate(path)
     ]
     return torch.stack(errors[1:], dim=-1).flatten(0, 1)

@@ -8,13 +8,20 @@ _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
+    "mbrl_wrappers/MiniPacman-v0": ("grids:MiniPacman", 3000),
+    "mbrl_wrappers/Sokoban-v0": ("grids:Sokoban", 120),
+}
+# What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
+_VECTORS = {
+    "mbrl_wrappers/MiniPacman-v0": "mbrl_wrappers.envs.grid_games:mini_pacman_vector_env",
+    "mbrl_wrappers/Sokoban-v0": "mbrl_wrappers.envs.grid_games:sokoban_vector_env",
 }
 # Names of mbrl_wrappers.envs.games.GAMES, which end by their own rules. Their modules are imported on first use.
 _GAMES = ("TicTacToe", "ConnectFour", "Othello6", "Othello8", "Hex5", "Hex7", "Hex11", "Gomoku9", "Gomoku15")
 
 
 def register_tasks() -> None:
-    """Make the tasks of PETS and MBBL, each with its time limit, and the board games known to Gymnasium.
+    """Make the tasks of PETS, MBBL and I2A, each with its time limit, and the board games known to Gymnasium.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.
@@ -27,6 +34,7 @@ def register_tasks() -> None:
             gym.register(
                 env_id,
                 entry_point=f"mbrl_wrappers.tasks.{name}",
+                vector_entry_point=_VECTORS.get(env_id),
                 max_episode_steps=max_episode_steps,
             )
     for name in _GAMES:

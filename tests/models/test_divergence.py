@@ -66,3 +66,9 @@ def test_a_step_has_diverged_where_anything_of_it_is_not_finite_or_not_believed(
     assert has_diverged(next_obs, reward).tolist() == [False, True, True, True, False]
     believed = RealRange.around(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     assert has_diverged(next_obs, reward, believed).tolist() == [False, True, True, True, True]
+
+
+def test_bytes_never_run_away():
+    frames = torch.tensor([[0, 255, 7], [255, 255, 9]], dtype=torch.uint8)
+    assert RealRange.around(frames).holds(torch.tensor([[0, 0, 255], [255, 255, 0]], dtype=torch.uint8)).all()
+    assert RealRange.around(frames[:0]).holds(frames).all()
