@@ -117,7 +117,7 @@ def _back_up(nodes: Nodes, factor: float, node: np.ndarray) -> None:
     while len(rows):
         parent, a = nodes.parent[rows, node], nodes.action[rows, node]
         value = nodes.reward[rows, node] + factor * value  # G(s, a) = r + factor V(s')
-        nodes.count[rows, parent] += 1
+        nodes.node_visits[rows, parent] += 1
         nodes.visits[rows, parent, a] += 1
         nodes.total[rows, parent, a] += value
         q = nodes.total[rows, parent, a] / nodes.visits[rows, parent, a]
@@ -139,7 +139,7 @@ def _choose(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.
 def _choose_by_puct(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     """AlphaZero: argmax Q(s, a) + c(N) P(s, a) sqrt(N) / (1 + n(s, a)), Q being 0 where n is."""
     prior, visits = nodes.prior[rows, node], nodes.visits[rows, node]  # [K, A]
-    exploration = rule.exploration[nodes.count[rows, node]]
+    exploration = rule.exploration[nodes.node_visits[rows, node]]
     score = _rescaled_q(nodes, rule, rows, node) + exploration[:, None] * prior / (1 + visits)
     return np.where(prior > 0, score, -np.inf).argmax(1)
 
@@ -150,7 +150,7 @@ def _choose_by_uct(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray)
     Actions without a visit come first, the likeliest before the others.
     """
     prior, visits = nodes.prior[rows, node], nodes.visits[rows, node]  # [K, A]
-    exploration = rule.exploration[nodes.count[rows, node]]
+    exploration = rule.exploration[nodes.node_visits[rows, node]]
     bonus = exploration[:, None] / np.sqrt(np.maximum(visits, 1)) + rule.bonus * prior / (visits + 1)
     score = np.where(prior > 0, _rescaled_q(nodes, rule, rows, node) + bonus, -np.inf)
     untried = np.where(visits == 0, prior, 0.0)
@@ -180,7 +180,7 @@ def _choose_by_halving(nodes: Nodes, rule: Rule) -> np.ndarray:
 
 def _choose_by_improved_policy(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
-    prior, visits, count = nodes.prior[rows, node], nodes.visits[rows, node], nodes.count[rows, node]
+    prior, visits, count = nodes.prior[rows, node], nodes.visits[rows, node], nodes.node_visits[rows, node]
     scores = transformed_q(nodes, rule, rows, node)
     policy = prior * np.exp(scores - scores.max(1, keepdims=True))
     score = policy * (count / _sum(policy))[:, None] - visits
@@ -193,7 +193,7 @@ def completed_q(nodes: Nodes, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     Danihelka et al. (2022), equation 10 and appendix D: the mixed value is
     ``(v + sum n * (sum of P q over visited actions) / (sum of their P)) / (1 + sum n)``.
     """
-    q, count, value = nodes.q[rows, node], nodes.count[rows, node], nodes.value[rows, node]
+    q, count, value = nodes.q[rows, node], nodes.node_visits[rows, node], nodes.value[rows, node]
     visited = nodes.visits[rows, node] > 0  # [K, A]
     likely = np.where(visited, nodes.prior[rows, node], 0.0)
     mass, weighted = _sum(likely), _sum(likely * q)

@@ -14,7 +14,7 @@ TINY = float(np.finfo(np.float64).tiny)
 
 
 class Rule(NamedTuple):
-    """How actions are chosen; a rule leaves the fields of others empty.
+    """How actions are chosen; a rule leaves the fields of others empty. Fields are as fixed as those of ``Nodes``.
 
     Attributes:
         kind: ``PUCT_RULE``, ``GUMBEL_RULE`` or ``UCT_RULE``.

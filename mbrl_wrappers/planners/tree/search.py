@@ -92,6 +92,7 @@ class TreeSearch:
         nodes = trees.nodes
         trees.states.put(0, root.state)
         nodes.value[:, 0] = value
+        nodes.ended[:, 0] = False  # where a move has ended a game, the root is the start of another
         nodes.prior[:, 0] = self.method.root_prior(prior_of(logits, legal), generators)
         common = Rule.of(-self.discount if self.zero_sum else self.discount, rescaled=not self.zero_sum)
         rule = self.method.rule(common, nodes, self.num_simulations, generators, heat)

@@ -15,7 +15,8 @@ NO_CHILD = -1
 class Nodes(NamedTuple):
     """Trees of ``B`` roots with ``N`` nodes of ``A`` actions each; node 0 is the root.
 
-    A parent's index is smaller than its children's. Not every index is in use.
+    A parent's index is smaller than its children's. Not every index is in use. Whoever reorders the fields has to touch
+    ``compiled.py``, since numba keeps what it has compiled as long as that file is the same.
 
     Attributes:
         prior: ``[B, N, A]`` probabilities P(s, a), 0 exactly where an action is illegal.
@@ -23,7 +24,7 @@ class Nodes(NamedTuple):
         total: ``[B, N, A]`` sums W(s, a) of the returns after an action, for the player who takes it.
         q: ``[B, N, A]`` means Q(s, a) = W(s, a) / n(s, a); 0 without visits.
         child: ``[B, N, A]`` the index of the node that an action leads to, or -1.
-        count: ``[B, N]`` N(s): 1 for the node itself, and the visits of its actions.
+        node_visits: ``[B, N]`` N(s): 1 for the node itself, and the visits of its actions.
         value: ``[B, N]`` v(s) as it was evaluated; 0 in ended states.
         reward: ``[B, N]`` of the step into the node.
         ended: ``[B, N]`` bool.
@@ -38,7 +39,7 @@ class Nodes(NamedTuple):
     total: np.ndarray
     q: np.ndarray
     child: np.ndarray
-    count: np.ndarray
+    node_visits: np.ndarray
     value: np.ndarray
     reward: np.ndarray
     ended: np.ndarray
@@ -51,14 +52,14 @@ class Nodes(NamedTuple):
 def new_nodes(num_roots: int, num_nodes: int, num_actions: int) -> Nodes:
     """Return trees without any visits."""
     edges = [("prior", "f8"), ("q", "f8"), ("total", "f8"), ("visits", "i4"), ("child", "i4")]
-    own = [("count", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
+    own = [("node_visits", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
     # What belongs to a node lies side by side, in a few lines of the cache: the arrays are views into records.
     fields = [*((name, kind, num_actions) for name, kind in edges), *own]
     records = np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
     records["child"] = NO_CHILD
-    records["count"] = 1
+    records["node_visits"] = 1
     low, high = np.full(num_roots, np.inf), np.full(num_roots, -np.inf)
-    return Nodes(**{name: records[name] for name, *_ in fields}, low=low, high=high)
+    return Nodes(**{name: records[name] for name in Nodes._fields[:-2]}, low=low, high=high)
 
 
 def leaves_of(state: Any) -> list[Any]:
@@ -139,7 +140,7 @@ def follow(trees: Trees, action: np.ndarray) -> Trees:
     root, node = np.nonzero(index >= 0)
     place = index[root, node]
     nodes = new_nodes(num_roots, int(place.max(initial=0)) + 1, num_actions)
-    for name in ("prior", "visits", "total", "q", "count", "value", "reward", "ended", "action"):
+    for name in ("prior", "visits", "total", "q", "node_visits", "value", "reward", "ended", "action"):
         getattr(nodes, name)[root, place] = getattr(old, name)[root, node]
     child = old.child[root, node]  # [K, A]; a kept node's children are kept
     nodes.child[root, place] = np.where(child >= 0, index[root[:, None], child], NO_CHILD)
