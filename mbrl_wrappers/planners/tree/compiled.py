@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
-from mbrl_wrappers.planners.tree.storage import Nodes
+from mbrl_wrappers.planners.tree.storage import NO_CHILD, Nodes
 
 # Kernels allocate nothing, so they can do without numba's counting of references to arrays, which costs more than all
 # the rest. Helpers are inlined, since to pass `nodes` on is to copy it.
@@ -40,11 +40,12 @@ def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> N
         scores: ``[A]``, scratch space.
     """
     for b in range(len(parent)):
-        child = 0
-        while child >= 0 and not nodes.ended[b, child]:
-            parent[b] = child
-            action[b] = _choose(nodes, rule, b, child, scores)
-            child = nodes.child[b, child, action[b]]
+        node = 0
+        while True:
+            parent[b], action[b] = node, _choose(nodes, rule, b, node, scores)
+            node = nodes.child[b, node, action[b]]
+            if node == NO_CHILD or nodes.ended[b, node]:
+                break
 
 
 @_compiled
@@ -79,11 +80,12 @@ def grow(
     """
     for b in range(len(parent)):
         child = nodes.child[b, parent[b], action[b]]
-        if child < 0:
+        if child == NO_CHILD:
             child = new
             nodes.child[b, parent[b], action[b]] = new
             nodes.parent[b, new] = parent[b]
             nodes.action[b, new] = action[b]
+            nodes.node_visits[b, new] = 1
             nodes.reward[b, new] = reward[b]
             nodes.ended[b, new] = ended[b]
             is_good = math.isfinite(reward[b])

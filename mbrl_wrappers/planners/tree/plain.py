@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
-from mbrl_wrappers.planners.tree.storage import Nodes
+from mbrl_wrappers.planners.tree.storage import NO_CHILD, Nodes
 
 
 def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray, scores: np.ndarray) -> None:
@@ -28,7 +28,7 @@ def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray, sco
     while len(rows):
         parent[rows], action[rows] = node, chosen
         child = nodes.child[rows, node, chosen]
-        goes_on = (child >= 0) & ~nodes.ended[rows, child]
+        goes_on = (child != NO_CHILD) & ~nodes.ended[rows, child]
         rows, node = rows[goes_on], child[goes_on]
         chosen = _choose(nodes, rule, rows, node)
 
@@ -64,7 +64,7 @@ def grow(
     """
     rows = np.arange(len(parent))
     child = nodes.child[rows, parent, action]
-    added = rows[child < 0]
+    added = rows[child == NO_CHILD]
     live = added[~ended[added]]
     numbers = np.isfinite(np.where(legal, logits, 0.0)).all(1) & legal.any(1) & np.isfinite(value)
     is_bad = ~np.isfinite(reward[added]) | ~(ended[added] | numbers[added])
@@ -73,9 +73,10 @@ def grow(
     nodes.child[added, parent[added], action[added]] = new
     for field, values in ((nodes.parent, parent), (nodes.action, action), (nodes.reward, reward), (nodes.ended, ended)):
         field[added, new] = values[added]
+    nodes.node_visits[added, new] = 1
     nodes.value[live, new] = value[live]  # in ended nodes, value and prior stay 0
     nodes.prior[live, new] = prior_of(logits[live], legal[live])
-    _back_up(nodes, rule.factor, np.where(child < 0, new, child))
+    _back_up(nodes, rule.factor, np.where(child == NO_CHILD, new, child))
     return -1
 
 

@@ -94,6 +94,7 @@ class TreeSearch:
             find_range(nodes, first)
         trees.states.put(0, root.state)
         nodes.value[:, 0] = value
+        nodes.node_visits[:, 0] = 1 + nodes.visits[:, 0].sum(1)
         nodes.ended[:, 0] = False  # where a move has ended a game, the root is the start of another
         nodes.prior[:, 0] = self.method.root_prior(prior_of(logits, legal), generators)
         common = Rule.of(-self.discount if self.zero_sum else self.discount, rescaled=not self.zero_sum)

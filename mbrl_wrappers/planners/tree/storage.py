@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-NO_CHILD = -1
+NO_CHILD = 0  # the root is nobody's child, and arrays of zeros cost nothing before they are used
 
 
 class Nodes(NamedTuple):
@@ -23,7 +23,7 @@ class Nodes(NamedTuple):
         visits: ``[B, N, A]`` counts n(s, a).
         total: ``[B, N, A]`` sums W(s, a) of the returns after an action, for the player who takes it.
         q: ``[B, N, A]`` means Q(s, a) = W(s, a) / n(s, a); 0 without visits.
-        child: ``[B, N, A]`` the index of the node that an action leads to, or -1.
+        child: ``[B, N, A]`` the index of the node that an action leads to, or 0.
         node_visits: ``[B, N]`` N(s): 1 for the node itself, and the visits of its actions.
         value: ``[B, N]`` v(s) as it was evaluated; 0 in ended states.
         reward: ``[B, N]`` of the step into the node.
@@ -54,10 +54,7 @@ def new_records(num_roots: int, num_nodes: int, num_actions: int) -> np.ndarray:
     edges = [("prior", "f8"), ("q", "f8"), ("total", "f8"), ("visits", "i4"), ("child", "i4")]
     own = [("node_visits", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
     fields = [*((name, kind, num_actions) for name, kind in edges), *own]
-    records = np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
-    records["child"] = NO_CHILD
-    records["node_visits"] = 1
-    return records
+    return np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
 
 
 def nodes_of(records: np.ndarray) -> Nodes:
@@ -154,12 +151,12 @@ def follow(trees: Trees, action: np.ndarray) -> Trees:
         raise ValueError(f"action must be {num_roots} whole numbers from -1 to {num_actions - 1}, got {action}")
     start = np.where(action < 0, NO_CHILD, old.child[np.arange(num_roots), 0, action])
     root, node, place = _subtrees(old.child, start)
-    index = np.zeros(old.parent.shape, np.int32)
+    index = np.full(old.parent.shape, NO_CHILD, np.int32)
     index[root, node] = place
     records = new_records(num_roots, int(place.max(initial=0)) + 1, num_actions)
     # [K], whole records, which NumPy would copy field by field. The children of a kept node are kept.
     kept = _as_bytes(trees.records)[root, node].view(records.dtype)
-    kept["child"] = np.where(kept["child"] >= 0, index[root[:, None], kept["child"]], NO_CHILD)
+    kept["child"] = index[root[:, None], kept["child"]]
     kept["parent"] = index[root, kept["parent"]]
     _as_bytes(records)[root, place] = _as_bytes(kept)
     states = States(trees.states.take(np.zeros(num_roots, np.int64)), records.shape[1])
@@ -174,12 +171,12 @@ def _as_bytes(records: np.ndarray) -> np.ndarray:
 
 def _subtrees(child: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the nodes of the subtrees below ``start [B]``: their roots, old indices and new indices, each ``[K]``."""
-    root = np.flatnonzero(start >= 0)
+    root = np.flatnonzero(start != NO_CHILD)
     node = start[root]
     levels = [(root, node)]
     while len(root):
         below = child[root, node]  # [k, A]
-        row, action = np.nonzero(below >= 0)
+        row, action = np.nonzero(below != NO_CHILD)
         root, node = root[row], below[row, action]
         levels.append((root, node))
     root, node = (np.concatenate(part) for part in zip(*levels, strict=True))

@@ -44,7 +44,7 @@ def walk(trees: Trees, row: int, node: int = 0, path: tuple[int, ...] = ()) -> I
     """All nodes below one, with the actions that lead there."""
     yield path, node
     for a, child in enumerate(trees.nodes.child[row, node]):
-        if child >= 0:
+        if child > 0:
             yield from walk(trees, row, child, (*path, a))
 
 
@@ -67,7 +67,7 @@ def test_a_subtree_keeps_everything_but_the_rest(method: Method) -> None:
                 )
             for leaf, source in zip(after.states.leaves, before.trees.states.leaves, strict=True):
                 assert leaf[node, row] == source[old[path], row]
-            for child in after.nodes.child[row, node][after.nodes.child[row, node] >= 0]:
+            for child in after.nodes.child[row, node][after.nodes.child[row, node] > 0]:
                 assert after.nodes.parent[row, child] == node
 
 
@@ -154,7 +154,7 @@ def test_after_an_end_another_game_may_start() -> None:
     root = GAME.root(NAMES)
     first = search(UCT(), root, root_generators(0, len(NAMES)))
     nodes, rows = first.trees.nodes, np.arange(len(NAMES))[:, None]
-    ends = nodes.ended[rows, nodes.child[:, 0]] & (nodes.child[:, 0] >= 0)
+    ends = nodes.ended[rows, nodes.child[:, 0]] & (nodes.child[:, 0] > 0)
     assert ends.any()
     kept = follow(first.trees, np.where(ends.any(1), ends.argmax(1), -1))
     again = search(UCT(), root, root_generators(0, len(NAMES)), kept)

@@ -133,9 +133,10 @@ def test_every_simulation_counts_and_only_legal_actions_are_met(method: Method, 
     assert (result.q_values[~root.legal] == -np.inf).all() and np.isfinite(result.q_values[root.legal]).all()
     np.testing.assert_allclose(result.policy.sum(1), 1.0)
     assert root.legal[np.arange(len(NAMES)), result.action].all()
-    assert nodes.ended.any() and not nodes.visits[nodes.ended].any() and (nodes.child[nodes.ended] == -1).all()
+    assert nodes.ended.any() and not nodes.visits[nodes.ended].any() and not nodes.child[nodes.ended].any()
     assert not nodes.visits[nodes.prior == 0].any()
-    assert (nodes.node_visits == 1 + nodes.visits.sum(2)).all()
+    in_use = nodes.node_visits > 0
+    assert (nodes.node_visits == in_use * (1 + nodes.visits.sum(2))).all() and in_use[:, 0].all()
 
 
 # -- play -------------------------------------------------------------------------------------------------
