@@ -157,11 +157,11 @@ def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
 @_inlined
 def _choose(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
     if rule.kind == GUMBEL_RULE:
-        highest = _put_transformed_q(nodes, rule, b, node, scores)
+        highest, scale = _put_completed_q(nodes, rule, b, node, scores)
         if node == 0:
-            _score_by_halving(nodes, rule, b, scores)
+            _score_by_halving(nodes, rule, b, highest, scale, scores)
         else:
-            _score_by_improved_policy(nodes, b, node, highest, scores)
+            _score_by_improved_policy(nodes, b, node, highest, scale, scores)
     else:
         _put_rescaled_q(nodes, rule, b, node, scores)
         if rule.kind == PUCT_RULE:
@@ -218,7 +218,7 @@ def _score_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> N
 
 
 @_inlined
-def _score_by_halving(nodes: Nodes, rule: Rule, b: int, scores: Any) -> None:
+def _score_by_halving(nodes: Nodes, rule: Rule, b: int, highest: float, scale: float, scores: Any) -> None:
     """Gumbel at the root: g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
     prior, visits, before = nodes.prior[b, 0], nodes.visits[b, 0], rule.before[b]
     simulation, considered = 0, 0
@@ -228,26 +228,27 @@ def _score_by_halving(nodes: Nodes, rule: Rule, b: int, scores: Any) -> None:
     turn = rule.schedule[min(considered, len(rule.schedule) - 1), simulation]
     for a in range(len(scores)):
         if prior[a] > 0 and visits[a] - before[a] == turn:
-            scores[a] += rule.noise[b, a] + math.log(prior[a])
+            scores[a] = rule.preference[b, a] + scale * (scores[a] - highest)
         else:
             scores[a] = -np.inf
 
 
 @_inlined
-def _score_by_improved_policy(nodes: Nodes, b: int, node: int, highest: float, scores: Any) -> None:
+def _score_by_improved_policy(nodes: Nodes, b: int, node: int, highest: float, scale: float, scores: Any) -> None:
     """Gumbel below the root: pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
     prior, visits, count = nodes.prior[b, node], nodes.visits[b, node], nodes.node_visits[b, node]
     mass = 0.0
     for a in range(len(scores)):
-        scores[a] = prior[a] * math.exp(scores[a] - highest) if prior[a] > 0 else -np.inf
-        mass += max(scores[a], 0.0)
+        scores[a] = prior[a] * math.exp(scale * (scores[a] - highest)) if prior[a] > 0 else 0.0
+        mass += scores[a]
+    factor = count / mass
     for a in range(len(scores)):
-        scores[a] = scores[a] * (count / mass) - visits[a]
+        scores[a] = factor * scores[a] - visits[a] if prior[a] > 0 else -np.inf
 
 
 @_inlined
-def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> float:
-    """Write sigma(Q(s, a)) of the completed values, minus infinity for illegal actions; return the highest."""
+def _put_completed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> tuple[float, float]:
+    """Write the completed Q(s, a); return the highest of legal actions, and the scale of sigma."""
     q, prior, visits = nodes.q[b, node], nodes.prior[b, node], nodes.visits[b, node]
     most, mass, weighted = 0, 0.0, 0.0
     for a in range(len(scores)):
@@ -265,9 +266,4 @@ def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any)
         if prior[a] > 0:
             low, high = min(low, scores[a]), max(high, scores[a])
     scale = (rule.visit_offset + most) * rule.value_scale  # equation 8
-    start = 0.0
-    if rule.rescaled and high > low:
-        scale, start = scale / (high - low), low
-    for a in range(len(scores)):
-        scores[a] = scale * (scores[a] - start) if prior[a] > 0 else -np.inf
-    return scale * (high - start)
+    return high, scale / (high - low) if rule.rescaled and high > low else scale

@@ -175,15 +175,14 @@ def _choose_by_halving(nodes: Nodes, rule: Rule) -> np.ndarray:
     prior, visits = nodes.prior[:, 0], nodes.visits[:, 0] - rule.before  # [B, A]
     considered = np.minimum((prior > 0).sum(1), len(rule.schedule) - 1)
     turn = rule.schedule[considered, visits.sum(1)]
-    score = transformed_q(nodes, rule, rows, 0 * rows) + (rule.noise + np.log(np.maximum(prior, TINY)))
+    score = rule.preference + transformed_q(nodes, rule, rows, 0 * rows)
     return np.where((prior > 0) & (visits == turn[:, None]), score, -np.inf).argmax(1)
 
 
 def _choose_by_improved_policy(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
     prior, visits, count = nodes.prior[rows, node], nodes.visits[rows, node], nodes.node_visits[rows, node]
-    scores = transformed_q(nodes, rule, rows, node)
-    policy = prior * np.exp(scores - scores.max(1, keepdims=True))
+    policy = prior * np.exp(transformed_q(nodes, rule, rows, node))
     score = policy * (count / _sum(policy))[:, None] - visits
     return np.where(prior > 0, score, -np.inf).argmax(1)
 
@@ -203,16 +202,15 @@ def completed_q(nodes: Nodes, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
 
 
 def transformed_q(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Return sigma(Q(s, a)) ``[K, A]`` of the completed values, minus infinity for illegal actions.
+    """Return sigma(Q(s, a)) ``[K, A]`` of the completed values less the highest, minus infinity for illegal actions.
 
-    Danihelka et al. (2022), equation 8: ``sigma(q) = (c_visit + max n) c_scale q``. For one player, the q of a state
-    are brought to [0, 1] first.
+    Danihelka et al. (2022), equation 8: ``sigma(q) = (c_visit + max n) c_scale q``. For one player, the range of q is
+    brought to 1 first. To subtract a state's highest value changes neither a softmax nor an argmax.
     """
     q, is_legal = completed_q(nodes, rows, node), nodes.prior[rows, node] > 0
     scale = (rule.visit_offset + nodes.visits[rows, node].max(1, keepdims=True)) * rule.value_scale
+    high = np.where(is_legal, q, -np.inf).max(1, keepdims=True)
     if rule.rescaled:
         low = np.where(is_legal, q, np.inf).min(1, keepdims=True)
-        high = np.where(is_legal, q, -np.inf).max(1, keepdims=True)
-        is_wide = high > low
-        scale, q = scale / np.where(is_wide, high - low, 1.0), q - np.where(is_wide, low, 0.0)
-    return np.where(is_legal, scale * q, -np.inf)
+        scale = scale / np.where(high > low, high - low, 1.0)
+    return np.where(is_legal, scale * (q - high), -np.inf)
