@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/tree_search.py
     OMP_NUM_THREADS=1 python benchmarks/tree_search.py --games 1 --simulations 400 --plain
 
-Times are of the process, so that other processes do not count. `tree` is the time of a search whose model costs next to
-nothing (it returns the same arrays again): selection, bookkeeping and backup.
+Times are of the process, so that those of others do not count. `rules` and `network` are the parts of the two in a
+simulation, measured in a search of its own; the rest is the tree's: selection, bookkeeping and backup.
 """
 
 from __future__ import annotations
@@ -91,48 +91,65 @@ def start(size: int, moves: int = 6) -> tuple[Board, np.ndarray, np.ndarray]:
     zeros = np.zeros(size, np.uint64)
     *board, seen, legal = play(zeros, zeros, np.zeros(size, bool), generator.integers(0, 7, size))
     for _ in range(moves - 1):
-        *board, seen, legal = play(*board[:3], generator.integers(0, 7, size))
+        *board, seen, legal = play(board[0], board[1], board[2], generator.integers(0, 7, size))
     return Board(*board), seen, legal
 
 
-def simulations_per_second(search: TreeSearch, root: Root, expand: Callable, seconds: float = 3.0) -> float:
-    """The mean over as many searches as take some time, after one that compiles."""
-    generators = root_generators(0, len(root.legal))
-    search.search(root, expand, generators, temperature=1.0)
-    began, searches = time.process_time(), 0
-    while time.process_time() - began < seconds:
+class Expansion:
+    """Connect Four with a network, as a search sees it; keeps the time that each of them takes."""
+
+    def __init__(self) -> None:
+        self.network = Network()
+        self.times = {"rules": 0.0, "network": 0.0}
+
+    def __call__(self, board: Board, action: np.ndarray) -> tuple[Board, Step]:
+        *fields, seen, legal = play(board.own, board.other, board.ended, action)
+        state = Board(*fields)
+        logits, value = self.network(seen)
+        return state, Step(-state.outcome, state.ended, logits, value, legal)
+
+    def timed(self, board: Board, action: np.ndarray) -> tuple[Board, Step]:
+        began = time.process_time()
+        *fields, seen, legal = play(board.own, board.other, board.ended, action)
+        state = Board(*fields)
+        middle = time.process_time()
+        logits, value = self.network(seen)
+        self.times["rules"] += middle - began
+        self.times["network"] += time.process_time() - middle
+        return state, Step(-state.outcome, state.ended, logits, value, legal)
+
+
+def time_of(search: TreeSearch, root: Root, expand: Callable, repeats: int) -> float:
+    """The shortest time of a search, in microseconds for each simulation of a game."""
+    generators, times = root_generators(0, len(root.legal)), []
+    for _ in range(repeats):
+        began = time.process_time()
         search.search(root, expand, generators, temperature=1.0)
-        searches += 1
-    return searches * len(root.legal) * search.num_simulations / (time.process_time() - began)
+        times.append(time.process_time() - began)
+    return 1e6 * min(times) / (len(root.legal) * search.num_simulations)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, nargs="+", default=[1, 256])
     parser.add_argument("--simulations", type=int, nargs="+", default=[100, 400])
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--plain", action="store_true", help="the kernels of NumPy instead of numba's")
     arguments = parser.parse_args()
-    network = Network()
 
-    def expand(board: Board, action: np.ndarray) -> tuple[Board, Step]:
-        *fields, seen, legal = play(board.own, board.other, board.ended, action)
-        state = Board(*fields)
-        logits, value = network(seen)
-        return state, Step(-state.outcome, state.ended, logits, value, legal)
-
-    print("| games | simulations | method | simulations/s | us each | of them tree |")
-    print("|--:|--:|---|--:|--:|--:|")
+    print("| games | simulations | method | simulations/s | us each | rules | network |")
+    print("|--:|--:|---|--:|--:|--:|--:|")
     for games in arguments.games:
         board, seen, legal = start(games)
-        root = Root(board, *network(seen), legal)
-        again = expand(board, legal.argmax(1))
+        root = Root(board, *Network()(seen), legal)
         for simulations in arguments.simulations:
             for method in (Gumbel(), PUCT()):
-                search = TreeSearch(simulations, method, compiled=not arguments.plain)
-                rate = simulations_per_second(search, root, expand)
-                tree = simulations_per_second(search, root, lambda state, action, again=again: again)
-                name = type(method).__name__
-                print(f"| {games} | {simulations} | {name} | {rate:,.0f} | {1e6 / rate:.2f} | {1e6 / tree:.2f} |")
+                search, expand = TreeSearch(simulations, method, compiled=not arguments.plain), Expansion()
+                each = time_of(search, root, expand, arguments.repeats)
+                time_of(search, root, expand.timed, 1)
+                parts = [1e6 * part / (games * simulations) for part in expand.times.values()]
+                cells = [games, simulations, type(method).__name__, f"{1e6 / each:,.0f}"]
+                print("|", " | ".join(map(str, cells)), "|", " | ".join(f"{part:.2f}" for part in (each, *parts)), "|")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 A search needs numba (``pip install 'mbrl-wrappers[games]'``) to be fast, and works without it.
 """
 
+from mbrl_wrappers.planners.tree.games import GameExpansion, Rollouts
 from mbrl_wrappers.planners.tree.methods import PUCT, UCT, Gumbel, Method
 from mbrl_wrappers.planners.tree.records import Expand, Root, SearchResult, Step
 from mbrl_wrappers.planners.tree.search import TreeSearch, root_generators
@@ -12,8 +13,10 @@ __all__ = [
     "PUCT",
     "UCT",
     "Expand",
+    "GameExpansion",
     "Gumbel",
     "Method",
+    "Rollouts",
     "Root",
     "SearchResult",
     "Step",

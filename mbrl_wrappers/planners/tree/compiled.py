@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
-from mbrl_wrappers.planners.tree.storage import Nodes
+from mbrl_wrappers.planners.tree.storage import NO_CHILD, Nodes
 
 # Kernels allocate nothing, so they can do without numba's counting of references to arrays, which costs more than all
 # the rest. Helpers are inlined, since to pass `nodes` on is to copy it.
-_OPTIONS = {"cache": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 
 
-@njit(**_OPTIONS)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return njit(function, cache=True, **_OPTIONS)
+    except RuntimeError:  # no folder can be written to: compiled anew in every process
+        return njit(function, **_OPTIONS)
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    return njit(function, inline="always", **_OPTIONS)
+
+
+@_compiled
 def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> None:
     """Walk from each root to an action without a node, or into an ended node; write where it starts and which it is.
 
@@ -29,16 +41,14 @@ def select(nodes: Nodes, rule: Rule, parent: Any, action: Any, scores: Any) -> N
     """
     for b in range(len(parent)):
         node = 0
-        chosen = _choose_at_root(nodes, rule, b, scores)
-        child = nodes.child[b, 0, chosen]
-        while child >= 0 and not nodes.ended[b, child]:
-            node = child
-            chosen = _choose(nodes, rule, b, node, scores)
-            child = nodes.child[b, node, chosen]
-        parent[b], action[b] = node, chosen
+        while True:
+            parent[b], action[b] = node, _choose(nodes, rule, b, node, scores)
+            node = nodes.child[b, node, action[b]]
+            if node == NO_CHILD or nodes.ended[b, node]:
+                break
 
 
-@njit(**_OPTIONS)
+@_compiled
 def grow(
     nodes: Nodes,
     rule: Rule,
@@ -70,11 +80,12 @@ def grow(
     """
     for b in range(len(parent)):
         child = nodes.child[b, parent[b], action[b]]
-        if child < 0:
+        if child == NO_CHILD:
             child = new
             nodes.child[b, parent[b], action[b]] = new
             nodes.parent[b, new] = parent[b]
             nodes.action[b, new] = action[b]
+            nodes.node_visits[b, new] = 1
             nodes.reward[b, new] = reward[b]
             nodes.ended[b, new] = ended[b]
             is_good = math.isfinite(reward[b])
@@ -87,7 +98,7 @@ def grow(
     return -1
 
 
-@njit(**_OPTIONS)
+@_compiled
 def grow_and_select(
     nodes: Nodes,
     rule: Rule,
@@ -108,7 +119,7 @@ def grow_and_select(
     return bad
 
 
-@njit(**_OPTIONS, inline="always")
+@_inlined
 def _put_prior(prior: Any, logits: Any, legal: Any) -> bool:
     """Write the softmax of the legal actions' logits; tell whether it was possible."""
     highest = -np.inf
@@ -127,13 +138,13 @@ def _put_prior(prior: Any, logits: Any, legal: Any) -> bool:
     return highest > -np.inf
 
 
-@njit(**_OPTIONS, inline="always")
+@_inlined
 def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
     value = nodes.value[b, node]
     while node != 0:
         parent, a = nodes.parent[b, node], nodes.action[b, node]
         value = nodes.reward[b, node] + factor * value  # G(s, a) = r + factor V(s')
-        nodes.count[b, parent] += 1
+        nodes.node_visits[b, parent] += 1
         nodes.visits[b, parent, a] += 1
         nodes.total[b, parent, a] += value
         q = nodes.total[b, parent, a] / nodes.visits[b, parent, a]
@@ -143,24 +154,20 @@ def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
         node = parent
 
 
-@njit(**_OPTIONS, inline="always")
-def _choose_at_root(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
-    if rule.kind == GUMBEL_RULE:
-        return _choose_by_halving(nodes, rule, b, scores)
-    return _choose(nodes, rule, b, 0, scores)
-
-
-@njit(**_OPTIONS, inline="always")
+@_inlined
 def _choose(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
-    if rule.kind == PUCT_RULE:
-        return _choose_by_puct(nodes, rule, b, node, scores)
     if rule.kind == GUMBEL_RULE:
-        return _choose_by_improved_policy(nodes, rule, b, node, scores)
-    return _choose_by_uct(nodes, rule, b, node, scores)
-
-
-@njit(**_OPTIONS, inline="always")
-def _argmax(scores: Any) -> int:
+        highest, scale = _put_completed_q(nodes, rule, b, node, scores)
+        if node == 0:
+            _score_by_halving(nodes, rule, b, highest, scale, scores)
+        else:
+            _score_by_improved_policy(nodes, b, node, highest, scale, scores)
+    else:
+        _put_rescaled_q(nodes, rule, b, node, scores)
+        if rule.kind == PUCT_RULE:
+            _score_by_puct(nodes, rule, b, node, scores)
+        else:
+            _score_by_uct(nodes, rule, b, node, scores)
     best, chosen = -np.inf, 0
     for a in range(len(scores)):
         if scores[a] > best:
@@ -168,7 +175,7 @@ def _argmax(scores: Any) -> int:
     return chosen
 
 
-@njit(**_OPTIONS, inline="always")
+@_inlined
 def _put_rescaled_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> None:
     """Write Q(s, a), brought to [0, 1] by the range in the tree if the rule says so; 0 where n(s, a) is."""
     q, visits = nodes.q[b, node], nodes.visits[b, node]
@@ -180,74 +187,68 @@ def _put_rescaled_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) ->
             scores[a] = q[a]
 
 
-@njit(**_OPTIONS, inline="always")
-def _choose_by_puct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
-    """AlphaZero: argmax Q(s, a) + c(N) P(s, a) sqrt(N) / (1 + n(s, a)), Q being 0 where n is."""
+@_inlined
+def _score_by_puct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> None:
+    """AlphaZero: Q(s, a) + c(N) P(s, a) sqrt(N) / (1 + n(s, a)), Q being 0 where n is."""
     prior, visits = nodes.prior[b, node], nodes.visits[b, node]
-    exploration = rule.exploration[nodes.count[b, node]]
-    _put_rescaled_q(nodes, rule, b, node, scores)
+    exploration = rule.exploration[nodes.node_visits[b, node]]
     for a in range(len(scores)):
         bonus = exploration * prior[a] / (1 + visits[a])
         scores[a] = scores[a] + bonus if prior[a] > 0 else -np.inf
-    return _argmax(scores)
 
 
-@njit(**_OPTIONS, inline="always")
-def _choose_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
-    """UCT: argmax Q(s, a) + c sqrt(log N / n(s, a)) + w_a P(s, a) / (n(s, a) + 1).
+@_inlined
+def _score_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> None:
+    """UCT: Q(s, a) + c sqrt(log N / n(s, a)) + w_a P(s, a) / (n(s, a) + 1).
 
     Actions without a visit come first, the likeliest before the others.
     """
     prior, visits = nodes.prior[b, node], nodes.visits[b, node]
-    exploration = rule.exploration[nodes.count[b, node]]
-    likeliest, chosen = 0.0, -1
+    exploration = rule.exploration[nodes.node_visits[b, node]]
+    any_untried = False
     for a in range(len(scores)):
-        if visits[a] == 0 and prior[a] > likeliest:
-            likeliest, chosen = prior[a], a
-    if chosen >= 0:
-        return chosen
-    _put_rescaled_q(nodes, rule, b, node, scores)
+        any_untried |= prior[a] > 0 and visits[a] == 0
     for a in range(len(scores)):
-        bonus = exploration / math.sqrt(visits[a]) + rule.bonus * prior[a] / (visits[a] + 1)
-        scores[a] = scores[a] + bonus if prior[a] > 0 else -np.inf
-    return _argmax(scores)
+        if prior[a] == 0 or (any_untried and visits[a] > 0):
+            scores[a] = -np.inf
+        elif any_untried:
+            scores[a] = prior[a]
+        else:
+            scores[a] += exploration / math.sqrt(visits[a]) + rule.bonus * prior[a] / (visits[a] + 1)
 
 
-@njit(**_OPTIONS, inline="always")
-def _choose_by_halving(nodes: Nodes, rule: Rule, b: int, scores: Any) -> int:
-    """Gumbel at the root: argmax g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
+@_inlined
+def _score_by_halving(nodes: Nodes, rule: Rule, b: int, highest: float, scale: float, scores: Any) -> None:
+    """Gumbel at the root: g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
     prior, visits, before = nodes.prior[b, 0], nodes.visits[b, 0], rule.before[b]
     simulation, considered = 0, 0
     for a in range(len(scores)):
         simulation += visits[a] - before[a]
         considered += prior[a] > 0
     turn = rule.schedule[min(considered, len(rule.schedule) - 1), simulation]
-    _put_transformed_q(nodes, rule, b, 0, scores)
     for a in range(len(scores)):
         if prior[a] > 0 and visits[a] - before[a] == turn:
-            scores[a] += rule.noise[b, a] + math.log(prior[a])
+            scores[a] = rule.preference[b, a] + scale * (scores[a] - highest)
         else:
             scores[a] = -np.inf
-    return _argmax(scores)
 
 
-@njit(**_OPTIONS, inline="always")
-def _choose_by_improved_policy(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
-    """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
-    prior, visits, count = nodes.prior[b, node], nodes.visits[b, node], nodes.count[b, node]
-    highest = _put_transformed_q(nodes, rule, b, node, scores)
+@_inlined
+def _score_by_improved_policy(nodes: Nodes, b: int, node: int, highest: float, scale: float, scores: Any) -> None:
+    """Gumbel below the root: pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
+    prior, visits, count = nodes.prior[b, node], nodes.visits[b, node], nodes.node_visits[b, node]
     mass = 0.0
     for a in range(len(scores)):
-        scores[a] = prior[a] * math.exp(scores[a] - highest) if prior[a] > 0 else -np.inf
-        mass += max(scores[a], 0.0)
+        scores[a] = prior[a] * math.exp(scale * (scores[a] - highest)) if prior[a] > 0 else 0.0
+        mass += scores[a]
+    factor = count / mass
     for a in range(len(scores)):
-        scores[a] = scores[a] * (count / mass) - visits[a]
-    return _argmax(scores)
+        scores[a] = factor * scores[a] - visits[a] if prior[a] > 0 else -np.inf
 
 
-@njit(**_OPTIONS, inline="always")
-def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> float:
-    """Write sigma(Q(s, a)) of the completed values, minus infinity for illegal actions; return the highest."""
+@_inlined
+def _put_completed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> tuple[float, float]:
+    """Write the completed Q(s, a); return the highest of legal actions, and the scale of sigma."""
     q, prior, visits = nodes.q[b, node], nodes.prior[b, node], nodes.visits[b, node]
     most, mass, weighted = 0, 0.0, 0.0
     for a in range(len(scores)):
@@ -257,7 +258,7 @@ def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any)
         most = max(most, visits[a])
     value = nodes.value[b, node]
     if most > 0:
-        count = nodes.count[b, node]
+        count = nodes.node_visits[b, node]
         value = (value + (count - 1) * (weighted / mass)) / count  # the mixed value, appendix D
     low, high = np.inf, -np.inf
     for a in range(len(scores)):
@@ -265,9 +266,4 @@ def _put_transformed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any)
         if prior[a] > 0:
             low, high = min(low, scores[a]), max(high, scores[a])
     scale = (rule.visit_offset + most) * rule.value_scale  # equation 8
-    start = 0.0
-    if rule.rescaled and high > low:
-        scale, start = scale / (high - low), low
-    for a in range(len(scores)):
-        scores[a] = scale * (scores[a] - start) if prior[a] > 0 else -np.inf
-    return scale * (high - start)
+    return high, scale / (high - low) if rule.rescaled and high > low else scale

@@ -10,7 +10,7 @@ import numpy as np
 from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.planners.tree.records import Array, Root, Step
 
-# ``(state) -> (logits [B, A], value [B] for the player to move)``.
+# ``(states, or what describes them) -> (logits [B, A], value [B] for the player to move)``.
 Evaluate = Callable[[Any], tuple[Array, Array]]
 
 

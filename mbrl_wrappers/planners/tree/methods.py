@@ -134,14 +134,15 @@ class Gumbel(Method):
     def rule(self, common: Rule, nodes: Nodes, num_simulations: int, generators: Generators, heat: np.ndarray) -> Rule:
         """Return the rule of a search, see :class:`Method`."""
         default_scale = 0.1 if common.rescaled else 1.0
-        num_actions = nodes.prior.shape[2]
+        prior = nodes.prior[:, 0]
+        noise = np.array([generator.gumbel(size=prior.shape[1]) for generator in generators])
         return common._replace(
             kind=rules.GUMBEL_RULE,
             visit_offset=float(self.visit_offset),
             value_scale=default_scale if self.value_scale is None else float(self.value_scale),
-            noise=heat[:, None] * np.array([generator.gumbel(size=num_actions) for generator in generators]),
+            preference=heat[:, None] * noise + np.log(np.maximum(prior, TINY)),
             before=nodes.visits[:, 0].copy(),
-            schedule=rules.halving_schedule(min(self.max_considered, num_actions), num_simulations),
+            schedule=rules.halving_schedule(min(self.max_considered, prior.shape[1]), num_simulations),
         )
 
     def conclude(
@@ -150,10 +151,10 @@ class Gumbel(Method):
         """Return the improved policy ``[B, A]``, and the best ``[B]`` of the actions that halving visited most."""
         rows = np.arange(len(nodes.prior))
         prior, visits = nodes.prior[:, 0], nodes.visits[:, 0] - rule.before
-        improved = np.log(np.maximum(prior, TINY)) + transformed_q(nodes, rule, rows, 0 * rows)
+        sigma = transformed_q(nodes, rule, rows, 0 * rows)
         is_finalist = visits == visits.max(1, keepdims=True)
-        action = np.where(is_finalist, rule.noise + improved, -np.inf).argmax(1)
-        return prior_of(improved, prior > 0), action
+        action = np.where(is_finalist, rule.preference + sigma, -np.inf).argmax(1)
+        return prior_of(np.log(np.maximum(prior, TINY)) + sigma, prior > 0), action
 
 
 @dataclass(frozen=True)

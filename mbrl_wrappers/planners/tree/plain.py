@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mbrl_wrappers.planners.tree.rules import GUMBEL_RULE, PUCT_RULE, TINY, Rule
-from mbrl_wrappers.planners.tree.storage import Nodes
+from mbrl_wrappers.planners.tree.storage import NO_CHILD, Nodes
 
 
 def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray, scores: np.ndarray) -> None:
@@ -28,7 +28,7 @@ def select(nodes: Nodes, rule: Rule, parent: np.ndarray, action: np.ndarray, sco
     while len(rows):
         parent[rows], action[rows] = node, chosen
         child = nodes.child[rows, node, chosen]
-        goes_on = (child >= 0) & ~nodes.ended[rows, child]
+        goes_on = (child != NO_CHILD) & ~nodes.ended[rows, child]
         rows, node = rows[goes_on], child[goes_on]
         chosen = _choose(nodes, rule, rows, node)
 
@@ -64,7 +64,7 @@ def grow(
     """
     rows = np.arange(len(parent))
     child = nodes.child[rows, parent, action]
-    added = rows[child < 0]
+    added = rows[child == NO_CHILD]
     live = added[~ended[added]]
     numbers = np.isfinite(np.where(legal, logits, 0.0)).all(1) & legal.any(1) & np.isfinite(value)
     is_bad = ~np.isfinite(reward[added]) | ~(ended[added] | numbers[added])
@@ -73,9 +73,10 @@ def grow(
     nodes.child[added, parent[added], action[added]] = new
     for field, values in ((nodes.parent, parent), (nodes.action, action), (nodes.reward, reward), (nodes.ended, ended)):
         field[added, new] = values[added]
+    nodes.node_visits[added, new] = 1
     nodes.value[live, new] = value[live]  # in ended nodes, value and prior stay 0
     nodes.prior[live, new] = prior_of(logits[live], legal[live])
-    _back_up(nodes, rule.factor, np.where(child < 0, new, child))
+    _back_up(nodes, rule.factor, np.where(child == NO_CHILD, new, child))
     return -1
 
 
@@ -117,7 +118,7 @@ def _back_up(nodes: Nodes, factor: float, node: np.ndarray) -> None:
     while len(rows):
         parent, a = nodes.parent[rows, node], nodes.action[rows, node]
         value = nodes.reward[rows, node] + factor * value  # G(s, a) = r + factor V(s')
-        nodes.count[rows, parent] += 1
+        nodes.node_visits[rows, parent] += 1
         nodes.visits[rows, parent, a] += 1
         nodes.total[rows, parent, a] += value
         q = nodes.total[rows, parent, a] / nodes.visits[rows, parent, a]
@@ -139,7 +140,7 @@ def _choose(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.
 def _choose_by_puct(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     """AlphaZero: argmax Q(s, a) + c(N) P(s, a) sqrt(N) / (1 + n(s, a)), Q being 0 where n is."""
     prior, visits = nodes.prior[rows, node], nodes.visits[rows, node]  # [K, A]
-    exploration = rule.exploration[nodes.count[rows, node]]
+    exploration = rule.exploration[nodes.node_visits[rows, node]]
     score = _rescaled_q(nodes, rule, rows, node) + exploration[:, None] * prior / (1 + visits)
     return np.where(prior > 0, score, -np.inf).argmax(1)
 
@@ -150,7 +151,7 @@ def _choose_by_uct(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray)
     Actions without a visit come first, the likeliest before the others.
     """
     prior, visits = nodes.prior[rows, node], nodes.visits[rows, node]  # [K, A]
-    exploration = rule.exploration[nodes.count[rows, node]]
+    exploration = rule.exploration[nodes.node_visits[rows, node]]
     bonus = exploration[:, None] / np.sqrt(np.maximum(visits, 1)) + rule.bonus * prior / (visits + 1)
     score = np.where(prior > 0, _rescaled_q(nodes, rule, rows, node) + bonus, -np.inf)
     untried = np.where(visits == 0, prior, 0.0)
@@ -174,15 +175,14 @@ def _choose_by_halving(nodes: Nodes, rule: Rule) -> np.ndarray:
     prior, visits = nodes.prior[:, 0], nodes.visits[:, 0] - rule.before  # [B, A]
     considered = np.minimum((prior > 0).sum(1), len(rule.schedule) - 1)
     turn = rule.schedule[considered, visits.sum(1)]
-    score = transformed_q(nodes, rule, rows, 0 * rows) + (rule.noise + np.log(np.maximum(prior, TINY)))
+    score = rule.preference + transformed_q(nodes, rule, rows, 0 * rows)
     return np.where((prior > 0) & (visits == turn[:, None]), score, -np.inf).argmax(1)
 
 
 def _choose_by_improved_policy(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
-    prior, visits, count = nodes.prior[rows, node], nodes.visits[rows, node], nodes.count[rows, node]
-    scores = transformed_q(nodes, rule, rows, node)
-    policy = prior * np.exp(scores - scores.max(1, keepdims=True))
+    prior, visits, count = nodes.prior[rows, node], nodes.visits[rows, node], nodes.node_visits[rows, node]
+    policy = prior * np.exp(transformed_q(nodes, rule, rows, node))
     score = policy * (count / _sum(policy))[:, None] - visits
     return np.where(prior > 0, score, -np.inf).argmax(1)
 
@@ -193,7 +193,7 @@ def completed_q(nodes: Nodes, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
     Danihelka et al. (2022), equation 10 and appendix D: the mixed value is
     ``(v + sum n * (sum of P q over visited actions) / (sum of their P)) / (1 + sum n)``.
     """
-    q, count, value = nodes.q[rows, node], nodes.count[rows, node], nodes.value[rows, node]
+    q, count, value = nodes.q[rows, node], nodes.node_visits[rows, node], nodes.value[rows, node]
     visited = nodes.visits[rows, node] > 0  # [K, A]
     likely = np.where(visited, nodes.prior[rows, node], 0.0)
     mass, weighted = _sum(likely), _sum(likely * q)
@@ -202,16 +202,15 @@ def completed_q(nodes: Nodes, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
 
 
 def transformed_q(nodes: Nodes, rule: Rule, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Return sigma(Q(s, a)) ``[K, A]`` of the completed values, minus infinity for illegal actions.
+    """Return sigma(Q(s, a)) ``[K, A]`` of the completed values less the highest, minus infinity for illegal actions.
 
-    Danihelka et al. (2022), equation 8: ``sigma(q) = (c_visit + max n) c_scale q``. For one player, the q of a state
-    are brought to [0, 1] first.
+    Danihelka et al. (2022), equation 8: ``sigma(q) = (c_visit + max n) c_scale q``. For one player, the range of q is
+    brought to 1 first. To subtract a state's highest value changes neither a softmax nor an argmax.
     """
     q, is_legal = completed_q(nodes, rows, node), nodes.prior[rows, node] > 0
     scale = (rule.visit_offset + nodes.visits[rows, node].max(1, keepdims=True)) * rule.value_scale
+    high = np.where(is_legal, q, -np.inf).max(1, keepdims=True)
     if rule.rescaled:
         low = np.where(is_legal, q, np.inf).min(1, keepdims=True)
-        high = np.where(is_legal, q, -np.inf).max(1, keepdims=True)
-        is_wide = high > low
-        scale, q = scale / np.where(is_wide, high - low, 1.0), q - np.where(is_wide, low, 0.0)
-    return np.where(is_legal, scale * q, -np.inf)
+        scale = scale / np.where(high > low, high - low, 1.0)
+    return np.where(is_legal, scale * (q - high), -np.inf)

@@ -62,7 +62,7 @@ class SearchResult:
     Attributes:
         action: ``[B]`` the chosen actions.
         visits: ``[B, A]`` visit counts, those of a reused subtree included.
-        value: ``[B]`` mean of all evaluations in a root's tree, that of the root itself included.
+        value: ``[B]`` mean of all evaluations in a root's tree, the root's own included, for the player to move.
         policy: ``[B, A]`` the improved policy, the target for learning; 0 where illegal.
         q_values: ``[B, A]`` returns of the actions; the mixed value estimate where an action was not visited, minus
             infinity where it is illegal.

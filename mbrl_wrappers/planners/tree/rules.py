@@ -14,7 +14,7 @@ TINY = float(np.finfo(np.float64).tiny)
 
 
 class Rule(NamedTuple):
-    """How actions are chosen; a rule leaves the fields of others empty.
+    """How actions are chosen; a rule leaves the fields of others empty. Fields are as fixed as those of ``Nodes``.
 
     Attributes:
         kind: ``PUCT_RULE``, ``GUMBEL_RULE`` or ``UCT_RULE``.
@@ -24,7 +24,7 @@ class Rule(NamedTuple):
         bonus: UCT: w_a of Expert Iteration.
         visit_offset: Gumbel: c_visit.
         value_scale: Gumbel: c_scale.
-        noise: ``[B, A]`` Gumbel: g(a) at the root.
+        preference: ``[B, A]`` Gumbel: g(a) + log P(a) at the root.
         before: ``[B, A]`` Gumbel: visits of the root's actions before this search.
         schedule: ``[M + 1, S]`` Gumbel: the visits that an action must have in simulation s, for m actions considered.
     """
@@ -36,7 +36,7 @@ class Rule(NamedTuple):
     bonus: float
     visit_offset: float
     value_scale: float
-    noise: np.ndarray
+    preference: np.ndarray
     before: np.ndarray
     schedule: np.ndarray
 

@@ -15,7 +15,7 @@ from mbrl_wrappers.planners.tree.methods import Gumbel, Method
 from mbrl_wrappers.planners.tree.plain import completed_q, prior_of
 from mbrl_wrappers.planners.tree.records import Expand, Root, SearchResult, Step
 from mbrl_wrappers.planners.tree.rules import Rule
-from mbrl_wrappers.planners.tree.storage import Trees, grown, leaves_of
+from mbrl_wrappers.planners.tree.storage import Trees, find_range, grown, leaves_of
 from mbrl_wrappers.seeding import stream_seed
 
 
@@ -90,8 +90,12 @@ class TreeSearch:
 
         trees, first = grown(trees, root.state, num_roots, num_actions, self.num_simulations)
         nodes = trees.nodes
+        if not self.zero_sum:
+            find_range(nodes, first)
         trees.states.put(0, root.state)
         nodes.value[:, 0] = value
+        nodes.node_visits[:, 0] = 1 + nodes.visits[:, 0].sum(1)
+        nodes.ended[:, 0] = False  # where a move has ended a game, the root is the start of another
         nodes.prior[:, 0] = self.method.root_prior(prior_of(logits, legal), generators)
         common = Rule.of(-self.discount if self.zero_sum else self.discount, rescaled=not self.zero_sum)
         rule = self.method.rule(common, nodes, self.num_simulations, generators, heat)
@@ -109,7 +113,7 @@ class TreeSearch:
 
     def _simulate(self, trees: Trees, first: int, rule: Rule, expand: Expand) -> None:
         """Add the nodes ``first, first + 1, ...`` to the trees."""
-        nodes, states = trees
+        nodes, states = trees.nodes, trees.states
         parent, action = np.zeros((2, len(nodes.prior)), np.int64)
         scores = np.empty(nodes.prior.shape[2])
         last = first + self.num_simulations - 1

@@ -9,27 +9,28 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-NO_CHILD = -1
+NO_CHILD = 0  # the root is nobody's child, and arrays of zeros cost nothing before they are used
 
 
 class Nodes(NamedTuple):
     """Trees of ``B`` roots with ``N`` nodes of ``A`` actions each; node 0 is the root.
 
-    A parent's index is smaller than its children's. Not every index is in use.
+    Not every index is in use. Whoever reorders the fields has to touch
+    ``compiled.py``, since numba keeps what it has compiled as long as that file is the same.
 
     Attributes:
         prior: ``[B, N, A]`` probabilities P(s, a), 0 exactly where an action is illegal.
         visits: ``[B, N, A]`` counts n(s, a).
         total: ``[B, N, A]`` sums W(s, a) of the returns after an action, for the player who takes it.
         q: ``[B, N, A]`` means Q(s, a) = W(s, a) / n(s, a); 0 without visits.
-        child: ``[B, N, A]`` the index of the node that an action leads to, or -1.
-        count: ``[B, N]`` N(s): 1 for the node itself, and the visits of its actions.
+        child: ``[B, N, A]`` the index of the node that an action leads to, or 0.
+        node_visits: ``[B, N]`` N(s): 1 for the node itself, and the visits of its actions.
         value: ``[B, N]`` v(s) as it was evaluated; 0 in ended states.
         reward: ``[B, N]`` of the step into the node.
         ended: ``[B, N]`` bool.
         parent: ``[B, N]`` the index of the node before.
         action: ``[B, N]`` the action that leads into the node.
-        low: ``[B]`` the lowest Q(s, a) that the tree has met; infinity at first.
+        low: ``[B]`` the lowest Q(s, a) that the search has met; infinity at first.
         high: ``[B]`` the highest one; minus infinity at first.
     """
 
@@ -38,7 +39,7 @@ class Nodes(NamedTuple):
     total: np.ndarray
     q: np.ndarray
     child: np.ndarray
-    count: np.ndarray
+    node_visits: np.ndarray
     value: np.ndarray
     reward: np.ndarray
     ended: np.ndarray
@@ -48,17 +49,25 @@ class Nodes(NamedTuple):
     high: np.ndarray
 
 
-def new_nodes(num_roots: int, num_nodes: int, num_actions: int) -> Nodes:
-    """Return trees without any visits."""
+def new_records(num_roots: int, num_nodes: int, num_actions: int) -> np.ndarray:
+    """Return nodes ``[B, N]`` without visits: what belongs to one lies side by side, in a few lines of the cache."""
     edges = [("prior", "f8"), ("q", "f8"), ("total", "f8"), ("visits", "i4"), ("child", "i4")]
-    own = [("count", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
-    # What belongs to a node lies side by side, in a few lines of the cache: the arrays are views into records.
+    own = [("node_visits", "i4"), ("parent", "i4"), ("action", "i4"), ("ended", "?"), ("value", "f8"), ("reward", "f8")]
     fields = [*((name, kind, num_actions) for name, kind in edges), *own]
-    records = np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
-    records["child"] = NO_CHILD
-    records["count"] = 1
-    low, high = np.full(num_roots, np.inf), np.full(num_roots, -np.inf)
-    return Nodes(**{name: records[name] for name, *_ in fields}, low=low, high=high)
+    return np.zeros((num_roots, num_nodes), np.dtype(fields, align=True))
+
+
+def nodes_of(records: np.ndarray) -> Nodes:
+    """Return views of records, and an empty range of Q."""
+    low, high = np.full(len(records), np.inf), np.full(len(records), -np.inf)
+    return Nodes(**{name: records[name] for name in Nodes._fields[:-2]}, low=low, high=high)
+
+
+def find_range(nodes: Nodes, num_nodes: int) -> None:
+    """Set ``low`` and ``high`` to the range of Q(s, a) in the first nodes."""
+    visited, q = nodes.visits[:, :num_nodes] > 0, nodes.q[:, :num_nodes]
+    nodes.low[:] = np.where(visited, q, np.inf).min((1, 2))
+    nodes.high[:] = np.where(visited, q, -np.inf).max((1, 2))
 
 
 def leaves_of(state: Any) -> list[Any]:
@@ -113,8 +122,15 @@ def _take(leaf: Any, index: np.ndarray) -> Any:
 
 
 class Trees(NamedTuple):
-    """The trees of a search: statistics of the nodes, and their states."""
+    """The trees of a search.
 
+    Attributes:
+        records: ``[B, N]`` the nodes.
+        nodes: views of the records.
+        states: of the nodes.
+    """
+
+    records: np.ndarray
     nodes: Nodes
     states: States
 
@@ -140,51 +156,49 @@ def follow(trees: Trees, action: np.ndarray) -> Trees:
     is_whole = action.shape == (num_roots,) and action.dtype.kind in "iu"
     if not is_whole or not ((action >= -1) & (action < num_actions)).all():
         raise ValueError(f"action must be {num_roots} whole numbers from -1 to {num_actions - 1}, got {action}")
-    rows = np.arange(num_roots)
-    start = np.where(action < 0, NO_CHILD, old.child[rows, 0, action])
-    index = _new_indices(old.parent, start)
-    root, node = np.nonzero(index >= 0)
-    place = index[root, node]
-    nodes = new_nodes(num_roots, int(place.max(initial=0)) + 1, num_actions)
-    for name in ("prior", "visits", "total", "q", "count", "value", "reward", "ended", "action"):
-        getattr(nodes, name)[root, place] = getattr(old, name)[root, node]
-    child = old.child[root, node]  # [K, A]; a kept node's children are kept
-    nodes.child[root, place] = np.where(child >= 0, index[root[:, None], child], NO_CHILD)
-    nodes.parent[root, place] = np.maximum(index[root, old.parent[root, node]], 0)
-    _find_range(nodes)
-    states = States(trees.states.take(np.zeros(num_roots, np.int64)), nodes.value.shape[1])
+    start = np.where(action < 0, NO_CHILD, old.child[np.arange(num_roots), 0, action])
+    root, node, place = _subtrees(old.child, start)
+    index = np.full(old.parent.shape, NO_CHILD, np.int32)
+    index[root, node] = place
+    records = new_records(num_roots, int(place.max(initial=0)) + 1, num_actions)
+    # [K], whole records, which NumPy would copy field by field. The children of a kept node are kept.
+    kept = _as_bytes(trees.records)[root, node].view(records.dtype)
+    kept["child"] = index[root[:, None], kept["child"]]
+    kept["parent"] = index[root, kept["parent"]]
+    _as_bytes(records)[root, place] = _as_bytes(kept)
+    states = States(trees.states.take(np.zeros(num_roots, np.int64)), records.shape[1])
     for leaf, source in zip(states.leaves, trees.states.leaves, strict=True):
         leaf[place, root] = source[node, root]
-    return Trees(nodes, states)
+    return Trees(records, nodes_of(records), states)
 
 
-def _new_indices(parent: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the index ``[B, N]`` that each node has in the subtree below ``start [B]``, -1 outside it."""
-    num_roots, num_nodes = parent.shape
-    rows, index = np.arange(num_roots), np.full((num_roots, num_nodes), -1)
-    kept = np.zeros(num_roots, np.int64)  # how many nodes of each root so far
-    for node in range(1, num_nodes):  # parents come before their children; the parent of an unused index is the root
-        below = (node == start) | (index[rows, parent[:, node]] >= 0)
-        index[below, node] = kept[below]
-        kept += below
-    return index
+def _as_bytes(records: np.ndarray) -> np.ndarray:
+    return records.view(f"V{records.dtype.itemsize}")
 
 
-def _find_range(nodes: Nodes) -> None:
-    """Set ``low`` and ``high`` to the range of Q(s, a) in the trees."""
-    nodes.low[:] = np.where(nodes.visits > 0, nodes.q, np.inf).min((1, 2))
-    nodes.high[:] = np.where(nodes.visits > 0, nodes.q, -np.inf).max((1, 2))
+def _subtrees(child: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the nodes of the subtrees below ``start [B]``: their roots, old indices and new indices, each ``[K]``."""
+    root = np.flatnonzero(start != NO_CHILD)
+    node = start[root]
+    levels = [(root, node)]
+    while len(root):
+        below = child[root, node]  # [k, A]
+        row, action = np.nonzero(below != NO_CHILD)
+        root, node = root[row], below[row, action]
+        levels.append((root, node))
+    root, node = (np.concatenate(part) for part in zip(*levels, strict=True))
+    by_root = np.argsort(root, kind="stable")  # parents stay before their children
+    root, node = root[by_root], node[by_root]
+    return root, node, np.arange(len(root)) - np.searchsorted(root, root)
 
 
 def grown(trees: Trees | None, state: Any, num_roots: int, num_actions: int, num_simulations: int) -> tuple[Trees, int]:
     """Return a copy of trees, None for empty ones, with room for new nodes, and the index of the first new one."""
-    first = 1 if trees is None else trees.nodes.value.shape[1]
-    nodes = new_nodes(num_roots, first + num_simulations, num_actions)
+    first = 1 if trees is None else trees.records.shape[1]
+    records = new_records(num_roots, first + num_simulations, num_actions)
     states = States(state, first + num_simulations)
     if trees is not None:
-        for new, old in zip(nodes[:-2], trees.nodes[:-2], strict=True):
-            new[:, :first] = old
-        nodes.low[:], nodes.high[:] = trees.nodes.low, trees.nodes.high
+        _as_bytes(records)[:, :first] = _as_bytes(trees.records)
         for leaf, source in zip(states.leaves, trees.states.leaves, strict=True):
             leaf[:first] = source
-    return Trees(nodes, states), first
+    return Trees(records, nodes_of(records), states), first

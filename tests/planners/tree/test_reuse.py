@@ -16,7 +16,7 @@ from testing.trees import Node, RandomTree, Reference
 METHODS = [Gumbel(), PUCT(), PUCT(dirichlet_fraction=0.0), UCT(prior_bonus=2.0)]
 NAMES = list(range(12))
 GAME = RandomTree(depth=8)
-FIELDS = ("prior", "visits", "total", "q", "value", "ended", "count")
+FIELDS = ("prior", "visits", "total", "q", "value", "ended", "node_visits")
 
 by_method = pytest.mark.parametrize("method", METHODS, ids=str)
 by_players = pytest.mark.parametrize("zero_sum", [True, False], ids=["zero-sum", "one player"])
@@ -44,7 +44,7 @@ def walk(trees: Trees, row: int, node: int = 0, path: tuple[int, ...] = ()) -> I
     """All nodes below one, with the actions that lead there."""
     yield path, node
     for a, child in enumerate(trees.nodes.child[row, node]):
-        if child >= 0:
+        if child > 0:
             yield from walk(trees, row, child, (*path, a))
 
 
@@ -67,7 +67,7 @@ def test_a_subtree_keeps_everything_but_the_rest(method: Method) -> None:
                 )
             for leaf, source in zip(after.states.leaves, before.trees.states.leaves, strict=True):
                 assert leaf[node, row] == source[old[path], row]
-            for child in after.nodes.child[row, node][after.nodes.child[row, node] >= 0]:
+            for child in after.nodes.child[row, node][after.nodes.child[row, node] > 0]:
                 assert after.nodes.parent[row, child] == node
 
 
@@ -148,6 +148,17 @@ def test_a_forgotten_tree_and_a_move_without_visits_start_afresh(method: Method)
     fresh = search(method, root, root_generators(1, len(NAMES)))
     np.testing.assert_array_equal(again.visits, fresh.visits)
     np.testing.assert_array_equal(again.value, fresh.value)
+
+
+def test_after_an_end_another_game_may_start() -> None:
+    root = GAME.root(NAMES)
+    first = search(UCT(), root, root_generators(0, len(NAMES)))
+    nodes, rows = first.trees.nodes, np.arange(len(NAMES))[:, None]
+    ends = nodes.ended[rows, nodes.child[:, 0]] & (nodes.child[:, 0] > 0)
+    assert ends.any()
+    kept = follow(first.trees, np.where(ends.any(1), ends.argmax(1), -1))
+    again = search(UCT(), root, root_generators(0, len(NAMES)), kept)
+    np.testing.assert_array_equal(again.visits, first.visits)
 
 
 def test_a_search_leaves_the_trees_that_it_is_given() -> None:

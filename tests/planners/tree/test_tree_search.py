@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl_wrappers.planners.tree import PUCT, UCT, Gumbel, Method, Root, SearchResult, Step, TreeSearch, root_generators
-from mbrl_wrappers.planners.tree.games import GameExpansion
+from mbrl_wrappers.planners.tree import (
+    PUCT,
+    UCT,
+    GameExpansion,
+    Gumbel,
+    Method,
+    Root,
+    SearchResult,
+    Step,
+    TreeSearch,
+    root_generators,
+)
+from mbrl_wrappers.planners.tree.rules import halving_schedule
 from testing.trees import Node, RandomTree, Reference, TicTacToe
 
 METHODS = [
@@ -122,9 +133,10 @@ def test_every_simulation_counts_and_only_legal_actions_are_met(method: Method, 
     assert (result.q_values[~root.legal] == -np.inf).all() and np.isfinite(result.q_values[root.legal]).all()
     np.testing.assert_allclose(result.policy.sum(1), 1.0)
     assert root.legal[np.arange(len(NAMES)), result.action].all()
-    assert nodes.ended.any() and not nodes.visits[nodes.ended].any() and (nodes.child[nodes.ended] == -1).all()
+    assert nodes.ended.any() and not nodes.visits[nodes.ended].any() and not nodes.child[nodes.ended].any()
     assert not nodes.visits[nodes.prior == 0].any()
-    assert (nodes.count == 1 + nodes.visits.sum(2)).all()
+    in_use = nodes.node_visits > 0
+    assert (nodes.node_visits == in_use * (1 + nodes.visits.sum(2))).all() and in_use[:, 0].all()
 
 
 # -- play -------------------------------------------------------------------------------------------------
@@ -252,6 +264,15 @@ def test_an_action_without_visits_has_the_mixed_value(compiled: bool) -> None:
     np.testing.assert_allclose(result.q_values, [[-0.25, 0.125]])
     odds = np.exp((50 + 1) * 0.01 * (-0.25 - 0.125))
     np.testing.assert_allclose(result.policy, [[odds / (1 + odds), 1 / (1 + odds)]])
+
+
+def test_halving_gives_each_phase_as_many_visits() -> None:
+    table = halving_schedule(4, 16)
+    assert table.shape == (5, 16)
+    assert table[1].tolist() == list(range(16))
+    assert table[2].tolist() == [n for n in range(8) for _ in range(2)]
+    assert table[4].tolist() == [0] * 4 + [1] * 4 + [2, 2, 3, 3, 4, 4, 5, 5]  # 2 visits for each of 4, 4 for each of 2
+    assert halving_schedule(16, 4)[16].tolist() == [0] * 4  # fewer simulations than actions
 
 
 # -- noise ------------------------------------------------------------------------------------------------
