@@ -103,13 +103,12 @@ class AlphaZeroPolicy(MaskableActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            *args,
-            net_arch=net_arch if isinstance(net_arch, dict) else list(net_arch),
-            features_extractor_class=features_extractor_class,
-            optimizer_kwargs={"weight_decay": 1e-4} if optimizer_kwargs is None else optimizer_kwargs,
-            **kwargs,
-        )
+        own = {
+            "net_arch": net_arch if isinstance(net_arch, dict) else list(net_arch),
+            "features_extractor_class": features_extractor_class,
+            "optimizer_kwargs": {"weight_decay": 1e-4} if optimizer_kwargs is None else optimizer_kwargs,
+        }
+        super().__init__(*args, **{**kwargs, **own})
 
     def evaluate(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[B, A]`` and values ``[B]`` of observations ``[B, C, H, W]``."""

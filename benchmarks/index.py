@@ -75,11 +75,11 @@ def entries() -> dict[str, list[Entry]]:
                     folder = file_of(page, name, label, 0).parent.relative_to(RESULTS).as_posix()
                     entry = Entry(label, experiment.steps, seeds, f"{page.name}.md", folder)
                     found.setdefault(experiment.title, []).append(entry)
-    for env, experiment in EXPERIMENTS.items():
+    for env, mbpo in EXPERIMENTS.items():
         algo = recipe_of(env).algo
         for label, variant in ((f"MBPO({algo})", "mbpo"), (algo, "base")):
             if seeds := learning_report.curves(env, variant):
-                found.setdefault(env, []).append(Entry(label, experiment.steps, seeds, "learning.md", env))
+                found.setdefault(env, []).append(Entry(label, mbpo.steps, seeds, "learning.md", env))
     return found
 
 

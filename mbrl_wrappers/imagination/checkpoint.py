@@ -6,12 +6,11 @@ import json
 import random
 import shutil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
@@ -19,10 +18,38 @@ from torch import Tensor
 from mbrl_wrappers.files import remove_abandoned, temporary_beside
 from mbrl_wrappers.seeding import is_apart, set_apart
 
-Agent = TypeVar("Agent", bound=OffPolicyAlgorithm)
+Agent = TypeVar("Agent", bound="Resumable")
 
 
-def save_checkpoint(agent: OffPolicyAlgorithm, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
+class Resumable(Protocol):
+    """What a checkpoint needs of an agent; SB3's off-policy agents have it, and AlphaZero.
+
+    Attributes:
+        env: the env that it learns in.
+        action_space: whose generator is kept.
+    """
+
+    env: Any
+    action_space: Any
+
+    def save(self, path: Any) -> None:
+        """Write the agent."""
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, device: Any = "auto") -> Any:
+        """Read what :meth:`save` wrote."""
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Write what it learns from."""
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Read what :meth:`save_replay_buffer` wrote."""
+
+    def get_vec_normalize_env(self) -> Any:
+        """Return the VecNormalize around the env, if there is one."""
+
+
+def save_checkpoint(agent: Resumable, folder: str | Path, extra: dict[str, Any] | None = None) -> None:
     """Write everything that the rest of a run depends on, all of it or nothing.
 
     The files are written into a temporary folder that replaces ``folder`` at the end, so a crash at any moment
@@ -91,15 +118,15 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
     return agent
 
 
-def _start_episode(agent: OffPolicyAlgorithm) -> None:
+def _start_episode(agent: Any) -> None:
     """Reset the env as ``learn`` would do, but leave VecNormalize's statistics, which count this reset already."""
     assert agent.env is not None
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None:
-        agent._last_obs = agent.env.reset()  # type: ignore[assignment]
+        agent._last_obs = agent.env.reset()
     else:
         was_training, normalizer.training = normalizer.training, False
-        agent._last_obs = agent.env.reset()  # type: ignore[assignment]
+        agent._last_obs = agent.env.reset()
         agent._last_original_obs = normalizer.get_original_obs()
         normalizer.training = was_training
     agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)
@@ -145,7 +172,7 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
-def _random_state(agent: OffPolicyAlgorithm) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _random_state(agent: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the states of torch's, NumPy's, Python's and the action space's generators."""
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the generator SB3 draws from
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.array(keys, dtype=np.int64))}
@@ -161,7 +188,7 @@ def _random_state(agent: OffPolicyAlgorithm) -> tuple[dict[str, Tensor], dict[st
     return tensors, numbers
 
 
-def _restore_random_state(agent: OffPolicyAlgorithm, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+def _restore_random_state(agent: Any, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and agent.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["cuda"], agent.device)

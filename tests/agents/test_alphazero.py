@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -273,4 +272,3 @@ def test_what_is_no_game_is_refused() -> None:
     full[0] = 1
     with pytest.raises(ValueError, match="observation must be of games with a legal move"):
         agent.predict(full)
-    assert isinstance(agent.env.envs[0].unwrapped, gym.Env)  # type: ignore[union-attr]

@@ -60,7 +60,10 @@ class Reference:
         """Try an action; return the value that it leads to."""
         if a not in node.children:
             state, step = self.expand(node.state, np.array([a]))
-            node.children[a] = Node(state, step.value[0], step.logits[0], step.legal[0], step.reward[0], step.ended[0])
+            row: Any = [
+                np.asarray(field)[0] for field in (step.value, step.logits, step.legal, step.reward, step.ended)
+            ]
+            node.children[a] = Node(state, *row)
             value = node.children[a].value
         elif node.children[a].ended:
             value = 0.0

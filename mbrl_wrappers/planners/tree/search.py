@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -132,10 +131,11 @@ class TreeSearch:
 
 
 def _load_kernels(compiled: bool | None) -> Any:
-    has_numba = find_spec("numba") is not None
-    if compiled and not has_numba:
+    from mbrl_wrappers.acceleration import kernels  # imports numba, so only when a search is made
+
+    if compiled and kernels.numba is None:
         raise ImportError("compiled=True needs numba: pip install 'mbrl-wrappers[games]'")
-    name = "compiled" if compiled or (compiled is None and has_numba) else "plain"
+    name = "compiled" if (kernels.use_numba if compiled is None else compiled) else "plain"
     return importlib.import_module(f"mbrl_wrappers.planners.tree.{name}")
 
 

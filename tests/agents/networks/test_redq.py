@@ -107,10 +107,11 @@ def test_it_is_kept_in_files(tmp_path: Path) -> None:
     agent.save(tmp_path / "agent.zip")
     zoo.save(agent, tmp_path / "saved", env=PENDULUM)
     import_sb3(tmp_path / "agent.zip", tmp_path / "imported", env=PENDULUM, episodes=0)
-    loaded = [SAC.load(tmp_path / "agent.zip", device="cpu")]
+    loaded: list[Any] = [SAC.load(tmp_path / "agent.zip", device="cpu")]
     loaded += [zoo.load(tmp_path / name, device="cpu") for name in ("saved", "imported")]
+    assert [type(other) for other in loaded] == [SAC, SAC, SAC]
     for other in loaded:
-        assert type(other) is SAC and other.policy.target_critics == other.critic_target.target_critics == 3
+        assert other.policy.target_critics == other.critic_target.target_critics == 3
         assert other.critic.target_critics is None
         assert torch.equal(other.critic_target.q_networks[3][0].weight, agent.critic_target.q_networks[3][0].weight)
 
