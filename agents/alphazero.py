@@ -24,8 +24,7 @@ from torch.nn import functional as F
 from mbrl_wrappers.agents.self_play import ExampleBuffer, Examples, SelfPlay
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.envs.games import GAMES, Game, make_game
-from mbrl_wrappers.envs.games.base import State
-from mbrl_wrappers.envs.games.opponents import Opponent
+from mbrl_wrappers.envs.games.base import Opponent, State
 from mbrl_wrappers.planners.tree import PUCT, Gumbel, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.seeding import stream_seed

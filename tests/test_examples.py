@@ -50,6 +50,18 @@ SMALLER: dict[str, dict[str, str]] = {
         "horizon=15, population=50": "horizon=3, population=20",
         "n_eval_episodes=5": "n_eval_episodes=1",
     },
+    "examples/learn_connect_four.py": {
+        "num_games=256, batch_size=1024, gradient_steps=2": "num_games=8, num_simulations=4, gradient_steps=1",
+        "agent.learn(1_000_000)": "agent.learn(400)",
+        "agent.player(200)": "agent.player(4)",
+        "num_games=100": "num_games=4",
+    },
+    "examples/search_a_simulator.py": {
+        "hidden=(64, 64)": "hidden=(16,), max_steps=20",
+        "2_000, seed": "200, seed",
+        "TreeSearch(16": "TreeSearch(2",
+        "steps < 200": "steps < 5",
+    },
     "examples/mbpo_on_your_env.py": {
         "learning_starts=200, gradient_steps=5": "learning_starts=50, gradient_steps=1",
         "(64, 64), max_steps=500": "(16, 16), max_steps=20",

@@ -183,10 +183,8 @@ class ModelExpansion:
         draws = np.array(
             [generator.integers(self._num_actions, size=self.rollout_steps) for generator in self.generators]
         )
-        total, factor = (
-            torch.zeros(len(draws), device=self.model.device),
-            torch.ones(len(draws), device=self.model.device),
-        )
+        total = torch.zeros(len(draws), device=self.model.device)
+        factor = torch.ones_like(total)
         for action in draws.T:
             state, prediction = self.model.step(state, self._one_hot(action), deterministic=True)
             total += factor * prediction.reward

@@ -7,7 +7,8 @@ arrays whose first axis counts games, and no game sees its neighbours.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -208,3 +209,7 @@ ALL_TURNS = [(transposed, angles) for transposed in (False, True) for angles in 
 def take_games(state: State, rows: Any) -> State:
     """Pick games by anything that indexes the first axis of an array; a game may be picked more than once."""
     return State(*[field[rows] for field in state])
+
+
+# (game, state, generator) -> action [B]. In a game that has ended the action means nothing.
+Opponent: TypeAlias = Callable[[Game, State, np.random.Generator], np.ndarray]

@@ -26,7 +26,8 @@ class GameEnv(gym.Env[np.ndarray, np.int64]):
         game: a name of :data:`mbrl_wrappers.envs.games.GAMES`, or a game.
         opponent: a name: ``"random"``, ``"one_ply"`` (wins at once if it can, else moves where the agent would),
             ``"perfect"`` (TicTacToe), ``"endgame"`` (Connect Four and Hex: perfect once the board has filled up,
-            ``"one_ply"`` before) or one that was registered; or a function ``(game, state, generator) -> action [B]``.
+            ``"one_ply"`` before), ``"uct_N"`` (searches by UCT with N simulations) or one that was registered; or a
+            function ``(game, state, generator) -> action [B]``.
         first: whether the agent makes the first move; ``"random"``: drawn for each episode.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
 

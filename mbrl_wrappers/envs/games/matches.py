@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.envs.games.base import Game, take_games
-from mbrl_wrappers.envs.games.opponents import Opponent
+from mbrl_wrappers.envs.games.base import Game, Opponent, take_games
 from mbrl_wrappers.seeding import stream_seed
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+import re
 
 import numpy as np
 
-from mbrl_wrappers.envs.games.base import Game, State, take_games
+from mbrl_wrappers.envs.games.base import Game, Opponent, State, take_games
 from mbrl_wrappers.envs.games.perfect import perfect_solver
-
-# (game, state, generator) -> action [B]. In a game that has ended the action means nothing.
-Opponent: TypeAlias = Callable[[Game, State, np.random.Generator], np.ndarray]
+from mbrl_wrappers.envs.games.searching import uct_player
 
 
 def random_player(game: Game, state: State, generator: np.random.Generator) -> np.ndarray:
@@ -78,10 +75,12 @@ def find_opponent(opponent: str | Opponent) -> Opponent:
     """
     if callable(opponent):
         return opponent
+    if isinstance(opponent, str) and (uct := re.fullmatch(r"uct_([1-9][0-9]*)", opponent)):
+        return uct_player(int(uct[1]))
     if not isinstance(opponent, str) or opponent not in _OPPONENTS:
         raise ValueError(
-            f"opponent must be one of {sorted(_OPPONENTS)} or a function (game, state, generator) -> action, "
-            f"got {opponent!r}"
+            f"opponent must be one of {sorted(_OPPONENTS)}, uct_N for N simulations, or a function "
+            f"(game, state, generator) -> action, got {opponent!r}"
         )
     return _OPPONENTS[opponent]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.envs.games.base import Game, State
-from mbrl_wrappers.envs.games.opponents import Opponent
+from mbrl_wrappers.envs.games.base import Game, Opponent, State
 from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion, Rollouts
 

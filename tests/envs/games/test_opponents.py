@@ -110,3 +110,12 @@ def test_the_register(monkeypatch):
     for wrong in ("Random", 3, None, ["random"]):
         with pytest.raises(ValueError, match=r"opponent must be one of .*'one_ply'"):
             find_opponent(wrong)
+
+
+def test_uct_is_found_with_its_number_of_simulations():
+    game = TicTacToe()
+    state, generator = game.initial(3), np.random.default_rng(0)
+    assert game.legal_actions(state)[np.arange(3), find_opponent("uct_20")(game, state, generator)].all()
+    for name in ("uct_0", "uct_", "uct_1.5"):
+        with pytest.raises(ValueError, match="uct_N for N simulations"):
+            find_opponent(name)

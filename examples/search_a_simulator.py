@@ -1,0 +1,34 @@
+"""Balance a pole by tree search, in the true simulator and in a model that was learned from 2,000 random steps.
+
+python examples/search_a_simulator.py
+"""
+
+import gymnasium as gym
+import torch
+
+from mbrl_wrappers import EnsembleDynamics
+from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
+from mbrl_wrappers.wrappers import ModelExpansion, SimulatorExpansion
+
+torch.set_num_threads(1)
+model = EnsembleDynamics.for_env("CartPole-v1", hidden=(64, 64), seed=0)
+model.fit(collect_transitions(gym.make("CartPole-v1"), model, 2_000, seed=0), torch.Generator().manual_seed(0))
+
+search = TreeSearch(16, UCT(), zero_sum=False, discount=0.99)
+for name in ("simulator", "model"):
+    env = gym.make("CartPole-v1")
+    obs, _ = env.reset(seed=0)
+    searching, playing = root_generators(0, 1), root_generators(1, 1)
+    steps, ended = 0, False
+    while not ended and steps < 200:
+        if name == "simulator":
+            expansion = SimulatorExpansion(env, generators=playing, rollout_steps=15)
+            root = expansion.root()
+        else:
+            expansion = ModelExpansion(model, generators=playing, rollout_steps=15)
+            root = expansion.root(torch.as_tensor(obs[None]))
+        action = search.search(root, expansion, searching, temperature=0.0).action[0]
+        obs, _, terminated, truncated, _ = env.step(action)
+        steps, ended = steps + 1, terminated or truncated
+    print(f"planned in the {name}: the pole stood for {steps} of 200 steps")
