@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from mbrl_wrappers.agents.self_play import ExampleBuffer, Examples, SelfPlay
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.envs.games import GAMES, Game, make_game
-from mbrl_wrappers.envs.games.base import Opponent, State
-from mbrl_wrappers.planners.tree import PUCT, Gumbel, TreeSearch, root_generators
+from mbrl_wrappers.envs.games.base import Opponent, State, take_games
+from mbrl_wrappers.planners.tree import PUCT, Gumbel, SearchResult, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.seeding import stream_seed
 
@@ -301,22 +301,35 @@ class AlphaZero(BaseAlgorithm):
 
         return play
 
+    def think(
+        self, state: State, num_simulations: int | None = None, temperature: float = 0.0, seed: int | None = None
+    ) -> SearchResult:
+        """Search from states ``[B]`` of games that go on.
+
+        Args:
+            state: of the games.
+            num_simulations: of the search; default: the agent's.
+            temperature: of the chosen moves; at 0 the search is without noise.
+            seed: of the search.
+        """
+        self.policy.set_training_mode(False)
+        quiet = {"dirichlet_fraction": 0.0} if self.search == "puct" and temperature == 0 else {}
+        search, expansion = self._tree_search(num_simulations, **quiet), GameExpansion(self.rules, self.evaluate)
+        generators = root_generators(seed, len(state.ended))
+        return search.search(expansion.root(state), expansion, generators, temperature=temperature)
+
     def _choose(self, state: State, num_simulations: int | None, heat: float, seed: int) -> np.ndarray:
         """Return moves ``[B]`` in games; anything where a game has ended."""
-        self.policy.set_training_mode(False)
         going = np.flatnonzero(~state.ended)
         action = np.zeros(len(state.ended), np.int64)
         if len(going) == 0:
             return action
-        expansion = GameExpansion(self.rules, self.evaluate)
-        root = expansion.root(State(*(field[going] for field in state)))
+        state = take_games(state, going)
         if num_simulations == 0:
-            action[going] = np.where(root.legal, root.logits, -np.inf).argmax(1)
-            return action
-        quiet = {"dirichlet_fraction": 0.0} if self.search == "puct" and heat == 0 else {}
-        search = self._tree_search(num_simulations, **quiet)
-        generators = root_generators(seed, len(going))
-        action[going] = search.search(root, expansion, generators, temperature=heat).action
+            self.policy.set_training_mode(False)
+            action[going] = np.where(self.rules.legal_actions(state), self.evaluate(state)[0], -np.inf).argmax(1)
+        else:
+            action[going] = self.think(state, num_simulations, heat, seed).action
         return action
 
     def predict(

@@ -501,8 +501,11 @@ def test_a_known_termination_is_used_where_the_env_is_as_registered(make, expect
     assert default_dynamics(agent, 0).termination_name == expected
 
 
-@pytest.mark.parametrize(("kwargs", "expected"), [({}, "InvertedPendulum-v5"), ({"reset_noise_scale": 0.2}, "learned")])
-def test_arguments_of_a_mujoco_env_leave_termination_to_be_learned(kwargs, expected):
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [({}, "InvertedPendulum-v5"), ({"reset_noise_scale": 0.2}, "InvertedPendulum-v5"), ({"frame_skip": 3}, "learned")],
+)
+def test_arguments_that_may_change_the_rules_leave_termination_to_be_learned(kwargs, expected):
     env = gym.make("InvertedPendulum-v5", **kwargs)
     agent = SAC("MlpPolicy", env, buffer_size=10, policy_kwargs={"net_arch": [8]}, device="cpu")
     assert default_dynamics(agent, 0).termination_name == expected

@@ -55,6 +55,7 @@ _LINEAR = re.compile(rf"LinearSchedule\(start={_NUMBER}, end={_NUMBER}, end_frac
 
 # Modules of policies that belong to one algorithm. TD3 and DDPG share theirs, and so do PPO, A2C and TRPO.
 _ALGORITHM_OF_POLICY = {
+    "mbrl_wrappers.agents.alphazero": "AlphaZero",
     "mbrl_wrappers.agents.svg": "SVG",
     "stable_baselines3.sac.policies": "SAC",
     "stable_baselines3.dqn.policies": "DQN",

@@ -442,11 +442,66 @@ class Report:
         return OK
 
 
+@dataclass(frozen=True)
+class Play:
+    """Play a board game against an agent in the terminal, and see what it thinks."""
+
+    name: Name
+    """the zoo's name of an agent that plays a game, or a folder"""
+    against: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: you)")] = None
+    """another agent, or random, one_ply, perfect, endgame or uct_N with N simulations"""
+    simulations: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the agent's)")] = None
+    """of each search"""
+    first: bool = True
+    """you begin"""
+    seed: int = 0
+    """of all random numbers"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.cli.board_games import play_against_agent
+
+        outcome = play_against_agent(
+            self.name, self.against, num_simulations=self.simulations, begins=self.first, seed=self.seed
+        )
+        who = "You have" if self.against is None else f"{self.against} has"
+        print({1: f"{who} won", 0: "A draw", -1: f"{who} lost"}[outcome])
+        return OK
+
+
+@dataclass(frozen=True)
+class Match:
+    """Let agents and other players of a game meet, everybody everybody, with Elo ratings."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME")]
+    """agents, folders, or random, one_ply, perfect, endgame or uct_N with N simulations"""
+    games: Annotated[int, arg(aliases=["-n"], metavar="N")] = 100
+    """of each match; each player begins in half of them"""
+    game: Annotated[str | None, arg(metavar="GAME", help_behavior_hint="(default: the agents')")] = None
+    """its name, where no agent plays"""
+    simulations: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the agents')")] = None
+    """of each search of an agent"""
+    seed: int = 0
+    """of all random numbers"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.cli.board_games import play_matches
+
+        for line in play_matches(
+            self.names, game=self.game, num_games=self.games, num_simulations=self.simulations, seed=self.seed
+        ):
+            print(line)
+        return OK
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "list": List,
     "enjoy": Enjoy,
     "evaluate": Evaluate,
+    "play": Play,
+    "match": Match,
     "verify": Verify,
     "report": Report,
     "benchmark": Benchmark,

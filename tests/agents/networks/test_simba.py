@@ -29,9 +29,11 @@ PENDULUM = "Pendulum-v1"
 KINDS: list[tuple[Any, Any]] = [
     (SAC, SimBaSACPolicy), (TD3, SimBaTD3Policy), (TQC, SimBaTQCPolicy), (DQN, SimBaDQNPolicy),
 ]  # fmt: skip
-COMPILED: list[tuple[Any, Any, Any]] = [
-    (SAC, CompiledSAC, SimBaSACPolicy), (TD3, CompiledTD3, SimBaTD3Policy), (TQC, CompiledTQC, SimBaTQCPolicy),
-]  # fmt: skip
+COMPILED: list[Any] = [
+    (SAC, CompiledSAC, SimBaSACPolicy),
+    pytest.param(TD3, CompiledTD3, SimBaTD3Policy, marks=pytest.mark.slow),
+    pytest.param(TQC, CompiledTQC, SimBaTQCPolicy, marks=pytest.mark.slow),
+]
 ARCH = {"pi": [8, 8], "qf": [16, 16, 16]}
 
 

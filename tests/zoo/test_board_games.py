@@ -1,0 +1,96 @@
+"""Games in the terminal: what a person sees and may answer, and matches between players by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mbrl_wrappers import zoo
+from mbrl_wrappers.agents import AlphaZero
+from mbrl_wrappers.envs.games import Othello, make_game
+from mbrl_wrappers.envs.games.env import GameEnv
+from mbrl_wrappers.zoo.cli.board_games import load_player, name_of_move, play_against_agent
+from mbrl_wrappers.zoo.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    agent = AlphaZero(
+        "MlpPolicy", GameEnv("TicTacToe"), num_games=4, num_simulations=30, seed=0, device="cpu",
+        policy_kwargs={"features_extractor_kwargs": {"widths": [8]}},
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("zoo") / "agent"
+    zoo.save(agent, path, env="mbrl_wrappers/TicTacToe-v0")
+    return path
+
+
+def test_a_saved_agent_plays_without_an_env(folder: Path) -> None:
+    agent = load_player(str(folder))
+    assert agent.rules.name == "TicTacToe"
+    result = agent.think(agent.rules.initial(2), 12, seed=0)
+    assert result.visits.sum(1).tolist() == [12, 12]
+
+
+def test_a_person_is_asked_until_the_move_is_legal(folder: Path) -> None:
+    answers, shown = iter(["z9", "", "A1", "a1", "b2", "c3", "a2", "b1", "c1", "a3", "b3", "c2"] * 3), []
+    outcome = play_against_agent(
+        str(folder), None, num_simulations=8, begins=True, seed=0, ask=lambda _: next(answers), show=shown.append
+    )
+    assert outcome in (-1, 0, 1)
+    text = "\n".join(shown)
+    assert "'z9' is no move here; these are: a1 b1 c1 a2 b2 c2 a3 b3 c3" in text
+    assert "move  visits  value" in text and "plays " in text
+    assert text.splitlines()[-1] in ("x has won", "o has won", "draw")
+
+
+def test_the_agent_takes_its_chance_to_win(folder: Path) -> None:
+    """A person who never looks loses to a search that sees a win at once."""
+    answers = iter(["a1", "a2", "b1", "b2", "c2", "c1", "a3", "b3", "c3"] * 5)
+    outcome = play_against_agent(
+        str(folder), None, num_simulations=200, begins=False, seed=1, ask=lambda _: next(answers),
+        show=lambda text: None,
+    )  # fmt: skip
+    assert outcome == -1
+
+
+@pytest.mark.parametrize(
+    ("game", "action", "name"),
+    [("ConnectFour", 3, "d"), ("TicTacToe", 5, "c2"), ("Hex11", 12, "b2"), ("Othello6", 36, "pass")],
+)
+def test_moves_have_names(game: str, action: int, name: str) -> None:
+    assert name_of_move(make_game(game), action) == name
+    assert len({name_of_move(Othello(6), a) for a in range(37)}) == 37
+
+
+def test_the_commands(folder: Path, capsys: Any) -> None:
+    assert main(["play", str(folder), "--against", "random", "--simulations", "4", "--seed", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] in ("random has won", "A draw", "random has lost")
+    names = [str(folder), "random", "perfect"]
+    assert main(["match", *names, "-n", "6", "--simulations", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[3].endswith("perfect") and "random against perfect: 0 won" in lines[2]
+    assert np.isclose(sum(float(line.split()[1]) for line in lines[3:]), 0, atol=3)
+    assert main(["match", "random", "one_ply", "--game", "Hex5", "-n", "4"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["match", "random"], "names must be two or more different ones, got ['random']"),
+        (["match", "random", "random"], "names must be two or more different ones"),
+        (["match", "random", "one_ply"], "game must be given where no agent plays, one of ['ConnectFour'"),
+        (["match", "random", "one_ply", "--game", "Chess"], "game must be one of"),
+        (["play", "svg/Pendulum-v1", "--against", "random"], "name must be of an agent that plays one of"),
+    ],
+)
+def test_what_can_t_be_played_is_told(arguments: list[str], message: str, capsys: Any) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_agents_of_other_games_are_refused(folder: Path, capsys: Any) -> None:
+    assert main(["match", str(folder), "random", "--game", "Hex5"]) == 2
+    assert "all players must play Hex5, got an agent for ['TicTacToe']" in capsys.readouterr().err
