@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.alphazero import AlphaZero
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
     from mbrl_wrappers.agents.dyna import Dyna
+    from mbrl_wrappers.agents.exit import ExIt
     from mbrl_wrappers.agents.m2ac import M2AC
     from mbrl_wrappers.agents.maac import MAAC, SACSVG
     from mbrl_wrappers.agents.macura import MACURA
@@ -42,6 +43,7 @@ __all__ = [
     "CompiledTD3",
     "CompiledTQC",
     "Dyna",
+    "ExIt",
     "RealData",
     "STEVETD3Policy",
 ]
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazy_names(
         "CompiledTD3": "mbrl_wrappers.agents.compiled",
         "CompiledTQC": "mbrl_wrappers.agents.compiled",
         "Dyna": "mbrl_wrappers.agents.dyna",
+        "ExIt": "mbrl_wrappers.agents.exit",
         "M2AC": "mbrl_wrappers.agents.m2ac",
         "MAAC": "mbrl_wrappers.agents.maac",
         "MACURA": "mbrl_wrappers.agents.macura",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,11 +25,9 @@ from mbrl_wrappers.agents.self_play import ExampleBuffer, Examples, SelfPlay
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.envs.games import GAMES, Game, make_game
 from mbrl_wrappers.envs.games.base import Opponent, State, take_games
-from mbrl_wrappers.planners.tree import PUCT, Gumbel, SearchResult, TreeSearch, root_generators
+from mbrl_wrappers.planners.tree import PUCT, Gumbel, Method, SearchResult, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.seeding import stream_seed
-
-_METHODS = {"gumbel": Gumbel, "puct": PUCT}
 
 
 class DenseTrunk(BaseFeaturesExtractor):
@@ -169,6 +167,8 @@ class AlphaZero(BaseAlgorithm):
         "CnnPolicy": ResidualPolicy,
     }
 
+    searches: ClassVar[tuple[str, ...]] = ("gumbel", "puct")
+
     policy: AlphaZeroPolicy
     rules: Game
     examples: ExampleBuffer
@@ -198,8 +198,8 @@ class AlphaZero(BaseAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if search not in _METHODS:
-            raise ValueError(f"search must be one of {sorted(_METHODS)}, got {search!r}")
+        if search not in self.searches:
+            raise ValueError(f"search must be one of {list(self.searches)}, got {search!r}")
         for name, value in (
             ("num_simulations", num_simulations),
             ("num_games", num_games),
@@ -276,9 +276,19 @@ class AlphaZero(BaseAlgorithm):
             seed=None if self.seed is None else stream_seed(self.seed, "games"),
         )
 
-    def _tree_search(self, num_simulations: int | None = None, **options: Any) -> TreeSearch:
+    def _tree_search(self, num_simulations: int | None = None, is_quiet: bool = False) -> TreeSearch:
+        """Make the search; a quiet one mixes no noise into priors."""
         count = self.num_simulations if num_simulations is None else num_simulations
-        return TreeSearch(count, _METHODS[self.search](**options))
+        return TreeSearch(count, self._method(is_quiet))
+
+    def _method(self, is_quiet: bool) -> Method:
+        if self.search == "gumbel":
+            return Gumbel()
+        return PUCT(dirichlet_fraction=0.0) if is_quiet else PUCT()
+
+    def _expansion(self, generators: Sequence[np.random.Generator]) -> GameExpansion:
+        """Return the game as a search sees it; ``generators`` are for evaluations that draw random numbers."""
+        return GameExpansion(self.rules, self.evaluate)
 
     # -- acting ----------------------------------------------------------------------------------------
 
@@ -313,9 +323,10 @@ class AlphaZero(BaseAlgorithm):
             seed: of the search.
         """
         self.policy.set_training_mode(False)
-        quiet = {"dirichlet_fraction": 0.0} if self.search == "puct" and temperature == 0 else {}
-        search, expansion = self._tree_search(num_simulations, **quiet), GameExpansion(self.rules, self.evaluate)
-        generators = root_generators(seed, len(state.ended))
+        search = self._tree_search(num_simulations, is_quiet=temperature == 0)
+        streams = (stream_seed(seed, name) for name in ("search", "rollouts"))
+        generators, rollout_generators = (root_generators(stream, len(state.ended)) for stream in streams)
+        expansion = self._expansion(rollout_generators)
         return search.search(expansion.root(state), expansion, generators, temperature=temperature)
 
     def _choose(self, state: State, num_simulations: int | None, heat: float, seed: int) -> np.ndarray:
@@ -395,7 +406,7 @@ class AlphaZero(BaseAlgorithm):
         while self.num_timesteps < total_timesteps:
             callback.on_rollout_start()
             self.policy.set_training_mode(False)
-            examples, lengths = self.self_play.move(self.evaluate)
+            examples, lengths = self.self_play.move(self._expansion(self.self_play.rollout_generators))
             self.num_timesteps += self.num_games
             callback.update_locals(locals())
             if not callback.on_step():

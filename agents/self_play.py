@@ -9,8 +9,9 @@ import numpy as np
 from mbrl_wrappers.envs.games import Game
 from mbrl_wrappers.envs.games.base import State
 from mbrl_wrappers.planners.tree import Root, SearchResult, TreeSearch, follow, root_generators
-from mbrl_wrappers.planners.tree.games import Evaluate, GameExpansion
+from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.planners.tree.storage import Trees
+from mbrl_wrappers.seeding import stream_seed
 
 
 class Examples(NamedTuple):
@@ -58,6 +59,7 @@ class SelfPlay:
         self.game, self.search = game, search
         self.explored_moves, self.value_mix, self.reuses_trees = explored_moves, value_mix, reuses_trees
         self.generators = root_generators(seed, num_games)
+        self.rollout_generators = root_generators(None if seed is None else stream_seed(seed, "rollouts"), num_games)
         self.state: State = game.initial(num_games)
         self.moves = np.zeros(num_games, np.int64)  # made so far, in each game
         self.trees: Trees | None = None
@@ -70,16 +72,16 @@ class SelfPlay:
         )
         self._player = np.zeros(shape, np.int8)
 
-    def move(self, evaluate: Evaluate) -> tuple[Examples, np.ndarray]:
+    def move(self, expansion: GameExpansion) -> tuple[Examples, np.ndarray]:
         """Make a move in every game.
 
         Args:
-            evaluate: the network.
+            expansion: the game and what evaluates its states. Where that draws random numbers, it does so from
+                ``rollout_generators``, one for each game.
 
         Returns:
             All positions of the games that have ended with this move, and for each such game its number of moves.
         """
-        expansion = GameExpansion(self.game, evaluate)
         root = expansion.root(self.state)
         heat = np.where(self.moves < self.explored_moves, 1.0, 0.0)
         result = self.search.search(root, expansion, self.generators, temperature=heat, trees=self.trees)
@@ -147,6 +149,10 @@ class ExampleBuffer:
 
     def __len__(self) -> int:
         return self._count
+
+    def clear(self) -> None:
+        """Forget all positions."""
+        self._next = self._count = 0
 
     def add(self, examples: Examples) -> None:
         """Store positions, the last of them if there are more than fit in, over the oldest ones."""

@@ -100,7 +100,8 @@ def agreement(game: Game, player: Opponent, stones: int, count: int = 200) -> fl
 
 def positions(game: Game, stones: int, count: int) -> State:
     """Return positions of ``stones`` to ``stones + 7`` stones in games of random moves, none of them ended."""
-    generator, found = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    found: list[State] = []
     while len(found) < count:
         state, wanted = game.initial(1), stones + int(generator.integers(8))
         for _ in range(wanted):

@@ -12,23 +12,22 @@ from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.wrappers import ModelExpansion, SimulatorExpansion
 
 torch.set_num_threads(1)
-model = EnsembleDynamics.for_env("CartPole-v1", hidden=(64, 64), seed=0)
-model.fit(collect_transitions(gym.make("CartPole-v1"), model, 2_000, seed=0), torch.Generator().manual_seed(0))
+env = gym.make("CartPole-v1")
+model = EnsembleDynamics.for_env(env, hidden=(64, 64), seed=0)
+model.fit(collect_transitions(env, model, 2_000, seed=0), torch.Generator().manual_seed(0))
 
 search = TreeSearch(16, UCT(), zero_sum=False, discount=0.99)
+searching, playing = root_generators(0, 1), root_generators(1, 1)  # random numbers: of the search, of random play
+in_simulator = SimulatorExpansion(env, generators=playing, rollout_steps=15)
+in_model = ModelExpansion(model, generators=playing, rollout_steps=15)
 for name in ("simulator", "model"):
-    env = gym.make("CartPole-v1")
     obs, _ = env.reset(seed=0)
-    searching, playing = root_generators(0, 1), root_generators(1, 1)
     steps, ended = 0, False
     while not ended and steps < 200:
         if name == "simulator":
-            expansion = SimulatorExpansion(env, generators=playing, rollout_steps=15)
-            root = expansion.root()
+            result = search.search(in_simulator.root(), in_simulator, searching, temperature=0.0)
         else:
-            expansion = ModelExpansion(model, generators=playing, rollout_steps=15)
-            root = expansion.root(torch.as_tensor(obs[None]))
-        action = search.search(root, expansion, searching, temperature=0.0).action[0]
-        obs, _, terminated, truncated, _ = env.step(action)
+            result = search.search(in_model.root(torch.as_tensor(obs[None])), in_model, searching, temperature=0.0)
+        obs, *_, terminated, truncated, _ = env.step(int(result.action[0]))
         steps, ended = steps + 1, terminated or truncated
     print(f"planned in the {name}: the pole stood for {steps} of 200 steps")

@@ -37,6 +37,7 @@ from mbrl_wrappers.agents import (
     CompiledTD3,
     CompiledTQC,
     Dyna,
+    ExIt,
     RealData,
     networks,
 )
@@ -89,6 +90,7 @@ AGENTS: dict[str, AgentRecord] = {
     "dhmbpo": AgentRecord(
         MAAC, "Kubo et al. 2025", "SAC whose actor and critic learn from short rollouts on imagined states"
     ),
+    "exit": AgentRecord(ExIt, "Anthony et al. 2017", "a network imitates the search that it makes better"),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
     "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
@@ -131,6 +133,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         CompiledTD3,
         CompiledTQC,
         AlphaZero,
+        ExIt,
         MAAC,
         PETS,
         POPLIN,

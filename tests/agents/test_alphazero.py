@@ -20,6 +20,7 @@ from mbrl_wrappers.envs.games.matches import play_match
 from mbrl_wrappers.envs.games.opponents import perfect_player, random_player
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.planners.tree import PUCT, TreeSearch
+from mbrl_wrappers.planners.tree.games import GameExpansion
 
 TIC_TAC_TOE = make_game("TicTacToe")
 
@@ -37,6 +38,10 @@ def even(state: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((len(state.player), 9)), np.zeros(len(state.player))
 
 
+def blind(evaluate: Any) -> GameExpansion:
+    return GameExpansion(TIC_TAC_TOE, evaluate)
+
+
 def play(num_games: int = 6, **kwargs: Any) -> SelfPlay:
     settings: dict[str, Any] = {"explored_moves": 9, "value_mix": 0.0, "reuses_trees": False, "seed": 0}
     return SelfPlay(TIC_TAC_TOE, TreeSearch(8), num_games, **(settings | kwargs))
@@ -46,7 +51,7 @@ def play(num_games: int = 6, **kwargs: Any) -> SelfPlay:
 
 
 def collected(games: SelfPlay, rounds: int) -> list[Examples]:
-    return [games.move(even)[0] for _ in range(rounds)]
+    return [games.move(blind(even))[0] for _ in range(rounds)]
 
 
 @pytest.mark.parametrize("reuses_trees", [False, True])
@@ -85,8 +90,8 @@ def test_the_value_s_target_is_mixed() -> None:
 def test_a_game_does_not_depend_on_its_neighbours() -> None:
     few, many = play(2), play(7)
     for _ in range(25):
-        few.move(even)
-        many.move(even)
+        few.move(blind(even))
+        many.move(blind(even))
         for one, other in zip(few.state, many.state, strict=True):
             assert (one == other[:2]).all()
 
@@ -96,7 +101,7 @@ def test_moves_behind_the_explored_ones_are_the_best() -> None:
         return np.tile(20.0 * np.arange(9)[::-1], (len(state.player), 1)), np.zeros(len(state.player))
 
     games = SelfPlay(TIC_TAC_TOE, TreeSearch(4, PUCT(dirichlet_fraction=0.0)), 5, 0, 0.0, False, seed=0)
-    games.move(best_first)
+    games.move(blind(best_first))
     assert (games.state.board.reshape(5, 9).argmax(1) == 0).all()
 
 

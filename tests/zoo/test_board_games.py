@@ -35,7 +35,8 @@ def test_a_saved_agent_plays_without_an_env(folder: Path) -> None:
 
 
 def test_a_person_is_asked_until_the_move_is_legal(folder: Path) -> None:
-    answers, shown = iter(["z9", "", "A1", "a1", "b2", "c3", "a2", "b1", "c1", "a3", "b3", "c2"] * 3), []
+    answers = iter(["z9", "", "A1", "a1", "b2", "c3", "a2", "b1", "c1", "a3", "b3", "c2"] * 3)
+    shown: list[str] = []
     outcome = play_against_agent(
         str(folder), None, num_simulations=8, begins=True, seed=0, ask=lambda _: next(answers), show=shown.append
     )
