@@ -21,13 +21,13 @@ searching, playing = root_generators(0, 1), root_generators(1, 1)  # random numb
 in_simulator = SimulatorExpansion(env, generators=playing, rollout_steps=15)
 in_model = ModelExpansion(model, generators=playing, rollout_steps=15)
 for name in ("simulator", "model"):
-    obs, _ = env.reset(seed=0)
+    obs, info = env.reset(seed=0)
     steps, ended = 0, False
     while not ended and steps < 200:
         if name == "simulator":
             result = search.search(in_simulator.root(), in_simulator, searching, temperature=0.0)
         else:
             result = search.search(in_model.root(torch.as_tensor(obs[None])), in_model, searching, temperature=0.0)
-        obs, *_, terminated, truncated, _ = env.step(int(result.action[0]))
+        obs, reward, terminated, truncated, info = env.step(int(result.action[0]))
         steps, ended = steps + 1, terminated or truncated
     print(f"planned in the {name}: the pole stood for {steps} of 200 steps")
