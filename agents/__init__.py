@@ -12,6 +12,7 @@ from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
+    from mbrl_wrappers.agents.dreamer import Dreamer
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.m2ac import M2AC
     from mbrl_wrappers.agents.maac import MAAC, SACSVG
@@ -39,6 +40,7 @@ __all__ = [
     "CompiledSAC",
     "CompiledTD3",
     "CompiledTQC",
+    "Dreamer",
     "Dyna",
     "RealData",
     "STEVETD3Policy",
@@ -50,6 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "CompiledSAC": "mbrl_wrappers.agents.compiled",
         "CompiledTD3": "mbrl_wrappers.agents.compiled",
         "CompiledTQC": "mbrl_wrappers.agents.compiled",
+        "Dreamer": "mbrl_wrappers.agents.dreamer",
         "Dyna": "mbrl_wrappers.agents.dyna",
         "M2AC": "mbrl_wrappers.agents.m2ac",
         "MAAC": "mbrl_wrappers.agents.maac",

@@ -4,6 +4,15 @@ from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.known import KnownDynamics
+from mbrl_wrappers.models.rssm import RSSM
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 
-__all__ = ["DynamicsModel", "EnsembleDynamics", "KnownDynamics", "StepPrediction", "TrajectoryReturns", "WorldModel"]
+__all__ = [
+    "RSSM",
+    "DynamicsModel",
+    "EnsembleDynamics",
+    "KnownDynamics",
+    "StepPrediction",
+    "TrajectoryReturns",
+    "WorldModel",
+]

@@ -1,0 +1,488 @@
+"""Dreamer (Hafner et al. 2020 and 2023): actor and critic learn in the imagination of a latent world model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor
+
+from mbrl_wrappers.acceleration.steppers import Stepper
+from mbrl_wrappers.agents.actor_gradients import Logged, ascend, logged, record_means
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel
+from mbrl_wrappers.agents.networks.dreamer import DreamerPolicy
+from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
+from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.imagination.replay_experience import ReplayExperience
+from mbrl_wrappers.models.rssm import RSSM, RSSMState
+from mbrl_wrappers.models.rssm.presets import Version
+from mbrl_wrappers.returns import lambda_returns
+
+ActorGradient = Literal["dynamics", "reinforce"]
+
+RETURN_PERCENTILES = (0.05, 0.95)
+RETURN_DECAY = 0.99
+LEAST_RETURN_RANGE = 1.0
+SLOW_CRITIC_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class DreamerPreset:
+    """The parts of a version of Dreamer that are not its model's.
+
+    Attributes:
+        normalizes_returns: whether the actor's returns are divided by the range of their percentiles.
+        has_slow_critic: whether the critic also learns to agree with a slow copy of itself.
+        exploration_std: of the noise that is added to continuous actions.
+        arguments: defaults of the agent's arguments of these names.
+    """
+
+    normalizes_returns: bool
+    has_slow_critic: bool
+    exploration_std: float
+    arguments: dict[str, Any]
+
+
+DREAMER_PRESETS: dict[Version, DreamerPreset] = {
+    1: DreamerPreset(
+        normalizes_returns=False,
+        has_slow_critic=False,
+        exploration_std=0.3,
+        arguments={
+            "learning_rate": 6e-4,
+            "behavior_learning_rate": 8e-5,
+            "batch_size": 50,
+            "sequence_length": 50,
+            "replay_ratio": 500.0,
+            "gamma": 0.99,
+            "ent_coef": 0.0,
+        },
+    ),
+    3: DreamerPreset(
+        normalizes_returns=True,
+        has_slow_critic=True,
+        exploration_std=0.0,
+        arguments={
+            "learning_rate": 1e-4,
+            "behavior_learning_rate": 3e-5,
+            "batch_size": 16,
+            "sequence_length": 64,
+            "replay_ratio": 512.0,
+            "gamma": 0.997,
+            "ent_coef": 3e-4,
+        },
+    ),
+}
+
+
+class Memory(NamedTuple):
+    """What an agent remembers of ``B`` environments.
+
+    Attributes:
+        features: of the model's state, ``[B, F]``.
+        action: the last one, ``[B, A]``, flat and in the env's units.
+    """
+
+    features: Tensor
+    action: Tensor
+
+
+class Dreamer(AgentWithModel):
+    """An agent whose actor and critic learn from trajectories that a latent model imagines.
+
+    Each update trains the model on a batch of sequences, then imagines trajectories with the actor from the posterior
+    states of these sequences, and computes their lambda returns (eq. 6 of Hafner et al. 2020)::
+
+        G_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v(s_{t+1}) + lambda G_{t+1}),    G_H = v(s_H)
+
+    where ``c`` is the predicted chance that the episode goes on. The critic learns to predict ``G``, the actor to
+    increase it. Every step is weighted by the chance to get there, ``prod gamma c``.
+
+    - ``version=1`` (Hafner et al. 2020): the actor climbs the gradient of ``G`` through the model.
+    - ``version=3`` (Hafner et al. 2023): returns are divided by the range between their percentiles 5 and 95, if it
+      exceeds 1; the critic is two-hot, and learns to agree with a slow copy of itself; the actor has an entropy bonus.
+      For discrete actions, its gradient is that of ``log pi(a) (G - v)`` (REINFORCE).
+
+    The agent remembers: pass the state that :meth:`predict` returns to its next call, and ``episode_start``, as
+    ``evaluate_policy`` does. The random numbers of ``predict`` depend only on the agent's seed and the number of calls,
+    which the state counts; so evaluations don't disturb training.
+
+    Deviations: updates are spread evenly over the steps, without a block of them at the start; actor and critic have
+    the same number of layers as each other; gradients are clipped to the same norm in both versions, the model's too;
+    see :class:`~mbrl_wrappers.models.RSSM` for the model.
+
+    Args:
+        policy: ``"MlpPolicy"`` (``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for Dict observations: the encoder
+            is the model's, so these are the same); ``policy_kwargs`` may hold ``units``, ``layers`` and ``bins``, see
+            :class:`~mbrl_wrappers.agents.networks.dreamer.DreamerPolicy`.
+        env: to learn in, with Box or Discrete actions.
+        version: 1 or 3, the preset for all arguments below that are None.
+        dynamics: the model; default: an RSSM of that version, for the env.
+        learning_rate: of the model; a number, or a schedule as in SB3.
+        behavior_learning_rate: of actor and critic.
+        buffer_size: number of steps that are kept.
+        learning_starts: env steps with random actions; training begins when an env has made ``sequence_length`` too.
+        batch_size: ``B``, sequences in a batch.
+        sequence_length: ``T``, entries of each sequence.
+        replay_ratio: entries that the model is trained on for each env step; so there are ``replay_ratio / (B T)``
+            updates for each step.
+        imagination_starts: the number of states of a batch, drawn at random, from which trajectories start; default:
+            all ``B T``. Fewer are cheaper.
+        horizon: ``H``, imagined steps.
+        gamma: discount.
+        gae_lambda: ``lambda``.
+        actor_gradient: ``"dynamics"``, through the model, or ``"reinforce"``; default: ``"reinforce"`` for discrete
+            actions in version 3, else ``"dynamics"``.
+        ent_coef: weight of the actor's entropy; 0 for continuous actions in version 1.
+        max_grad_norm: to which the norms of the model's, the actor's and the critic's gradient are clipped.
+        action_noise: added to continuous actions while learning, in units of [-1, 1]; default: none in version 3,
+            Gaussian with a standard deviation of 0.3 in version 1.
+        policy_kwargs, stats_window_size, tensorboard_log, verbose, monitor_wrapper, seed, device: as in SB3.
+
+    Raises:
+        ValueError: for an argument out of its range, another action space, or a model of other spaces than the env's.
+
+    Example:
+        >>> Dreamer("MlpPolicy", "Pendulum-v1", replay_ratio=85, imagination_starts=256).learn(4_000)  # doctest: +SKIP
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": DreamerPolicy,
+        "CnnPolicy": DreamerPolicy,
+        "MultiInputPolicy": DreamerPolicy,
+    }
+
+    policy: DreamerPolicy
+    _memory: Memory | None = None
+    _owed_updates = 0.0
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        *,
+        version: Version = 3,
+        dynamics: RSSM | None = None,
+        learning_rate: float | Schedule | None = None,
+        behavior_learning_rate: float | None = None,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1024,
+        batch_size: int | None = None,
+        sequence_length: int | None = None,
+        replay_ratio: float | None = None,
+        imagination_starts: int | None = None,
+        horizon: int = 15,
+        gamma: float | None = None,
+        gae_lambda: float = 0.95,
+        actor_gradient: ActorGradient | None = None,
+        ent_coef: float | None = None,
+        max_grad_norm: float = 100.0,
+        action_noise: ActionNoise | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        monitor_wrapper: bool = True,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if version not in DREAMER_PRESETS:
+            raise ValueError(f"version must be one of {tuple(DREAMER_PRESETS)}, got {version!r}")
+        check_device("device", device)
+        default = DREAMER_PRESETS[version].arguments
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate=default["learning_rate"] if learning_rate is None else learning_rate,
+                buffer_size=buffer_size,
+                learning_starts=learning_starts,
+                batch_size=default["batch_size"] if batch_size is None else batch_size,
+                gamma=default["gamma"] if gamma is None else gamma,
+                train_freq=1,
+                gradient_steps=-1,  # `train` is told the number of env steps
+                action_noise=action_noise,
+                policy_kwargs=policy_kwargs,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                verbose=verbose,
+                device=device,
+                support_multi_env=True,
+                monitor_wrapper=monitor_wrapper,
+                seed=seed,
+                sde_support=False,
+                supported_action_spaces=(spaces.Box, spaces.Discrete),
+            )
+        except AssertionError as error:  # how SB3 refuses spaces
+            raise ValueError(f"action_space must be Discrete or a bounded Box, got {self.action_space}") from error
+        self.version = version
+        self.dynamics = dynamics
+        self.behavior_learning_rate = (
+            default["behavior_learning_rate"] if behavior_learning_rate is None else behavior_learning_rate
+        )
+        self.sequence_length = default["sequence_length"] if sequence_length is None else sequence_length
+        self.replay_ratio = default["replay_ratio"] if replay_ratio is None else replay_ratio
+        self.imagination_starts = imagination_starts
+        self.horizon = horizon
+        self.gae_lambda = gae_lambda
+        self.actor_gradient = actor_gradient
+        self.ent_coef = default["ent_coef"] if ent_coef is None else ent_coef
+        self.max_grad_norm = max_grad_norm
+        self._check_arguments()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        for name in ("batch_size", "horizon"):
+            check_whole_number(name, getattr(self, name))
+        check_whole_number("sequence_length", self.sequence_length, 2)
+        if self.imagination_starts is not None:
+            check_whole_number("imagination_starts", self.imagination_starts)
+        for name in ("gamma", "gae_lambda"):
+            check_number(name, getattr(self, name), 0, 1)
+        for name in ("behavior_learning_rate", "replay_ratio", "max_grad_norm"):
+            check_number(name, getattr(self, name), 0, 1e9, low_is_valid=False)
+        check_number("ent_coef", self.ent_coef, 0, 1e9)
+        if self.actor_gradient not in (None, "dynamics", "reinforce"):
+            raise ValueError(f"actor_gradient must be 'dynamics' or 'reinforce', got {self.actor_gradient!r}")
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        is_discrete = isinstance(self.action_space, spaces.Discrete)
+        if self.version == 1 and not is_discrete and (self.ent_coef > 0 or self.actor_gradient == "reinforce"):
+            raise ValueError(
+                "ent_coef must be 0 and actor_gradient 'dynamics' for continuous actions in version 1, got "
+                f"{self.ent_coef} and {self.actor_gradient!r}"
+            )
+        self._preset = DREAMER_PRESETS[self.version]
+        self._reinforces = (self.actor_gradient or self._default_gradient(is_discrete)) == "reinforce"
+        if self.action_noise is None and self._preset.exploration_std and not is_discrete:
+            size = self.action_space.shape
+            self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, self._preset.exploration_std))
+        if self.dynamics is None:
+            kwargs = {"version": self.version, "seed": self.seed or 0}
+            self.dynamics = RSSM(self.observation_space, self.action_space, **kwargs)
+        self._adopt(self.dynamics)
+        self.policy.build(self.dynamics.num_features, self.dynamics.action_codec.dim, self.version)
+        self.policy.to(self.device)
+        adam, rate = torch.optim.Adam, self.behavior_learning_rate
+        self.model_optimizer = adam(self.dynamics.parameters(), self.lr_schedule(1), fused=True)
+        self.actor_optimizer = adam(self.policy.actor.parameters(), rate, fused=True)
+        self.critic_optimizer = adam(self.policy.critic.parameters(), rate, fused=True)
+
+    def _default_gradient(self, is_discrete: bool) -> ActorGradient:
+        return "reinforce" if is_discrete and self.version == 3 else "dynamics"
+
+    # -- learning -------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Make the updates that are due; SB3 calls this after each step of all envs.
+
+        Args:
+            gradient_steps: the number of env steps since the last call.
+            batch_size: sequences in a batch.
+        """
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if buffer.size() < self.sequence_length:
+            return
+        self._owed_updates += gradient_steps * self.replay_ratio / (batch_size * self.sequence_length)
+        num_updates = int(self._owed_updates)
+        if not num_updates:
+            return
+        self._owed_updates -= num_updates
+        self._update_learning_rate(self.model_optimizer)
+        experience = ReplayExperience(buffer, self._view, self.dynamics)
+        log = [self._update(experience, batch_size) for _ in range(num_updates)]
+        self._n_updates += num_updates
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        record_means(self.logger, log)
+
+    def _update(self, experience: Experience, batch_size: int) -> Logged:
+        """Train model, actor and critic once (algorithm 1 of Hafner et al. 2020)."""
+        drawn = experience.sequences(batch_size, self.sequence_length)
+        loss = self.dynamics.loss(drawn)
+        norm = ascend(-loss.total, self.dynamics, self.max_grad_norm, (), Stepper(self.model_optimizer))
+        features, is_over = loss.features.flatten(0, 1), drawn.terminated.flatten()  # [B T, F], [B T]
+        self.dynamics.keep_starts(features)
+        if self.imagination_starts is not None:
+            rows = torch.randperm(len(features), device=self.device)[: self.imagination_starts]
+            features, is_over = features[rows], is_over[rows]
+        return logged({**loss.terms, "model_grad_norm": norm, **self._update_behavior(features, is_over)})
+
+    def _update_behavior(self, start: Tensor, is_over: Tensor) -> dict[str, Tensor]:
+        """Train actor and critic on trajectories from features ``[N, F]``; returns the numbers to log.
+
+        Args:
+            start: features of posterior states.
+            is_over: ``[N]`` bool, states in which an episode has terminated: nothing after them counts.
+        """
+        with torch.set_grad_enabled(not self._reinforces):
+            features, actions = self._imagine(start)  # [H + 1, N, F], [H, N, A]
+            reward, goes_on = self.dynamics.outcomes(features[1:])
+        values = self.policy.critic(features)  # outputs of the network, [H + 1, N, ...]
+        mean_values, discount = self.policy.critic.mean(values), self.gamma * goes_on
+        returns = lambda_returns(
+            reward, torch.zeros_like(goes_on, dtype=torch.bool), mean_values, discount, self.gae_lambda
+        )
+        # The chance to get to each step, [H, N].
+        weight = torch.cat([(~is_over).float()[None], discount[:-1]]).cumprod(0).detach()
+        seen = features[:-1].detach()
+        of = self.policy.actions.distribution(self.policy.actor(seen))
+        gain = self._gain(returns, mean_values[:-1], of, actions)
+        log: dict[str, Tensor] = {}
+        if self.ent_coef:
+            entropy = self.policy.actions.entropy(of)
+            gain, log["entropy"] = gain + self.ent_coef * entropy, entropy
+        objective = (weight * gain).mean()
+        optimizers = (Stepper(self.actor_optimizer), Stepper(self.critic_optimizer))
+        norm = ascend(objective, self.policy.actor, self.max_grad_norm, (), optimizers[0], retain_graph=True)
+        loss = (weight * self._critic_loss(values[:-1], returns.detach(), seen)).mean()
+        critic_norm = ascend(-loss, self.policy.critic, self.max_grad_norm, (), optimizers[1])
+        if self._preset.has_slow_critic:
+            polyak_update(self.policy.critic.parameters(), self.policy.slow_critic.parameters(), SLOW_CRITIC_RATE)
+        log |= {"imagined_reward": reward, "imagined_return": returns, "actor_objective": objective}
+        return {**log, "critic_loss": loss, "actor_grad_norm": norm, "critic_grad_norm": critic_norm}
+
+    def _imagine(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Follow the actor through the model; returns features ``[H + 1, N, F]`` and actions ``[H, N, A]``."""
+
+        def act(features: Tensor) -> tuple[Tensor, Tensor]:
+            action = self.policy.act(features.detach())
+            return self._env_action(action), action
+
+        return self.dynamics.imagine(self.dynamics.state_of(start), act, self.horizon)
+
+    def _gain(self, returns: Tensor, values: Tensor, of: Tensor, actions: Tensor) -> Tensor:
+        """Return what the actor climbs, ``[H, N]``, entropy left out.
+
+        Args:
+            returns: ``G``, ``[H, N]``.
+            values: ``v``, ``[H, N]``.
+            of: the distributions of actions, ``[H, N, ...]``.
+            actions: ``[H, N, A]``.
+        """
+        scale = self._return_scale(returns) if self._preset.normalizes_returns else 1.0
+        if not self._reinforces:
+            return returns / scale
+        return self.policy.actions.log_prob(of, actions) * ((returns - values) / scale).detach()
+
+    @torch.no_grad()
+    def _return_scale(self, returns: Tensor) -> Tensor:
+        """Update the running percentiles of returns; returns their range, at least 1 (eq. 7 of Hafner et al. 2023)."""
+        percentiles = torch.quantile(returns.flatten(), returns.new_tensor(RETURN_PERCENTILES))
+        low, high = self.policy.return_range.lerp_(percentiles, 1 - RETURN_DECAY)
+        return (high - low).clamp(min=LEAST_RETURN_RANGE)
+
+    def _critic_loss(self, values: Tensor, returns: Tensor, features: Tensor) -> Tensor:
+        """Return the critic's loss ``[H, N]``, given its outputs ``[H, N, ...]``."""
+        loss = self.policy.critic.loss(values, returns)
+        if not self._preset.has_slow_critic:
+            return loss
+        with torch.no_grad():
+            slow = self.policy.slow_critic.mean(self.policy.slow_critic(features))
+        return loss + self.policy.critic.loss(values, slow)
+
+    # -- acting ---------------------------------------------------------------------------------
+
+    def _env_action(self, action: Tensor) -> Tensor:
+        """Turn the actor's actions ``[B, A]`` into the env's units; they may lie beyond the bounds."""
+        return action if isinstance(self.action_space, spaces.Discrete) else self._view.unscale(action)
+
+    def _remembering(
+        self, memory: Memory | None, obs: Tensor, started: Any, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the features ``[B, F]`` after new observations ``[B, D]``.
+
+        Args:
+            memory: None for episodes that begin.
+            obs: flat and raw.
+            started: ``[B]`` bool, environments that have just started an episode.
+            generator: of the posterior's sample.
+        """
+        if memory is None:
+            return self.dynamics.features(self.dynamics.begin(obs, generator))
+        is_first = torch.as_tensor(np.asarray(started, dtype=bool), device=self.device)
+        before: RSSMState = self.dynamics.state_of(memory.features)
+        return self.dynamics.features(self.dynamics.observe(before, memory.action, obs, is_first, generator))
+
+    @torch.no_grad()
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Act at random while learning has not started, then by the actor; returns env actions and the buffer's."""
+        if self.num_timesteps < learning_starts:
+            self._memory = None
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        if self._memory is not None and len(self._memory.action) != n_envs:
+            self._memory = None
+        features = self._remembering(self._memory, self._last_flat_obs(), self._last_episode_starts)
+        own = self.policy.act(features)
+        if action_noise is not None and isinstance(self.action_space, spaces.Box):
+            noise = torch.as_tensor(action_noise(), dtype=own.dtype, device=self.device)
+            own = own + noise.reshape(-1, own.shape[-1])
+        action = self.dynamics.action_codec.decode_numpy(self._env_action(own))
+        self._memory = Memory(features, self.dynamics.action_codec.encode(action, self.device))
+        return action, self.policy.scale_action(action) if isinstance(self.action_space, spaces.Box) else action
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose actions for one observation or a batch.
+
+        Args:
+            observation: as SB3's agents take it.
+            state: what the last call returned; None where episodes begin.
+            episode_start: ``[B]`` bool, environments whose memories are forgotten; default: none.
+            deterministic: whether the actor's likeliest action is taken; the model's state is a sample all the same.
+
+        Returns:
+            The actions, and the state for the next call.
+
+        Raises:
+            ValueError: if the observation is not finite, or the state is for another number of environments.
+        """
+        obs, is_batch = self.flat_observation(observation)
+        memory, calls = self._unpack(state, len(obs))
+        started = np.zeros(len(obs), dtype=bool) if episode_start is None else episode_start
+        generator = torch.Generator(self.device).manual_seed(self._predict_seed(calls))
+        features = self._remembering(memory, obs, started, generator)
+        own = self.policy.act(features, generator, deterministic)
+        codec = self.dynamics.action_codec
+        action = codec.decode_numpy(self._env_action(own))
+        taken = codec.encode(action, "cpu").numpy()
+        state = (features.cpu().numpy(), taken, np.full(len(obs), calls + 1))
+        return action if is_batch else action[0], state
+
+    def _unpack(self, state: tuple[np.ndarray, ...] | None, batch: int) -> tuple[Memory | None, int]:
+        """Return memories and the number of earlier calls."""
+        if state is None:
+            return None, 0
+        shapes = [(batch, self.dynamics.num_features), (batch, self.dynamics.action_codec.dim), (batch,)]
+        if [np.shape(part) for part in state] != shapes:
+            raise ValueError(
+                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
+            )
+        features, action = (torch.as_tensor(part, device=self.device) for part in state[:2])
+        return Memory(features, action), int(state[2][0])
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "model_optimizer", "actor_optimizer", "critic_optimizer"], []
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_memory", "_preset"]
