@@ -94,6 +94,22 @@ class Memory(NamedTuple):
     action: Tensor
 
 
+class Evaluated(NamedTuple):
+    """What imagined trajectories are worth, ``[H, N, ...]``.
+
+    Attributes:
+        returns: ``G``, of each step.
+        values: ``v``, of the state before it.
+        outputs: of the critic in that state.
+        weight: the chance to get there, discounted.
+    """
+
+    returns: Tensor
+    values: Tensor
+    outputs: Tensor
+    weight: Tensor
+
+
 class Dreamer(AgentWithModel):
     """An agent whose actor and critic learn from trajectories that a latent model imagines.
 
@@ -256,6 +272,11 @@ class Dreamer(AgentWithModel):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        if self.buffer_size < self.sequence_length * self.n_envs:
+            raise ValueError(
+                f"buffer_size must be at least {self.sequence_length} steps of each env, the sequence_length, got "
+                f"{self.buffer_size} for {self.n_envs} envs"
+            )
         is_discrete = isinstance(self.action_space, spaces.Discrete)
         if self.version == 1 and not is_discrete and (self.ent_coef > 0 or self.actor_gradient == "reinforce"):
             raise ValueError(
@@ -270,6 +291,8 @@ class Dreamer(AgentWithModel):
         if self.dynamics is None:
             kwargs = {"version": self.version, "seed": self.seed or 0}
             self.dynamics = RSSM(self.observation_space, self.action_space, **kwargs)
+        if not isinstance(self.dynamics, RSSM):
+            raise ValueError(f"dynamics must be an RSSM for Dreamer, got a {type(self.dynamics).__name__}")
         self._adopt(self.dynamics)
         self.policy.build(self.dynamics.num_features, self.dynamics.action_codec.dim, self.version)
         self.policy.to(self.device)
@@ -300,11 +323,15 @@ class Dreamer(AgentWithModel):
             return
         self._owed_updates -= num_updates
         self._update_learning_rate(self.model_optimizer)
-        experience = ReplayExperience(buffer, self._view, self.dynamics)
+        experience = self._experience()
         log = [self._update(experience, batch_size) for _ in range(num_updates)]
         self._n_updates += num_updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
+
+    def _experience(self) -> ReplayExperience:
+        assert self.replay_buffer is not None
+        return ReplayExperience(self.replay_buffer, self._view, self.dynamics)
 
     def _update(self, experience: Experience, batch_size: int) -> Logged:
         """Train model, actor and critic once (algorithm 1 of Hafner et al. 2020)."""
@@ -312,7 +339,7 @@ class Dreamer(AgentWithModel):
         loss = self.dynamics.loss(drawn)
         norm = ascend(-loss.total, self.dynamics, self.max_grad_norm, (), Stepper(self.model_optimizer))
         features, is_over = loss.features.flatten(0, 1), drawn.terminated.flatten()  # [B T, F], [B T]
-        self.dynamics.keep_starts(features)
+        self.dynamics.keep_starts(features)  # for imagined envs
         if self.imagination_starts is not None:
             rows = torch.randperm(len(features), device=self.device)[: self.imagination_starts]
             features, is_over = features[rows], is_over[rows]
@@ -326,31 +353,36 @@ class Dreamer(AgentWithModel):
             is_over: ``[N]`` bool, states in which an episode has terminated: nothing after them counts.
         """
         with torch.set_grad_enabled(not self._reinforces):
-            features, actions = self._imagine(start)  # [H + 1, N, F], [H, N, A]
-            reward, goes_on = self.dynamics.outcomes(features[1:])
-        values = self.policy.critic(features)  # outputs of the network, [H + 1, N, ...]
-        mean_values, discount = self.policy.critic.mean(values), self.gamma * goes_on
-        returns = lambda_returns(
-            reward, torch.zeros_like(goes_on, dtype=torch.bool), mean_values, discount, self.gae_lambda
-        )
-        # The chance to get to each step, [H, N].
-        weight = torch.cat([(~is_over).float()[None], discount[:-1]]).cumprod(0).detach()
+            features, actions = self._imagine(start)
+        found = self._evaluate(features, is_over)
         seen = features[:-1].detach()
         of = self.policy.actions.distribution(self.policy.actor(seen))
-        gain = self._gain(returns, mean_values[:-1], of, actions)
-        log: dict[str, Tensor] = {}
+        gain, log = self._gain(found, of, actions), {}
         if self.ent_coef:
-            entropy = self.policy.actions.entropy(of)
-            gain, log["entropy"] = gain + self.ent_coef * entropy, entropy
-        objective = (weight * gain).mean()
-        optimizers = (Stepper(self.actor_optimizer), Stepper(self.critic_optimizer))
-        norm = ascend(objective, self.policy.actor, self.max_grad_norm, (), optimizers[0], retain_graph=True)
-        loss = (weight * self._critic_loss(values[:-1], returns.detach(), seen)).mean()
-        critic_norm = ascend(-loss, self.policy.critic, self.max_grad_norm, (), optimizers[1])
+            log["entropy"] = self.policy.actions.entropy(of)
+            gain = gain + self.ent_coef * log["entropy"]
+        objective = (found.weight * gain).mean()
+        loss = (found.weight * self._critic_loss(found, seen)).mean()
+        steppers = Stepper(self.actor_optimizer), Stepper(self.critic_optimizer)
+        log["actor_grad_norm"] = ascend(
+            objective, self.policy.actor, self.max_grad_norm, (), steppers[0], retain_graph=True
+        )
+        log["critic_grad_norm"] = ascend(-loss, self.policy.critic, self.max_grad_norm, (), steppers[1])
         if self._preset.has_slow_critic:
             polyak_update(self.policy.critic.parameters(), self.policy.slow_critic.parameters(), SLOW_CRITIC_RATE)
-        log |= {"imagined_reward": reward, "imagined_return": returns, "actor_objective": objective}
-        return {**log, "critic_loss": loss, "actor_grad_norm": norm, "critic_grad_norm": critic_norm}
+        return {**log, "imagined_return": found.returns, "actor_objective": objective, "critic_loss": loss}
+
+    def _evaluate(self, features: Tensor, is_over: Tensor) -> Evaluated:
+        """Return the lambda returns of trajectories, given their features ``[H + 1, N, F]``; see _update_behavior."""
+        # The state s_{t+1} that a step leads to says its reward and whether the episode goes on.
+        with torch.set_grad_enabled(features.requires_grad):
+            reward, goes_on = self.dynamics.outcomes(features[1:])
+        outputs = self.policy.critic(features)
+        values, discount = self.policy.critic.mean(outputs), self.gamma * goes_on
+        never = torch.zeros_like(goes_on, dtype=torch.bool)  # the chances to go on say it all
+        returns = lambda_returns(reward, never, values, discount, self.gae_lambda)
+        weight = torch.cat([(~is_over).float()[None], discount[:-1]]).cumprod(0)
+        return Evaluated(returns, values[:-1], outputs[:-1], weight.detach())
 
     def _imagine(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """Follow the actor through the model; returns features ``[H + 1, N, F]`` and actions ``[H, N, A]``."""
@@ -361,19 +393,19 @@ class Dreamer(AgentWithModel):
 
         return self.dynamics.imagine(self.dynamics.state_of(start), act, self.horizon)
 
-    def _gain(self, returns: Tensor, values: Tensor, of: Tensor, actions: Tensor) -> Tensor:
+    def _gain(self, found: Evaluated, of: Tensor, actions: Tensor) -> Tensor:
         """Return what the actor climbs, ``[H, N]``, entropy left out.
 
         Args:
-            returns: ``G``, ``[H, N]``.
-            values: ``v``, ``[H, N]``.
-            of: the distributions of actions, ``[H, N, ...]``.
+            found: the returns of the actions.
+            of: the distributions that the actions were drawn from, ``[H, N, ...]``.
             actions: ``[H, N, A]``.
         """
-        scale = self._return_scale(returns) if self._preset.normalizes_returns else 1.0
+        scale = self._return_scale(found.returns) if self._preset.normalizes_returns else 1.0
         if not self._reinforces:
-            return returns / scale
-        return self.policy.actions.log_prob(of, actions) * ((returns - values) / scale).detach()
+            return found.returns / scale
+        advantage = (found.returns - found.values) / scale
+        return self.policy.actions.log_prob(of, actions) * advantage.detach()
 
     @torch.no_grad()
     def _return_scale(self, returns: Tensor) -> Tensor:
@@ -382,14 +414,15 @@ class Dreamer(AgentWithModel):
         low, high = self.policy.return_range.lerp_(percentiles, 1 - RETURN_DECAY)
         return (high - low).clamp(min=LEAST_RETURN_RANGE)
 
-    def _critic_loss(self, values: Tensor, returns: Tensor, features: Tensor) -> Tensor:
-        """Return the critic's loss ``[H, N]``, given its outputs ``[H, N, ...]``."""
-        loss = self.policy.critic.loss(values, returns)
+    def _critic_loss(self, found: Evaluated, features: Tensor) -> Tensor:
+        """Return the critic's loss ``[H, N]`` in states of features ``[H, N, F]``."""
+        critic = self.policy.critic
+        loss = critic.loss(found.outputs, found.returns.detach())
         if not self._preset.has_slow_critic:
             return loss
         with torch.no_grad():
-            slow = self.policy.slow_critic.mean(self.policy.slow_critic(features))
-        return loss + self.policy.critic.loss(values, slow)
+            slow = critic.mean(self.policy.slow_critic(features))
+        return loss + critic.loss(found.outputs, slow)
 
     # -- acting ---------------------------------------------------------------------------------
 

@@ -35,13 +35,14 @@ from mbrl_wrappers.agents import (
     CompiledSAC,
     CompiledTD3,
     CompiledTQC,
+    Dreamer,
     Dyna,
     RealData,
     networks,
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import EnsembleDynamics, WorldModel
+from mbrl_wrappers.models import RSSM, EnsembleDynamics, WorldModel
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ AGENTS: dict[str, AgentRecord] = {
     "dhmbpo": AgentRecord(
         MAAC, "Kubo et al. 2025", "SAC whose actor and critic learn from short rollouts on imagined states"
     ),
+    "dreamer": AgentRecord(
+        Dreamer, "Hafner et al. 2020, 2023", "actor and critic learn in the dream of a latent model, of pixels too"
+    ),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
     "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
@@ -127,6 +131,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         CompiledSAC,
         CompiledTD3,
         CompiledTQC,
+        Dreamer,
         MAAC,
         PETS,
         POPLIN,
@@ -142,7 +147,7 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {"EnsembleDynamics": EnsembleDynamics}
+DYNAMICS: dict[str, type[WorldModel]] = {"EnsembleDynamics": EnsembleDynamics, "RSSM": RSSM}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {

@@ -105,7 +105,7 @@ def test_a_wrong_entry_is_named(own, message):
 
 @pytest.mark.parametrize("agent", ["mpbo", "../recipes/mbpo", ""])
 def test_an_unknown_agent_is_named(agent):
-    with pytest.raises(ValueError, match=rf"agent must be one of \['dhmbpo', 'm2ac', .*\], got '{agent}'"):
+    with pytest.raises(ValueError, match=rf"agent must be one of \['dhmbpo', 'dreamer', 'm2ac', .*\], got '{agent}'"):
         load_recipe(agent, "Pendulum-v1")
 
 
@@ -202,7 +202,7 @@ def test_every_shipped_recipe_can_be_built(agent, env_id):
     spec = _spec(agent, env_id)
     discrete = isinstance(gym.make(env_id).action_space, gym.spaces.Discrete)
     assert spec.recipe == load_recipe(agent, env_id)
-    if spec.recipe.algo not in ("PETS", "POPLIN", "RS"):  # that take all actions there are recipes for
+    if spec.recipe.algo not in ("Dreamer", "PETS", "POPLIN", "RS"):  # that take all actions there are recipes for
         assert discrete == (spec.recipe.algo in ("DQN", "QRDQN"))
 
 

@@ -32,7 +32,7 @@ class Train:
     """
 
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
-    """dhmbpo, m2ac, maac, macura, mbpo, mve, pets, poplin, rs, sac_svg, steve or svg"""
+    """dhmbpo, dreamer, m2ac, maac, macura, mbpo, mve, pets, poplin, rs, sac_svg, steve or svg"""
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
