@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
@@ -177,6 +178,7 @@ class Dreamer(AgentWithModel):
 
     policy: DreamerPolicy
     _memory: Memory | None = None
+    _real: tuple[ReplayBuffer, ReplayExperience] | None = None
     _owed_updates = 0.0
 
     def __init__(
@@ -294,6 +296,7 @@ class Dreamer(AgentWithModel):
         if not isinstance(self.dynamics, RSSM):
             raise ValueError(f"dynamics must be an RSSM for Dreamer, got a {type(self.dynamics).__name__}")
         self._adopt(self.dynamics)
+        self._real = None  # it has the former view
         self.policy.build(self.dynamics.num_features, self.dynamics.action_codec.dim, self.version)
         self.policy.to(self.device)
         adam, rate = torch.optim.Adam, self.behavior_learning_rate
@@ -330,8 +333,12 @@ class Dreamer(AgentWithModel):
         record_means(self.logger, log)
 
     def _experience(self) -> ReplayExperience:
-        assert self.replay_buffer is not None
-        return ReplayExperience(self.replay_buffer, self._view, self.dynamics)
+        """Return the buffer's sequences; it is kept, since only what was added has to be looked at then."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if self._real is None or self._real[0] is not buffer:
+            self._real = buffer, ReplayExperience(buffer, self._view, self.dynamics)
+        return self._real[1]
 
     def _update(self, experience: Experience, batch_size: int) -> Logged:
         """Train model, actor and critic once (algorithm 1 of Hafner et al. 2020)."""
@@ -518,4 +525,4 @@ class Dreamer(AgentWithModel):
         return ["policy", "model_optimizer", "actor_optimizer", "critic_optimizer"], []
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_memory", "_preset"]
+        return [*super()._excluded_save_params(), "_memory", "_preset", "_real"]

@@ -5,7 +5,8 @@ A new task is a file with a dictionary ``TASKS`` of its ids, and a line in ``reg
 
 from mbrl_wrappers.tasks.mbbl import MBBLCartPole, MBBLInvertedPendulum
 from mbrl_wrappers.tasks.pets_cartpole import PETSCartpole
+from mbrl_wrappers.tasks.pixel_pendulum import PixelPendulum
 from mbrl_wrappers.tasks.registration import register_tasks
 from mbrl_wrappers.tasks.task import Physics, Task
 
-__all__ = ["MBBLCartPole", "MBBLInvertedPendulum", "PETSCartpole", "Physics", "Task", "register_tasks"]
+__all__ = ["MBBLCartPole", "MBBLInvertedPendulum", "PETSCartpole", "Physics", "PixelPendulum", "Task", "register_tasks"]

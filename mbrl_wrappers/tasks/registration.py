@@ -8,11 +8,12 @@ _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
+    "mbrl_wrappers/PixelPendulum-v0": ("pixel_pendulum:PixelPendulum", 200),
 }
 
 
 def register_tasks() -> None:
-    """Make the tasks of PETS and MBBL known to Gymnasium, each with its time limit.
+    """Make this library's tasks known to Gymnasium, each with its time limit.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.

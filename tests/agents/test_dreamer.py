@@ -22,7 +22,7 @@ from mbrl_wrappers.agents.networks.dreamer import BoundedNormal, OneOf, Squashed
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import RSSM, EnsembleDynamics
 from testing.agents import same
-from testing.envs import Walk
+from testing.envs import Still, Walk
 
 MODEL: dict[str, Any] = {"deter": 16, "units": 16, "layers": 1, "depth": 4, "bins": 41, "latent": [4, 4]}
 AGENT: dict[str, Any] = {
@@ -233,6 +233,20 @@ def test_it_learns_in_several_envs_with_callbacks(form: str, discrete: bool) -> 
     agent.learn(80, callback=CallbackList([evaluation]), log_interval=1)
     assert agent._n_updates == (80 - 40) * 8 // 32 and not same(before, parameters(agent))
     assert evaluation.last_mean_reward > -np.inf and agent.num_timesteps == 80
+
+
+def test_it_learns_from_pixels() -> None:
+    """SB3 shows its agents images with the channels first."""
+    last, first = (spaces.Box(0, 255, shape, np.uint8) for shape in ((16, 17, 3), (3, 16, 17)))
+    env = Still(last, spaces.Discrete(3))
+    agent = Dreamer("CnnPolicy", env, dynamics=RSSM(first, env.action_space, **MODEL), **AGENT)
+    before = parameters(agent)
+    agent.learn(50)
+    assert agent._n_updates == 2 and not same(before, parameters(agent))
+    action, _ = agent.predict(env.observation_space.sample())
+    assert env.action_space.contains(action)
+    with pytest.raises(ValueError, match="SB3 shows its agents images with the channels first"):
+        Dreamer("CnnPolicy", env, dynamics=RSSM(last, env.action_space, **MODEL), **AGENT)
 
 
 def test_replay_ratio_is_the_number_of_trained_entries_for_each_step() -> None:
