@@ -288,8 +288,8 @@ class Dreamer(AgentWithModel):
         self._preset = DREAMER_PRESETS[self.version]
         self._reinforces = (self.actor_gradient or self._default_gradient(is_discrete)) == "reinforce"
         if self.action_noise is None and self._preset.exploration_std and not is_discrete:
-            size = self.action_space.shape
-            self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, self._preset.exploration_std))
+            std = np.full(self.action_space.shape or (), self._preset.exploration_std)
+            self.action_noise = NormalActionNoise(np.zeros_like(std), std)
         if self.dynamics is None:
             kwargs = {"version": self.version, "seed": self.seed or 0}
             self.dynamics = RSSM(self.observation_space, self.action_space, **kwargs)

@@ -21,6 +21,8 @@ from mbrl_wrappers.agents import Dreamer
 from mbrl_wrappers.agents.networks.dreamer import BoundedNormal, OneOf, SquashedNormal
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import RSSM, EnsembleDynamics
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.run import run
 from testing.agents import same
 from testing.envs import Still, Walk
 
@@ -85,7 +87,7 @@ def planted(**kwargs: Any) -> tuple[Dreamer, Tensor, Tensor]:
     """An agent for which a state's features say reward, chance to go on and value; trajectories, and which are over."""
     agent = make(gamma=0.9, **kwargs)
     agent.dynamics.outcomes = lambda features: (features[..., 0], features[..., 1])
-    agent.policy.critic = PlantedCritic()  # type: ignore[assignment]
+    agent.policy.critic = PlantedCritic()
     features = torch.rand(5, 3, agent.dynamics.num_features, generator=torch.Generator().manual_seed(0))
     return agent, features, torch.tensor([False, True, False])
 
@@ -331,6 +333,26 @@ def test_the_zoo_s_files_hold_all_of_it(env: str, with_optimizer: bool, tmp_path
     if with_optimizer:
         moments = [one.model_optimizer.state_dict()["state"] for one in (agent, again)]
         assert all(torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0])
+
+
+def test_an_interrupted_run_of_the_zoo_ends_as_one_that_was_not(tmp_path: Any) -> None:
+    sizes = {name: MODEL[name] for name in ("deter", "units", "layers", "latent")}
+    params = {f"dynamics.{name}": value for name, value in sizes.items()}
+    own = {name: AGENT[name] for name in ("batch_size", "sequence_length", "replay_ratio", "horizon")}
+    params |= {f"agent.{name}": value for name, value in own.items()} | {"agent.learning_starts": 100}
+    params["agent.policy_kwargs"] = {"units": 16, "layers": 1}
+    spec = make_job("dreamer", "Pendulum-v1", steps=450, params=params, eval_freq=200, eval_episodes=1, save_freq=100)
+    whole: Any = run(spec, tmp_path / "whole")[0]
+
+    def stop(row: Any) -> None:
+        if row.steps >= 400:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "broken", on_evaluation=stop)
+    torch.manual_seed(99)
+    resumed: Any = run(spec, tmp_path / "broken")[0]
+    assert same(parameters(whole), parameters(resumed)) and whole._n_updates == resumed._n_updates > 50
 
 
 # -- what is refused -----------------------------------------------------------------------------------------

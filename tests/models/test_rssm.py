@@ -47,7 +47,7 @@ def drawn(rows: int = 3, length: int = 8) -> Sequences:
 
 def without_noise(model: RSSM) -> RSSM:
     """Make every draw the same, so that states that are computed in different ways can be compared."""
-    model.latent.noise = lambda *shape, like, generator=None: torch.ones_like(  # type: ignore[method-assign]
+    model.latent.noise = lambda *shape, like, generator=None: torch.ones_like(
         type(model.latent).noise(model.latent, *shape, like=like)
     )
     return model
@@ -79,7 +79,7 @@ def test_a_head_that_minimises_its_loss_predicts_the_target(bins: int | None) ->
     assert head.mean(outputs).abs().max() < 1e-4  # it begins at 0
     if bins is not None:
         assert head.loss(outputs, target).tolist() == pytest.approx([math.log(bins)] * 4)
-        places, weight = two_hot_places(symlog(target), head.bins)  # type: ignore[arg-type]
+        places, weight = two_hot_places(symlog(target), head.bins)
         best = torch.full_like(outputs, -math.inf)
         best.scatter_(1, places[:, None], (1 - weight).log()[:, None])
         best.scatter_(1, places[:, None] + 1, weight.log()[:, None])
@@ -155,7 +155,7 @@ def test_a_boundary_inside_a_sequence_resets_state_and_action(settings: dict[str
 def test_rewards_and_ends_count_where_a_step_led_and_nowhere_else() -> None:
     """The last entry of an episode counts; the first entry of an episode, or of a sequence, has no step."""
     model, real = without_noise(tiny()), drawn()
-    torch.nn.init.normal_(model.reward_head.net[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.normal_(model.reward_head.net[-1].weight)
     real.is_first[:, 5] = True
 
     def losses(entry: int) -> tuple[float, float]:
@@ -177,8 +177,8 @@ def test_the_divergence_trains_prior_and_posterior_by_their_scales() -> None:
         of_prior = model.prior.of_deter.weight.grad
         others = tiny(kl_scales=[0, 0])
         others.loss(drawn(), seeded()).total.backward()
-        of_posterior = model.posterior.of_deter.weight.grad - others.posterior.of_deter.weight.grad  # type: ignore
-        return float(of_prior.abs().sum()), float(of_posterior.abs().sum())  # type: ignore[union-attr]
+        of_posterior = model.posterior.of_deter.weight.grad - others.posterior.of_deter.weight.grad
+        return float(of_prior.abs().sum()), float(of_posterior.abs().sum())
 
     prior, posterior = gradients([1.0, 0.0])
     assert prior > 0 and posterior > 0  # the memory, which leads to later posteriors, learns with the prior
@@ -384,15 +384,10 @@ def test_bad_experience_is_named() -> None:
         model.fit(bare(5))
     with pytest.raises(ValueError, match=r"sequences.obs must have shape \[B, T, 2\], got \(16, 8, 3\)"):
         model.fit(bare(20, 3))
-    rows: list[Tensor] = [
-        torch.zeros(9, 2),
-        torch.zeros(9, 1),
-        torch.zeros(9),
-        torch.zeros(9, 2),
-        torch.zeros(9).bool(),
-    ]
+    obs, action, nothing = torch.zeros(9, 2), torch.zeros(9, 1), torch.zeros(9)
+    rows = Transitions(obs, action, nothing, obs, nothing.bool(), torch.arange(9))
     with pytest.raises(ValueError, match="experience must have an order to draw sequences, got Transitions"):
-        model.fit(Transitions(*rows, torch.arange(9)))
+        model.fit(rows)
 
 
 @pytest.mark.parametrize(
