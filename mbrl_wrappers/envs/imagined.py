@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
+from mbrl_wrappers.envs.rendering import check_renderable, frames_of, set_state_from_obs
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.trust import Trust
@@ -273,7 +273,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
         render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
-            imagined state; needed for rendering.
+            imagined state; needed for rendering, except that of a model of images, whose dream is shown.
 
     Raises:
         ValueError: for a render mode without an env that can show it.
@@ -300,7 +300,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        if render_mode is not None:
+        if render_mode is not None and (render_env is not None or not dynamics.obs_codec.images):
             check_renderable(render_env)
         self.dynamics = dynamics
         self.action_space = dynamics.action_space
@@ -354,10 +354,11 @@ class ImaginedEnv(gym.Env[Any, Any]):
         return row_of(self.episodes.decode_numpy(self.episodes.shown), 0)
 
     def render(self) -> Any:
-        """Return a frame ``[H, W, 3]`` of the real env put into the imagined state, or None without a mode."""
+        """Return a frame ``[H, W, 3]`` of the imagined state, or None without a mode."""
         if self.render_mode is None:
             return None
-        assert self._render_env is not None  # checked in the constructor
+        if self._render_env is None:
+            return frames_of(self.dynamics.obs_codec, self.episodes.obs)[0]
         set_state_from_obs(self._render_env, self.episodes.obs[0].cpu().numpy().astype(np.float64))
         return self._render_env.render()
 
