@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from mbrl_wrappers.acceleration.steppers import Stepper
 from mbrl_wrappers.agents.actor_gradients import Logged, ascend, logged, record_means
 from mbrl_wrappers.agents.agent_with_model import AgentWithModel
+from mbrl_wrappers.agents.dreamer_presets import DREAMER_PRESETS
 from mbrl_wrappers.agents.networks.dreamer import DreamerPolicy
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.experience import Experience
@@ -32,55 +32,6 @@ RETURN_PERCENTILES = (0.05, 0.95)
 RETURN_DECAY = 0.99
 LEAST_RETURN_RANGE = 1.0
 SLOW_CRITIC_RATE = 0.02
-
-
-@dataclass(frozen=True)
-class DreamerPreset:
-    """The parts of a version of Dreamer that are not its model's.
-
-    Attributes:
-        normalizes_returns: whether the actor's returns are divided by the range of their percentiles.
-        has_slow_critic: whether the critic also learns to agree with a slow copy of itself.
-        exploration_std: of the noise that is added to continuous actions.
-        arguments: defaults of the agent's arguments of these names.
-    """
-
-    normalizes_returns: bool
-    has_slow_critic: bool
-    exploration_std: float
-    arguments: dict[str, Any]
-
-
-DREAMER_PRESETS: dict[Version, DreamerPreset] = {
-    1: DreamerPreset(
-        normalizes_returns=False,
-        has_slow_critic=False,
-        exploration_std=0.3,
-        arguments={
-            "learning_rate": 6e-4,
-            "behavior_learning_rate": 8e-5,
-            "batch_size": 50,
-            "sequence_length": 50,
-            "replay_ratio": 500.0,
-            "gamma": 0.99,
-            "ent_coef": 0.0,
-        },
-    ),
-    3: DreamerPreset(
-        normalizes_returns=True,
-        has_slow_critic=True,
-        exploration_std=0.0,
-        arguments={
-            "learning_rate": 1e-4,
-            "behavior_learning_rate": 3e-5,
-            "batch_size": 16,
-            "sequence_length": 64,
-            "replay_ratio": 512.0,
-            "gamma": 0.997,
-            "ent_coef": 3e-4,
-        },
-    ),
-}
 
 
 class Memory(NamedTuple):
@@ -131,9 +82,9 @@ class Dreamer(AgentWithModel):
     ``evaluate_policy`` does. The random numbers of ``predict`` depend only on the agent's seed and the number of calls,
     which the state counts; so evaluations don't disturb training.
 
-    Deviations: updates are spread evenly over the steps, without a block of them at the start; actor and critic have
-    the same number of layers as each other; gradients are clipped to the same norm in both versions, the model's too;
-    see :class:`~mbrl_wrappers.models.RSSM` for the model.
+    Deviations: networks are of a size for a CPU; updates are spread evenly over the steps, without a block of them at
+    the start; the gradients of model, actor and critic are clipped to the same norm; Adam has torch's epsilon. See
+    :class:`~mbrl_wrappers.models.RSSM` for the model's.
 
     Args:
         policy: ``"MlpPolicy"`` (``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for Dict observations: the encoder
@@ -167,7 +118,8 @@ class Dreamer(AgentWithModel):
         ValueError: for an argument out of its range, another action space, or a model of other spaces than the env's.
 
     Example:
-        >>> Dreamer("MlpPolicy", "Pendulum-v1", replay_ratio=85, imagination_starts=256).learn(4_000)  # doctest: +SKIP
+        >>> agent = Dreamer("MlpPolicy", "Pendulum-v1", learning_rate=1e-3, replay_ratio=200)  # doctest: +SKIP
+        >>> evaluate_policy(agent.learn(5_000), env)                                          # doctest: +SKIP
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -215,16 +167,21 @@ class Dreamer(AgentWithModel):
         if version not in DREAMER_PRESETS:
             raise ValueError(f"version must be one of {tuple(DREAMER_PRESETS)}, got {version!r}")
         check_device("device", device)
+        given: dict[str, Any] = {
+            "learning_rate": learning_rate, "behavior_learning_rate": behavior_learning_rate, "batch_size": batch_size,
+            "sequence_length": sequence_length, "replay_ratio": replay_ratio, "gamma": gamma, "ent_coef": ent_coef,
+        }  # fmt: skip
         default = DREAMER_PRESETS[version].arguments
+        chosen = {name: default[name] if value is None else value for name, value in given.items()}
         try:
             super().__init__(
                 policy,
                 env,
-                learning_rate=default["learning_rate"] if learning_rate is None else learning_rate,
+                learning_rate=chosen["learning_rate"],
                 buffer_size=buffer_size,
                 learning_starts=learning_starts,
-                batch_size=default["batch_size"] if batch_size is None else batch_size,
-                gamma=default["gamma"] if gamma is None else gamma,
+                batch_size=chosen["batch_size"],
+                gamma=chosen["gamma"],
                 train_freq=1,
                 gradient_steps=-1,  # `train` is told the number of env steps
                 action_noise=action_noise,
@@ -243,16 +200,14 @@ class Dreamer(AgentWithModel):
             raise ValueError(f"action_space must be Discrete or a bounded Box, got {self.action_space}") from error
         self.version = version
         self.dynamics = dynamics
-        self.behavior_learning_rate = (
-            default["behavior_learning_rate"] if behavior_learning_rate is None else behavior_learning_rate
-        )
-        self.sequence_length = default["sequence_length"] if sequence_length is None else sequence_length
-        self.replay_ratio = default["replay_ratio"] if replay_ratio is None else replay_ratio
+        self.behavior_learning_rate = chosen["behavior_learning_rate"]
+        self.sequence_length = chosen["sequence_length"]
+        self.replay_ratio = chosen["replay_ratio"]
         self.imagination_starts = imagination_starts
         self.horizon = horizon
         self.gae_lambda = gae_lambda
         self.actor_gradient = actor_gradient
-        self.ent_coef = default["ent_coef"] if ent_coef is None else ent_coef
+        self.ent_coef = chosen["ent_coef"]
         self.max_grad_norm = max_grad_norm
         self._check_arguments()
         if _init_setup_model:

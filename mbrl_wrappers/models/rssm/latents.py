@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -97,6 +99,6 @@ class CategoricalLatent:
 Latent = GaussianLatent | CategoricalLatent
 
 
-def make_latent(shape: int | tuple[int, int]) -> Latent:
+def make_latent(shape: int | Sequence[int]) -> Latent:
     """Return a Gaussian latent of a width, or a categorical one of groups and classes."""
     return GaussianLatent(shape) if isinstance(shape, int) else CategoricalLatent(*shape)

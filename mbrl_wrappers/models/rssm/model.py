@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
+from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models import model_file
 from mbrl_wrappers.models.env_specs import spaces_and_id
@@ -19,7 +19,7 @@ from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.models.rssm.cell import Cell, LatentNetwork
 from mbrl_wrappers.models.rssm.latents import make_latent
 from mbrl_wrappers.models.rssm.networks import Decoder, Encoder, Layers
-from mbrl_wrappers.models.rssm.presets import PRESETS, Version
+from mbrl_wrappers.models.rssm.presets import PRESETS, Version, checked_settings
 from mbrl_wrappers.models.rssm.scalars import ScalarHead, symexp, symlog
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 from mbrl_wrappers.seeding import stream_seed
@@ -153,25 +153,13 @@ class RSSM(WorldModel):
         if version not in PRESETS:
             raise ValueError(f"version must be one of {tuple(PRESETS)}, got {version!r}")
         preset = PRESETS[version]
-        self.settings: dict[str, Any] = {
-            "version": version,
-            "deter": deter,
-            "units": units,
-            "layers": layers,
-            "latent": _literal(preset.latent if latent is None else latent),
-            "bins": (preset.bins or 0) if bins is None else bins,
-            "kl_scales": _literal(preset.kl_scales if kl_scales is None else kl_scales),
-            "free_nats": preset.free_nats if free_nats is None else free_nats,
-            "depth": depth,
-            "batch_size": batch_size,
-            "sequence_length": sequence_length,
-            "learning_rate": learning_rate,
-            "train_steps": train_steps,
-            "seed": seed,
-        }
-        _check_ranges(self.settings)
+        self.settings = checked_settings(
+            preset, version=version, deter=deter, units=units, layers=layers, latent=latent, bins=bins,
+            kl_scales=kl_scales, free_nats=free_nats, depth=depth, batch_size=batch_size,
+            sequence_length=sequence_length, learning_rate=learning_rate, train_steps=train_steps, seed=seed,
+        )  # fmt: skip
         self._symlog = preset.symlog
-        self.latent = make_latent(_shape(self.settings["latent"]))
+        self.latent = make_latent(self.settings["latent"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "RSSM"))
             self._make_networks(Layers(units, preset.activation, preset.layer_norm))
@@ -483,35 +471,3 @@ class RSSM(WorldModel):
             return cls(*model_file.spaces_of(description), **description["settings"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"the description is not that of an RSSM: {error}") from error
-
-
-def _literal(value: Any) -> Any:
-    """Return a sequence as a list, as JSON has it."""
-    return list(value) if isinstance(value, Sequence) else value
-
-
-def _shape(latent: int | list[int]) -> int | tuple[int, int]:
-    return latent if isinstance(latent, int) else (latent[0], latent[1])
-
-
-def _check_ranges(settings: dict[str, Any]) -> None:
-    """Refuse settings out of their range."""
-    for name in ("deter", "units", "layers", "depth", "batch_size", "train_steps"):
-        check_whole_number(name, settings[name])
-    check_whole_number("sequence_length", settings["sequence_length"], 2)
-    latent, bins, scales = settings["latent"], settings["bins"], settings["kl_scales"]
-    if isinstance(latent, list):
-        if len(latent) != 2:
-            raise ValueError(f"latent must be a width or [groups, classes], got {latent}")
-        check_whole_number("latent's groups", latent[0])
-        check_whole_number("latent's classes", latent[1], 2)
-    else:
-        check_whole_number("latent", latent)
-    if bins != 0:
-        check_whole_number("bins", bins, 2)
-    if not isinstance(scales, list) or len(scales) != 2:
-        raise ValueError(f"kl_scales must be two numbers, got {scales}")
-    for scale in scales:
-        check_number("kl_scales", scale, 0, 1e6)
-    check_number("free_nats", settings["free_nats"], 0, 1e6)
-    check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
