@@ -246,8 +246,8 @@ class Dreamer(AgentWithModel):
             std = np.full(self.action_space.shape or (), self._preset.exploration_std)
             self.action_noise = NormalActionNoise(np.zeros_like(std), std)
         if self.dynamics is None:
-            kwargs = {"version": self.version, "seed": self.seed or 0}
-            self.dynamics = RSSM(self.observation_space, self.action_space, **kwargs)
+            spaces_of_env = self.observation_space, self.action_space
+            self.dynamics = RSSM(*spaces_of_env, version=self.version, seed=self.seed or 0)
         if not isinstance(self.dynamics, RSSM):
             raise ValueError(f"dynamics must be an RSSM for Dreamer, got a {type(self.dynamics).__name__}")
         self._adopt(self.dynamics)

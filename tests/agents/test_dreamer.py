@@ -87,7 +87,7 @@ def planted(**kwargs: Any) -> tuple[Dreamer, Tensor, Tensor]:
     """An agent for which a state's features say reward, chance to go on and value; trajectories, and which are over."""
     agent = make(gamma=0.9, **kwargs)
     agent.dynamics.outcomes = lambda features: (features[..., 0], features[..., 1])
-    agent.policy.critic = PlantedCritic()
+    agent.policy.critic = PlantedCritic()  # type: ignore[assignment]
     features = torch.rand(5, 3, agent.dynamics.num_features, generator=torch.Generator().manual_seed(0))
     return agent, features, torch.tensor([False, True, False])
 

@@ -126,6 +126,9 @@ class RSSM(WorldModel):
     takes_images: ClassVar[bool] = True
     start_states: Tensor
     _num_starts: Tensor
+    _bounded: Tensor
+    _middle: Tensor
+    _half: Tensor
 
     def __init__(
         self,
@@ -407,16 +410,16 @@ class RSSM(WorldModel):
         optimizer = torch.optim.Adam(self.parameters(), self.settings["learning_rate"])
         own = torch.Generator(self.device)
         own.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-        steps, terms = self.settings["train_steps"], {}
-        for _ in range(steps):
+        for _ in range(self.settings["train_steps"]):
             drawn = experience.sequences(self.settings["batch_size"], self.settings["sequence_length"], generator)
-            total, features, terms = self.loss(Sequences(*(part.to(self.device) for part in drawn)), own)
+            loss = self.loss(Sequences(*(part.to(self.device) for part in drawn)), own)
             optimizer.zero_grad()
-            total.backward()
+            loss.total.backward()
             nn.utils.clip_grad_norm_(self.parameters(), MAX_GRAD_NORM)
             optimizer.step()
-        self.keep_starts(features.flatten(0, 1))
-        return {**{name: float(term) for name, term in terms.items()}, "grad_steps": float(steps)}
+        self.keep_starts(loss.features.flatten(0, 1))
+        terms = {name: float(term) for name, term in loss.terms.items()}
+        return {**terms, "grad_steps": float(self.settings["train_steps"])}
 
     def _check_widths(self, sequences: Sequences) -> None:
         for name, codec in (("obs", self.obs_codec), ("action", self.action_codec)):

@@ -82,7 +82,8 @@ class ImageEncoder(nn.Sequential):
     """
 
     def __init__(self, image: Image, layers: Layers, depth: int) -> None:
-        sizes, channels, modules = map_sizes(image), image.channels, []
+        sizes, channels = map_sizes(image), image.channels
+        modules: list[nn.Module] = []
         for stage in range(len(sizes) - 1):
             wider = depth * 2**stage
             modules += [nn.Conv2d(channels, wider, 4, stride=2, padding=1)]
