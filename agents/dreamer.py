@@ -371,7 +371,7 @@ class Dreamer(AgentWithModel):
 
     @torch.no_grad()
     def _return_scale(self, returns: Tensor) -> Tensor:
-        """Update the running percentiles of returns; returns their range, at least 1 (eq. 7 of Hafner et al. 2023)."""
+        """Update the running percentiles of returns; returns their range, at least 1."""
         percentiles = torch.quantile(returns.flatten(), returns.new_tensor(RETURN_PERCENTILES))
         low, high = self.policy.return_range.lerp_(percentiles, 1 - RETURN_DECAY)
         return (high - low).clamp(min=LEAST_RETURN_RANGE)

@@ -197,15 +197,17 @@ def test_densities_and_entropies_are_the_closed_forms() -> None:
 
 # -- learning ------------------------------------------------------------------------------------------------
 
-LEARNERS: dict[str, tuple[bool, dict[str, Any]]] = {
-    "discrete": (True, {"version": 3}),
-    "continuous, through the model": (False, {"version": 3}),
-    "continuous, REINFORCE": (False, {"version": 3, "actor_gradient": "reinforce"}),
-    "version 1": (False, {"version": 1, "behavior_learning_rate": 3e-3}),
-}
+LEARNERS = [
+    pytest.param(True, {"version": 3}, id="discrete"),
+    pytest.param(False, {"version": 3}, id="continuous, through the model"),
+    pytest.param(
+        False, {"version": 3, "actor_gradient": "reinforce"}, id="continuous, REINFORCE", marks=pytest.mark.slow
+    ),
+    pytest.param(False, {"version": 1, "behavior_learning_rate": 3e-3}, id="version 1"),
+]
 
 
-@pytest.mark.parametrize(("discrete", "options"), LEARNERS.values(), ids=LEARNERS)
+@pytest.mark.parametrize(("discrete", "options"), LEARNERS)
 def test_it_learns_what_the_observation_asks_for(discrete: bool, options: dict[str, Any]) -> None:
     """A reward of 1 a step; one that does not look at its observation, or at the wrong one, gets 0."""
     of_version = {"latent": 4, "bins": 0} if options["version"] == 1 else {}

@@ -76,8 +76,8 @@ class RSSM(WorldModel):
         h' = GRU(h, z, a)       prior p(z' | h')       posterior q(z' | h', observation)
 
     Real steps draw ``z'`` from the posterior, imagined ones from the prior. Observation, reward and the chance to go on
-    are decoded from the features ``(h, z)`` of the state that a step leads to. The loss of an entry is (eq. 5 of Hafner
-    et al. 2023)::
+    are decoded from the features ``(h, z)`` of the state that a step leads to. With the balanced divergence of Hafner
+    et al. 2023, the loss of an entry is::
 
         -log p(obs) - log p(reward) - log p(goes on) + s1 max(free, KL(sg q || p)) + s2 max(free, KL(q || sg p))
 

@@ -11,7 +11,7 @@ LARGEST_SYMLOG = 20.0
 
 
 def symlog(x: Tensor) -> Tensor:
-    """Return ``sign(x) log(|x| + 1)`` (eq. 9 of Hafner et al. 2023)."""
+    """Return ``sign(x) log(|x| + 1)``."""
     return x.sign() * x.abs().log1p()
 
 
@@ -21,7 +21,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def two_hot_places(value: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the two-hot code of values puts its weight (eq. 10 of Hafner et al. 2023).
+    """Return where the two-hot code of values puts its weight.
 
     The code has the weight ``1 - w`` in the bin below the value and ``w`` in the next, so that its mean is the value.
 
