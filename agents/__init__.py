@@ -13,6 +13,7 @@ from mbrl_wrappers.lazy import lazy_names
 if TYPE_CHECKING:
     from mbrl_wrappers.agents.alphazero import AlphaZero
     from mbrl_wrappers.agents.compiled import CompiledSAC, CompiledTD3, CompiledTQC
+    from mbrl_wrappers.agents.dreamer import Dreamer
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.exit import ExIt
     from mbrl_wrappers.agents.m2ac import M2AC
@@ -42,6 +43,7 @@ __all__ = [
     "CompiledSAC",
     "CompiledTD3",
     "CompiledTQC",
+    "Dreamer",
     "Dyna",
     "ExIt",
     "RealData",
@@ -55,6 +57,7 @@ __getattr__, __dir__ = lazy_names(
         "CompiledSAC": "mbrl_wrappers.agents.compiled",
         "CompiledTD3": "mbrl_wrappers.agents.compiled",
         "CompiledTQC": "mbrl_wrappers.agents.compiled",
+        "Dreamer": "mbrl_wrappers.agents.dreamer",
         "Dyna": "mbrl_wrappers.agents.dyna",
         "ExIt": "mbrl_wrappers.agents.exit",
         "M2AC": "mbrl_wrappers.agents.m2ac",

@@ -70,6 +70,8 @@ def ascend(
     max_grad_norm: float | None,
     probes: Sequence[Tensor],
     stepper: Stepper,
+    *,
+    retain_graph: bool = False,
 ) -> Tensor:
     """Take an optimizer step that ascends an objective, unless the gradient is not finite.
 
@@ -79,13 +81,14 @@ def ascend(
         max_grad_norm: limit to which the gradient's norm is clipped; None for no clipping.
         probes: further tensors to compute gradients of; see :func:`watched`.
         stepper: takes the step.
+        retain_graph: whether another gradient will be taken through the same graph.
 
     Returns:
         The gradient's norm before clipping.
     """
     parameters = list(network.parameters())
     stepper.zero_grad()
-    (-objective).backward(inputs=[*parameters, *probes])
+    (-objective).backward(inputs=[*parameters, *probes], retain_graph=retain_graph)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if max_grad_norm is not None:

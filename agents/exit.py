@@ -51,9 +51,9 @@ class ExIt(AlphaZero):
     def __init__(
         self,
         *args: Any,
-        exploration: float = 0.7,
-        prior_bonus: float = 5.0,
-        value_weight: float = 0.75,
+        exploration: float = 0.2,
+        prior_bonus: float = 30.0,
+        value_weight: float = 1.0,
         iteration_size: int | None = None,
         **kwargs: Any,
     ) -> None:

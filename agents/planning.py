@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import pathlib
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel
 from mbrl_wrappers.arguments import check_device, check_number
-from mbrl_wrappers.envs.finite import check_finite
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
-from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.action_returns import Propagation, TrajectoryReturns
 from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
-from mbrl_wrappers.seeding import set_apart, stream_seed
+from mbrl_wrappers.seeding import stream_seed
 
 
 class PlanningPolicy(BasePolicy):
@@ -56,7 +49,7 @@ class PlanningPolicy(BasePolicy):
         raise NotImplementedError("an agent that plans acts by agent.predict, its policy can't act alone")
 
 
-class PlanningAgent(OffPolicyAlgorithm):
+class PlanningAgent(AgentWithModel):
     """An SB3 agent that learns a model from its experience and plans its actions in it.
 
     The first ``learning_starts`` steps are uniformly random; then the model is fitted, on all data, before the first
@@ -92,7 +85,6 @@ class PlanningAgent(OffPolicyAlgorithm):
     # Arguments of the default model that differ from those of EnsembleDynamics.
     default_dynamics_kwargs: ClassVar[dict[str, Any]] = {}
 
-    dynamics: Any  # None until the default model is built
     _planner: Planner
     _plan_state: PlannerState | None = None
 
@@ -156,9 +148,7 @@ class PlanningAgent(OffPolicyAlgorithm):
         super()._setup_model()
         if self.dynamics is None:
             self.dynamics = self._default_dynamics()
-        self.dynamics.check_spaces(self.observation_space, self.action_space)
-        self.dynamics.to(self.device)
-        self._view = AgentView(self, self.dynamics)
+        self._adopt(self.dynamics)
         self._planner = self._make_planner()
         self._returns = TrajectoryReturns(
             self.dynamics,
@@ -179,11 +169,6 @@ class PlanningAgent(OffPolicyAlgorithm):
         """Return the planner that the agent's arguments ask for."""
 
     # -- learning -------------------------------------------------------------------------------
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._setup_learn(*args, **kwargs)
-        set_apart(self.action_space)
-        return result
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Fit the model on all real data; SB3 calls this every ``train_freq``. The arguments are ignored."""
@@ -209,9 +194,7 @@ class PlanningAgent(OffPolicyAlgorithm):
             return super()._sample_action(learning_starts, action_noise, n_envs)
         if not self._num_fits:
             self.train(self.gradient_steps, self.batch_size)
-        # The raw observations, since VecNormalize may have clipped the others.
-        raw = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
-        obs = self.dynamics.obs_codec.encode(raw, self.device)
+        obs = self._last_flat_obs()
         if self._plan_state is None or len(self._plan_state["plan"]) != n_envs:
             self._plan_state = self._initial_state(n_envs)
         state = self._forget(self._plan_state, self._last_episode_starts)
@@ -220,21 +203,6 @@ class PlanningAgent(OffPolicyAlgorithm):
         self.logger.record_mean("planner/predicted_return", float(plan.predicted_return.mean()))
         action = self.dynamics.action_codec.decode_numpy(plan.action)
         return action, self.policy.scale_action(action) if isinstance(self.action_space, spaces.Box) else action
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Store a step, and remember which environments begin an episode next, as SB3's on-policy agents do."""
-        check_finite("observation", new_obs, self.num_timesteps)
-        check_finite("reward", reward, self.num_timesteps)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._last_episode_starts = dones
 
     def _act(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
         """Plan a step that is going to be taken while learning."""
@@ -288,28 +256,6 @@ class PlanningAgent(OffPolicyAlgorithm):
         generator = torch.Generator(self.device).manual_seed(seed)
         return self._planner.plan(lambda actions: self._returns(obs, actions, generator), state, generator)
 
-    def _predict_seed(self, calls: int) -> int:
-        return int(np.random.SeedSequence([self.seed or 0, calls]).generate_state(1, np.uint64)[0] >> 2)
-
-    def flat_observation(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Tensor, bool]:
-        """Return an observation as the model takes it.
-
-        Args:
-            observation: one or a batch, as ``predict`` takes it.
-
-        Returns:
-            Flat raw rows ``[B, D]``, and whether it was a batch.
-
-        Raises:
-            ValueError: if it is not finite.
-        """
-        check_finite("observation", observation)
-        obs, is_batch = self.policy.obs_to_tensor(observation)
-        arrays = {k: v.cpu().numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
-        normalizer: VecNormalize | None = self._vec_normalize_env
-        raw = arrays if normalizer is None else normalizer.unnormalize_obs(arrays)
-        return self.dynamics.obs_codec.encode(raw, self.device), is_batch
-
     def _initial_state(self, batch: int) -> PlannerState:
         """Return the state of ``batch`` environments for which nothing was planned yet."""
         return self._planner.initial_state(batch, self.device)
@@ -335,20 +281,5 @@ class PlanningAgent(OffPolicyAlgorithm):
         parts = {name: torch.as_tensor(part, device=self.device) for name, part in zip(fresh, state, strict=False)}
         return parts, int(state[-1][0])
 
-    # -- saving ---------------------------------------------------------------------------------
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save as SB3 does, including the model."""
-        self.dynamics.to("cpu")
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self.dynamics.to(self.device)
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_view", "_planner", "_returns", "_plan_state"]
+        return [*super()._excluded_save_params(), "_planner", "_returns", "_plan_state"]

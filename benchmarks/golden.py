@@ -40,9 +40,11 @@ from mbrl_wrappers.agents import (
     SVG,
     CompiledSAC,
     CompiledTD3,
+    Dreamer,
     Dyna,
 )
 from mbrl_wrappers.envs import collect_transitions
+from mbrl_wrappers.models import RSSM
 from mbrl_wrappers.zoo.storage import agent_file
 
 FILE = ROOT / "runs" / "golden.json"
@@ -85,6 +87,17 @@ def planning(kind: Any, **options: Any) -> Any:
     return kind("MlpPolicy", env, dynamics=model_of(env), **PLANS, **options).learn(250)
 
 
+def dreaming(**options: Any) -> Any:
+    """Train Dreamer for 300 steps."""
+    env = gym.make(PENDULUM)
+    sizes: dict[str, Any] = {"units": 32, "layers": 1, "bins": 41}
+    dynamics = RSSM.for_env(env, deter=32, latent=[4, 8], **sizes)
+    arguments = {"learning_starts": 200, "replay_ratio": 100, "horizon": 5, "imagination_starts": 64, **options}
+    return Dreamer("MlpPolicy", env, dynamics=dynamics, policy_kwargs=sizes, seed=0, device="cpu", **arguments).learn(
+        300
+    )
+
+
 def ppo_in_a_model() -> Any:
     env = gym.make(PENDULUM)
     dynamics = model_of(env)
@@ -125,6 +138,8 @@ RUNS: dict[str, Callable[[], Any]] = {
     "RS": lambda: planning(RS, **SEARCH),
     "PETS": lambda: planning(PETS, planner_kwargs={**SEARCH, "num_elites": 4}),
     "POPLIN": lambda: planning(POPLIN, **SEARCH, num_elites=4, iterations=2, policy_kwargs={"net_arch": [16]}),
+    "Dreamer": dreaming,
+    "Dreamer, REINFORCE": lambda: dreaming(actor_gradient="reinforce"),
     "PPO in ImaginedVecEnv": ppo_in_a_model,
     "MPCAction": improved_by_planning,
 }

@@ -67,21 +67,22 @@ def returns_to_go(
     return action_values[::-1], values[::-1]
 
 
-def lambda_returns(rewards: Tensor, terminated: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
+def lambda_returns(rewards: Tensor, terminated: Tensor, values: Tensor, gamma: float | Tensor, lam: float) -> Tensor:
     """Return the exponentially weighted means of all n-step returns (Sutton and Barto 2018, eq. 12.3), ``[T, B]``.
 
     Args:
         rewards: ``[T, B]``.
         terminated: ``[T, B]`` bool.
         values: ``[T + 1, B]``, of the states before each step and after the last one; the first is not used.
-        gamma: discount.
+        gamma: discount; or one of each step, ``[T, B]``, such as the discount times the chance to go on.
         lam: 0 for one-step returns, 1 for returns over all steps.
     """
-    ahead, result = values[-1], torch.empty_like(rewards)
+    ahead, result = values[-1], []
     for t in reversed(range(len(rewards))):
-        ahead = backup(rewards[t], terminated[t], (1 - lam) * values[t + 1] + lam * ahead, gamma)
-        result[t] = ahead
-    return result
+        discount = gamma[t] if isinstance(gamma, Tensor) else gamma
+        ahead = backup(rewards[t], terminated[t], (1 - lam) * values[t + 1] + lam * ahead, discount)
+        result.append(ahead)
+    return torch.stack(result[::-1])
 
 
 class PendingReturn(NamedTuple):

@@ -88,3 +88,18 @@ def test_what_lies_behind_a_termination_is_not_looked_at() -> None:
     assert backup(reward, terminated, torch.tensor([torch.nan, 3.0]), 0.5).tolist() == [1.0, 3.5]
     running = RunningReturn(torch.zeros(2), ~terminated, 0.5)
     assert running.bootstrap(torch.tensor([torch.nan, 3.0])).tolist() == [0.0, 1.5]
+
+
+def test_discounts_of_the_steps_are_chances_to_go_on() -> None:
+    """A discount of 0 is a termination, the same discount at all steps is that number."""
+    rewards, terminated, values = drawn()
+    never = torch.zeros_like(terminated)
+    found = lambda_returns(rewards, never, values, GAMMA * (~terminated).double(), 0.7)
+    assert torch.allclose(found, lambda_returns(rewards, terminated, values, GAMMA, 0.7))
+
+
+def test_lambda_returns_have_the_gradients_of_their_sum() -> None:
+    rewards, terminated, values = (part[:, :3] for part in drawn())
+    discounts = torch.rand_like(rewards)
+    inputs = [part.requires_grad_() for part in (rewards, values, discounts)]
+    assert torch.autograd.gradcheck(lambda r, v, g: lambda_returns(r, terminated, v, g, 0.9), inputs)

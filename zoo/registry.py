@@ -36,6 +36,7 @@ from mbrl_wrappers.agents import (
     CompiledSAC,
     CompiledTD3,
     CompiledTQC,
+    Dreamer,
     Dyna,
     ExIt,
     RealData,
@@ -43,7 +44,7 @@ from mbrl_wrappers.agents import (
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import EnsembleDynamics, FrameDynamics, WorldModel
+from mbrl_wrappers.models import RSSM, EnsembleDynamics, FrameDynamics, WorldModel
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ AGENTS: dict[str, AgentRecord] = {
     "dhmbpo": AgentRecord(
         MAAC, "Kubo et al. 2025", "SAC whose actor and critic learn from short rollouts on imagined states"
     ),
+    "dreamer": AgentRecord(
+        Dreamer, "Hafner et al. 2020, 2023", "actor and critic learn in the dream of a latent model, of pixels too"
+    ),
     "exit": AgentRecord(ExIt, "Anthony et al. 2017", "a network imitates the search that it makes better"),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
@@ -133,6 +137,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         CompiledTD3,
         CompiledTQC,
         AlphaZero,
+        Dreamer,
         ExIt,
         MAAC,
         PETS,
@@ -149,7 +154,7 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics)}
+DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, RSSM)}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
+from mbrl_wrappers.envs.rendering import check_renderable, frames_of, set_state_from_obs
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.members import ensemble_of
 from mbrl_wrappers.models.trust import Trust
@@ -61,7 +61,8 @@ class ImaginedEpisodes:
         num_envs: ``B``.
         start_obs: where episodes start: a batch of observations (flat ``[S, D]`` tensor, or any batch
             of the observation space), or a function ``(count, generator) -> [count, D]``. Default: the
-            real states that the model's latest fit kept, so a later refit changes them.
+            real states that the model's latest fit kept, with their memory if the model keeps it; a later refit
+            changes them.
         horizon: steps after which an episode is truncated.
         deterministic: whether the model predicts its mean instead of a sample.
         observe: the agent's observations: ``"observation"`` for the environment's, decoded from the model's state, or
@@ -96,11 +97,11 @@ class ImaginedEpisodes:
         self.deterministic = deterministic
         self.observe = observe
         self.trust: Trust | None = None
-        # None: look up the model's start states when an episode starts.
+        # None: the model draws a start state when an episode starts.
         self._starts: Tensor | StartFunction | None = start_obs if callable(start_obs) else None
         if start_obs is not None and not callable(start_obs):
             self._starts = self._start_states(start_obs)
-        if start_obs is None and len(dynamics.start_obs) == 0:
+        if start_obs is None and dynamics.num_starts == 0:
             raise ValueError("start_obs must be given for a model that was never fitted, got None")
         self.generator = torch.Generator(dynamics.device)
         nowhere = torch.zeros(num_envs, dynamics.obs_codec.dim, dtype=dynamics.obs_dtype, device=dynamics.device)
@@ -132,11 +133,24 @@ class ImaginedEpisodes:
             return self.dynamics.obs_codec.decode_numpy(shown)
         return shown.detach().cpu().numpy()
 
-    def _draw_starts(self, count: int) -> Tensor:
-        if callable(self._starts):
-            return self._starts(count, self.generator)
-        states = self.dynamics.start_obs if self._starts is None else self._starts
-        return states[torch.randint(len(states), (count,), generator=self.generator, device=states.device)]
+    def _begun(self, count: int) -> Any:
+        """Return the states ``[count, ...]`` in which episodes start."""
+        model, starts = self.dynamics, self._starts
+        if starts is None:
+            return model.draw_starts(count, self.generator)
+        if callable(starts):
+            obs = starts(count, self.generator)
+        else:
+            obs = starts[torch.randint(len(starts), (count,), generator=self.generator, device=starts.device)]
+        if obs.shape != (count, model.obs_codec.dim) or not torch.isfinite(obs).all():
+            raise ValueError(
+                f"start_obs must return finite observations of shape {(count, model.obs_codec.dim)}, "
+                f"got shape {tuple(obs.shape)}: {obs}"
+            )
+        obs = obs.detach().to(model.device)
+        if model.obs_dtype.is_floating_point:  # for uint8, `project` rounds and clips first
+            obs = obs.to(model.obs_dtype)
+        return model.begin(model.obs_codec.project(obs).to(model.obs_dtype), self.generator)
 
     def _start_states(self, start_obs: StartStates) -> Tensor:
         """Return the given observations as a copy ``[S, D]`` on the model's device."""
@@ -192,17 +206,7 @@ class ImaginedEpisodes:
         rows = torch.ones_like(self.steps, dtype=torch.bool) if rows is None else rows
         count = int(rows.sum())
         if count:
-            starts, dim = self._draw_starts(count), self.dynamics.obs_codec.dim
-            if starts.shape != (count, dim) or not torch.isfinite(starts).all():
-                raise ValueError(
-                    f"start_obs must return finite observations of shape {(count, dim)}, "
-                    f"got shape {tuple(starts.shape)}: {starts}"
-                )
-            starts, dtype = starts.detach().to(self.dynamics.device), self.dynamics.obs_dtype
-            if dtype.is_floating_point:  # for uint8, `project` rounds and clips first
-                starts = starts.to(dtype)
-            begun = self.dynamics.begin(self.dynamics.obs_codec.project(starts).to(dtype), self.generator)
-            self.state = put(self.state, rows, begun)
+            self.state = put(self.state, rows, self._begun(count))
         self.steps = torch.where(rows, 0, self.steps)
         return self.shown
 
@@ -269,7 +273,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
         render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
-            imagined state; needed for rendering.
+            imagined state; needed for rendering, except that of a model of images, whose dream is shown.
 
     Raises:
         ValueError: for a render mode without an env that can show it.
@@ -296,7 +300,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        if render_mode is not None:
+        if render_mode is not None and (render_env is not None or not dynamics.obs_codec.images):
             check_renderable(render_env)
         self.dynamics = dynamics
         self.action_space = dynamics.action_space
@@ -350,10 +354,11 @@ class ImaginedEnv(gym.Env[Any, Any]):
         return row_of(self.episodes.decode_numpy(self.episodes.shown), 0)
 
     def render(self) -> Any:
-        """Return a frame ``[H, W, 3]`` of the real env put into the imagined state, or None without a mode."""
+        """Return a frame ``[H, W, 3]`` of the imagined state, or None without a mode."""
         if self.render_mode is None:
             return None
-        assert self._render_env is not None  # checked in the constructor
+        if self._render_env is None:
+            return frames_of(self.dynamics.obs_codec, self.episodes.obs)[0]
         obs = self.episodes.obs[0].cpu().numpy().astype(np.float64)
         if self.dynamics.obs_codec.images:
             obs = obs.reshape(self.dynamics.observation_space.shape)

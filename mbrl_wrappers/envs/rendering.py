@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+from torch import Tensor
 
+from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.tasks.grids.env import GRID_IDS, show_frame
 from mbrl_wrappers.tasks.registry import TASKS
 
@@ -44,6 +46,22 @@ def check_renderable(env: gym.Env | None) -> None:
     if env.render_mode != "rgb_array":
         raise ValueError(f"render_env must be made with render_mode='rgb_array', got {env.render_mode!r}")
     env.reset()
+
+
+def frames_of(codec: FlatSpace, obs: Tensor) -> np.ndarray:
+    """Return the images in observations as frames to look at: of several images or frames, the first image's last one.
+
+    Args:
+        codec: of the observations, with an image of 1, 3 or 4 channels.
+        obs: ``[B, D]``.
+
+    Returns:
+        ``[B, H, W, 3]`` uint8.
+    """
+    image = codec.images[0]
+    newest = codec.image(obs)[:, -(image.channels // image.frames) :]  # [B, C, H, W]
+    colours = newest.expand(-1, 3, -1, -1) if newest.shape[1] == 1 else newest[:, :3]
+    return colours.movedim(1, -1).round().byte().cpu().numpy()
 
 
 def set_state_from_obs(env: gym.Env, obs: np.ndarray) -> None:

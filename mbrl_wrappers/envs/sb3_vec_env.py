@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl_wrappers.envs.autoreset import CoreStep
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, Observe, StartStates
+from mbrl_wrappers.envs.rendering import frames_of
 from mbrl_wrappers.envs.sb3_core import CoreVecEnv
 from mbrl_wrappers.models.trust import Trust
 from mbrl_wrappers.models.world_model import WorldModel
@@ -32,10 +33,12 @@ class ImaginedVecEnv(CoreVecEnv):
             See :class:`~mbrl_wrappers.models.trust.Trust`.
         action_mask_fn: ``obs [B, D] -> bool [B, n]`` of the valid actions, for MaskablePPO; default:
             every action is valid.
+        render_mode: None or, for a model of images, ``"rgb_array"`` to show the dreams.
         seed: of start states and predictions.
 
     Raises:
-        ValueError: for an ``action_mask_fn`` with an action space that is not discrete.
+        ValueError: for an ``action_mask_fn`` with an action space that is not discrete, or a render mode that the
+            model can't show.
     """
 
     def __init__(
@@ -49,11 +52,18 @@ class ImaginedVecEnv(CoreVecEnv):
         observe: Observe = "observation",
         trust: Trust | None = None,
         action_mask_fn: ActionMasks | None = None,
+        render_mode: str | None = None,
         seed: int | None = None,
     ) -> None:
         if action_mask_fn is not None and not isinstance(dynamics.action_space, spaces.Discrete | spaces.MultiDiscrete):
             raise ValueError(f"action_mask_fn needs a discrete action space, got {dynamics.action_space}")
+        if render_mode is not None and (render_mode != "rgb_array" or not dynamics.obs_codec.images):
+            raise ValueError(
+                f"render_mode must be None, or 'rgb_array' for a model of images, got {render_mode!r}; ImaginedEnv "
+                "shows others by a real env"
+            )
         self.dynamics = dynamics
+        self.render_mode = render_mode
         self.episodes = ImaginedEpisodes(
             dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
         )
@@ -106,3 +116,9 @@ class ImaginedVecEnv(CoreVecEnv):
             raise AttributeError(f"imagined episodes have no method {method_name!r}")
         masks = self.action_masks()
         return [masks[index] for index in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return the frames ``[H, W, 3]`` of a model of images in a render mode, else None for each episode."""
+        if self.render_mode is None:
+            return [None] * self.num_envs
+        return list(frames_of(self.dynamics.obs_codec, self.episodes.obs))

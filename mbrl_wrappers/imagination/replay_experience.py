@@ -22,7 +22,8 @@ _PIECE = 1 << 20
 class ReplayExperience:
     """A replay buffer's content, handed out on demand; nothing is copied before it is drawn.
 
-    It reads plain, n-step, Dict and HER buffers of any number of envs.
+    It reads plain, n-step, Dict and HER buffers of any number of envs. One that is kept looks only at what was added,
+    so it has to draw sequences at least once before all rows of the buffer are overwritten.
 
     Args:
         buffer: the agent's own buffer, not the decorated one.
@@ -33,7 +34,9 @@ class ReplayExperience:
     def __init__(self, buffer: ReplayBuffer, view: AgentView, dynamics: WorldModel) -> None:
         self._buffer, self._view, self._dynamics = buffer, view, dynamics
         self._rows: Transitions | None = None
-        self._found: tuple[tuple[int, bool], tuple[list[np.ndarray], list[np.ndarray]]] | None = None
+        self._filled: tuple[int, bool] | None = None  # position and fullness of the buffer when it was last looked at
+        self._begins = np.zeros((buffer.buffer_size, buffer.n_envs), dtype=bool)
+        self._found: tuple[list[np.ndarray], list[np.ndarray]] = [], []
 
     def rows(self) -> Transitions:
         """Return all transitions, ``[N, ...]``, as they are at the first call; see :func:`real_transitions`."""
@@ -75,13 +78,30 @@ class ReplayExperience:
     def _kept_entries(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return the result of :meth:`_entries`, which is worked out anew where the buffer has filled further."""
         filled = (self._buffer.pos, self._buffer.full)
-        if self._found is None or self._found[0] != filled:
-            self._found = (filled, self._entries())
-        return self._found[1]
+        if self._filled != filled:
+            self._look_at(self._new_rows())
+            self._filled = filled
+            self._found = self._entries()
+        return self._found
 
     @property
     def _oldest(self) -> int:
         return self._buffer.pos if self._buffer.full else 0
+
+    def _new_rows(self) -> np.ndarray:
+        """Return the rows that have been stored since the buffer was last looked at, the oldest one first."""
+        buffer = self._buffer
+        first, count = self._oldest, buffer.size()
+        if self._filled is not None and self._filled[0] != buffer.pos:
+            first = self._filled[0]
+            count = (buffer.pos - first) % buffer.buffer_size
+        return (np.arange(count) + first) % buffer.buffer_size
+
+    def _look_at(self, rows: np.ndarray) -> None:
+        """Note which rows begin an episode; the row before the oldest one is another one's, see :meth:`_entries`."""
+        buffer, before = self._buffer, (rows - 1) % self._buffer.buffer_size
+        goes_on = _same(buffer.next_observations, buffer.observations, before, rows) & (buffer.dones[before] == 0)
+        self._begins[rows] = ~goes_on
 
     def _entries(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return for each env the row of each entry, counted from the oldest, and whether it begins an episode.
@@ -91,10 +111,8 @@ class ReplayExperience:
         """
         buffer = self._buffer
         order = (np.arange(buffer.size()) + self._oldest) % buffer.buffer_size
-        begins = np.ones((len(order), buffer.n_envs), dtype=bool)
-        begins[1:] = (buffer.dones[order[:-1]] > 0) | ~_same(
-            buffer.next_observations, buffer.observations, order[:-1], order[1:]
-        )
+        begins = self._begins[order]
+        begins[:1] = True
         ages = [np.repeat(np.arange(len(order)), 1 + own) for own in begins.T]
         # A row that begins an episode has two entries, of which the first is marked.
         firsts = [np.insert(np.zeros(len(order), dtype=bool), np.flatnonzero(own), True) for own in begins.T]

@@ -5,9 +5,11 @@ from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.frames import FrameDynamics
 from mbrl_wrappers.models.known import KnownDynamics
+from mbrl_wrappers.models.rssm import RSSM
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 
 __all__ = [
+    "RSSM",
     "DynamicsModel",
     "EnsembleDynamics",
     "FrameDynamics",

@@ -175,6 +175,26 @@ class WorldModel(nn.Module, ABC):
             ValueError: if there is no experience, or its widths are not the model's.
         """
 
+    @property
+    def num_starts(self) -> int:
+        """The number of states that :meth:`draw_starts` draws from."""
+        return len(self.start_obs)
+
+    def draw_starts(self, count: int, generator: torch.Generator | None = None) -> Any:
+        """Draw states for imagined episodes to begin from, of those that the latest fit kept.
+
+        They begin at ``start_obs``, without a memory, unless a class keeps states.
+
+        Args:
+            count: ``B``.
+            generator: as for :meth:`begin`.
+
+        Returns:
+            ``[B, ...]``.
+        """
+        rows = torch.randint(len(self.start_obs), (count,), generator=generator, device=self.device)
+        return self.begin(self.obs_codec.project(self.start_obs[rows]).to(self.obs_dtype), generator)
+
     def _keep_start_states(self, obs: Tensor, generator: torch.Generator | None) -> None:
         """Keep some of the observations ``[N, D]`` for imagined episodes to begin from."""
         rows = torch.randperm(len(obs), generator=generator)[:NUM_START_STATES]

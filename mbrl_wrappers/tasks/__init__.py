@@ -6,6 +6,7 @@ A new task is a file with a dictionary ``TASKS`` of its ids, and a line in ``reg
 from mbrl_wrappers.tasks.grids import MiniPacman, Sokoban
 from mbrl_wrappers.tasks.mbbl import MBBLCartPole, MBBLInvertedPendulum
 from mbrl_wrappers.tasks.pets_cartpole import PETSCartpole
+from mbrl_wrappers.tasks.pixel_pendulum import PixelPendulum
 from mbrl_wrappers.tasks.registration import register_tasks
 from mbrl_wrappers.tasks.task import Physics, Task
 
@@ -15,6 +16,7 @@ __all__ = [
     "MiniPacman",
     "PETSCartpole",
     "Physics",
+    "PixelPendulum",
     "Sokoban",
     "Task",
     "register_tasks",

@@ -10,6 +10,7 @@ _TASKS = {
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
     "mbrl_wrappers/MiniPacman-v0": ("grids:MiniPacman", 3000),
     "mbrl_wrappers/Sokoban-v0": ("grids:Sokoban", 120),
+    "mbrl_wrappers/PixelPendulum-v0": ("pixel_pendulum:PixelPendulum", 200),
 }
 # What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
 _VECTORS = {
@@ -21,7 +22,7 @@ _GAMES = ("TicTacToe", "ConnectFour", "Othello6", "Othello8", "Hex5", "Hex7", "H
 
 
 def register_tasks() -> None:
-    """Make the tasks of PETS, MBBL and I2A, each with its time limit, and the board games known to Gymnasium.
+    """Make this library's tasks, each with its time limit, and the board games known to Gymnasium.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.

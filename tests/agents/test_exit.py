@@ -32,7 +32,7 @@ def test_without_an_apprentice_the_expert_is_plain_uct() -> None:
     agent, game = make_agent(num_simulations=40, exploration=2**0.5), make_game("TicTacToe")
     state = game.initial(5)
     found = agent.think(state, seed=3)
-    assert agent._method(True) == UCT(2**0.5, 5.0)
+    assert agent._method(True) == UCT(2**0.5, 30.0)
     expansion = agent._expansion([np.random.default_rng(0)] * 5)
     assert isinstance(expansion.evaluate, Rollouts) and expansion.evaluate.evaluate is None
     assert found.visits.sum(1).tolist() == [40] * 5 and (found.visits > 0).all()
@@ -84,7 +84,7 @@ def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path) -> Non
     half.learn(200)
     save_checkpoint(half, tmp_path / "checkpoint")
     resumed = load_checkpoint(ExIt, tmp_path / "checkpoint", GameEnv("TicTacToe"), device="cpu")
-    assert resumed.prior_bonus == 5.0
+    assert resumed.prior_bonus == 30.0
     resumed.learn(200, reset_num_timesteps=False)
     for one, other in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(one, other)

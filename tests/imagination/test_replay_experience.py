@@ -149,6 +149,16 @@ def test_an_episode_that_was_broken_off_ends_there() -> None:
     assert len(np.unique(entries[:, 0], axis=0)) > before
 
 
+def test_one_that_is_kept_while_the_buffer_fills_sees_what_a_new_one_sees() -> None:
+    (agent, kept, model), _ = experience_of(num_envs=2, steps=8, buffer_size=40)  # 20 rows
+    for steps in (2, 10, 20, 0, 22, 38, 6):  # up to its end, and over it
+        agent.learn(steps, reset_num_timesteps=False)
+        new = ReplayExperience(agent.replay_buffer, AgentView(agent, model), model)
+        one, two = (part.sequences(50, 3, torch.Generator().manual_seed(1)) for part in (kept, new))
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        assert one.is_first[:, 1:].any()
+
+
 def test_rows_are_those_of_the_buffer() -> None:
     (agent, experience, _), _ = experience_of(steps=25)
     assert len(experience.rows()) == agent.replay_buffer.size() == 25

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv
 from mbrl_wrappers.envs.imagined import row_of
+from mbrl_wrappers.envs.rendering import frames_of
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination import AgentView, replay_experience
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, select
+from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.wrappers import LatentObservation
 
 HEIGHT, WIDTH = 36, 40
@@ -274,3 +276,43 @@ def test_start_frames_of_a_fit_are_kept_and_saved_as_they_are(name: str) -> None
     wrong = {**model.state_dict(), "start_obs": model.start_obs[:, 1:]}
     with pytest.raises(RuntimeError, match=r"start_obs must have shape \[S, \d+\], got"):
         again.load_state_dict(wrong)
+
+
+# -- dreams to look at -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_dreams_are_rendered_as_they_are_observed(name: str) -> None:
+    def camera(obs: Any) -> np.ndarray:
+        frame = obs["camera"] if isinstance(obs, dict) else obs
+        return frame if frame.shape[-1] == 3 else np.moveaxis(frame, -3, -1)
+
+    model = SliderModel(SPACES[name])
+    single = ImaginedEnv(model, render_mode="rgb_array")
+    several = ImaginedVecEnv(model, 2, render_mode="rgb_array", seed=0)
+    single.reset(seed=0)
+    several.reset()
+    for _ in range(3):
+        seen = camera(single.step(2)[0])
+        assert np.array_equal(single.render(), seen)
+        seen = camera(several.step(np.array([0, 2]))[0])
+        assert np.array_equal(np.stack(several.get_images()), seen)
+    assert several.render().shape[-1] == 3
+
+
+def test_gray_frames_of_which_the_newest_is_shown() -> None:
+    stack = FlatSpace(spaces.Box(0, 255, (4, 16, 20, 1), np.uint8), images=True)
+    frames = torch.arange(4, dtype=torch.uint8)[:, None].expand(4, 320).reshape(1, -1)
+    shown = frames_of(stack, frames)
+    assert shown.shape == (1, 16, 20, 3) and shown.dtype == np.uint8 and (shown == 3).all()
+
+
+def test_without_images_a_real_env_has_to_render() -> None:
+    model = EnsembleDynamics(SPEED, ACTION, num_members=2, num_elites=1, hidden=(4,))
+    model.start_obs = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match="render_env must be one of"):
+        ImaginedEnv(model, render_mode="rgb_array")
+    with pytest.raises(ValueError, match="render_mode must be None, or 'rgb_array' for a model of images"):
+        ImaginedVecEnv(model, 2, render_mode="rgb_array")
+    with pytest.raises(ValueError, match="render_mode must be None, or 'rgb_array' for a model of images, got 'human'"):
+        ImaginedVecEnv(SliderModel(LAST), 2, render_mode="human")

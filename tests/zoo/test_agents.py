@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
 NET = {"net_arch": [8]}
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
-PLANNERS = ("PETS", "POPLIN", "RS")  # whose zips hold pickled models
+PLANNERS = ("Dreamer", "PETS", "POPLIN", "RS")  # whose zips hold pickled models
 
 
 LINE = {"speed": 0.3, "noise": 0.1, "bound": 20.0}  # the noise of each step is the env's own
@@ -267,7 +267,7 @@ def test_every_algorithm_is_imported_and_found_out(name, tmp_path):
     if name == "PPO":
         kwargs["clip_range"] = LinearSchedule(0.3, 0.1, 1.0)
     env = "CartPole-v1" if name in DISCRETE else "Pendulum-v1"
-    env = "mbrl_wrappers/TicTacToe-v0" if name == "AlphaZero" else env
+    env = "mbrl_wrappers/TicTacToe-v0" if name in ("AlphaZero", "ExIt") else env
     agent = kind("MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy", env, device="cpu", **kwargs)
     agent.save(tmp_path / "agent.zip")
     notes = import_sb3(tmp_path / "agent.zip", tmp_path / "out", env=env, episodes=1)

@@ -55,7 +55,6 @@ _LINEAR = re.compile(rf"LinearSchedule\(start={_NUMBER}, end={_NUMBER}, end_frac
 
 # Modules of policies that belong to one algorithm. TD3 and DDPG share theirs, and so do PPO, A2C and TRPO.
 _ALGORITHM_OF_POLICY = {
-    "mbrl_wrappers.agents.alphazero": "AlphaZero",
     "mbrl_wrappers.agents.svg": "SVG",
     "stable_baselines3.sac.policies": "SAC",
     "stable_baselines3.dqn.policies": "DQN",
@@ -174,6 +173,8 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
     for place in places:
         if place == "stable_baselines3.sac.policies" and "expand_critic" in data:
             return "MAAC"  # or its subclass, which only learns from other data
+        if place == "mbrl_wrappers.agents.alphazero":
+            return "ExIt" if "prior_bonus" in data else "AlphaZero"
         if place in _ALGORITHM_OF_POLICY:
             return _ALGORITHM_OF_POLICY[place]
         if place == "stable_baselines3.td3.policies":

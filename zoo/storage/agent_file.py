@@ -57,6 +57,7 @@ COUNTERS = (
     "_current_progress_remaining",
     "exploration_rate",
     "_num_fits",
+    "_owed_updates",
 )
 
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.agents.planning import PlanningAgent
 from mbrl_wrappers.arguments import check_whole_number
@@ -84,7 +85,7 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
     record = AGENTS[agent]
     valid: dict[str, type[BaseAlgorithm]]
     if record.serves_others:
-        have_own = (ModelBasedAgent, PlanningAgent)  # a model
+        have_own = (ModelBasedAgent, AgentWithModel)  # a model
         valid = {
             name: algorithm
             for name, algorithm in ALGORITHMS.items()

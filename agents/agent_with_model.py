@@ -1,0 +1,106 @@
+"""The base of agents that hold a model of their own, as an argument: Stable-Baselines3's API around it."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from mbrl_wrappers.envs.finite import check_finite
+from mbrl_wrappers.imagination.view import AgentView
+from mbrl_wrappers.seeding import set_apart
+
+
+class AgentWithModel(OffPolicyAlgorithm):
+    """An SB3 agent whose model is an argument ``dynamics``, saved with it; see also ``ModelBasedAgent``.
+
+    Attributes:
+        dynamics: the model, from the set-up of the agent on.
+    """
+
+    dynamics: Any  # None until the default model is built
+    _view: AgentView
+
+    def _adopt(self, dynamics: Any) -> None:
+        """Take a model of the env's spaces for the agent's own."""
+        dynamics.check_spaces(self.observation_space, self.action_space)
+        self.dynamics = dynamics.to(self.device)
+        self._view = AgentView(self, self.dynamics)
+
+    # -- learning -------------------------------------------------------------------------------
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._setup_learn(*args, **kwargs)
+        set_apart(self.action_space)
+        return result
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store a step, and remember which environments begin an episode next, as SB3's on-policy agents do."""
+        check_finite("observation", new_obs, self.num_timesteps)
+        check_finite("reward", reward, self.num_timesteps)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._last_episode_starts = dones
+
+    # -- acting ---------------------------------------------------------------------------------
+
+    def _last_flat_obs(self) -> Tensor:
+        """Return the newest observations of all envs, ``[B, D]``."""
+        # The raw observations, since VecNormalize may have clipped the others.
+        raw = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        return self.dynamics.obs_codec.encode(raw, self.device, self.dynamics.obs_dtype)
+
+    def flat_observation(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[Tensor, bool]:
+        """Return an observation as the model takes it.
+
+        Args:
+            observation: one or a batch, as ``predict`` takes it.
+
+        Returns:
+            Flat raw rows ``[B, D]``, and whether it was a batch.
+
+        Raises:
+            ValueError: if it is not finite.
+        """
+        check_finite("observation", observation)
+        obs, is_batch = self.policy.obs_to_tensor(observation)
+        arrays = {k: v.cpu().numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
+        normalizer: VecNormalize | None = self._vec_normalize_env
+        raw = arrays if normalizer is None else normalizer.unnormalize_obs(arrays)
+        return self.dynamics.obs_codec.encode(raw, self.device, self.dynamics.obs_dtype), is_batch
+
+    def _predict_seed(self, calls: int) -> int:
+        """Return the seed of a call of ``predict``, so that an episode can be repeated, by its number."""
+        return int(np.random.SeedSequence([self.seed or 0, calls]).generate_state(1, np.uint64)[0] >> 2)
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, including the model."""
+        self.dynamics.to("cpu")
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self.dynamics.to(self.device)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_view"]
