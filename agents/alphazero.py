@@ -357,7 +357,7 @@ class AlphaZero(BaseAlgorithm):
             observation: from an env of the game, where it is the agent's move.
             state: not used.
             episode_start: not used.
-            deterministic: whether the search is without noise.
+            deterministic: whether the search is without noise, the same for the same positions.
             action_masks: ``[A]`` or ``[B, A]`` bool; the rules are obeyed without them.
 
         Raises:
@@ -372,9 +372,11 @@ class AlphaZero(BaseAlgorithm):
         legal = self.rules.legal_actions(games)
         if not legal.any(1).all():
             raise ValueError(f"observation must be of games with a legal move, got {observation}")
-        self._n_predictions += 1
-        seed = stream_seed(self.seed, f"prediction {self._n_predictions}")
-        action = self._choose(games, None, 0.0 if deterministic else 1.0, seed)
+        if deterministic:
+            action = self._choose(games, None, 0.0, seed=0)
+        else:
+            self._n_predictions += 1
+            action = self._choose(games, None, 1.0, stream_seed(self.seed, f"prediction {self._n_predictions}"))
         return (action if planes.ndim == 4 else action[0]), state
 
     # -- learning --------------------------------------------------------------------------------------

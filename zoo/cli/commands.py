@@ -471,9 +471,9 @@ class Play:
 
 @dataclass(frozen=True)
 class Match:
-    """Let agents and other players of a game meet, everybody everybody, with Elo ratings."""
+    """Let players of a game meet, everybody everybody, and rate them by Elo."""
 
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME")]
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")]
     """agents, folders, or random, one_ply, perfect, endgame or uct_N with N simulations"""
     games: Annotated[int, arg(aliases=["-n"], metavar="N")] = 100
     """of each match; each player begins in half of them"""
