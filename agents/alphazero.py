@@ -146,6 +146,8 @@ class AlphaZero(BaseAlgorithm):
         search: ``"gumbel"`` or ``"puct"``.
         num_games: games at a time.
         explored_moves: moves of each game that are chosen with temperature 1, the others with 0; default: all.
+        random_opening: games of self-play begin with some random moves, a number from 0 to this, whose positions are
+            not learned from: so that the agent also meets positions which it would never come to by itself.
         value_mix: ``w`` of the value's target ``(1 - w) z + w v``: ``v`` is the root's value in the search.
         reuse_trees: whether a search goes on with the subtree of the last one.
         buffer_size: newest positions that are kept.
@@ -184,6 +186,7 @@ class AlphaZero(BaseAlgorithm):
         search: str = "gumbel",
         num_games: int = 128,
         explored_moves: int | None = None,
+        random_opening: int = 0,
         value_mix: float = 0.0,
         reuse_trees: bool = False,
         buffer_size: int = 100_000,
@@ -211,11 +214,12 @@ class AlphaZero(BaseAlgorithm):
             check_whole_number(name, value)
         if explored_moves is not None:
             check_whole_number("explored_moves", explored_moves, 0)
+        check_whole_number("random_opening", random_opening, 0)
         check_number("value_mix", value_mix, 0, 1)
         check_device("device", device)
         self.game = game
         self.num_simulations, self.search = num_simulations, search
-        self.num_games, self.explored_moves = num_games, explored_moves
+        self.num_games, self.explored_moves, self.random_opening = num_games, explored_moves, random_opening
         self.value_mix, self.reuse_trees = value_mix, reuse_trees
         self.buffer_size, self.learning_starts = buffer_size, learning_starts
         self.batch_size, self.gradient_steps = batch_size, gradient_steps
@@ -271,6 +275,7 @@ class AlphaZero(BaseAlgorithm):
             self._tree_search(),
             self.num_games,
             explored_moves=moves,
+            random_opening=self.random_opening,
             value_mix=self.value_mix,
             reuses_trees=self.reuse_trees,
             seed=None if self.seed is None else stream_seed(self.seed, "games"),

@@ -40,6 +40,8 @@ class SelfPlay:
         search: chooses moves.
         num_games: ``B``.
         explored_moves: the number of moves of a game that are chosen with temperature 1; the others with 0.
+        random_opening: games begin with some random moves, a number from 0 to this, whose positions are not learned
+            from.
         value_mix: ``w`` of the value target ``(1 - w) z + w v``, in [0, 1]: ``z`` is the outcome of the game and ``v``
             the root's value in the search.
         reuses_trees: whether a search goes on with the last one's subtree.
@@ -52,17 +54,21 @@ class SelfPlay:
         search: TreeSearch,
         num_games: int,
         explored_moves: int,
+        random_opening: int,
         value_mix: float,
         reuses_trees: bool,
         seed: int | None,
     ) -> None:
         self.game, self.search = game, search
-        self.explored_moves, self.value_mix, self.reuses_trees = explored_moves, value_mix, reuses_trees
+        self.explored_moves, self.random_opening = explored_moves, random_opening
+        self.value_mix, self.reuses_trees = value_mix, reuses_trees
         self.generators = root_generators(seed, num_games)
         self.rollout_generators = root_generators(None if seed is None else stream_seed(seed, "rollouts"), num_games)
         self.state: State = game.initial(num_games)
         self.moves = np.zeros(num_games, np.int64)  # made so far, in each game
         self.trees: Trees | None = None
+        self._opening = np.zeros(num_games, np.int64)  # the number of random moves, in each game
+        self._draw_openings(np.arange(num_games))
         shape = (num_games, game.max_length)
         self._past = Examples(
             np.zeros((*shape, *game.observation_shape), np.uint8),
@@ -86,11 +92,12 @@ class SelfPlay:
         heat = np.where(self.moves < self.explored_moves, 1.0, 0.0)
         result = self.search.search(root, expansion, self.generators, temperature=heat, trees=self.trees)
         self._remember(root, result)
-        self.state = self.game.step(self.state, result.action)
+        action = self._with_openings(result.action, root.legal)
+        self.state = self.game.step(self.state, action)
         self.moves += 1
         ended = self.state.ended
         if self.reuses_trees:
-            self.trees = follow(result.trees, np.where(ended, -1, result.action))
+            self.trees = follow(result.trees, np.where(ended, -1, action))
         found, lengths = self._examples(np.flatnonzero(ended)), self.moves[ended].copy()
         self._begin_anew(ended)
         return found, lengths
@@ -105,7 +112,8 @@ class SelfPlay:
 
     def _examples(self, games: np.ndarray) -> Examples:
         """Return the positions of games that have just ended."""
-        row, move = np.nonzero(np.arange(self.game.max_length) < self.moves[games, None])
+        number = np.arange(self.game.max_length)
+        row, move = np.nonzero((number >= self._opening[games, None]) & (number < self.moves[games, None]))
         row = games[row]
         past = Examples(*(field[row, move] for field in self._past))
         # The outcome is that of the player to move at the end; for the other it is the opposite.
@@ -120,6 +128,19 @@ class SelfPlay:
             for new, old in zip(fresh, self.state, strict=True)
         ))  # fmt: skip
         self.moves[ended] = 0
+        self._draw_openings(np.flatnonzero(ended))
+
+    def _draw_openings(self, games: np.ndarray) -> None:
+        if self.random_opening:
+            for game in games:
+                self._opening[game] = self.generators[game].integers(self.random_opening + 1)
+
+    def _with_openings(self, action: np.ndarray, legal: np.ndarray) -> np.ndarray:
+        """Put random moves in the place of those of games that are in their opening."""
+        action = action.copy()
+        for game in np.flatnonzero(self.moves < self._opening):
+            action[game] = self.generators[game].choice(np.flatnonzero(legal[game]))
+        return action
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the search, whose kernels can't be pickled; whoever loads the games gives them another."""

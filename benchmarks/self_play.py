@@ -32,7 +32,7 @@ from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.training.recipe import load_recipe
 
-FOLDER, SEEDS, GAMES_OF_A_MATCH = RESULTS / "self_play", (0, 1, 2), 100
+FOLDER, SEEDS = RESULTS / "self_play", (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,19 @@ class Experiment:
         moves: of self-play between two evaluations.
         rounds: how many there are.
         ladder: opponents by name, and the agent's simulations against each.
+        games: of each match.
         stones: of the positions that are compared with the perfect player, at least; None: not compared.
     """
 
     moves: int
     rounds: int
     ladder: dict[str, int]
+    games: int = 100
     stones: int | None = None
 
 
 EXPERIMENTS = {
-    "TicTacToe": Experiment(30_000, 8, {"one_ply": 32, "perfect": 32}),
+    "TicTacToe": Experiment(30_000, 8, {"one_ply": 32, "perfect": 32}, games=1000),
     "ConnectFour": Experiment(1_000_000, 12, {"one_ply": 32, "uct_100": 32, "uct_1000": 400}, stones=14),
 }
 
@@ -81,9 +83,8 @@ def evaluated(agent: AlphaZero, experiment: Experiment, seed: int, spent: float)
     """Return a row: what was learned for how long, and the score against each opponent."""
     row: dict[str, Any] = {"moves": agent.num_timesteps, "updates": agent._n_updates, "cpu_seconds": round(spent, 1)}
     for opponent, simulations in experiment.ladder.items():
-        result = play_match(
-            agent.rules, agent.player(simulations), find_opponent(opponent), GAMES_OF_A_MATCH, 1000 + seed
-        )
+        player = agent.player(simulations)
+        result = play_match(agent.rules, player, find_opponent(opponent), experiment.games, 1000 + seed)
         row |= {f"{opponent} won": result.wins, f"{opponent} drawn": result.draws, f"{opponent} lost": result.losses}
     if experiment.stones is not None:
         row["kept, searched"] = agreement(agent.rules, agent.player(400), experiment.stones)
@@ -127,8 +128,8 @@ def table() -> None:
         "# AlphaZero against a ladder",
         "",
         "Learned from the rules alone, with the recipe of `alphazero` (32 simulations a move in self-play, a dense",
-        f"network of 2 x 128 units), on one core. Matches of {GAMES_OF_A_MATCH} games; each player begins in half.",
-        "The number of the agent's simulations stands with the opponent. `kept`: in what share of 200 positions of 14",
+        "network of 2 x 128 units), on one core. Each player begins in half of the games of a match. The number of the",
+        "agent's simulations stands with the opponent. `kept`: in what share of 200 positions of 14",
         "to 21 stones after random moves the agent's move keeps what the position is worth to a perfect player, with",
         "400 simulations and by the network alone. Core-seconds are those of self-play and learning; ± is over seeds",
         "(n - 1).",
@@ -140,7 +141,7 @@ def table() -> None:
         files = {seed: FOLDER / f"{name}_seed{seed}.csv" for seed in SEEDS}
         runs = {seed: list(csv.DictReader(file.open(newline=""))) for seed, file in files.items() if file.exists()}
         if runs:
-            lines += [f"## {name}", "", *of_game(experiment, runs), ""]
+            lines += [f"## {name}", "", f"Matches of {experiment.games} games.", *of_game(experiment, runs), ""]
             lines += [f"Runs: `python benchmarks/self_play.py run {name}`", ""]
     (RESULTS / "self_play.md").write_text("\n".join(lines))
 

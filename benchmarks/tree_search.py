@@ -1,10 +1,10 @@
 """What a search costs: simulations a second of Connect Four with an MLP of 2 x 128, on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/tree_search.py
-    OMP_NUM_THREADS=1 python benchmarks/tree_search.py --games 1 --simulations 400 --plain
 
-Times are of the process, so that those of others do not count. `rules` and `network` are the parts of the two in a
-simulation, measured in a search of its own; the rest is the tree's: selection, bookkeeping and backup.
+Writes docs/results/tree_search.md. Times are of the process, so that those of others do not count. `rules` and
+`network` are the parts of the two in a simulation, measured in a search of its own; the rest is the tree's: selection,
+bookkeeping and backup.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from experiments import RESULTS, versions
+from report import machine
 
 from mbrl_wrappers.envs.games import ConnectFour, State
-from mbrl_wrappers.planners.tree import PUCT, Gumbel, Root, Step, TreeSearch, root_generators
+from mbrl_wrappers.planners.tree import PUCT, Gumbel, Method, Root, Step, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion
 
 HIDDEN = 128
@@ -83,30 +85,45 @@ def time_of(search: TreeSearch, root: Root, expand: Callable, repeats: int) -> f
     return 1e6 * min(times) / (len(root.legal) * search.num_simulations)
 
 
+def row(game: ConnectFour, games: int, simulations: int, method: Method, compiled: bool, repeats: int) -> str:
+    """Measure a search; returns a row of the table."""
+    network = Network(game)
+    root = GameExpansion(game, network).root(start(game, games))
+    search = TreeSearch(simulations, method, compiled=compiled)
+    each = time_of(search, root, GameExpansion(game, network), repeats)
+    network.seconds, timed = 0.0, TimedExpansion(game, network.timed)
+    time_of(search, root, timed, 1)
+    parts = [1e6 * part / (games * simulations) for part in (timed.seconds - network.seconds, network.seconds)]
+    kernels = "numba" if compiled else "NumPy"
+    cells = [str(games), str(simulations), type(method).__name__, kernels, f"{1e6 / each:,.0f}"]
+    return "| " + " | ".join([*cells, *(f"{part:.2f}" for part in (each, *parts))]) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, nargs="+", default=[1, 256])
-    parser.add_argument("--simulations", type=int, nargs="+", default=[100, 400])
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--plain", action="store_true", help="the kernels of NumPy instead of numba's")
     arguments = parser.parse_args()
-
-    print("| games | simulations | method | simulations/s | us each | rules | network |")
-    print("|--:|--:|---|--:|--:|--:|--:|")
+    lines = [
+        "# What a tree search costs",
+        "",
+        "Connect Four after six random moves, an MLP of 2 x 128 units by NumPy, one core; the best of",
+        f"{arguments.repeats} searches, in CPU time. `rules`, and `network` with the observations that it takes, are",
+        "parts of the microseconds of a simulation of one game; the rest is the tree's: selection, bookkeeping and",
+        "backup.",
+        "Written by `OMP_NUM_THREADS=1 python benchmarks/tree_search.py`.",
+        "",
+        f"{machine()['cpu']}, {versions()}.",
+        "",
+        "| games | simulations | method | kernels | simulations/s | us each | rules | network |",
+        "|--:|--:|---|---|--:|--:|--:|--:|",
+    ]
     game = ConnectFour()
-    for games in arguments.games:
-        network = Network(game)
-        root = GameExpansion(game, network).root(start(game, games))
-        for simulations in arguments.simulations:
-            for method in (Gumbel(), PUCT()):
-                search = TreeSearch(simulations, method, compiled=not arguments.plain)
-                each = time_of(search, root, GameExpansion(game, network), arguments.repeats)
-                network.seconds, timed = 0.0, TimedExpansion(game, network.timed)
-                time_of(search, root, timed, 1)
-                seconds = (timed.seconds - network.seconds, network.seconds)  # rules, network
-                parts = [1e6 * part / (games * simulations) for part in seconds]
-                cells = [games, simulations, type(method).__name__, f"{1e6 / each:,.0f}"]
-                print("|", " | ".join(map(str, cells)), "|", " | ".join(f"{part:.2f}" for part in (each, *parts)), "|")
+    for games, simulations, compiled in itertools.product((1, 256), (100, 400), (True, False)):
+        for method in (Gumbel(), PUCT()):
+            repeats = arguments.repeats if compiled else 2
+            lines.append(row(game, games, simulations, method, compiled, repeats))
+            print(lines[-1], flush=True)
+    (RESULTS / "tree_search.md").write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,13 @@ def blind(evaluate: Any) -> GameExpansion:
 
 
 def play(num_games: int = 6, **kwargs: Any) -> SelfPlay:
-    settings: dict[str, Any] = {"explored_moves": 9, "value_mix": 0.0, "reuses_trees": False, "seed": 0}
+    settings: dict[str, Any] = {
+        "explored_moves": 9,
+        "random_opening": 0,
+        "value_mix": 0.0,
+        "reuses_trees": False,
+        "seed": 0,
+    }
     return SelfPlay(TIC_TAC_TOE, TreeSearch(8), num_games, **(settings | kwargs))
 
 
@@ -100,9 +106,23 @@ def test_moves_behind_the_explored_ones_are_the_best() -> None:
     def best_first(state: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.tile(20.0 * np.arange(9)[::-1], (len(state.player), 1)), np.zeros(len(state.player))
 
-    games = SelfPlay(TIC_TAC_TOE, TreeSearch(4, PUCT(dirichlet_fraction=0.0)), 5, 0, 0.0, False, seed=0)
+    games = SelfPlay(TIC_TAC_TOE, TreeSearch(4, PUCT(dirichlet_fraction=0.0)), 5, 0, 0, 0.0, False, seed=0)
     games.move(blind(best_first))
     assert (games.state.board.reshape(5, 9).argmax(1) == 0).all()
+
+
+@pytest.mark.parametrize("reuses_trees", [False, True])
+def test_random_openings_are_played_and_not_learned_from(reuses_trees: bool) -> None:
+    """A game's first example has as many stones as its opening has moves, and outcomes are those of the whole game."""
+    first, boards = set(), set()
+    for examples in collected(play(20, random_opening=4, reuses_trees=reuses_trees), 60):
+        stones = examples.planes.sum((1, 2, 3))
+        starts = np.flatnonzero(np.diff(stones, prepend=99) <= 0)
+        first |= set(stones[starts].tolist())
+        boards |= {examples.planes[start].tobytes() for start in starts}
+        for begin, end in pairwise([*starts, len(stones)]):
+            assert (examples.value[begin + 1 : end] == -examples.value[begin : end - 1]).all()
+    assert first == {0, 1, 2, 3, 4} and len(boards) > 40
 
 
 def test_the_buffer_keeps_the_newest_and_turns_all_parts_alike() -> None:
@@ -259,6 +279,7 @@ def test_other_games(game: str) -> None:
         ({"num_simulations": 0}, "num_simulations must be a whole number of at least 1, got 0"),
         ({"num_games": 1.5}, "num_games must be a whole number of at least 1, got 1.5"),
         ({"explored_moves": -1}, "explored_moves must be a whole number of at least 0, got -1"),
+        ({"random_opening": -1}, "random_opening must be a whole number of at least 0, got -1"),
         ({"value_mix": 1.1}, r"value_mix must be in \[0, 1\], got 1.1"),
     ],
 )
