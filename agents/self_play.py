@@ -92,7 +92,7 @@ class SelfPlay:
         heat = np.where(self.moves < self.explored_moves, 1.0, 0.0)
         result = self.search.search(root, expansion, self.generators, temperature=heat, trees=self.trees)
         self._remember(root, result)
-        action = self._with_openings(result.action, root.legal)
+        action = self._with_openings(result.action, np.asarray(root.legal))
         self.state = self.game.step(self.state, action)
         self.moves += 1
         ended = self.state.ended

@@ -1,6 +1,6 @@
 """AlphaZero against a ladder of opponents, by the core-seconds that it has learned for.
 
-    python benchmarks/self_play.py run ConnectFour --seeds 0 1 2
+    python benchmarks/self_play.py run ConnectFour --seeds 10 11 12
     python benchmarks/self_play.py table
 
 A run writes rows to docs/results/self_play/<game>_seed<n>.csv and, while it goes, resumes from runs/self_play. `table`
@@ -32,7 +32,7 @@ from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.training.recipe import load_recipe
 
-FOLDER, SEEDS = RESULTS / "self_play", (0, 1, 2)
+FOLDER, SEEDS = RESULTS / "self_play", (10, 11, 12)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def table() -> None:
         "agent's simulations stands with the opponent. `kept`: in what share of 200 positions of 14",
         "to 21 stones after random moves the agent's move keeps what the position is worth to a perfect player, with",
         "400 simulations and by the network alone. Core-seconds are those of self-play and learning; ± is over seeds",
-        "(n - 1).",
+        "(n - 1). Settings were chosen on seeds 0 to 2: without random openings (`random_opening`) the three lost 0, 6",
+        "and 22 of 100 games of TicTacToe to the perfect player after 240,000 moves.",
         "",
         f"{versions()}.",
         "",
