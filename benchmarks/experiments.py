@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib.metadata
+import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +94,16 @@ def versions() -> str:
     return f"Python {platform.python_version()}, " + ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in PACKAGES
     )
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the keys of the first as columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text.getvalue().encode())
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Grid games: how fast many of them are played, and what a model of their frames gets right.
+"""Grid games: the speed of many games side by side, and the accuracy of a model of their frames.
 
     python benchmarks/frames.py
 

@@ -7,19 +7,16 @@ Writes docs/results/horizons.csv and docs/results/horizons.md.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, spread, versions
+from experiments import RESULTS, spread, versions, write_csv
 from torch import Tensor, nn
 
 from mbrl_wrappers import KnownDynamics
 from mbrl_wrappers.agents.policy_rollouts import expanded_values, roll_out, step_in_turn
-from mbrl_wrappers.files import write_atomically
 
 HORIZONS = (10, 20, 50, 100, 200)
 SEEDS = (0, 1, 2)
@@ -75,11 +72,8 @@ def main() -> None:
         for seed in SEEDS:
             rows.append((horizon, seed, *train(horizon, seed)))
             print(rows[-1], flush=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("horizon", "seed", "return_mean", "gradient_norm", "cpu_seconds"))
-    writer.writerows(rows)
-    write_atomically(RESULTS / "horizons.csv", text.getvalue().encode())
+    columns = ("horizon", "seed", "return_mean", "gradient_norm", "cpu_seconds")
+    write_csv(RESULTS / "horizons.csv", [dict(zip(columns, row, strict=True)) for row in rows])
     lines = [
         "# How far back a gradient may go",
         "",

@@ -31,7 +31,7 @@ the deterministic policy after the env steps of the row. IQM is the interquartil
 of a percentile bootstrap: with three to five seeds it is too narrow. ± is the standard deviation over seeds, that of a
 sample. CPU seconds are those of training on one thread.
 
-Written by `python benchmarks/index.py` from the curves (CSV files) beside each page."""
+Written by `python benchmarks/index.py` from the curves, which are CSV files in the folder of each page."""
 
 
 @dataclass(frozen=True)

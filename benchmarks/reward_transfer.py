@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, spread, versions
+from experiments import RESULTS, spread, versions, write_csv
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -29,7 +28,6 @@ from torch import Tensor
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv, ModelBased, MPCAction
 from mbrl_wrappers.agents import RealData
 from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.planners import ICEM
 from mbrl_wrappers.zoo.environment import make_env
 
@@ -198,11 +196,8 @@ def kept_rows() -> list[Row]:
 def keep(row: Row) -> None:
     """Put a row into the file, in the place of an earlier one of the same env and seed."""
     rows = [old for old in kept_rows() if (old.env, old.seed) != (row.env, row.seed)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(one) for one in sorted([*rows, row], key=lambda one: (one.env, one.seed)))
-    write_atomically(FILE, text.getvalue().encode())
+    ordered = sorted([*rows, row], key=lambda one: (one.env, one.seed))
+    write_csv(FILE, [dataclasses.asdict(one) for one in ordered])
 
 
 def write() -> None:

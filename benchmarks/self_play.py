@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, spread, versions
+from experiments import RESULTS, ROOT, spread, versions, write_csv
 
 from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.envs.games import Game, State
-from mbrl_wrappers.envs.games.base import Opponent, take_games
+from mbrl_wrappers.envs.games.base import Opponent
 from mbrl_wrappers.envs.games.env import GameEnv
 from mbrl_wrappers.envs.games.matches import play_match
 from mbrl_wrappers.envs.games.opponents import find_opponent
 from mbrl_wrappers.envs.games.perfect import perfect_solver
-from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.training.recipe import load_recipe
 
@@ -76,7 +73,7 @@ def train(name: str, seed: int) -> None:
         rows.append(evaluated(agent, experiment, seed, spent))
         print(name, seed, rows[-1], flush=True)
         save_checkpoint(agent, checkpoint, {"rows": rows})
-    write_rows(FOLDER / f"{name}_seed{seed}.csv", rows)
+    write_csv(FOLDER / f"{name}_seed{seed}.csv", rows)
 
 
 def evaluated(agent: AlphaZero, experiment: Experiment, seed: int, spent: float) -> dict[str, Any]:
@@ -110,16 +107,7 @@ def positions(game: Game, stones: int, count: int) -> State:
             state = game.step(state, generator.choice(legal, 1)) if len(legal) else state
         if not state.ended[0]:
             found.append(state)
-    return take_games(State(*map(np.concatenate, zip(*found, strict=True))), slice(None))
-
-
-def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, text.getvalue().encode())
+    return State(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def table() -> None:

@@ -22,7 +22,7 @@ Agent = TypeVar("Agent", bound="Resumable")
 
 
 class Resumable(Protocol):
-    """What a checkpoint needs of an agent; SB3's off-policy agents have it, and AlphaZero.
+    """The parts of an agent that a checkpoint uses: SB3's off-policy agents have them, and so does AlphaZero.
 
     Attributes:
         env: the env that it learns in.

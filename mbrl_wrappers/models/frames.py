@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,13 +11,11 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.experience import Experience
-from mbrl_wrappers.models import model_file
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.described import DescribedBySettings
 from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, holdout_mask, spread_rows
 from mbrl_wrappers.models.frame_network import FrameNetwork, FrameOutputs
-from mbrl_wrappers.models.given import GivenFunction
-from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Prediction, Transitions
 
 _MOST_CHANNELS = 7  # bytes that an int64 holds without its sign
@@ -48,7 +45,7 @@ class _FrameRows(NamedTuple):
         return _FrameRows(*(part[index] for part in self))
 
 
-class FrameDynamics(DynamicsModel):
+class FrameDynamics(DescribedBySettings, DynamicsModel):
     """The environment model of I2A (Weber et al. 2017, arXiv:1707.06203), for frames of few kinds of pixels.
 
     The next frame is a category for each pixel, the reward a category among those that were seen, the end a
@@ -318,61 +315,6 @@ class FrameDynamics(DynamicsModel):
         return {"holdout_error": loss, "pixel_accuracy": right, "reward_accuracy": paid}
 
     # -- saving ----------------------------------------------------------------------------------------------
-
-    def save(self, path: str | Path) -> None:
-        """Write weights and description into one safetensors file, atomically."""
-        model_file.save(path, type(self).__name__, self, self.description())
-
-    def description(self) -> dict[str, Any]:
-        """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted."""
-        return {
-            "format_version": model_file.FORMAT_VERSION,
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "settings": self.settings,
-            "functions": {"reward_fn": "learned", "termination_fn": "learned"},
-        }
-
-    @classmethod
-    def from_description(
-        cls,
-        description: dict[str, Any],
-        *,
-        reward_fn: GivenFunction | None = None,
-        termination_fn: GivenFunction | None = None,
-    ) -> FrameDynamics:
-        """Build a model with fresh weights from a :meth:`description`.
-
-        Args:
-            description: names in it are looked up, never imported.
-            reward_fn: None: the model learns rewards.
-            termination_fn: None: the model learns ends.
-
-        Raises:
-            ValueError: if the description is of another kind of model, or a function is given.
-        """
-        for name, given in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
-            if given is not None:
-                raise ValueError(f"{name} must be None for a {cls.__name__}, which learns it, got {given}")
-        try:
-            return cls(*model_file.spaces_of(description), **description["settings"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"the description is not that of a {cls.__name__}: {error}") from error
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> FrameDynamics:
-        """Read a model written by :meth:`save`.
-
-        Raises:
-            ValueError: if the file holds another kind of model.
-        """
-        header, tensors = model_file.load(path, cls.__name__)
-        try:
-            model = cls.from_description(header)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        model_file.restore(model, tensors, path)
-        return model.to(device)
 
 
 def _loss(found: FrameOutputs, rows: _FrameRows) -> Tensor:

@@ -1,4 +1,4 @@
-"""Expert Iteration: the expert's search, what the apprentice imitates, and that both get better."""
+"""Expert Iteration: the search of the expert, the targets of its apprentice, and learning."""
 
 from __future__ import annotations
 

@@ -202,9 +202,9 @@ def test_the_zoo_knows_the_model_by_name(fitted: FrameDynamics) -> None:
     again = DYNAMICS[described.config["kind"]].from_description(described.config["description"])
     again.load_state_dict(described.tensors)
     assert type(again) is FrameDynamics and torch.equal(again.codes, fitted.codes)
-    with pytest.raises(ValueError, match="reward_fn must be None for a FrameDynamics, which learns it"):
+    with pytest.raises(ValueError, match="reward_fn must be None for FrameDynamics, which learns it"):
         FrameDynamics.from_description(fitted.description(), reward_fn=lambda *_: 0)
-    with pytest.raises(ValueError, match="the description is not that of a FrameDynamics"):
+    with pytest.raises(ValueError, match="the description is not that of FrameDynamics"):
         FrameDynamics.from_description({**fitted.description(), "settings": {"layers": 3}})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from torch.distributions import Independent, Normal, OneHotCategorical, kl_diver
 
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, collect_episodes
 from mbrl_wrappers.experience import Episodes
-from mbrl_wrappers.models import RSSM
+from mbrl_wrappers.models import RSSM, EnsembleDynamics
 from mbrl_wrappers.models.rssm import CategoricalLatent, GaussianLatent, RSSMState
 from mbrl_wrappers.models.rssm.networks import Layers
 from mbrl_wrappers.models.rssm.scalars import ScalarHead, symexp, symlog, two_hot_places
@@ -359,6 +360,19 @@ def test_a_described_model_with_the_same_weights_is_the_same(settings: dict[str,
     assert torch.equal(again.loss(real, seeded()).total, model.loss(real, seeded()).total)
 
 
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    model = fitted()
+    model.save(tmp_path / "model.safetensors")
+    again = RSSM.load(tmp_path / "model.safetensors")
+    real = drawn()
+    assert torch.equal(again.loss(real, seeded()).total, model.loss(real, seeded()).total)
+    with pytest.raises(ValueError, match="must hold a model of kind 'EnsembleDynamics', got 'RSSM'"):
+        EnsembleDynamics.load(tmp_path / "model.safetensors")
+    for name in ("reward_fn", "termination_fn"):
+        with pytest.raises(ValueError, match=f"{name} must be None for RSSM, which learns it"):
+            RSSM.from_description(model.description(), **{name: lambda *_: 0})
+
+
 def test_the_seed_decides_the_weights_and_no_generator_is_touched() -> None:
     before = torch.get_rng_state()
     first, second, other = tiny(seed=1), tiny(seed=1), tiny(seed=2)
@@ -410,5 +424,5 @@ def test_bad_arguments_are_named(name: str, value: Any, message: str) -> None:
 
 def test_the_description_of_another_model_is_refused() -> None:
     described = tiny().description()
-    with pytest.raises(ValueError, match="the description is not that of an RSSM"):
+    with pytest.raises(ValueError, match="the description is not that of RSSM"):
         RSSM.from_description({**described, "settings": {"hidden": [3]}})

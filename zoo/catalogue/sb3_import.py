@@ -173,7 +173,7 @@ def _algorithm_of(data: Mapping[str, Any], file: Path) -> str:
     for place in places:
         if place == "stable_baselines3.sac.policies" and "expand_critic" in data:
             return "MAAC"  # or its subclass, which only learns from other data
-        if place == "mbrl_wrappers.agents.alphazero":
+        if place == "mbrl_wrappers.agents.networks.alphazero":
             return "ExIt" if "prior_bonus" in data else "AlphaZero"
         if place in _ALGORITHM_OF_POLICY:
             return _ALGORITHM_OF_POLICY[place]

@@ -24,7 +24,7 @@ def one_ply_player(game: Game, state: State, generator: np.random.Generator) -> 
 
 
 def perfect_player(game: Game, state: State, generator: np.random.Generator) -> np.ndarray:
-    """Draw one of the moves that keep what the position is worth.
+    """Choose at random among the moves that keep the value of the position.
 
     Raises:
         ValueError: if the game has no solver that knows all its positions.

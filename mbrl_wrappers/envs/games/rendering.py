@@ -67,7 +67,7 @@ def _middles(shape: tuple[int, ...], look: Look) -> np.ndarray:
 
 
 def _paint_sides(canvas: np.ndarray, middles: np.ndarray, look: Look) -> None:
-    """Paint rims in the colour of the player who connects these sides; the cells will cover what lies inside."""
+    """Paint the sides of the board in the colour of the player who connects them; cells are painted over the rest."""
     top_and_bottom, left_and_right = look.stones
     rim = _CELL / 5
     for cells, shift, colour in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.envs.games.base import Game, Opponent, State
+from mbrl_wrappers.envs.games.base import Game, Opponent, State, take_games
 from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion, Rollouts
 
@@ -29,7 +29,7 @@ def uct_player(num_simulations: int) -> Opponent:
             seeds = generator.integers(2**63, size=2)
             searching, rolling = (root_generators(int(seed), len(going)) for seed in seeds)
             expansion = GameExpansion(game, Rollouts(game, rolling))
-            root = expansion.root(State(*(field[going] for field in state)))
+            root = expansion.root(take_games(state, going))
             action[going] = search.search(root, expansion, searching, temperature=0.0).action
         return action
 

@@ -13,17 +13,15 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
-from mbrl_wrappers.models import model_file
+from mbrl_wrappers.models.described import DescribedBySettings
 from mbrl_wrappers.models.env_specs import spaces_and_id
-from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.models.rssm.cell import Cell, LatentNetwork
 from mbrl_wrappers.models.rssm.latents import make_latent
 from mbrl_wrappers.models.rssm.networks import Decoder, Encoder, Layers
 from mbrl_wrappers.models.rssm.presets import PRESETS, Version, checked_settings
 from mbrl_wrappers.models.rssm.scalars import ScalarHead, symexp, symlog
-from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
+from mbrl_wrappers.models.world_model import StepPrediction
 from mbrl_wrappers.seeding import stream_seed
-from mbrl_wrappers.spaces import space_to_json
 from mbrl_wrappers.types import Sequences
 
 NUM_STARTS = 1024
@@ -68,7 +66,7 @@ class Imagined(NamedTuple):
     actions: Tensor
 
 
-class RSSM(WorldModel):
+class RSSM(DescribedBySettings):
     """A recurrent state-space model (Hafner et al. 2019), in the forms of Dreamer V1 and V3.
 
     A state has a memory ``h``, which a recurrent cell moves on, and a random latent ``z``::
@@ -444,33 +442,3 @@ class RSSM(WorldModel):
         """Return posterior states of real experience; see :meth:`WorldModel.draw_starts`."""
         rows = torch.randint(self.num_starts, (count,), generator=generator, device=self.device)
         return self.state_of(self.start_states[rows])
-
-    # -- files -------------------------------------------------------------------------------------------
-
-    def description(self) -> dict[str, Any]:
-        """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted."""
-        return {
-            "format_version": model_file.FORMAT_VERSION,
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "settings": self.settings,
-            "functions": {},
-        }
-
-    @classmethod
-    def from_description(
-        cls,
-        description: dict[str, Any],
-        *,
-        reward_fn: GivenFunction | None = None,
-        termination_fn: GivenFunction | None = None,
-    ) -> RSSM:
-        """Build a model with fresh weights from a :meth:`description`; it takes no functions."""
-        if reward_fn is not None or termination_fn is not None:
-            raise ValueError(
-                f"reward_fn and termination_fn must be None for an RSSM, got {reward_fn} and {termination_fn}"
-            )
-        try:
-            return cls(*model_file.spaces_of(description), **description["settings"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"the description is not that of an RSSM: {error}") from error
