@@ -236,7 +236,7 @@ def test_a_card_is_what_the_hub_reads():
     evaluation = EvalRecord(
         [Episode(1, 2.0, 3), Episode(2, 4.0, 3)], {"torch": "1"}, [TrainedSeed(4, 60, 40, 3.0, 1.0, 9.0, 8.0)]
     )
-    text = card_text(job(4), evaluation, name="mbpo/Corridor-v0")
+    text = card_text(job(4), evaluation, name="mbpo/Corridor-v0", has_model=True)
     _, front, body = text.split("---\n", 2)
     metadata = yaml.safe_load(front)
     (result,) = metadata["model-index"][0]["results"]

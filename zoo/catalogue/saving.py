@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 
 from mbrl_wrappers.files import remove_abandoned, temporary_beside, write_atomically
 from mbrl_wrappers.models.env_specs import TRANSPARENT_WRAPPERS, spec_of
+from mbrl_wrappers.zoo.analysis.ladder import LADDER, ladder_from_json
 from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.environment import env_from_file, installed_versions, make_env, record_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -119,7 +120,9 @@ def export(
         agent = load_agent(chosen, device="cpu")
         if VIDEO not in own and _record(agent, chosen, partial / VIDEO):
             own |= {VIDEO}
-        write_card(partial / CARD, spec, evaluation, name=name)
+        ladder = chosen.file(LADDER)
+        rungs = [] if ladder is None else ladder_from_json(ladder, chosen.path / LADDER)
+        write_card(partial / CARD, spec, evaluation, name=name, has_model=chosen.has_model, ladder=rungs)
         save_agent(
             agent,
             partial,

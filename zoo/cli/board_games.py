@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from mbrl_wrappers.envs.games import GAMES, Game, State, make_game
 from mbrl_wrappers.envs.games.base import Opponent
 from mbrl_wrappers.envs.games.matches import elo_ratings, round_robin
 from mbrl_wrappers.envs.games.opponents import find_opponent
-from mbrl_wrappers.envs.games.rendering import text
+from mbrl_wrappers.envs.games.rendering import name_of_move, text
 from mbrl_wrappers.planners.tree import SearchResult
 from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.errors import ZooError
@@ -83,15 +82,6 @@ def thoughts(game: Game, result: SearchResult, shown: int = 5) -> str:
     moves = [action for action in np.argsort(-visits)[:shown] if visits[action] > 0]
     lines = [f"  {name_of_move(game, action):>5}  {visits[action]:6d}  {values[action]:+.2f}" for action in moves]
     return "\n".join(["   move  visits  value", *lines, f"plays {name_of_move(game, int(result.action[0]))}"])
-
-
-def name_of_move(game: Game, action: int) -> str:
-    """Write a move as a column and a row, such as ``c3``, or a column alone where stones fall."""
-    columns = string.ascii_lowercase[: game.width]
-    if game.num_actions == game.width:
-        return columns[action]
-    row, column = divmod(action, game.width)
-    return f"{columns[column]}{row + 1}" if row < game.height else "pass"
 
 
 def _asked(game: Game, state: State, ask: Callable[[str], str], show: Callable[[str], None]) -> np.ndarray:

@@ -21,7 +21,7 @@ from mbrl_wrappers.zoo.analysis.findings import Diagnosis
 from mbrl_wrappers.zoo.analysis.plan_candidates import PLANNED_STEPS, Candidates
 from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.report import plots
+from mbrl_wrappers.zoo.report import board_games, plots
 from mbrl_wrappers.zoo.report.model import look_into
 from mbrl_wrappers.zoo.report.runs import EnvSection, Group, Run, find_runs, group_by_env, median_run
 from mbrl_wrappers.zoo.report.sentences import (
@@ -132,6 +132,7 @@ def _section(section: EnvSection, videos: bool) -> dict[str, Any]:
         "runs": [_run_row(group, run) for group in section.groups for run in group.runs],
         "num_unfinished": sum(run.folder is None for group in section.groups for run in group.runs),
         "model": _model(section, videos),
+        "game": _game(section),
     }
 
 
@@ -213,6 +214,71 @@ def _run_row(group: Group, run: Run) -> list[Cell]:
         Cell(seconds(last.cpu_seconds), last.cpu_seconds),
         Cell(str(run.path), str(run.path)),
     ]
+
+
+def _game(section: EnvSection) -> dict[str, Any] | None:
+    """Return the template's values for the best agent that plays a board game; None if there is none."""
+    groups = {group.label: [run for run in group.counted if run.folder is not None] for group in section.groups}
+    best = max(
+        (item for item in groups.items() if item[1]),
+        key=lambda item: np.mean([run.last_return for run in item[1]]).item(),
+        default=None,
+    )
+    if best is None:
+        return None
+    label, runs = best
+    run = median_run(runs)
+    assert run.folder is not None
+    found = board_games.look_at_game(run.folder)
+    if found is None:
+        return None
+    return {
+        "label": label,
+        "seed": run.spec.seed,
+        "num_seeds": len(runs),
+        "missing": found.missing,
+        "figures": _game_figures(found),
+    }
+
+
+def _game_figures(found: board_games.GameFindings) -> list[Figure]:
+    rows, figures = found.ladder, []
+    if rows:
+        figures.append(
+            _figure(
+                lambda ax: board_games.draw_ladder(ax, rows),
+                f"Score against {', '.join(rows[-1].results)} over CPU time",
+                f"Share of points in matches of {max(map(sum, rows[-1].results.values()))} games, half of which the "
+                "agent began. A draw is half a point.",
+            )
+        )
+    if any(row.kept is not None for row in rows):
+        figures.append(
+            _figure(
+                lambda ax: board_games.draw_agreement(ax, rows),
+                "Share of moves that keep what a position is worth, over CPU time",
+                "In positions after random moves: the share of the agent's moves after which the position is worth as "
+                "much to a perfect player as before.",
+            )
+        )
+    game, position, search = found.game, found.position, found.search
+    if game is not None and position is not None and search is not None:
+        figures += [
+            _figure(
+                lambda ax: board_games.draw_board(ax, game, position),
+                "A position in a game of the agent against itself",
+                f"A game of the agent against itself, where {'the first' if position.player[0] == 0 else 'the second'} "
+                "player is to move.",
+            ),
+            _figure(
+                lambda ax: board_games.draw_tree(ax, game, search),
+                "The most visited part of a search tree",
+                f"The agent's search from there, {int(search.visits[0].sum())} simulations: moves, and their values "
+                "for the player to move in the picture (1 won, -1 lost): blue is good for that player, red is bad. Large "
+                "nodes were visited often.",
+            ),
+        ]
+    return figures
 
 
 def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:

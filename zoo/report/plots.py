@@ -82,7 +82,7 @@ def learning_curves(
     """
     unit, scale = ("real env steps", 1) if over == "steps" else _time_unit(curves)
     with mpl.rc_context(STYLE):
-        for color, (label, seeds) in zip(_colors(len(curves)), curves.items(), strict=True):
+        for color, (label, seeds) in zip(colors(len(curves)), curves.items(), strict=True):
             paths = [
                 ([getattr(row, over) / scale for row in rows], [row.return_mean for row in rows]) for rows in seeds
             ]
@@ -94,7 +94,7 @@ def learning_curves(
             for rows in (unfinished or {}).get(label, []):
                 x = [getattr(row, over) / scale for row in rows]
                 ax.plot(x, [row.return_mean for row in rows], color=color, linewidth=1.0, linestyle=":")
-            ax.plot(grid, values.mean(axis=0), color=color, marker="o", markersize=3, label=_plain(label))
+            ax.plot(grid, values.mean(axis=0), color=color, marker="o", markersize=3, label=plain(label))
         ax.set_xlim(left=0)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=over == "steps"))
         ax.set_title("Learning curves" if over == "steps" else "Learning curves over time")
@@ -132,9 +132,9 @@ def profiles(ax: Axes, scores: Mapping[str, Scores]) -> None:
     margin = 0.03 * (high - low) or 1.0
     thresholds = np.linspace(low - margin, high + margin, 201)
     with mpl.rc_context(STYLE):
-        for color, (label, runs) in zip(_colors(len(scores)), scores.items(), strict=True):
+        for color, (label, runs) in zip(colors(len(scores)), scores.items(), strict=True):
             ax.fill_between(thresholds, *profile_interval(runs, thresholds), color=color, alpha=0.15, linewidth=0)
-            ax.plot(thresholds, performance_profile(runs, thresholds), color=color, label=_plain(label))
+            ax.plot(thresholds, performance_profile(runs, thresholds), color=color, label=plain(label))
         ax.set_ylim(-0.02, 1.05)
         ax.set_title("Performance profile")
         ax.set_xlabel("return τ")
@@ -281,7 +281,7 @@ def plan_candidates(ax: Axes, candidates: Candidates) -> None:
 
 def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
     # The best are darkest, so that they stand out. With few colours, the colour bar of an SVG is small.
-    colors = mpl.colormaps["viridis_r"].resampled(32)
+    palette = mpl.colormaps["viridis_r"].resampled(32)
     scale = Normalize(candidates.returns.min(), candidates.returns.max())
     ahead = np.arange(candidates.values.shape[1])
     shown = _shown(candidates)
@@ -289,7 +289,7 @@ def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
         rows = shown[candidates.chosen[shown] == is_elite]
         paths = [np.column_stack([ahead, candidates.values[row]]) for row in rows]
         width, alpha = (2.4, 0.9) if is_elite else (0.8, 0.6)
-        lines = LineCollection(paths, cmap=colors, norm=scale, linewidths=width, alpha=alpha)
+        lines = LineCollection(paths, cmap=palette, norm=scale, linewidths=width, alpha=alpha)
         lines.set_array(candidates.returns[rows])
         ax.add_collection(lines)
         ax.plot([], [], color="0.5", linewidth=width, label="elites" if is_elite else "candidates")
@@ -299,7 +299,7 @@ def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
     ax.set_title("Candidates of a plan")
     ax.set_xlabel("steps ahead, in the model")
     ax.set_ylabel(f"observation[{candidates.column}]")
-    bar = ax.figure.colorbar(ScalarMappable(scale, colors), ax=ax)
+    bar = ax.figure.colorbar(ScalarMappable(scale, palette), ax=ax)
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(nbins=5)
     bar.set_label("predicted return")
@@ -364,10 +364,11 @@ def svg_of(figure: Figure) -> str:
     return f'<svg viewBox="0 0 {width:g} {height:g}" aria-hidden="true">{body}'
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """Keep a label from being read as a formula."""
     return label.replace("$", r"\$")
 
 
-def _colors(count: int) -> list[str]:
+def colors(count: int) -> list[str]:
+    """Return colours for so many lines."""
     return [COLORS[i % len(COLORS)] for i in range(count)]

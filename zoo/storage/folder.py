@@ -9,6 +9,7 @@
 | ``README.md`` | the model card |
 | ``job.json``, ``progress.csv`` | of a training run: all its settings, and its learning curve |
 | ``diagnosis.json``, ``model_error.csv`` | the measured errors of the model |
+| ``ladder.json`` | matches of an agent that plays a board game |
 | ``replay.mp4`` | an episode, if the env can be rendered |
 | ``manifest.json`` | SHA-256 and size of every file; written last |
 """

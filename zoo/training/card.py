@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,20 @@ from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.evaluation import mean_and_std
 
 if TYPE_CHECKING:
+    from mbrl_wrappers.agents.ladder import LadderRow
     from mbrl_wrappers.zoo.storage.folder import EvalRecord
     from mbrl_wrappers.zoo.training.job import JobSpec
 
 
-def write_card(file: Path, spec: JobSpec, evaluation: EvalRecord, *, name: str | None = None) -> None:
+def write_card(
+    file: Path,
+    spec: JobSpec,
+    evaluation: EvalRecord,
+    *,
+    name: str | None = None,
+    has_model: bool,
+    ladder: Sequence[LadderRow] = (),
+) -> None:
     """Write an agent's card.
 
     Args:
@@ -23,11 +33,20 @@ def write_card(file: Path, spec: JobSpec, evaluation: EvalRecord, *, name: str |
         spec: the job that trained the agent.
         evaluation: the agent's evaluation.
         name: the zoo's name for the agent, such as ``"mbpo/Pendulum-v1"``, if it has one.
+        has_model: whether the agent has a world model to load.
+        ladder: of an agent that plays a board game.
     """
-    write_atomically(file, card_text(spec, evaluation, name=name).encode())
+    write_atomically(file, card_text(spec, evaluation, name=name, has_model=has_model, ladder=ladder).encode())
 
 
-def card_text(spec: JobSpec, evaluation: EvalRecord, *, name: str | None = None) -> str:
+def card_text(
+    spec: JobSpec,
+    evaluation: EvalRecord,
+    *,
+    name: str | None = None,
+    has_model: bool,
+    ladder: Sequence[LadderRow] = (),
+) -> str:
     """Return the text of a card: the Hub's metadata, results, how to use and how to reproduce the agent."""
     mean, std = mean_and_std(evaluation.episodes)
     title = spec.label()
@@ -46,9 +65,12 @@ def card_text(spec: JobSpec, evaluation: EvalRecord, *, name: str | None = None)
         "",
         f'agent = zoo.load("{load}")  # an SB3 agent: predict, learn',
     ]
-    if spec.model:
+    if has_model:
         lines.append(f'model = zoo.load_dynamics("{load}")  # the world model alone')
-    lines += ["```", "", *_training(spec, evaluation), "", *_versions(evaluation)]
+    lines += ["```", ""]
+    if ladder:
+        lines += [*_ladder(ladder[-1]), ""]
+    lines += [*_training(spec, evaluation), "", *_versions(evaluation)]
     return "\n".join(lines) + "\n"
 
 
@@ -63,6 +85,26 @@ def _metadata(spec: JobSpec, title: str, mean: float, std: float) -> dict[str, o
         "tags": ["reinforcement-learning", "model-based", "stable-baselines3", spec.env],
         "model-index": [{"name": title, "results": [result]}],
     }
+
+
+def _ladder(last: LadderRow) -> list[str]:
+    """Return the table of matches at the end of training."""
+    lines = [
+        "## Ladder",
+        "",
+        "Games at the end of training, half of which the agent began, with its own number of simulations.",
+        "",
+        "| opponent | won | drawn | lost |",
+        "|---|---|---|---|",
+        *(f"| {name} | {result.wins} | {result.draws} | {result.losses} |" for name, result in last.results.items()),
+    ]
+    if last.kept is not None and last.kept_by_network is not None:
+        lines += [
+            "",
+            f"After random moves, {last.kept:.1%} of its own keep what the position is worth to a perfect player, and "
+            f"{last.kept_by_network:.1%} of its network's without search.",
+        ]
+    return lines
 
 
 def _training(spec: JobSpec, evaluation: EvalRecord) -> list[str]:

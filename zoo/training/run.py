@@ -16,6 +16,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.agents import AlphaZero
+from mbrl_wrappers.agents.ladder import LadderRow, measure_ladder
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import remove_abandoned, write_atomically
@@ -23,6 +25,7 @@ from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_che
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS
+from mbrl_wrappers.zoo.analysis.ladder import LADDER, ladder_from_json, ladder_to_json
 from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env, with_episode_limit
 from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
 from mbrl_wrappers.zoo.storage.agent_file import model_of
@@ -119,7 +122,8 @@ def run(
             clock = _Clock(0.0, 0.0)
         if track is not None:
             agent.set_logger(_tracker(track, folder, spec))
-        recorder = _Recorder(spec, folder, episodes, eval_env, clock, rows, on_evaluation, on_step, should_stop)
+        ladder = _read_ladder(folder, agent.num_timesteps)
+        recorder = _Recorder(spec, folder, episodes, eval_env, clock, rows, ladder, on_evaluation, on_step, should_stop)
         remaining = spec.steps - agent.num_timesteps
         if remaining > 0:
             callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
@@ -127,8 +131,15 @@ def run(
             if spec.save_freq:
                 recorder.checkpoint()  # so that a stop from here on loses nothing
         played = recorder.evaluate(agent)
-        _keep(agent, spec, folder, eval_env, played, rows, with_optimizer)
+        _keep(agent, spec, folder, eval_env, played, rows, ladder, with_optimizer)
     return agent, rows
+
+
+def _read_ladder(folder: Path, steps: int) -> list[LadderRow]:
+    """Return the matches of a run that is resumed; it may have gone on for longer than to its checkpoint."""
+    file = folder / LADDER
+    rows = ladder_from_json(read_bytes(file, MAX_JSON_BYTES), file) if file.exists() else []
+    return [row for row in rows if row.steps <= steps]
 
 
 def _env_of(spec: JobSpec) -> gym.Env:
@@ -143,6 +154,7 @@ def _keep(
     env: gym.Env,
     episodes: list[Episode],
     rows: list[Evaluation],
+    ladder: list[LadderRow],
     with_optimizer: bool,
 ) -> None:
     """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
@@ -153,13 +165,15 @@ def _keep(
         write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
         write_rows(folder / MODEL_ERROR, diagnosis.error)
         files += [DIAGNOSIS, MODEL_ERROR]
+    if ladder:
+        files.append(LADDER)
     last = rows[-1]
     trained = TrainedSeed(
         spec.seed, last.steps, last.updates, last.return_mean, last.return_std, last.wall_seconds, last.cpu_seconds
     )
     evaluation = EvalRecord(episodes, installed_versions(), [trained])
     name = spec.agent if spec.model else None
-    write_card(folder / CARD, spec, evaluation)
+    write_card(folder / CARD, spec, evaluation, has_model=dynamics is not None, ladder=ladder)
     env_record = record_env(env, spec.env, spec.env_kwargs)
     save_agent(
         agent,
@@ -234,6 +248,7 @@ class _Recorder(BaseCallback):
         eval_env: gym.Env,
         clock: _Clock,
         rows: list[Evaluation],
+        ladder: list[LadderRow],
         on_evaluation: Callable[[Evaluation], None] | None,
         on_step: Callable[[OffPolicyAlgorithm], None] | None,
         should_stop: Callable[[], bool] | None,
@@ -246,6 +261,7 @@ class _Recorder(BaseCallback):
         self._episode_over = False
         self._last_checkpoint = 0
         self._last_played: list[Episode] = []
+        self.ladder = ladder
 
     def _on_training_start(self) -> None:
         self._last_checkpoint = self.model.num_timesteps
@@ -292,6 +308,9 @@ class _Recorder(BaseCallback):
         if not self._rows or self._rows[-1].steps < row.steps:  # a resumed run may have the row of this step already
             self._rows.append(row)
         write_rows(self._folder / PROGRESS, self._rows)
+        if isinstance(agent, AlphaZero) and not any(rung.steps == row.steps for rung in self.ladder):
+            self.ladder.append(measure_ladder(agent, row.cpu_seconds))
+            write_atomically(self._folder / LADDER, ladder_to_json(self.ladder))
         if self._on_evaluation is not None:
             self._on_evaluation(row)
         self._clock.skip(reading)

@@ -25,6 +25,15 @@ def text(game: Game, state: State) -> str:
     return "\n".join([*lines, _verdict(state)])
 
 
+def name_of_move(game: Game, action: int) -> str:
+    """Write a move as a column and a row, such as ``c3``, or a column alone where stones fall."""
+    columns = string.ascii_lowercase[: game.width]
+    if game.num_actions == game.width:
+        return columns[action]
+    row, column = divmod(action, game.width)
+    return f"{columns[column]}{row + 1}" if row < game.height else "pass"
+
+
 def _verdict(state: State) -> str:
     mover, other = ("x", "o") if state.player[0] == 0 else ("o", "x")
     if not state.ended[0]:
