@@ -1,10 +1,12 @@
-"""AlphaZero against a ladder of opponents, by the core-seconds that it has learned for.
+"""AlphaZero and Expert Iteration against a ladder of opponents, by the core-seconds that they have learned for.
 
-    python benchmarks/self_play.py run ConnectFour --seeds 10 11 12
+    python benchmarks/self_play.py run ConnectFour --seeds 20 21 22
+    python benchmarks/self_play.py compare --seeds 20 21 22
     python benchmarks/self_play.py table
 
-A run writes rows to docs/results/self_play/<game>_seed<n>.csv and, while it goes, resumes from runs/self_play. `table`
-makes docs/results/self_play.md of them.
+A run writes rows to docs/results/self_play/<game>_seed<n>.csv and, while it goes, resumes from runs/self_play.
+`compare` gives Gumbel's search and PUCT equal time to learn, and writes methods_seed<n>.csv. `table` makes
+docs/results/search.md of them.
 """
 
 from __future__ import annotations
@@ -13,23 +15,24 @@ import argparse
 import csv
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from experiments import RESULTS, ROOT, spread, versions, write_csv
 
-from mbrl_wrappers.agents import AlphaZero
-from mbrl_wrappers.envs.games import Game, State
-from mbrl_wrappers.envs.games.base import Opponent
+from mbrl_wrappers.agents import AlphaZero, ExIt
+from mbrl_wrappers.envs.games import ConnectFour
 from mbrl_wrappers.envs.games.env import GameEnv
+from mbrl_wrappers.envs.games.ladder import agreement, solvable_positions
 from mbrl_wrappers.envs.games.matches import play_match
 from mbrl_wrappers.envs.games.opponents import find_opponent
-from mbrl_wrappers.envs.games.perfect import perfect_solver
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.zoo.training.recipe import load_recipe
 
-FOLDER, SEEDS = RESULTS / "self_play", (10, 11, 12)
+FOLDER, SEEDS = RESULTS / "self_play", (20, 21, 22)
+METHODS = tuple((search, simulations) for simulations in (16, 32, 64) for search in ("gumbel", "puct"))
+COMPARED_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -39,115 +42,181 @@ class Experiment:
     Attributes:
         moves: of self-play between two evaluations.
         rounds: how many there are.
-        ladder: opponents by name, and the agent's simulations against each.
+        ladder: matches: an opponent's name, or "itself without search" or "itself before", and the agent's simulations.
         games: of each match.
-        stones: of the positions that are compared with the perfect player, at least; None: not compared.
+        kept: the agent's simulations where its moves are compared with a perfect player's.
+        kind: the agent.
     """
 
     moves: int
     rounds: int
-    ladder: dict[str, int]
+    ladder: tuple[tuple[str, int], ...]
     games: int = 100
-    stones: int | None = None
+    kept: int = 32
+    kind: type[AlphaZero] = AlphaZero
 
 
+ALONE, BEFORE = "itself without search", "itself before, both without search"
 EXPERIMENTS = {
-    "TicTacToe": Experiment(30_000, 8, {"one_ply": 32, "perfect": 32}, games=1000),
-    "ConnectFour": Experiment(1_000_000, 12, {"one_ply": 32, "uct_100": 32, "uct_1000": 400}, stones=14),
+    "TicTacToe": Experiment(30_000, 8, (("one_ply", 32), ("perfect", 32)), games=1000),
+    "ConnectFour": Experiment(
+        1_000_000, 12, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), kept=400
+    ),
+    "Hex5": Experiment(20_000, 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100), (BEFORE, 0)), kept=100, kind=ExIt),
 }
 
 
 def train(name: str, seed: int) -> None:
     experiment, checkpoint = EXPERIMENTS[name], ROOT / "runs" / "self_play" / f"{name}_seed{seed}"
-    env = GameEnv(name)
+    env, before = GameEnv(name), checkpoint.with_name(f"{checkpoint.name}_before.zip")
     if has_checkpoint(checkpoint):
-        agent, rows = load_checkpoint(AlphaZero, checkpoint, env, device="cpu"), checkpoint_extra(checkpoint)["rows"]
+        agent: AlphaZero = load_checkpoint(experiment.kind, checkpoint, env, device="cpu")
+        rows = checkpoint_extra(checkpoint)["rows"]
     else:
-        recipe = load_recipe("alphazero", f"mbrl_wrappers/{name}-v0")
-        agent, rows = AlphaZero("MlpPolicy", env, seed=seed, device="cpu", **recipe.agent), []
+        agent, rows = new_agent(experiment.kind, name, seed), []
+        save_for_matches(agent, before)
     spent = float(rows[-1]["cpu_seconds"]) if rows else 0.0
     while len(rows) < experiment.rounds:
         started = time.process_time()
         agent.learn(experiment.moves, reset_num_timesteps=False, log_interval=0)
         spent += time.process_time() - started
-        rows.append(evaluated(agent, experiment, seed, spent))
+        rows.append(evaluated(agent, experiment, seed, spent, before))
         print(name, seed, rows[-1], flush=True)
         save_checkpoint(agent, checkpoint, {"rows": rows})
+        save_for_matches(agent, before)
     write_csv(FOLDER / f"{name}_seed{seed}.csv", rows)
 
 
-def evaluated(agent: AlphaZero, experiment: Experiment, seed: int, spent: float) -> dict[str, Any]:
-    """Return a row: what was learned for how long, and the score against each opponent."""
+def new_agent(kind: type[AlphaZero], name: str, seed: int, **changes: Any) -> AlphaZero:
+    recipe = load_recipe("exit" if kind is ExIt else "alphazero", f"mbrl_wrappers/{name}-v0")
+    return kind("MlpPolicy", GameEnv(name), seed=seed, device="cpu", **{**recipe.agent, **changes})
+
+
+def save_for_matches(agent: AlphaZero, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    agent.save(file)
+
+
+def evaluated(agent: AlphaZero, experiment: Experiment, seed: int, spent: float, before: Path) -> dict[str, Any]:
+    """Return a row: what was learned for how long, and the score in each match."""
     row: dict[str, Any] = {"moves": agent.num_timesteps, "updates": agent._n_updates, "cpu_seconds": round(spent, 1)}
-    for opponent, simulations in experiment.ladder.items():
-        player = agent.player(simulations)
-        result = play_match(agent.rules, player, find_opponent(opponent), experiment.games, 1000 + seed)
-        row |= {f"{opponent} won": result.wins, f"{opponent} drawn": result.draws, f"{opponent} lost": result.losses}
-    if experiment.stones is not None:
-        row["kept, searched"] = agreement(agent.rules, agent.player(400), experiment.stones)
-        row["kept, network"] = agreement(agent.rules, agent.player(0), experiment.stones)
+    row["games"] = agent._episode_num
+    for opponent, simulations in experiment.ladder:
+        if opponent == ALONE:
+            other = agent.player(0)
+        elif opponent == BEFORE:
+            other = experiment.kind.load(before, GameEnv(agent.rules.name), device="cpu").player(0)
+        else:
+            other = find_opponent(opponent)
+        result = play_match(agent.rules, agent.player(simulations), other, experiment.games, 1000 + seed)
+        label = heading(opponent, simulations)
+        row |= {f"{label} won": result.wins, f"{label} drawn": result.draws, f"{label} lost": result.losses}
+    if (where := solvable_positions(agent.rules)) is not None:
+        row["kept, searched"] = agreement(agent.rules, agent.player(experiment.kept), where)
+        row["kept, network"] = agreement(agent.rules, agent.player(0), where)
     return row
 
 
-def agreement(game: Game, player: Opponent, stones: int, count: int = 200) -> float:
-    """Return in what share of random positions a player's move keeps their worth to a perfect player."""
-    state, generator = positions(game, stones, count), np.random.default_rng(0)
-    action, (_, best) = player(game, state, generator), perfect_solver(game).solve(state)
-    return float(best[np.arange(count), action].mean())
+def heading(opponent: str, simulations: int) -> str:
+    return f"{simulations or 'no'} simulations, {opponent}"
 
 
-def positions(game: Game, stones: int, count: int) -> State:
-    """Return positions of ``stones`` to ``stones + 7`` stones in games of random moves, none of them ended."""
-    generator = np.random.default_rng(0)
-    found: list[State] = []
-    while len(found) < count:
-        state, wanted = game.initial(1), stones + int(generator.integers(8))
-        for _ in range(wanted):
-            legal = np.flatnonzero(game.legal_actions(state)[0])
-            state = game.step(state, generator.choice(legal, 1)) if len(legal) else state
-        if not state.ended[0]:
-            found.append(state)
-    return State(*map(np.concatenate, zip(*found, strict=True)))
+def compare(seed: int) -> None:
+    """Give both searches equal time to learn Connect Four, each with several numbers of simulations."""
+    rows: list[dict[str, Any]] = []
+    agents: dict[tuple[str, int], AlphaZero] = {}
+    where = solvable_positions(ConnectFour())
+    assert where is not None
+    for search, simulations in METHODS:
+        agent, spent = new_agent(AlphaZero, "ConnectFour", seed, search=search, num_simulations=simulations), 0.0
+        while spent < COMPARED_SECONDS:
+            started = time.process_time()
+            agent.learn(10_000, reset_num_timesteps=False, log_interval=0)
+            spent += time.process_time() - started
+        result = play_match(agent.rules, agent.player(), find_opponent("uct_100"), 200, 1000 + seed)
+        row = {"search": search, "simulations": simulations, "moves": agent.num_timesteps, "seconds": round(spent, 1)}
+        row |= {"won": result.wins, "drawn": result.draws, "lost": result.losses}
+        row |= {"kept, searched": agreement(agent.rules, agent.player(), where)}
+        row |= {"kept, network": agreement(agent.rules, agent.player(0), where)}
+        agents[search, simulations] = agent
+        if search == "puct":
+            duel = play_match(agent.rules, agents["gumbel", simulations].player(), agent.player(), 200, 1000 + seed)
+            row |= dict(zip(("gumbel won", "gumbel drawn", "gumbel lost"), duel, strict=True))
+        else:
+            row |= {"gumbel won": "", "gumbel drawn": "", "gumbel lost": ""}
+        rows.append(row)
+        print(seed, row, flush=True)
+    write_csv(FOLDER / f"methods_seed{seed}.csv", rows)
 
 
 def table() -> None:
     """Write the page."""
     lines = [
-        "# AlphaZero against a ladder",
+        "# Tree search that learns",
         "",
-        "Learned from the rules alone, with the recipe of `alphazero` (32 simulations a move in self-play, a dense",
-        "network of 2 x 128 units), on one core. Each player begins in half of the games of a match. The number of the",
-        "agent's simulations stands with the opponent. `kept`: in what share of 200 positions of 14",
-        "to 21 stones after random moves the agent's move keeps what the position is worth to a perfect player, with",
-        "400 simulations and by the network alone. Core-seconds are those of self-play and learning; ± is over seeds",
-        "(n - 1). Settings were chosen on seeds 0 to 2: without random openings (`random_opening`) the three lost 0, 6",
-        "and 22 of 100 games of TicTacToe to the perfect player after 240,000 moves.",
+        "Learned from the rules alone, on one core, with the recipes `alphazero` and `exit`. Each player begins in",
+        "half of the games of a match. `kept`: in what share of 200 positions after random moves the agent's move",
+        "keeps what the position is worth to a perfect player. Core-seconds are those of self-play and learning; ± is",
+        "over seeds (n - 1).",
         "",
         f"{versions()}.",
         "",
     ]
     for name, experiment in EXPERIMENTS.items():
-        files = {seed: FOLDER / f"{name}_seed{seed}.csv" for seed in SEEDS}
-        runs = {seed: list(csv.DictReader(file.open(newline=""))) for seed, file in files.items() if file.exists()}
+        runs = read_runs(name)
         if runs:
-            lines += [f"## {name}", "", f"Matches of {experiment.games} games.", *of_game(experiment, runs), ""]
+            title = f"{'ExIt' if experiment.kind is ExIt else 'AlphaZero'}: {name}"
+            lines += [f"## {title}", "", f"Matches of {experiment.games} games.", *of_game(experiment, runs), ""]
             lines += [f"Runs: `python benchmarks/self_play.py run {name}`", ""]
-    (RESULTS / "self_play.md").write_text("\n".join(lines))
+    if compared := read_runs("methods"):
+        lines += of_methods(compared)
+    (RESULTS / "search.md").write_text("\n".join(lines))
+
+
+def read_runs(name: str) -> dict[int, list[dict[str, str]]]:
+    files = sorted(FOLDER.glob(f"{name}_seed*.csv"), key=lambda file: int(file.stem.split("seed")[1]))
+    return {int(file.stem.split("seed")[1]): list(csv.DictReader(file.open(newline=""))) for file in files}
 
 
 def of_game(experiment: Experiment, runs: dict[int, list[dict[str, str]]]) -> list[str]:
     kept = [column for column in next(iter(runs.values()))[0] if column.startswith("kept")]
-    header = ["moves", "core-s", *(f"{name} ({n}): won-drawn-lost" for name, n in experiment.ladder.items()), *kept]
+    matches = [heading(*rung) for rung in experiment.ladder]
+    header = ["moves", "games", "core-s", *(f"{match}: won-drawn-lost" for match in matches), *kept]
     lines = [f"Seeds {', '.join(map(str, runs))}.", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for index in range(max(map(len, runs.values()))):
         rows = [run[index] for run in runs.values() if index < len(run)]
-        cells = [f"{numbers(rows, 'moves')[0]:,.0f}", spread(numbers(rows, "cpu_seconds"))]
-        for opponent in experiment.ladder:
-            results = ["-".join(row[f"{opponent} {end}"] for end in ("won", "drawn", "lost")) for row in rows]
-            cells.append(", ".join(results))
+        cells = [f"{numbers(rows, name)[0]:,.0f}" for name in ("moves", "games")]
+        cells.append(spread(numbers(rows, "cpu_seconds")))
+        for match in matches:
+            cells.append(", ".join("-".join(row[f"{match} {end}"] for end in ("won", "drawn", "lost")) for row in rows))
         cells += [spread([100 * value for value in numbers(rows, name)], 1) + "%" for name in kept]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def of_methods(runs: dict[int, list[dict[str, str]]]) -> list[str]:
+    lines = [
+        "## Gumbel's search against PUCT, equal time",
+        "",
+        f"Each learned Connect Four for {COMPARED_SECONDS} core-seconds, with the recipe but for search and",
+        "simulations, and plays with as many simulations as it has learned with. Matches of 200 games against UCT-100",
+        f"and between the two. Seeds {', '.join(map(str, runs))}.",
+        "",
+        "| simulations | search | moves | points against UCT-100 | kept, searched | kept, network | Gumbel-PUCT |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for index, (search, simulations) in enumerate(METHODS):
+        rows = [run[index] for run in runs.values()]
+        points = [
+            100 * (won + drawn / 2) / (won + drawn + lost)
+            for won, drawn, lost in zip(*(numbers(rows, end) for end in ("won", "drawn", "lost")), strict=True)
+        ]
+        ends = ("gumbel won", "gumbel drawn", "gumbel lost")
+        duels = ", ".join("-".join(row[end] for end in ends) for row in rows) if search == "puct" else ""
+        kept = [spread([100 * v for v in numbers(rows, f"kept, {name}")], 1) for name in ("searched", "network")]
+        cells = [str(simulations), search, spread(numbers(rows, "moves")), spread(points, 1) + "%"]
+        lines.append("| " + " | ".join([*cells, *(f"{share}%" for share in kept), duels]) + " |")
+    return [*lines, "", "Runs: `python benchmarks/self_play.py compare`", ""]
 
 
 def numbers(rows: list[dict[str, str]], name: str) -> list[float]:
@@ -159,7 +228,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run")
     runs.add_argument("game", choices=sorted(EXPERIMENTS))
-    runs.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    comparison = commands.add_parser("compare")
+    for command in (runs, comparison):
+        command.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     commands.add_parser("table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -167,7 +238,10 @@ def main() -> None:
         table()
         return
     for seed in arguments.seeds:
-        train(arguments.game, seed)
+        if arguments.command == "run":
+            train(arguments.game, seed)
+        else:
+            compare(seed)
 
 
 if __name__ == "__main__":
