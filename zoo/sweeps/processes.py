@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -15,17 +14,18 @@ import time
 import traceback
 from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from mbrl_wrappers.workers import end_with_parent
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.sweeps.lock import FolderLock
     from mbrl_wrappers.zoo.training.job import JobSpec
 
 STOP_SECONDS = 20.0
-WATCH_SECONDS = 1.0
 
 
 class TrainingFailed(RuntimeError):
@@ -165,26 +165,17 @@ def _train(
     lock: FolderLock | None,
 ) -> None:
     """Run the job in the new process, which holds the lock while it lives; send errors instead of printing them."""
+    multiprocessing.current_process().daemon = False  # towards its parent it is one; but one may have no workers
     stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, stop)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         _run(job, Path(folder), options, state, stop)
     except Exception as error:
         is_users_mistake = isinstance(error, ValueError) and _is_ours(error)
         errors.send((is_users_mistake, str(error) if is_users_mistake else traceback.format_exc()))
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """End the process as soon as its parent has ended, since nobody else would stop it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    # The sentinel stays open if the parent forked another process that still runs, so the parent's id is checked too.
-    while not wait([parent.sentinel], WATCH_SECONDS) and os.getppid() == parent.pid:
-        pass
-    os._exit(1)
 
 
 class StopRequest:
