@@ -41,7 +41,7 @@ def test_errors_come_back_as_text() -> None:
         worker.call("index", "missing")
         worker.call("copy")
         assert worker.answer() == 1
-        with pytest.raises(WorkerFailed, match="(?s)Traceback.*ValueError: .* not in list"):
+        with pytest.raises(WorkerFailed, match=r"(?s)Traceback.*ValueError: .* not in list"):
             worker.answer()
         with pytest.raises(WorkerDied, match=r"process \d+ ended by exit code 0"):
             worker.answer()
