@@ -374,6 +374,11 @@ class AlphaZero(BaseAlgorithm):
         self.policy.set_training_mode(False)
         return self.self_play.move(self._expansion(self.self_play.rollout_generators))
 
+    @property
+    def worker_seconds(self) -> float:
+        """CPU time that workers have played for."""
+        return self.self_play.seconds if isinstance(self.self_play, SelfPlayWorkers) else 0.0
+
     def _keep(self, examples: Examples, lengths: np.ndarray) -> None:
         assert self.ep_info_buffer is not None
         self.examples.add(examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import time
 import warnings
@@ -30,7 +31,7 @@ class Weights(NamedTuple):
     """What a worker has to know of the learner.
 
     Attributes:
-        tensors: the policy's, by name.
+        tensors: the policy's parameters and buffers, by name; one that it has under several names comes once.
         num_updates: that they have had.
     """
 
@@ -40,8 +41,19 @@ class Weights(NamedTuple):
     @classmethod
     def of(cls, agent: AlphaZero) -> Weights:
         """Return a copy of an agent's weights."""
-        tensors = {name: tensor.cpu().numpy().copy() for name, tensor in agent.policy.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().numpy().copy() for name, tensor in _tensors(agent)}
         return cls(tensors, agent._n_updates)
+
+    @torch.no_grad()
+    def put_into(self, agent: AlphaZero) -> None:
+        """Give an agent these weights."""
+        for name, tensor in _tensors(agent):
+            tensor.copy_(torch.tensor(self.tensors[name]))
+        agent._n_updates = self.num_updates
+
+
+def _tensors(agent: AlphaZero) -> Iterator[tuple[str, torch.Tensor]]:
+    return itertools.chain(agent.policy.named_parameters(), agent.policy.named_buffers())
 
 
 class Played(NamedTuple):
@@ -77,8 +89,7 @@ class Player:
     def move(self, weights: Weights) -> Played:
         """Make a move in every game."""
         began, agent = time.process_time(), self._agent
-        agent.policy.load_state_dict({name: torch.tensor(values) for name, values in weights.tensors.items()})
-        agent._n_updates = weights.num_updates
+        weights.put_into(agent)
         agent.policy.set_training_mode(False)
         examples, lengths = self._games.move(agent._expansion(self._games.rollout_generators))
         return Played(examples, lengths, time.process_time() - began)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from mbrl_wrappers.agents.self_play import Examples
 from mbrl_wrappers.agents.self_play_workers import Player, SelfPlayWorkers, Weights
 from mbrl_wrappers.envs.games.env import GameEnv
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
-from mbrl_wrappers.workers import Worker, WorkerDied, WorkerFailed
+from mbrl_wrappers.workers import WorkerDied, WorkerFailed
+from testing.workers import Nearby
 
 GAMES = 8
 
@@ -31,51 +30,6 @@ def make_agent(kind: type[AlphaZero] = AlphaZero, **kwargs: Any) -> AlphaZero:
         "workers": 2, "policy_kwargs": {"features_extractor_kwargs": {"widths": [16]}},
     }  # fmt: skip
     return kind("MlpPolicy", GameEnv("TicTacToe"), **(settings | kwargs))
-
-
-class Nearby:
-    """Starts workers in this very process.
-
-    Args:
-        lives: the number of moves that each worker lives for, in the order in which they are started; for ever by
-            default.
-        makes: makes a worker's object.
-    """
-
-    def __init__(self, *lives: float, makes: Callable[..., Any] = Player) -> None:
-        self._lives, self._makes = deque(lives), makes
-
-    def open(self, num_workers: int) -> None: ...
-
-    def close(self) -> None: ...
-
-    def share(self, value: Any) -> Any:
-        return pickle.dumps(value)
-
-    def start_worker(self, make: Callable[..., Any], *arguments: Any) -> Worker:
-        made = self._makes(*pickle.loads(pickle.dumps(arguments)))
-        return NearbyWorker(made, self._lives.popleft() if self._lives else np.inf)
-
-
-class NearbyWorker:
-    def __init__(self, made: Any, life: float) -> None:
-        self.made, self.life, self.answers = made, life, deque[Any]()
-
-    def call(self, method: str, *arguments: Any) -> None:
-        self.life -= 1
-        if self.life >= 0:
-            answer = getattr(self.made, method)(*map(pickle.loads, arguments))
-            self.answers.append(pickle.loads(pickle.dumps(answer)))
-
-    def is_ready(self) -> bool:
-        return True
-
-    def answer(self) -> Any:
-        if not self.answers:
-            raise WorkerDied("its time had come")
-        return self.answers.popleft()
-
-    def stop(self) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -128,21 +82,29 @@ def workers_of(agent: AlphaZero) -> SelfPlayWorkers:
 
 
 def test_processes_play_what_would_be_played_here_also_after_a_kill() -> None:
-    """With weights that stay: as many moves as were asked for, of each stream its first ones."""
+    """With weights that stay, until there are none: then the error of the process is the run's."""
 
     def kill(agent: AlphaZero) -> None:
         worker: Any = workers_of(agent)._seats[0].worker
         os.kill(worker._process.pid, signal.SIGKILL)
 
+    def break_weights(agent: AlphaZero) -> None:
+        workers_of(agent)._share = lambda weights: None  # type: ignore[method-assign]
+        workers_of(agent)._shared = Weights({}, 0)
+
     agent = make_agent(learning_starts=10_000, reuse_trees=True)
-    with pytest.warns(UserWarning, match=r"worker 0 of self-play died, .*: process \d+ ended by signal 9 \(Killed\)"):
-        agent.learn(60 * GAMES, callback=AtStep(20 * GAMES, kill))
+    disturbances = [AtStep(20 * GAMES, kill), AtStep(60 * GAMES, break_weights)]
+    with (
+        pytest.warns(UserWarning, match=r"worker 0 of self-play died, .*: process \d+ ended by signal 9 \(Killed\)"),
+        pytest.raises(WorkerFailed, match=r"(?s)worker \d of self-play failed\nTraceback.*KeyError: '"),
+    ):
+        agent.learn(100 * GAMES, callback=disturbances)
     workers = workers_of(agent)
-    assert agent.num_timesteps == 60 * GAMES and workers.seconds > 0
+    assert agent.num_timesteps >= 60 * GAMES and workers.seconds > 0
     assert [seat.num_workers for seat in workers._seats] == [2, 1]
     rows, mine = set(map(bytes, joined(stored(agent)))), set[bytes]()
     for stream in ("0, 0", "0, 1", "1, 0"):
-        own = list(map(bytes, joined(played_here(agent, f"games of worker {stream}", 60))))
+        own = list(map(bytes, joined(played_here(agent, f"games of worker {stream}", 66))))
         assert len(rows.intersection(own)) > 50
         mine |= set(own)
     assert rows <= mine
@@ -252,13 +214,6 @@ def test_a_worker_that_keeps_dying_ends_the_run() -> None:
     agent.learn(10 * GAMES, reset_num_timesteps=False)  # with new games
     assert agent.num_timesteps == steps + 10 * GAMES
     assert [seat.num_workers for seat in workers_of(agent)._seats] == [4, 2]
-
-
-def test_an_error_in_a_process_is_the_run_s() -> None:
-    agent = make_agent(workers=1)
-    workers_of(agent)._weights = Weights({}, 0)
-    with pytest.raises(WorkerFailed, match=r"(?s)worker 0 of self-play failed\nTraceback.*Missing key\(s\)"):
-        agent.learn(100)
 
 
 def test_bad_numbers_of_workers_are_named() -> None:

@@ -311,5 +311,5 @@ def test_self_play_on_ray_is_the_one_here_also_after_a_kill(here):
         out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert "worker 0 of self-play died, and its unfinished games are played anew by another: The actor" in err
-    assert "worker 0 of self-play failed" in out and "Missing key(s)" in out
+    assert "worker 0 of self-play failed" in out and "KeyError: '" in out
     assert "workers must be at most 1, the CPUs of the Ray cluster, got 2" in out

@@ -44,6 +44,8 @@ class TrainingProcess:
         folder: where to write.
         track: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         with_optimizer: see :func:`~mbrl_wrappers.zoo.training.run.run`.
+        executor: where the agent's workers live, "local" or "ray".
+        address: of the Ray cluster.
         lock: of the folder; the process holds it until it ends, even if its parent is killed.
     """
 
@@ -55,12 +57,14 @@ class TrainingProcess:
         *,
         track: str | None = None,
         with_optimizer: bool = False,
+        executor: str = "local",
+        address: str | None = None,
         lock: FolderLock | None = None,
     ) -> None:
         self.label = label
         self.folder = folder
         self.total_steps = spec.steps
-        options = {"track": track, "with_optimizer": with_optimizer}
+        options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
         context = multiprocessing.get_context("spawn")
         self._state = context.Array("d", [0.0, 0.0, math.nan, math.nan], lock=False)
         self._errors, errors = context.Pipe(duplex=False)
@@ -223,6 +227,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence[float], stop: StopRequest) -> None:
+    executor, address = options.pop("executor"), options.pop("address")
     import torch
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -239,6 +244,10 @@ def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence
     def on_evaluation(row: Evaluation) -> None:
         state[1], state[2] = row.steps, row.return_mean
 
+    if executor == "ray":
+        from mbrl_wrappers.zoo.sweeps.ray_executor import RayExecutor
+
+        options["executor"] = RayExecutor(address)
     try:
         spec = JobSpec.from_json(job)
         _, rows = run(

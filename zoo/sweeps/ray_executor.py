@@ -9,7 +9,9 @@ import logging
 import os
 import pickle
 import shutil
+import signal
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -111,6 +113,16 @@ class RayExecutor:
         self._ray.shutdown()
 
     def _connect(self) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            self._initialise()
+        finally:
+            if threading.current_thread() is threading.main_thread() and handler is not None:
+                signal.signal(
+                    signal.SIGTERM, handler
+                )  # Ray puts its own in place, which would exit without a checkpoint
+
+    def _initialise(self) -> None:
         ray = self._ray
         quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
         if self._address is None:
