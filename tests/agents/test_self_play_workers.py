@@ -51,7 +51,7 @@ class AtStep(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps == self.step:
-            self.act(self.model)  # type: ignore[arg-type]
+            self.act(self.model)
 
 
 def stored(agent: AlphaZero) -> Examples:
