@@ -16,7 +16,7 @@ PACKAGE = "mbrl_wrappers"
 # Left to right. The modules of the first column may use one another; after it, a unit may import what stands
 # in a column to its left, and itself.
 COLUMNS = (
-    {"arguments", "bounded_json", "experience", "files", "lazy", "returns", "seeding", "spaces", "types"},
+    {"arguments", "bounded_json", "experience", "files", "lazy", "returns", "seeding", "spaces", "types", "workers"},
     {"acceleration", "tasks"},
     {"models"},
     {"planners"},

@@ -67,6 +67,12 @@ class Train:
     """train the agent without a model too"""
     with_optimizer: bool = False
     """keep optimizer and replay buffer"""
+    executor: Literal["local", "ray"] = "local"
+    """where an agent's workers (agent.workers in params) live: processes here, or actors of a Ray cluster"""
+    address: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: a cluster of its own)")] = (
+        None
+    )
+    """of the Ray cluster"""
 
     def run(self) -> int:
         """Run the command."""
@@ -83,7 +89,12 @@ class Train:
         try:
             if self.resume is not None:
                 training = resume(
-                    folder, track=self.track, with_optimizer=self.with_optimizer, progress_bar=self.progress
+                    folder,
+                    track=self.track,
+                    with_optimizer=self.with_optimizer,
+                    progress_bar=self.progress,
+                    executor=self.executor,
+                    address=self.address,
                 )
             else:
                 training = train(
@@ -104,6 +115,8 @@ class Train:
                     baseline=self.baseline,
                     with_optimizer=self.with_optimizer,
                     progress_bar=self.progress,
+                    executor=self.executor,
+                    address=self.address,
                 )
         except (KeyboardInterrupt, SystemExit):  # the latter by SIGTERM
             say(_where_it_goes_on(folder))
@@ -117,7 +130,7 @@ class Train:
         return OK
 
     def _check_that_nothing_else_is_given(self) -> None:
-        own = {"agent", "resume", "track", "progress", "with_optimizer"}
+        own = {"agent", "resume", "track", "progress", "with_optimizer", "executor", "address"}
         default = Train(self.agent)
         given = [name for name in vars(self) if name not in own and getattr(self, name) != getattr(default, name)]
         if given:
