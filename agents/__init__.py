@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
     from mbrl_wrappers.agents.svg import SVG
+    from mbrl_wrappers.agents.tdmpc2 import TDMPC2
 
 __all__ = [
     "M2AC",
@@ -39,6 +40,7 @@ __all__ = [
     "SACSVG",
     "STEVE",
     "SVG",
+    "TDMPC2",
     "AlphaZero",
     "CompiledSAC",
     "CompiledTD3",
@@ -72,5 +74,6 @@ __getattr__, __dir__ = lazy_names(
         "STEVE": "mbrl_wrappers.agents.steve",
         "STEVETD3Policy": "mbrl_wrappers.agents.networks.steve_td3",
         "SVG": "mbrl_wrappers.agents.svg",
+        "TDMPC2": "mbrl_wrappers.agents.tdmpc2",
     },
 )

@@ -4,6 +4,7 @@ from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.frames import FrameDynamics
+from mbrl_wrappers.models.implicit import ImplicitModel
 from mbrl_wrappers.models.known import KnownDynamics
 from mbrl_wrappers.models.rssm import RSSM
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
@@ -13,6 +14,7 @@ __all__ = [
     "DynamicsModel",
     "EnsembleDynamics",
     "FrameDynamics",
+    "ImplicitModel",
     "KnownDynamics",
     "StepPrediction",
     "TrajectoryReturns",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS
+
 _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
@@ -22,7 +24,7 @@ _GAMES = ("TicTacToe", "ConnectFour", "Othello6", "Othello8", "Hex5", "Hex7", "H
 
 
 def register_tasks() -> None:
-    """Make this library's tasks, each with its time limit, and the board games known to Gymnasium.
+    """Make this library's tasks, the Control Suite's and the board games known to Gymnasium.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.
@@ -38,6 +40,12 @@ def register_tasks() -> None:
                 vector_entry_point=_VECTORS.get(env_id),
                 max_episode_steps=max_episode_steps,
             )
+    for name in CONTROL_TASKS:
+        env_id = f"mbrl_wrappers/control-{name}-v0"
+        if env_id not in gym.registry:
+            domain, _, task = name.partition("-")
+            maker = "mbrl_wrappers.tasks.control_suite:make_control_task"
+            gym.register(env_id, entry_point=maker, kwargs={"domain": domain, "task": task})
     for name in _GAMES:
         env_id = f"mbrl_wrappers/{name}-v0"
         if env_id not in gym.registry:

@@ -22,6 +22,7 @@ from mbrl_wrappers.envs.games import GAMES
 from mbrl_wrappers.models import KnownDynamics
 from mbrl_wrappers.models.env_specs import registered_id
 from mbrl_wrappers.tasks import swing_up
+from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS
 from mbrl_wrappers.tasks.registration import register_tasks
 from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 
@@ -191,7 +192,9 @@ def test_registering_twice_changes_nothing():
     register_tasks()
     assert all(gym.spec(env_id) is spec for env_id, spec in specs.items())
     games = {f"mbrl_wrappers/{name}-v0" for name in GAMES}
-    assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == ours | games
+    assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == (
+        ours | games | {f"mbrl_wrappers/control-{name}-v0" for name in CONTROL_TASKS}
+    )
     assert mbrl_wrappers.envs.register_tasks is register_tasks
 
 

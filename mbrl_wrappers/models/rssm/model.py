@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.models.action_scale import ActionScale
 from mbrl_wrappers.models.described import DescribedBySettings
 from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.rssm.cell import Cell, LatentNetwork
@@ -124,9 +125,6 @@ class RSSM(DescribedBySettings):
     takes_images: ClassVar[bool] = True
     start_states: Tensor
     _num_starts: Tensor
-    _bounded: Tensor
-    _middle: Tensor
-    _half: Tensor
 
     def __init__(
         self,
@@ -166,7 +164,7 @@ class RSSM(DescribedBySettings):
             self._make_networks(Layers(units, preset.activation, preset.layer_norm))
         self.register_buffer("start_states", torch.zeros(NUM_STARTS, self.num_features))
         self.register_buffer("_num_starts", torch.zeros((), dtype=torch.int64))
-        self._note_action_bounds()
+        self._scaled = ActionScale(self.action_codec)
         self.to(device)
 
     @classmethod
@@ -194,15 +192,6 @@ class RSSM(DescribedBySettings):
         self.decoder = Decoder(self.num_features, self.obs_codec, layers, num_layers, depth)
         self.reward_head = ScalarHead(self.num_features, layers, num_layers, self.settings["bins"] or None)
         self.continue_head = layers.mlp(self.num_features, num_layers, 1)
-
-    def _note_action_bounds(self) -> None:
-        """Note the middle and half the range of each bounded continuous action; 0 and 1 for the others."""
-        low, high = self.action_codec.bounds
-        is_bounded = self.action_codec.is_continuous & torch.isfinite(high - low) & (high > low)
-        middle, half = torch.where(is_bounded, (low + high) / 2, 0.0), torch.where(is_bounded, (high - low) / 2, 1.0)
-        self.register_buffer("_bounded", is_bounded, persistent=False)
-        self.register_buffer("_middle", middle.float(), persistent=False)
-        self.register_buffer("_half", half.float(), persistent=False)
 
     # -- the verbs of a world model ----------------------------------------------------------------------
 
@@ -300,11 +289,6 @@ class RSSM(DescribedBySettings):
 
     def _empty(self, rows: int) -> RSSMState:
         return self.state_of(torch.zeros(rows, self.num_features, device=self.device))
-
-    def _scaled(self, action: Tensor) -> Tensor:
-        """Scale bounded actions ``[..., A]`` to [-1, 1]; those beyond are cut off, their gradients are not."""
-        action = (action - self._middle) / self._half
-        return torch.where(self._bounded, action / action.detach().abs().clamp(min=1), action)
 
     def _seen(self, obs: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return images ``[N, C, H, W]`` in 0..1 and the rest ``[N, V]``, as they are encoded and predicted."""
