@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.rs import RS
     from mbrl_wrappers.agents.steve import STEVE
     from mbrl_wrappers.agents.svg import SVG
+    from mbrl_wrappers.agents.world_models import WorldModels
 
 __all__ = [
     "M2AC",
@@ -48,6 +49,7 @@ __all__ = [
     "ExIt",
     "RealData",
     "STEVETD3Policy",
+    "WorldModels",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -72,5 +74,6 @@ __getattr__, __dir__ = lazy_names(
         "STEVE": "mbrl_wrappers.agents.steve",
         "STEVETD3Policy": "mbrl_wrappers.agents.networks.steve_td3",
         "SVG": "mbrl_wrappers.agents.svg",
+        "WorldModels": "mbrl_wrappers.agents.world_models",
     },
 )

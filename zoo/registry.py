@@ -40,11 +40,12 @@ from mbrl_wrappers.agents import (
     Dyna,
     ExIt,
     RealData,
+    WorldModels,
     networks,
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import RSSM, EnsembleDynamics, FrameDynamics, WorldModel
+from mbrl_wrappers.models import MDNRNN, RSSM, EnsembleDynamics, FrameDynamics, WorldModel
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ AGENTS: dict[str, AgentRecord] = {
     "sac_svg": AgentRecord(SACSVG, "Amos et al. 2021", "MAAC on real states alone"),
     "steve": AgentRecord(STEVE, "Buckman et al. 2018", "MVE whose horizons are weighted by how sure the ensembles are"),
     "svg": AgentRecord(SVG, "Heess et al. 2015", "the policy climbs the value's gradient along real trajectories"),
+    "world_models": AgentRecord(
+        WorldModels, "Ha and Schmidhuber 2018", "a linear controller evolves in the dreams of a model, of pixels too"
+    ),
 }
 
 
@@ -145,6 +149,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         RS,
         SACSVG,
         SVG,
+        WorldModels,
     )
 }
 
@@ -154,7 +159,7 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, RSSM)}
+DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, MDNRNN, RSSM)}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {
