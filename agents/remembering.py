@@ -49,6 +49,11 @@ class RememberingAgent(AgentWithModel):
         """Return the actions of all envs, in their order, by which the agent learns; see :meth:`_act`."""
         return self._act(features)
 
+    @torch.no_grad()
+    def act_on(self, features: Tensor, deterministic: bool = True) -> Tensor:
+        """Return the actions ``[B, A]``, flat and in the env's units, for features ``[B, F]`` of the model's states."""
+        return self._env_action(self._act(features, None, deterministic))
+
     def _adopt(self, dynamics: Any) -> None:
         super()._adopt(dynamics)
         self._real = None  # it has the former view

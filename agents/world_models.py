@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ from mbrl_wrappers.models import MDNRNN
 from mbrl_wrappers.seeding import stream_seed
 
 TrainIn = Literal["dream", "reality"]
+
+
+class _Held(NamedTuple):
+    """Random actions ``[B, ...]``, in the env's units and the agent's own, and how often each is still to be taken."""
+
+    action: np.ndarray
+    own: np.ndarray
+    left: np.ndarray
 
 
 class WorldModels(RememberingAgent):
@@ -52,6 +60,8 @@ class WorldModels(RememberingAgent):
         dynamics: the model; default: an MDNRNN for the env.
         buffer_size: number of steps that are kept.
         learning_starts: env steps with random actions. ``learn`` needs more, one for each piece of work.
+        random_hold: each random action is held for 1 to so many steps, which gets further than new ones would; 10 in
+            the authors' code for TakeCover.
         fit_every: env steps after a fit until the next one; default: one fit.
         generations: of the search, after each fit.
         population: candidates of a generation, at least 2.
@@ -86,6 +96,7 @@ class WorldModels(RememberingAgent):
     _num_fits = 0
     _evolution: Evolution | None = None
     _trials: Trials | None = None
+    _held: _Held | None = None
 
     def __init__(
         self,
@@ -95,6 +106,7 @@ class WorldModels(RememberingAgent):
         dynamics: MDNRNN | None = None,
         buffer_size: int = 100_000,
         learning_starts: int = 10_000,
+        random_hold: int = 10,
         fit_every: int | None = None,
         generations: int = 200,
         population: int = 64,
@@ -114,6 +126,7 @@ class WorldModels(RememberingAgent):
         _init_setup_model: bool = True,
     ) -> None:
         check_device("device", device)
+        self.random_hold = random_hold
         self.fit_every, self.generations, self.population, self.dreams = fit_every, generations, population, dreams
         self.sigma, self.horizon, self.temperature, self.train_in = sigma, horizon, temperature, train_in
         self._check_arguments()
@@ -143,7 +156,7 @@ class WorldModels(RememberingAgent):
 
     def _check_arguments(self) -> None:
         check_whole_number("population", self.population, 2)
-        for name in ("generations", "dreams", "horizon"):
+        for name in ("random_hold", "generations", "dreams", "horizon"):
             check_whole_number(name, getattr(self, name))
         if self.fit_every is not None:
             check_whole_number("fit_every", self.fit_every)
@@ -269,6 +282,24 @@ class WorldModels(RememberingAgent):
         return returns.unflatten(0, (count, num))
 
     # -- acting ---------------------------------------------------------------------------------
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Hold random actions while learning has not started; then act by C."""
+        action, own = super()._sample_action(learning_starts, action_noise, n_envs)
+        if self.num_timesteps >= learning_starts:
+            self._held = None
+            return action, own
+        held = self._held
+        if held is None or len(held.left) != n_envs:
+            held = _Held(action, own, np.zeros(n_envs, int))
+        ends = (held.left == 0) | np.asarray(self._last_episode_starts, dtype=bool)
+        lengths = self.action_space.np_random.integers(1, self.random_hold + 1, n_envs)
+        is_new = ends.reshape(-1, *[1] * (action.ndim - 1))
+        action, own = np.where(is_new, action, held.action), np.where(is_new, own, held.own)
+        self._held = _Held(action, own, np.where(ends, lengths, held.left) - 1)
+        return action, own
 
     def _act(self, features: Tensor, generator: torch.Generator | None = None, deterministic: bool = False) -> Tensor:
         return self.policy.act(features)

@@ -159,7 +159,9 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, MDNRNN, RSSM)}
+DYNAMICS: dict[str, type[WorldModel]] = {
+    kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, MDNRNN, RSSM)
+}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {

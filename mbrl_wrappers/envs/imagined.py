@@ -116,6 +116,7 @@ class ImaginedEpisodes:
         self.steps = torch.zeros(num_envs, dtype=torch.long, device=dynamics.device)
 
     @property
+    @torch.no_grad()
     def obs(self) -> Tensor:
         """The observations of all episodes, ``[B, D]``; setting them moves the episodes there and keeps step counts."""
         return self.dynamics.decode(self.state)
@@ -125,6 +126,7 @@ class ImaginedEpisodes:
         self.state = self.dynamics.begin(obs, self.generator)
 
     @property
+    @torch.no_grad()
     def shown(self) -> Tensor:
         """The agent's observations: those of the environment ``[B, D]``, or the model's features ``[B, F]``."""
         return self.obs if self.observe == "observation" else self.dynamics.features(self.state)

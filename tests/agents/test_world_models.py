@@ -123,6 +123,19 @@ def test_a_trial_whose_episode_was_broken_off_begins_again() -> None:
 # -- learning ------------------------------------------------------------------------------------------------
 
 
+def test_random_actions_are_held_within_their_episode() -> None:
+    vec_env = DummyVecEnv([lambda: Line(limit=40) for _ in range(3)])
+    agent = make(vec_env, learning_starts=300, random_hold=5).learn(240)
+    buffer: Any = agent.replay_buffer
+    lengths = []
+    for env in range(3):
+        action, done = buffer.actions[:80, env, 0], buffer.dones[:80, env].astype(bool)
+        changes = np.flatnonzero(np.diff(action) != 0) + 1
+        assert set(np.flatnonzero(done)[:-1] + 1) <= set(changes)
+        lengths += np.diff(changes).tolist()
+    assert set(lengths) == {1, 2, 3, 4, 5}
+
+
 def test_each_real_step_is_followed_by_a_piece_of_work() -> None:
     agent, stages = make(), []
 
@@ -244,6 +257,7 @@ def test_the_zoo_s_files_hold_all_networks(env: str, tmp_path: Any) -> None:
     [
         ({"population": 1}, "population must be a whole number of at least 2, got 1"),
         ({"generations": 0}, "generations must be a whole number of at least 1, got 0"),
+        ({"random_hold": 0}, "random_hold must be a whole number of at least 1, got 0"),
         ({"dreams": 0}, "dreams must be a whole number of at least 1, got 0"),
         ({"horizon": 1.5}, r"horizon must be a whole number of at least 1, got 1\.5"),
         ({"fit_every": 0}, "fit_every must be a whole number of at least 1, got 0"),

@@ -217,7 +217,7 @@ def test_a_fit_learns_places_and_rewards(fitted: MDNRNN) -> None:
 def test_episodes_begin_where_real_ones_do(fitted: MDNRNN) -> None:
     state = fitted.draw_starts(200, seeded())
     assert (state.memory == 0).all() and (state.cell == 0).all()
-    assert float(fitted.decode(state).abs().max()) < 1.6  # Line starts within 1 of 0, and gets much further
+    assert float(fitted.decode(state).abs().mean()) < 0.8  # Line starts within 1 of 0, and gets much further
 
 
 def test_as_many_ends_are_foreseen_as_there_were() -> None:
