@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.steve import STEVE
     from mbrl_wrappers.agents.svg import SVG
     from mbrl_wrappers.agents.tdmpc2 import TDMPC2
+    from mbrl_wrappers.agents.world_models import WorldModels
 
 __all__ = [
     "M2AC",
@@ -50,6 +51,7 @@ __all__ = [
     "ExIt",
     "RealData",
     "STEVETD3Policy",
+    "WorldModels",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -75,5 +77,6 @@ __getattr__, __dir__ = lazy_names(
         "STEVETD3Policy": "mbrl_wrappers.agents.networks.steve_td3",
         "SVG": "mbrl_wrappers.agents.svg",
         "TDMPC2": "mbrl_wrappers.agents.tdmpc2",
+        "WorldModels": "mbrl_wrappers.agents.world_models",
     },
 )

@@ -90,6 +90,13 @@ SMALLER: dict[str, dict[str, str]] = {
         "agent.learn(150_000)": "agent.learn(256)",
         "n_eval_episodes=20": "n_eval_episodes=2",
     },
+    "examples/train_in_a_dream.py": {
+        "latent=4, memory=128": "vision_steps=2, memory_steps=2, num_sequences=4, latent=4, memory=8",
+        "sigma=0.5": "learning_starts=40, population=4, dreams=2",
+        "agent.learn(10_210)": "agent.learn(45)",
+        "n_eval_episodes=20": "n_eval_episodes=1",
+        "dreams=100": "dreams=2",
+    },
     "examples/wrong_termination.py": {
         "learning_starts=500": "learning_starts=200",
         "max_steps=100": "max_steps=10",

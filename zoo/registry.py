@@ -41,11 +41,12 @@ from mbrl_wrappers.agents import (
     Dyna,
     ExIt,
     RealData,
+    WorldModels,
     networks,
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import RSSM, EnsembleDynamics, FrameDynamics, ImplicitModel, WorldModel
+from mbrl_wrappers.models import MDNRNN, RSSM, EnsembleDynamics, FrameDynamics, ImplicitModel, WorldModel
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ AGENTS: dict[str, AgentRecord] = {
     "tdmpc2": AgentRecord(
         TDMPC2, "Hansen et al. 2024", "plans in a latent model, with a critic behind the plan's horizon"
     ),
+    "world_models": AgentRecord(
+        WorldModels, "Ha and Schmidhuber 2018", "a linear controller evolves in the dreams of a model, of pixels too"
+    ),
 }
 
 
@@ -150,6 +154,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         SACSVG,
         SVG,
         TDMPC2,
+        WorldModels,
     )
 }
 
@@ -160,7 +165,7 @@ STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, 
 
 # Keys are the `kind` in recipes and saved agents.
 DYNAMICS: dict[str, type[WorldModel]] = {
-    kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, ImplicitModel, RSSM)
+    kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, ImplicitModel, MDNRNN, RSSM)
 }
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 

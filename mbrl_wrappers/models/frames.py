@@ -13,7 +13,6 @@ from mbrl_wrappers.arguments import check_device, check_number, check_whole_numb
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.described import DescribedBySettings
-from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, holdout_mask, spread_rows
 from mbrl_wrappers.models.frame_network import FrameNetwork, FrameOutputs
 from mbrl_wrappers.types import Prediction, Transitions
@@ -129,17 +128,6 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         self.register_buffer("rewards", torch.zeros(most_rewards))
         self.register_buffer("num_rewards", torch.zeros((), dtype=torch.int64))
         self.to(device)
-
-    @classmethod
-    def for_env(cls, env: Any, **kwargs: Any) -> FrameDynamics:
-        """Build a model for an environment.
-
-        Args:
-            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv.
-            **kwargs: the constructor's arguments.
-        """
-        observation_space, action_space, _ = spaces_and_id(env)
-        return cls(observation_space, action_space, **kwargs)
 
     # -- one step --------------------------------------------------------------------------------------------
 

@@ -6,8 +6,10 @@ A new task is a file with a dictionary ``TASKS`` of its ids, and a line in ``reg
 from mbrl_wrappers.tasks.grids import MiniPacman, Sokoban
 from mbrl_wrappers.tasks.mbbl import MBBLCartPole, MBBLInvertedPendulum
 from mbrl_wrappers.tasks.pets_cartpole import PETSCartpole
+from mbrl_wrappers.tasks.pixel_mountain_car import PixelMountainCarContinuous
 from mbrl_wrappers.tasks.pixel_pendulum import PixelPendulum
 from mbrl_wrappers.tasks.registration import register_tasks
+from mbrl_wrappers.tasks.take_cover import TakeCover
 from mbrl_wrappers.tasks.task import Physics, Task
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "MiniPacman",
     "PETSCartpole",
     "Physics",
+    "PixelMountainCarContinuous",
     "PixelPendulum",
     "Sokoban",
+    "TakeCover",
     "Task",
     "register_tasks",
 ]

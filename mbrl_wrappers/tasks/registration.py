@@ -13,6 +13,8 @@ _TASKS = {
     "mbrl_wrappers/MiniPacman-v0": ("grids:MiniPacman", 3000),
     "mbrl_wrappers/Sokoban-v0": ("grids:Sokoban", 120),
     "mbrl_wrappers/PixelPendulum-v0": ("pixel_pendulum:PixelPendulum", 200),
+    "mbrl_wrappers/PixelMountainCarContinuous-v0": ("pixel_mountain_car:PixelMountainCarContinuous", 999),
+    "mbrl_wrappers/TakeCover-v0": ("take_cover:TakeCover", 2100),
 }
 # What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
 _VECTORS = {

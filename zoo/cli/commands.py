@@ -34,7 +34,7 @@ class Train:
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
     """
     alphazero, dhmbpo, dreamer, exit, m2ac, maac, macura, mad_td, mbpo, mve, pets, poplin, rs, sac_svg, steve, svg,
-    tdmpc2
+    tdmpc2, world_models
     """
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
@@ -279,6 +279,45 @@ class Enjoy:
 
 
 @dataclass(frozen=True)
+class Dream:
+    """Watch an agent play inside its own model, or play there yourself."""
+
+    name: Name
+    """the zoo's name of an agent, or a folder"""
+    episodes: int = 1
+    """how many"""
+    steps: int = 200
+    """of an episode"""
+    seed: int = 12345
+    """of the first episode"""
+    temperature: Annotated[float | None, arg(metavar="T", help_behavior_hint="(default: the model's own)")] = None
+    """below 1 for dreams more certain than the model is, above 1 for less certain ones"""
+    record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
+    """write a video"""
+    keyboard: bool = False
+    """choose the actions yourself"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.cli.dreaming import dream
+
+        played = dream(
+            self.name,
+            episodes=self.episodes,
+            steps=self.steps,
+            seed=self.seed,
+            temperature=self.temperature,
+            record=self.record,
+            by_keyboard=self.keyboard,
+        )
+        for episode in played:
+            print(f"seed {episode.seed}: dreamed return {episode.total_reward:.2f} in {episode.length} steps")
+        if self.record is not None:
+            print(f"Video: {self.record}")
+        return OK
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Play episodes with an agent and print their mean return."""
 
@@ -515,6 +554,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "list": List,
     "enjoy": Enjoy,
+    "dream": Dream,
     "evaluate": Evaluate,
     "play": Play,
     "match": Match,

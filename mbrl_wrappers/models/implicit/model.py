@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
-import gymnasium as gym
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models.action_scale import ActionScale
 from mbrl_wrappers.models.described import DescribedBySettings
-from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.implicit.layers import Mish, SimNorm
 from mbrl_wrappers.models.implicit.sizes import checked_settings
 from mbrl_wrappers.models.rssm.networks import Encoder, Layers
@@ -142,21 +140,6 @@ class ImplicitModel(DescribedBySettings):
             torch.manual_seed(stream_seed(seed, "ImplicitModel"))
             self._make_networks()
         self.to(device)
-
-    @classmethod
-    def for_env(cls, env: str | gym.Env | Any, **kwargs: Any) -> ImplicitModel:
-        """Build a model for an environment.
-
-        Args:
-            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``. Under a
-                VecNormalize, the model works with raw observations and rewards.
-            **kwargs: the constructor's arguments.
-
-        Raises:
-            ValueError: for anything else, or an env with unsupported spaces.
-        """
-        observation_space, action_space, _ = spaces_and_id(env)
-        return cls(observation_space, action_space, **kwargs)
 
     def _make_networks(self) -> None:
         settings = self.settings
