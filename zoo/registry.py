@@ -39,6 +39,7 @@ from mbrl_wrappers.agents import (
     Dreamer,
     Dyna,
     ExIt,
+    PlaNet,
     RealData,
     networks,
 )
@@ -102,6 +103,7 @@ AGENTS: dict[str, AgentRecord] = {
     "mbpo": AgentRecord(Dyna, "Janner et al. 2019", "any off-policy agent, trained on imagined rows (Dyna)"),
     "mve": AgentRecord(MVE, "Feinberg et al. 2018", "critics' targets look some imagined steps ahead"),
     "pets": AgentRecord(PETS, "Chua et al. 2018", "plans in an ensemble by the cross-entropy method"),
+    "planet": AgentRecord(PlaNet, "Hafner et al. 2019", "plans in the states of a latent model, of pixels too"),
     "poplin": AgentRecord(POPLIN, "Wang and Ba 2020", "plans from a policy, and learns it from its plans"),
     "rs": AgentRecord(RS, "Wang et al. 2019", "plans in one network by random shooting"),
     "sac_svg": AgentRecord(SACSVG, "Amos et al. 2021", "MAAC on real states alone"),
@@ -142,6 +144,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         MAAC,
         PETS,
         POPLIN,
+        PlaNet,
         RS,
         SACSVG,
         SVG,

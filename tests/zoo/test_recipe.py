@@ -208,6 +208,7 @@ def test_every_shipped_recipe_can_be_built(agent, env_id):
         "ExIt",
         "PETS",
         "POPLIN",
+        "PlaNet",
         "RS",
     ):  # that take all actions there are recipes for
         assert discrete == (spec.recipe.algo in ("DQN", "QRDQN"))
