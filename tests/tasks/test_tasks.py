@@ -186,7 +186,8 @@ def test_a_window_opens_and_closes_twice(env_id, monkeypatch):
 
 
 def test_registering_twice_changes_nothing():
-    ours = {*NUM_STEPS, "mbrl_wrappers/MiniPacman-v0", "mbrl_wrappers/PixelPendulum-v0", "mbrl_wrappers/Sokoban-v0"}
+    grids = {f"mbrl_wrappers/{name}-v0" for name in ("Breakout", "MiniPacman", "Sokoban")}
+    ours = {*NUM_STEPS, *grids, "mbrl_wrappers/PixelPendulum-v0"}
     specs = {env_id: gym.spec(env_id) for env_id in ours}
     register_tasks()
     assert all(gym.spec(env_id) is spec for env_id, spec in specs.items())
