@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.mve import MVE
     from mbrl_wrappers.agents.networks.steve_td3 import STEVETD3Policy
     from mbrl_wrappers.agents.pets import PETS
+    from mbrl_wrappers.agents.planet import PlaNet
     from mbrl_wrappers.agents.poplin import POPLIN
     from mbrl_wrappers.agents.real_batches import RealData
     from mbrl_wrappers.agents.rs import RS
@@ -49,6 +50,7 @@ __all__ = [
     "Dreamer",
     "Dyna",
     "ExIt",
+    "PlaNet",
     "RealData",
     "STEVETD3Policy",
     "WorldModels",
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazy_names(
         "MVE": "mbrl_wrappers.agents.mve",
         "PETS": "mbrl_wrappers.agents.pets",
         "POPLIN": "mbrl_wrappers.agents.poplin",
+        "PlaNet": "mbrl_wrappers.agents.planet",
         "RS": "mbrl_wrappers.agents.rs",
         "RealData": "mbrl_wrappers.agents.real_batches",
         "SACSVG": "mbrl_wrappers.agents.maac",

@@ -18,7 +18,7 @@ from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import WorldModel
 from mbrl_wrappers.models.action_returns import Propagation, TrajectoryReturns
 from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
 from mbrl_wrappers.seeding import stream_seed
@@ -207,7 +207,7 @@ class PlanningAgent(PlansActions):
         policy: str | type[BasePolicy],
         env: Any,
         *,
-        dynamics: DynamicsModel | None = None,
+        dynamics: WorldModel | None = None,
         num_particles: int = 5,
         propagation: Propagation = "TSinf",
         sample_noise: bool = True,
@@ -264,23 +264,27 @@ class PlanningAgent(PlansActions):
             self.dynamics = self._default_dynamics()
         self._adopt(self.dynamics)
         self._planner = self._make_planner()
-        self._returns = TrajectoryReturns(
+        self._returns = self._make_returns()
+        if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
+            self._fit_generator = torch.Generator().manual_seed(stream_seed(self.seed, "fit"))
+            self._plan_generator = torch.Generator().manual_seed(stream_seed(self.seed, "plan"))
+
+    def _default_dynamics(self) -> WorldModel:
+        return default_dynamics(self, self.seed or 0, known_reward=True, **self.default_dynamics_kwargs)
+
+    @abstractmethod
+    def _make_planner(self) -> Planner:
+        """Return the planner that the agent's arguments ask for."""
+
+    def _make_returns(self) -> Any:
+        """Return what evaluates the planner's candidates, for :meth:`_plan`."""
+        return TrajectoryReturns(
             self.dynamics,
             num_particles=self.num_particles,
             propagation=self.propagation,
             sample_noise=self.sample_noise,
             discount=self.gamma,
         )
-        if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
-            self._fit_generator = torch.Generator().manual_seed(stream_seed(self.seed, "fit"))
-            self._plan_generator = torch.Generator().manual_seed(stream_seed(self.seed, "plan"))
-
-    def _default_dynamics(self) -> DynamicsModel:
-        return default_dynamics(self, self.seed or 0, known_reward=True, **self.default_dynamics_kwargs)
-
-    @abstractmethod
-    def _make_planner(self) -> Planner:
-        """Return the planner that the agent's arguments ask for."""
 
     # -- learning -------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from mbrl_wrappers.agents import (
     CompiledTD3,
     Dreamer,
     Dyna,
+    PlaNet,
 )
 from mbrl_wrappers.envs import collect_transitions
 from mbrl_wrappers.models import RSSM
@@ -85,6 +86,15 @@ def dyna() -> Dyna:
 def planning(kind: Any, **options: Any) -> Any:
     env = gym.make(PENDULUM)
     return kind("MlpPolicy", env, dynamics=model_of(env), **PLANS, **options).learn(250)
+
+
+def planning_in_a_dream() -> Any:
+    """Train PlaNet for 300 steps."""
+    env = gym.make(PENDULUM)
+    dynamics = RSSM.for_env(env, version=1, deter=32, units=32, latent=8, sequence_length=32, train_steps=20)
+    search = {"horizon": 4, "population": 20, "num_elites": 4, "iterations": 2}
+    arguments = {"learning_starts": 200, "train_freq": 50, "planner_kwargs": search}
+    return PlaNet("MlpPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(300)
 
 
 def dreaming(**options: Any) -> Any:
@@ -138,6 +148,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "RS": lambda: planning(RS, **SEARCH),
     "PETS": lambda: planning(PETS, planner_kwargs={**SEARCH, "num_elites": 4}),
     "POPLIN": lambda: planning(POPLIN, **SEARCH, num_elites=4, iterations=2, policy_kwargs={"net_arch": [16]}),
+    "PlaNet": planning_in_a_dream,
     "Dreamer": dreaming,
     "Dreamer, REINFORCE": lambda: dreaming(actor_gradient="reinforce"),
     "PPO in ImaginedVecEnv": ppo_in_a_model,
@@ -158,7 +169,7 @@ def digest(agent: Any) -> dict[str, Any]:
         if env.observation_space != agent.observation_space:
             env = Monitor(gym.make(INVERTED))
         env.reset(seed=0)
-        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN) else 2
+        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN, PlaNet) else 2
         returns = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)[0]
     return {"weights": weights.hexdigest()[:16], "returns": [float(value) for value in returns]}
 

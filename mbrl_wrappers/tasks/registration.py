@@ -10,6 +10,7 @@ _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
+    "mbrl_wrappers/Breakout-v0": ("grids:Breakout", 1000),
     "mbrl_wrappers/MiniPacman-v0": ("grids:MiniPacman", 3000),
     "mbrl_wrappers/Sokoban-v0": ("grids:Sokoban", 120),
     "mbrl_wrappers/PixelPendulum-v0": ("pixel_pendulum:PixelPendulum", 200),
@@ -18,6 +19,7 @@ _TASKS = {
 }
 # What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
 _VECTORS = {
+    "mbrl_wrappers/Breakout-v0": "mbrl_wrappers.envs.grid_games:breakout_vector_env",
     "mbrl_wrappers/MiniPacman-v0": "mbrl_wrappers.envs.grid_games:mini_pacman_vector_env",
     "mbrl_wrappers/Sokoban-v0": "mbrl_wrappers.envs.grid_games:sokoban_vector_env",
 }

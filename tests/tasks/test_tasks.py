@@ -187,7 +187,7 @@ def test_a_window_opens_and_closes_twice(env_id, monkeypatch):
 
 
 def test_registering_twice_changes_nothing():
-    others = ("MiniPacman", "PixelMountainCarContinuous", "PixelPendulum", "Sokoban", "TakeCover")
+    others = ("Breakout", "MiniPacman", "PixelMountainCarContinuous", "PixelPendulum", "Sokoban", "TakeCover")
     ours = {*NUM_STEPS, *(f"mbrl_wrappers/{name}-v0" for name in others)}
     specs = {env_id: gym.spec(env_id) for env_id in ours}
     register_tasks()
