@@ -22,6 +22,7 @@ from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.agents import (
+    I2A,
     M2AC,
     MAAC,
     MACURA,
@@ -44,7 +45,14 @@ from mbrl_wrappers.agents import (
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import RSSM, EnsembleDynamics, FrameDynamics, WorldModel
+from mbrl_wrappers.models import (
+    RSSM,
+    CopyDynamics,
+    EnsembleDynamics,
+    FrameDynamics,
+    SokobanDynamics,
+    WorldModel,
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ AGENTS: dict[str, AgentRecord] = {
         Dreamer, "Hafner et al. 2020, 2023", "actor and critic learn in the dream of a latent model, of pixels too"
     ),
     "exit": AgentRecord(ExIt, "Anthony et al. 2017", "a network imitates the search that it makes better"),
+    "i2a": AgentRecord(
+        I2A, "Weber et al. 2017", "A2C or PPO that looks at rollouts of a model, whatever these are worth"
+    ),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
     "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
@@ -139,6 +150,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         AlphaZero,
         Dreamer,
         ExIt,
+        I2A,
         MAAC,
         PETS,
         POPLIN,
@@ -154,7 +166,9 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, RSSM)}
+DYNAMICS: dict[str, type[WorldModel]] = {
+    kind.__name__: kind for kind in (CopyDynamics, EnsembleDynamics, FrameDynamics, RSSM, SokobanDynamics)
+}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {

@@ -32,7 +32,8 @@ class Train:
     """
 
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
-    """alphazero, dhmbpo, dreamer, exit, m2ac, maac, macura, mad_td, mbpo, mve, pets, poplin, rs, sac_svg, steve, svg"""
+    """alphazero, dhmbpo, dreamer, exit, i2a, m2ac, maac, macura, mad_td, mbpo, mve, pets, poplin, rs, sac_svg, steve,
+    svg"""
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
