@@ -28,7 +28,8 @@ from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.models import CopyDynamics, FrameDynamics, WorldModel
 from mbrl_wrappers.seeding import stream_seed
-from mbrl_wrappers.wrappers.imagined_futures import ImaginationCore, VecImaginedFutures
+from mbrl_wrappers.wrappers.imagined_futures import ImaginationCore
+from mbrl_wrappers.wrappers.sb3_imagined_futures import VecImaginedFutures
 
 Learner = Literal["A2C", "PPO"]
 _LEARNERS: dict[str, Any] = {"A2C": A2C, "PPO": PPO}
@@ -258,9 +259,9 @@ class I2A(OnPolicyAlgorithm):
 
     def _distil(self) -> None:
         buffer: Any = self.rollout_buffer
-        frames, actions = buffer.observations["observation"], buffer.actions
-        frames = torch.as_tensor(frames.reshape(-1, *frames.shape[2:]), device=self.device).float() / 255
-        taken = torch.as_tensor(actions.reshape(-1), device=self.device).long()
+        observations = buffer.observations["observation"].reshape(-1, *self._core.space["observation"].shape)
+        frames = torch.as_tensor(observations, device=self.device).float() / 255
+        taken = torch.as_tensor(buffer.actions.reshape(-1), device=self.device).long()
         loss = F.cross_entropy(self.policy.rollout_policy(frames), taken)
         self.policy.rollout_optimizer.zero_grad()
         loss.backward()

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
 NET = {"net_arch": [8]}
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
-PLANNERS = ("Dreamer", "PETS", "POPLIN", "RS")  # whose zips hold pickled models
+PLANNERS = ("Dreamer", "I2A", "PETS", "POPLIN", "RS")  # whose zips hold pickled models
 
 
 LINE = {"speed": 0.3, "noise": 0.1, "bound": 20.0}  # the noise of each step is the env's own

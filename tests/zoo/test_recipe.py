@@ -206,6 +206,7 @@ def test_every_shipped_recipe_can_be_built(agent, env_id):
         "AlphaZero",
         "Dreamer",
         "ExIt",
+        "I2A",
         "PETS",
         "POPLIN",
         "RS",
