@@ -73,7 +73,7 @@ class I2A(OnPolicyAlgorithm):
         fit_every: steps between further fits; default: there are none.
         fit_rows: newest steps that a fit learns from.
         learning_rate, n_steps, gamma, gae_lambda, ent_coef, vf_coef, max_grad_norm, normalize_advantage: as in SB3's
-            A2C and PPO.
+            A2C; PPO's defaults differ.
         batch_size, n_epochs, clip_range: as in PPO; A2C takes one step on all of a rollout.
         policy_kwargs, stats_window_size, tensorboard_log, verbose, seed, device: as in SB3. A2C's optimiser is RMSprop,
             as in SB3, unless ``policy_kwargs`` have an ``optimizer_class``.
@@ -150,7 +150,7 @@ class I2A(OnPolicyAlgorithm):
             }  # fmt: skip
         try:
             super().__init__(
-                policy,  # type: ignore[arg-type]
+                policy,
                 env,  # type: ignore[arg-type]
                 learning_rate,
                 n_steps,
@@ -243,9 +243,9 @@ class I2A(OnPolicyAlgorithm):
         """Act in the env, with imagination; see SB3."""
         self._fit_if_due()
         core = self._imagining_core()
-        if self._futures is None or self._futures.unwrapped is not env.unwrapped:
-            self._futures = VecImaginedFutures(_Recorder(env), core)
         futures = self._futures
+        if futures is None or cast(_Recorder, futures.venv).venv is not env:
+            futures = self._futures = VecImaginedFutures(_Recorder(env), core)
         if not isinstance(self._last_obs, dict):  # the env was reset
             self._last_obs = futures.imagined(cast(Any, self._last_obs))
         recorder = cast(_Recorder, futures.venv)
@@ -259,7 +259,7 @@ class I2A(OnPolicyAlgorithm):
 
     def _distil(self) -> None:
         buffer: Any = self.rollout_buffer
-        observations = buffer.observations["observation"].reshape(-1, *self._core.space["observation"].shape)
+        observations = buffer.observations["observation"].reshape(-1, *(self.observation_space.shape or ()))
         frames = torch.as_tensor(observations, device=self.device).float() / 255
         taken = torch.as_tensor(buffer.actions.reshape(-1), device=self.device).long()
         loss = F.cross_entropy(self.policy.rollout_policy(frames), taken)
@@ -308,7 +308,7 @@ class I2A(OnPolicyAlgorithm):
         frames = maybe_transpose(np.asarray(observation), self.observation_space)
         is_batch = is_vectorized_observation(frames, self.observation_space)
         seen = self.imagine(frames if is_batch else frames[None], deterministic)
-        action, _ = self.policy.predict(seen, deterministic=deterministic)  # type: ignore[arg-type]
+        action, _ = self.policy.predict(seen, deterministic=deterministic)
         return (action if is_batch else action[0]), state
 
     # -- saving ----------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ class ImaginationCore:
             (1 if alike else len(obs), actions, self.length), generator=generator, device=model.device
         ).expand(len(obs), -1, -1)
         over = torch.zeros(count, dtype=torch.bool, device=model.device)
-        frames, rewards = [], []
+        frames: list[Tensor] = []
+        rewards: list[Tensor] = []
         for step in range(self.length):
             if step > 0:
                 action = self._followed(frames[-1], drawn[..., step].reshape(count))
