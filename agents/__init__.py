@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.dreamer import Dreamer
     from mbrl_wrappers.agents.dyna import Dyna
     from mbrl_wrappers.agents.exit import ExIt
+    from mbrl_wrappers.agents.i2a import I2A
     from mbrl_wrappers.agents.m2ac import M2AC
     from mbrl_wrappers.agents.maac import MAAC, SACSVG
     from mbrl_wrappers.agents.macura import MACURA
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.world_models import WorldModels
 
 __all__ = [
+    "I2A",
     "M2AC",
     "MAAC",
     "MACURA",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_names(
         "Dreamer": "mbrl_wrappers.agents.dreamer",
         "Dyna": "mbrl_wrappers.agents.dyna",
         "ExIt": "mbrl_wrappers.agents.exit",
+        "I2A": "mbrl_wrappers.agents.i2a",
         "M2AC": "mbrl_wrappers.agents.m2ac",
         "MAAC": "mbrl_wrappers.agents.maac",
         "MACURA": "mbrl_wrappers.agents.macura",

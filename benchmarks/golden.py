@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv, ModelBased, MPCAction
 from mbrl_wrappers.agents import (
+    I2A,
     M2AC,
     MAAC,
     MVE,
@@ -44,8 +45,9 @@ from mbrl_wrappers.agents import (
     Dyna,
     PlaNet,
 )
-from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.models import RSSM
+from mbrl_wrappers.envs import GamesVecEnv, collect_transitions
+from mbrl_wrappers.models import RSSM, FrameDynamics
+from mbrl_wrappers.tasks.grids import SokobanGames
 from mbrl_wrappers.zoo.storage import agent_file
 
 FILE = ROOT / "runs" / "golden.json"
@@ -108,6 +110,14 @@ def dreaming(**options: Any) -> Any:
     )
 
 
+def imagining(**options: Any) -> Any:
+    """Train I2A for 512 steps of Sokoban, half of them with a fitted model."""
+    env = GamesVecEnv(SokobanGames(8, size=5, num_boxes=1, max_episode_steps=50), seed=0)
+    dynamics = FrameDynamics.for_env(env, channels=8, blocks=1, max_steps=50)
+    fits = {"first_fit": 256, "fit_rows": 256}
+    return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **fits, **options).learn(512)
+
+
 def ppo_in_a_model() -> Any:
     env = gym.make(PENDULUM)
     dynamics = model_of(env)
@@ -146,6 +156,8 @@ RUNS: dict[str, Callable[[], Any]] = {
     "SAC-SVG": lambda: SACSVG("MlpPolicy", PENDULUM, horizon=2, **nets()).learn(200),
     "SVG": lambda: SVG("MlpPolicy", PENDULUM, horizon=1, **nets()).learn(200),
     "RS": lambda: planning(RS, **SEARCH),
+    "I2A": imagining,
+    "I2A, PPO": lambda: imagining(learner="PPO", n_steps=32, batch_size=64),
     "PETS": lambda: planning(PETS, planner_kwargs={**SEARCH, "num_elites": 4}),
     "POPLIN": lambda: planning(POPLIN, **SEARCH, num_elites=4, iterations=2, policy_kwargs={"net_arch": [16]}),
     "PlaNet": planning_in_a_dream,

@@ -32,7 +32,14 @@ STRANGERS = {("planners", "models")}
 
 # Third-party packages that only these modules, or modules inside these packages, may import.
 RESERVED = {
-    "stable_baselines3": ("envs.sb3_core", "envs.sb3_vec_env", "imagination", "agents", "zoo"),
+    "stable_baselines3": (
+        "envs.sb3_core",
+        "envs.sb3_vec_env",
+        "wrappers.sb3_imagined_futures",
+        "imagination",
+        "agents",
+        "zoo",
+    ),
     "sb3_contrib": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "huggingface_hub": ("zoo.catalogue.hub",),
     "ray": ("zoo.sweeps.ray_executor",),

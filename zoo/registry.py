@@ -22,6 +22,7 @@ from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.agents import (
+    I2A,
     M2AC,
     MAAC,
     MACURA,
@@ -47,7 +48,16 @@ from mbrl_wrappers.agents import (
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import MDNRNN, RSSM, EnsembleDynamics, FrameDynamics, ImplicitModel, WorldModel
+from mbrl_wrappers.models import (
+    MDNRNN,
+    RSSM,
+    CopyDynamics,
+    EnsembleDynamics,
+    FrameDynamics,
+    ImplicitModel,
+    SokobanDynamics,
+    WorldModel,
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,9 @@ AGENTS: dict[str, AgentRecord] = {
         Dreamer, "Hafner et al. 2020, 2023", "actor and critic learn in the dream of a latent model, of pixels too"
     ),
     "exit": AgentRecord(ExIt, "Anthony et al. 2017", "a network imitates the search that it makes better"),
+    "i2a": AgentRecord(
+        I2A, "Weber et al. 2017", "A2C or PPO that looks at rollouts of a model, whatever these are worth"
+    ),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
     "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
@@ -149,6 +162,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         AlphaZero,
         Dreamer,
         ExIt,
+        I2A,
         MAAC,
         PETS,
         POPLIN,
@@ -168,7 +182,8 @@ STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, 
 
 # Keys are the `kind` in recipes and saved agents.
 DYNAMICS: dict[str, type[WorldModel]] = {
-    kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, ImplicitModel, MDNRNN, RSSM)
+    kind.__name__: kind
+    for kind in (CopyDynamics, EnsembleDynamics, FrameDynamics, ImplicitModel, MDNRNN, RSSM, SokobanDynamics)
 }
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 

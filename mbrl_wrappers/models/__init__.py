@@ -3,6 +3,7 @@
 from mbrl_wrappers.models.action_returns import TrajectoryReturns
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.models.frame_baselines import CopyDynamics, SokobanDynamics
 from mbrl_wrappers.models.frames import FrameDynamics
 from mbrl_wrappers.models.implicit import ImplicitModel
 from mbrl_wrappers.models.known import KnownDynamics
@@ -13,11 +14,13 @@ from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 __all__ = [
     "MDNRNN",
     "RSSM",
+    "CopyDynamics",
     "DynamicsModel",
     "EnsembleDynamics",
     "FrameDynamics",
     "ImplicitModel",
     "KnownDynamics",
+    "SokobanDynamics",
     "StepPrediction",
     "TrajectoryReturns",
     "WorldModel",

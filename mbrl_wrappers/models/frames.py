@@ -159,7 +159,9 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         batch = obs.shape[:-1]
         found = self.outputs(self._flatten(obs, "obs").to(torch.uint8), self._flatten(action, "action"))
         chances = found.pixels.softmax(1)
-        kinds = _choose(chances.movedim(1, -1), generator, deterministic)
+        most, kinds = chances.max(1)  # six times as fast as argmax here
+        if not deterministic:
+            kinds = _choose(chances.movedim(1, -1), generator, deterministic)
         reward = self.rewards[_choose(found.reward.softmax(-1), generator, deterministic)]
         end = found.end.sigmoid()
         drawn = 0.5 if deterministic else torch.rand(end.shape, generator=generator, device=end.device)
@@ -167,7 +169,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
             self._frames(kinds).reshape(obs.shape),
             reward.reshape(batch),
             (end > drawn).reshape(batch),
-            (1 - chances.amax(1)).mean((-2, -1)).reshape(batch),
+            (1 - most).mean((-2, -1)).reshape(batch),
         )
 
     def _masked(self, found: FrameOutputs) -> FrameOutputs:

@@ -33,8 +33,8 @@ class Train:
 
     agent: Annotated[Positional[str], arg(metavar="AGENT")]
     """
-    alphazero, dhmbpo, dreamer, exit, m2ac, maac, macura, mad_td, mbpo, mve, pets, planet, poplin, rs, sac_svg, steve,
-    svg, tdmpc2, world_models
+    alphazero, dhmbpo, dreamer, exit, i2a, m2ac, maac, macura, mad_td, mbpo, mve, pets, planet, poplin, rs, sac_svg,
+    steve, svg, tdmpc2, world_models
     """
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""

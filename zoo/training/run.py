@@ -166,7 +166,7 @@ def _keep(
     """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
     files = [JOB, PROGRESS, CARD]
     dynamics = model_of(agent)
-    if isinstance(dynamics, DynamicsModel):
+    if isinstance(dynamics, DynamicsModel) and dynamics.num_starts:  # else it was never fitted
         diagnosis = diagnose(agent, dynamics, env, seed=spec.seed)
         write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
         write_rows(folder / MODEL_ERROR, diagnosis.error)
