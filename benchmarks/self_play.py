@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from experiments import RESULTS, ROOT, spread, versions, write_csv
+from stable_baselines3.common.callbacks import BaseCallback
 
 from mbrl_wrappers.agents import AlphaZero, ExIt
 from mbrl_wrappers.envs.games import ConnectFour
@@ -28,7 +29,8 @@ from mbrl_wrappers.envs.games.ladder import agreement, solvable_positions
 from mbrl_wrappers.envs.games.matches import play_match
 from mbrl_wrappers.envs.games.opponents import find_opponent
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.zoo.training.recipe import load_recipe
+from mbrl_wrappers.zoo.training.building import build_agent
+from mbrl_wrappers.zoo.training.job_making import make_job
 
 FOLDER, SEEDS = RESULTS / "self_play", (20, 21, 22)
 METHODS = tuple((search, simulations) for simulations in (16, 32, 64) for search in ("gumbel", "puct"))
@@ -60,7 +62,7 @@ ALONE, BEFORE = "itself without search", "itself before, both without search"
 EXPERIMENTS = {
     "TicTacToe": Experiment(30_000, 8, (("one_ply", 32), ("perfect", 32)), games=1000),
     "ConnectFour": Experiment(
-        1_000_000, 12, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), kept=400
+        1_000_000, 4, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), kept=400
     ),
     "Hex5": Experiment(20_000, 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100), (BEFORE, 0)), kept=100, kind=ExIt),
 }
@@ -75,21 +77,54 @@ def train(name: str, seed: int) -> None:
     else:
         agent, rows = new_agent(experiment.kind, name, seed), []
         save_for_matches(agent, before)
-    spent = float(rows[-1]["cpu_seconds"]) if rows else 0.0
-    while len(rows) < experiment.rounds:
-        started = time.process_time()
-        agent.learn(experiment.moves, reset_num_timesteps=False, log_interval=0)
-        spent += time.process_time() - started
-        rows.append(evaluated(agent, experiment, seed, spent, before))
-        print(name, seed, rows[-1], flush=True)
-        save_checkpoint(agent, checkpoint, {"rows": rows})
-        save_for_matches(agent, before)
+    # One call, since the learning rate may fall over all of it.
+    remaining = experiment.moves * experiment.rounds - agent.num_timesteps
+    if remaining > 0:
+        rounds = Rounds(experiment, seed, rows, checkpoint, before)
+        agent.learn(remaining, callback=rounds, reset_num_timesteps=False, log_interval=0)
     write_csv(FOLDER / f"{name}_seed{seed}.csv", rows)
 
 
+class Rounds(BaseCallback):
+    """Evaluates and checkpoints after every so many moves."""
+
+    def __init__(self, experiment: Experiment, seed: int, rows: list[Any], checkpoint: Path, before: Path) -> None:
+        super().__init__()
+        self.experiment, self.seed, self.rows = experiment, seed, rows
+        self.checkpoint, self.before = checkpoint, before
+        self.spent = float(rows[-1]["cpu_seconds"]) if rows else 0.0
+
+    def _on_training_start(self) -> None:
+        self.began = time.process_time()
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= (len(self.rows) + 1) * self.experiment.moves:
+            self.evaluate()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if len(self.rows) < self.experiment.rounds:
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        agent = self.model
+        assert isinstance(agent, AlphaZero)
+        self.spent += time.process_time() - self.began
+        self.rows.append(evaluated(agent, self.experiment, self.seed, self.spent, self.before))
+        print(agent.rules.name, self.seed, self.rows[-1], flush=True)
+        save_checkpoint(agent, self.checkpoint, {"rows": self.rows})
+        save_for_matches(agent, self.before)
+        self.began = time.process_time()
+
+
 def new_agent(kind: type[AlphaZero], name: str, seed: int, **changes: Any) -> AlphaZero:
-    recipe = load_recipe("exit" if kind is ExIt else "alphazero", f"mbrl_wrappers/{name}-v0")
-    return kind("MlpPolicy", GameEnv(name), seed=seed, device="cpu", **{**recipe.agent, **changes})
+    params = {f"agent.{argument}": value for argument, value in changes.items()}
+    agent = "exit" if kind is ExIt else "alphazero"
+    spec = make_job(agent, f"mbrl_wrappers/{name}-v0", seed=seed, device="cpu", params=params)
+    made: Any = build_agent(spec, GameEnv(name))[0]
+    return made
 
 
 def save_for_matches(agent: AlphaZero, file: Path) -> None:
