@@ -219,8 +219,10 @@ class SelfPlayWorkers:
     def gather(self) -> None:
         """Bring here what a run has to go on with: all answers to come, and the games in progress."""
         for number, seat in enumerate(self._seats):
+            if seat.worker is None:
+                continue  # gathered before
             games = None
-            while games is None and seat.worker is not None:
+            while games is None:
                 while seat.calls:
                     played = self._played(number)
                     if played is not None:
@@ -278,7 +280,8 @@ class SelfPlayWorkers:
         seat = self._seats[number]
         assert seat.worker is not None
         seat.worker.stop()
-        seat.worker, seat.calls = None, 0
+        # Not with games of a checkpoint: those that have ended since would end once more.
+        seat.worker, seat.games, seat.calls = None, None, 0
         seat.deaths += 1
         if seat.deaths == MAX_DEATHS:
             raise WorkerDied(
