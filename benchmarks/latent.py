@@ -14,8 +14,8 @@ PAGE = Page(
     title="Latent models",
     text=[
         "Dreamer, version 3, with the recipe of `dreamer`: its model has 96 units. Settings were chosen on seed 0.",
-        "TD-MPC2 with the recipe of `tdmpc2`: all networks have 128 units, a plan has 3 iterations of 128 sequences of 3",
-        "steps. Its settings were chosen on seeds 0 and 100.",
+        "TD-MPC2 with the recipe of `tdmpc2`: networks of 128 units, plans of 3 steps by 3 iterations of 128",
+        "sequences. Its settings were chosen on seeds 0 and 100.",
         "",
     ],
     seeds=(1, 2, 3, 4, 5),
