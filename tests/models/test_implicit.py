@@ -183,8 +183,8 @@ def test_states_are_encodings_without_a_memory() -> None:
 def test_ends_are_drawn_by_their_chance_and_likeliest_if_deterministic() -> None:
     model = tiny()
     assert model.termination_head is not None
-    torch.nn.init.constant_(model.termination_head[-1].bias, math.log(0.3 / 0.7))  # type: ignore[arg-type]
-    torch.nn.init.zeros_(model.termination_head[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.constant_(model.termination_head[-1].bias, math.log(0.3 / 0.7))
+    torch.nn.init.zeros_(model.termination_head[-1].weight)
     state, action = model.begin(torch.zeros(4000, 2)), torch.zeros(4000, 1)
     assert model.step(state, action, seeded())[1].terminated.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert not model.step(state, action, seeded(), deterministic=True)[1].terminated.any()
