@@ -39,6 +39,7 @@ from mbrl_wrappers.agents import (
     SACSVG,
     STEVE,
     SVG,
+    TDMPC2,
     CompiledSAC,
     CompiledTD3,
     Dreamer,
@@ -46,7 +47,7 @@ from mbrl_wrappers.agents import (
     PlaNet,
 )
 from mbrl_wrappers.envs import GamesVecEnv, collect_transitions
-from mbrl_wrappers.models import RSSM, FrameDynamics
+from mbrl_wrappers.models import RSSM, FrameDynamics, ImplicitModel
 from mbrl_wrappers.tasks.grids import SokobanGames
 from mbrl_wrappers.zoo.storage import agent_file
 
@@ -118,6 +119,17 @@ def imagining(**options: Any) -> Any:
     return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **fits, **options).learn(512)
 
 
+def planning_in_latents() -> Any:
+    """Train TD-MPC2 for 120 steps."""
+    env = gym.make(PENDULUM)
+    dynamics = ImplicitModel.for_env(env, latent=32, units=32, encoder_units=32, bins=41)
+    search = {"population": 32, "num_elites": 8, "iterations": 2}
+    return TDMPC2(
+        "MlpPolicy", env, dynamics=dynamics, policy_kwargs={"units": 32, "bins": 41}, learning_starts=80,
+        batch_size=32, planner_kwargs=search, num_proposals=8, seed=0, device="cpu",
+    ).learn(120)  # fmt: skip
+
+
 def ppo_in_a_model() -> Any:
     env = gym.make(PENDULUM)
     dynamics = model_of(env)
@@ -163,6 +175,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "PlaNet": planning_in_a_dream,
     "Dreamer": dreaming,
     "Dreamer, REINFORCE": lambda: dreaming(actor_gradient="reinforce"),
+    "TD-MPC2": planning_in_latents,
     "PPO in ImaginedVecEnv": ppo_in_a_model,
     "MPCAction": improved_by_planning,
 }
@@ -181,7 +194,7 @@ def digest(agent: Any) -> dict[str, Any]:
         if env.observation_space != agent.observation_space:
             env = Monitor(gym.make(INVERTED))
         env.reset(seed=0)
-        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN, PlaNet) else 2
+        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN, PlaNet, TDMPC2) else 2
         returns = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)[0]
     return {"weights": weights.hexdigest()[:16], "returns": [float(value) for value in returns]}
 

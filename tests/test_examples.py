@@ -34,6 +34,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "expand_critic=True).learn(2_000,": "expand_critic=True).learn(102,",
         "window=1_000).learn(10_000)": "window=1_000).learn(30)",
         "planning.learn(1_600)": "planning.learn(30)",
+        "latent.learn(2_000)": "latent.learn(30)",
         "horizon=200)).learn(10_000)": "horizon=200)).learn(30)",
         "rollouts_per_step=100": "rollouts_per_step=2",
     },
