@@ -39,7 +39,7 @@ SEEDS = (1, 2, 3)
 FOLDER = RESULTS / "world_models"
 EVAL_EPISODES, TEST_STEPS = 20, 10_000
 CHUNK = 10  # generations between checkpoints
-REALITY = {"train_in": "reality", "dreams": 4, "generations": 80}
+REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 4, "generations": 80}
 NUM_REAL_ENVS = 64
 TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 60
 
@@ -50,8 +50,7 @@ def make_env() -> gym.Env:
 
 def evaluated(agent: WorldModels) -> float:
     """Return the mean return of C in reality."""
-    with make_env() as env:
-        return mean_and_std(play_episodes(agent, env, EVAL_EPISODES))[0]
+    return mean_and_std(play_episodes(agent, make_env(), EVAL_EPISODES))[0]
 
 
 def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, chunk: int) -> tuple[WorldModels, float]:
@@ -61,7 +60,7 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
         agent = load_checkpoint(WorldModels, folder, env, device="cpu")
     while agent.num_timesteps < steps and agent._stage != "over":
         start = time.process_time()
-        agent.learn(min(chunk, steps - agent.num_timesteps), reset_num_timesteps=False, log_interval=None)
+        agent.learn(min(chunk, steps - agent.num_timesteps), reset_num_timesteps=False, log_interval=10**9)
         spent += time.process_time() - start
         save_checkpoint(agent, folder, {"cpu": spent})
         print(f"{folder}: {agent.num_timesteps:,} steps, {agent._stage} {agent._generation}, {spent:.0f} s", flush=True)
@@ -77,7 +76,7 @@ def dreamer(seed: int) -> tuple[WorldModels, float]:
 
     def make() -> Any:
         agent, _ = build_agent(spec, env)
-        return agent.learn(starts, reset_num_timesteps=False, log_interval=None)
+        return agent.learn(starts, reset_num_timesteps=False, log_interval=10**9)
 
     return go_on(folder, make, env, spec.steps, CHUNK)
 
@@ -96,7 +95,7 @@ def control(seed: int) -> list[dict[str, Any]]:
 
     def make() -> WorldModels:
         least = agent.dynamics.settings["sequence_length"] * NUM_REAL_ENVS  # random steps, as few as it takes
-        settings = {"learning_starts": least, "population": agent.population, "sigma": agent.sigma}
+        settings: dict[str, Any] = {"learning_starts": least, "population": agent.population, "sigma": agent.sigma}
         other = WorldModels(
             "CnnPolicy", envs, dynamics=agent.dynamics, buffer_size=10_000, seed=seed, device="cpu",
             **settings, **REALITY,
@@ -114,12 +113,9 @@ def likelihood(seed: int) -> list[dict[str, Any]]:
     """Log likelihoods of latents a dimension, in nats, on episodes that no fit has seen."""
     agent, _ = dreamer(seed)
     model = agent.dynamics
-    env = agent.get_env()
-    assert env is not None
-    rows = []
-    with make_env() as real:
-        plain = MDNRNN(real.observation_space, real.action_space, latent=1)  # for its codecs
-        test = collect_episodes(real, plain, TEST_STEPS, seed=10_000 + seed)
+    rows, real = [], make_env()
+    plain = MDNRNN(real.observation_space, real.action_space, latent=1)  # for its codecs
+    test = collect_episodes(real, plain, TEST_STEPS, seed=10_000 + seed)
     for components in (model.settings["components"], 1):
         other = MDNRNN(model.observation_space, model.action_space, **{**model.settings, "components": components})
         own = {name: value for name, value in model.state_dict().items() if not name.startswith(("lstm", "mixture"))}

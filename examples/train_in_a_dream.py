@@ -16,7 +16,7 @@ env = VecTransposeImage(make_vec_env("mbrl_wrappers.envs:mbrl_wrappers/PixelPend
 sizes = {"latent": 4, "memory": 64, "units": 64, "depth": 8, "num_sequences": 32, "sequence_length": 32}
 rates = {"kl_tolerance": 8.0, "vision_learning_rate": 1e-3, "memory_learning_rate": 5e-3}
 model = MDNRNN.for_env(env, **sizes, **rates)
-agent = WorldModels("CnnPolicy", env, dynamics=model, dream_length=200, sigma=0.5, seed=0)
+agent = WorldModels("CnnPolicy", env, dynamics=model, dream_length=200, temperature=0.1, sigma=0.5, seed=0)
 agent.learn(10_210)  # 10,000 random steps; then one for each fit and each generation in the dream
 
 mean, std = evaluate_policy(agent, env, n_eval_episodes=20)
