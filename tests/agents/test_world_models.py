@@ -178,8 +178,9 @@ def test_it_learns_and_acts_in_any_space(env: Walk) -> None:
 def test_it_learns_in_the_dream_what_pays_in_reality() -> None:
     """A point that should be at 0, moved by pushes: a perfect controller pushes it there at once."""
     env = Line(limit=8)
-    sizes = {"memory": 16, "vision_steps": 600, "memory_steps": 800, "kl_tolerance": 1.5}
-    agent = make(env, sizes, learning_starts=1000, generations=40, population=16, dreams=8, dream_length=8, sigma=0.5)
+    sizes = {"memory": 16, "vision_steps": 600, "memory_steps": 800, "kl_tolerance": 5.0}
+    search = {"generations": 40, "population": 16, "dreams": 8, "dream_length": 8, "sigma": 0.5}
+    agent = make(env, sizes, learning_starts=1000, random_hold=2, **search)
     before, _ = evaluate_policy(agent, Monitor(env), n_eval_episodes=20)
     agent.learn(1060)
     after, _ = evaluate_policy(agent, Monitor(env), n_eval_episodes=20)
