@@ -99,7 +99,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "n_eval_episodes=20": "n_eval_episodes=2",
     },
     "examples/train_in_a_dream.py": {
-        "latent=4, memory=128": "vision_steps=2, memory_steps=2, num_sequences=4, latent=4, memory=8",
+        "**sizes, **rates": "**sizes, **rates, vision_steps=2, memory_steps=2",
         "sigma=0.5": "learning_starts=40, population=4, dreams=2",
         "agent.learn(10_210)": "agent.learn(45)",
         "n_eval_episodes=20": "n_eval_episodes=1",
@@ -194,6 +194,10 @@ def test_ppo_where_the_model_is_sure(run_smaller):
     assert everywhere.startswith("all steps: return in the real env -")
     assert everywhere.endswith("imagined episodes of 20 steps")
     assert int(where_sure.split()[-2]) < 20
+
+
+def test_train_in_a_dream(run_smaller):
+    assert "return in the dream: " in run_smaller("examples/train_in_a_dream.py")
 
 
 def test_a_wrong_termination_is_caught(run_smaller):
