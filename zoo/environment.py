@@ -15,8 +15,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import registry as gym_registry
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import TimeLimit, TransformObservation
+from stable_baselines3.common.preprocessing import maybe_transpose
 
 from mbrl_wrappers.zoo.errors import ZooError
 
@@ -97,6 +99,24 @@ def with_episode_limit(env: gym.Env) -> gym.Env:
             return env
         layer = layer.env
     return EpisodeLimit(env)
+
+
+def as_shown_to_agents(env: gym.Env, observation_space: spaces.Space) -> gym.Env:
+    """Wrap an env so that its images have the channels first, as Stable-Baselines3 shows them to its agents.
+
+    Args:
+        env: any env; one that has the space already is returned as it is.
+        observation_space: the agent's.
+    """
+    if env.observation_space == observation_space:
+        return env
+
+    def shown(obs: Any) -> Any:
+        if isinstance(observation_space, spaces.Dict):
+            return {name: maybe_transpose(obs[name], space) for name, space in observation_space.items()}
+        return maybe_transpose(obs, observation_space)
+
+    return TransformObservation(env, shown, observation_space)
 
 
 def make_env(name: str, /, **kwargs: Any) -> gym.Env:

@@ -20,7 +20,6 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS
 from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env, with_episode_limit
@@ -148,7 +147,7 @@ def _keep(
     """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
     files = [JOB, PROGRESS, CARD]
     dynamics = model_of(agent)
-    if isinstance(dynamics, DynamicsModel):
+    if dynamics is not None:
         diagnosis = diagnose(agent, dynamics, env, seed=spec.seed)
         write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
         write_rows(folder / MODEL_ERROR, diagnosis.error)
