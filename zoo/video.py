@@ -219,8 +219,10 @@ def _paired_frames(
         imagined = dynamics.decode(state)
         if not torch.isfinite(imagined).all():
             return
-        halves = [_pixels(dynamics, part) for part in (real, imagined)] if show is None else [frame, show(imagined)]
-        yield _side_by_side(*halves, step)
+        if show is None:
+            yield _side_by_side(_pixels(dynamics, real), _pixels(dynamics, imagined), step)
+        else:
+            yield _side_by_side(frame, show(imagined), step)
 
 
 @torch.no_grad()

@@ -108,6 +108,7 @@ def errors_of_dreams(dynamics: WorldModel, paths: Sequence[Remembered], horizon:
     reward_scale.fit(torch.cat([path.reward for path in paths])[:, None])
     at = _starts(paths, horizon, num_starts).to(obs.device)
     state = tree_map(lambda part: part[at], states)
+    divergence: Any = getattr(dynamics, "divergence", None)
     errors: dict[str, list[Tensor]] = {"observation": [], "reward": [], "divergence": []}
     for _ in range(horizon):
         state, said = dynamics.step(state, action[at], deterministic=True)
@@ -115,9 +116,9 @@ def errors_of_dreams(dynamics: WorldModel, paths: Sequence[Remembered], horizon:
         at = at + 1
         missed = (dynamics.decode(state).float() - obs[at].float()) / scale.std
         errors["observation"].append(missed.square().mean(-1).sqrt())
-        if hasattr(dynamics, "divergence"):
+        if divergence is not None:
             seen = tree_map(lambda part: part[at], states)  # noqa: B023
-            errors["divergence"].append(dynamics.divergence(state, seen, obs[at]))
+            errors["divergence"].append(divergence(state, seen, obs[at]))
     rows = {name: _quantiles(found) for name, found in errors.items()}
     return DreamErrors(rows["observation"], rows["reward"], rows["divergence"] or None)
 
@@ -180,7 +181,8 @@ def dream_in(agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, *, seed: 
     """
     env, normalizer = as_shown_to_agents(env, dynamics.observation_space), agent.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
-    seen, done, rewards = [encode_one(dynamics, obs).clone()], [], []
+    seen, done = [encode_one(dynamics, obs).clone()], []
+    rewards: list[float] = []
     state: tuple[np.ndarray, ...] | None = None
     over = False
     while not over and len(rewards) < SHOWN_STEPS:

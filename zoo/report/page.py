@@ -353,10 +353,10 @@ def _dream_figure(dream: Dream, codec: FlatSpace | None) -> Figure:
         return _figure(draw, "Frames of a real episode above those of the model's dream of it", beginning, wide=True)
     spread = dream.real.float().std(0)
     chosen = spread.argsort(descending=True)[: plots.MAX_DREAM_LINES].sort().values
-    lines = [part[:, chosen].float().cpu().numpy() for part in (dream.real, dream.dreamed)]
+    entries, dreams = (part[:, chosen].float().cpu().numpy() for part in (dream.real, dream.dreamed))
     note = "" if len(chosen) == len(spread) else f" Shown are the {len(chosen)} entries that vary most."
     return _figure(
-        lambda ax: plots.dream_lines(ax, *lines, chosen.tolist(), dream.warm_up),
+        lambda ax: plots.dream_lines(ax, entries, dreams, chosen.tolist(), dream.warm_up),
         "Entries of the observation along a real episode and along the model's dream of it",
         beginning + note,
         wide=True,
