@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import sys
 import warnings
@@ -119,8 +120,14 @@ def as_shown_to_agents(env: gym.Env, observation_space: spaces.Space) -> gym.Env
     return TransformObservation(env, shown, observation_space)
 
 
+def render_without_display() -> None:
+    """Let MuJoCo render without a screen, unless the user chose a backend; best called before MuJoCo is imported."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
 def make_env(name: str, /, **kwargs: Any) -> gym.Env:
-    """Make an env from a Gymnasium id or ``"package.module:Class"``.
+    """Make an env from a Gymnasium id or ``"package.module:Class"``, so that it can render without a screen.
 
     Args:
         name: the id, the class, or a function of the module that returns an env. As in :func:`gymnasium.make`, an id
@@ -130,6 +137,7 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     Raises:
         ValueError: if the name is none of these, does not make a Gymnasium env, or does not take these arguments.
     """
+    render_without_display()
     if is_id(name):
         try:
             return gym.make(name, **kwargs)

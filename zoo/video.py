@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -24,7 +22,7 @@ from mbrl_wrappers.envs.imagined import encode_one
 from mbrl_wrappers.envs.rendering import can_render, check_renderable, frames_of, set_state_from_obs
 from mbrl_wrappers.models import DynamicsModel, WorldModel
 from mbrl_wrappers.zoo.analysis.dreams import WARM_UP
-from mbrl_wrappers.zoo.environment import as_shown_to_agents
+from mbrl_wrappers.zoo.environment import as_shown_to_agents, render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
 
@@ -38,12 +36,6 @@ DEFAULT_FPS = 30
 MAX_FPS = 50
 
 EnvFactory = Callable[[], gym.Env]
-
-
-def render_without_display() -> None:
-    """Let MuJoCo render without a screen, unless the user chose a backend; best called before MuJoCo is imported."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def record_video(

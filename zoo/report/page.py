@@ -23,6 +23,7 @@ from mbrl_wrappers.zoo.analysis.dreams import Dream
 from mbrl_wrappers.zoo.analysis.findings import Diagnosis
 from mbrl_wrappers.zoo.analysis.plan_candidates import PLANNED_STEPS, Candidates
 from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
+from mbrl_wrappers.zoo.environment import render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.report import plots
 from mbrl_wrappers.zoo.report.model import look_into
@@ -38,7 +39,6 @@ from mbrl_wrappers.zoo.report.sentences import (
     trust_sentence,
 )
 from mbrl_wrappers.zoo.storage.folder import MISFITS
-from mbrl_wrappers.zoo.video import render_without_display
 
 FIGURE_INCHES = (4.0, 3.1)
 WIDE_FIGURE_INCHES = (8.2, 3.1)
