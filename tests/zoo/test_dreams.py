@@ -41,8 +41,7 @@ def played(model: CartModel, episode: int = 0, length: int = 20) -> Remembered:
         seen.append(obs)
         done.append(action)
         rewards.append(reward)
-    flat = (torch.as_tensor(np.array(part)) for part in (seen, done))
-    return remembered(model, *flat, rewards, seeded())
+    return remembered(model, torch.as_tensor(np.array(seen)), torch.as_tensor(np.array(done)), rewards, seeded())
 
 
 def test_an_exact_model_dreams_what_is_real() -> None:

@@ -24,7 +24,7 @@ from mbrl_wrappers.models.world_model import StepPrediction
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Sequences
 
-NUM_STARTS = 1024
+NUM_STARTS = 512
 MAX_GRAD_NORM = 100.0
 
 
@@ -449,7 +449,8 @@ class RSSM(DescribedBySettings):
 
     def keep_starts(self, features: Tensor) -> None:
         """Keep posterior states, by their features ``[N, F]``, for imagined episodes to begin from."""
-        kept = features[:NUM_STARTS].detach()
+        rows = torch.linspace(0, len(features) - 1, min(NUM_STARTS, len(features)), device=features.device).long()
+        kept = features[rows].detach()
         self.start_states[: len(kept)] = kept
         self._num_starts.fill_(len(kept))
 
