@@ -96,7 +96,7 @@ def planning_in_a_dream() -> Any:
     env = gym.make(PENDULUM)
     dynamics = RSSM.for_env(env, version=1, deter=32, units=32, latent=8, sequence_length=32, train_steps=20)
     search = {"horizon": 4, "population": 20, "num_elites": 4, "iterations": 2}
-    arguments = {"learning_starts": 200, "train_freq": 50, "planner_kwargs": search}
+    arguments: dict[str, Any] = {"learning_starts": 200, "train_freq": 50, "planner_kwargs": search}
     return PlaNet("MlpPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(300)
 
 

@@ -83,6 +83,13 @@ SMALLER: dict[str, dict[str, str]] = {
         '"horizon": 25, "population": 60': '"horizon": 3, "population": 20',
         "agent.learn(400)": "agent.learn(205)",
     },
+    "examples/ppo_in_a_dream.py": {
+        "train_steps=1_500": "train_steps=3",
+        "collect_episodes(env, model, 5_000": "collect_episodes(env, model, 100",
+        "num_envs=64, horizon=200": "num_envs=4, horizon=20",
+        "agent.learn(200_000)": "agent.learn(256)",
+        "n_eval_episodes=20": "n_eval_episodes=1",
+    },
     "examples/ppo_inside_a_model.py": {
         "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
         "collect_transitions(env, dynamics, 3_000": "collect_transitions(env, dynamics, 300",
@@ -183,6 +190,11 @@ def test_mbpo_on_your_env(run_smaller):
 def test_plan_candidates(run_smaller):
     assert "10 elites, best predicted return -" in run_smaller("examples/plan_candidates.py")
     assert "predicted return" in Path("plan_candidates.svg").read_text(encoding="utf-8")
+
+
+def test_ppo_in_a_dream(run_smaller):
+    dream, real = run_smaller("examples/ppo_in_a_dream.py").splitlines()
+    assert dream.startswith("dream return: ") and real.startswith("real return: -")
 
 
 def test_ppo_inside_a_model(run_smaller):
