@@ -38,7 +38,7 @@ def games_env(count: int = 4, limit: int = 20) -> GamesVecEnv:
 def make_agent(env: Any = None, dynamics: Any = SokobanDynamics, **kwargs: Any) -> I2A:
     env = games_env() if env is None else env
     if isinstance(dynamics, type):
-        dynamics = dynamics.for_env(env)
+        dynamics = dynamics.for_env(env)  # type: ignore[attr-defined]
     arguments: dict[str, Any] = {
         "length": 2, "n_steps": 4, "seed": 0, "device": "cpu",
         "policy_kwargs": {"features_extractor_kwargs": dict(EXTRACTOR), "rollout_policy_channels": 4},
@@ -108,9 +108,9 @@ def test_the_rollout_policy_imitates_the_agent_and_nothing_else_is_changed() -> 
 
 def test_a_model_is_fitted_to_the_agents_own_steps_and_used_from_then_on() -> None:
     env = games_env(limit=7)
-    agent = make_agent(env, learner(env), first_fit=160, fit_rows=100)
+    agent: Any = make_agent(env, learner(env), first_fit=160, fit_rows=100)
     agent.learn(160)
-    assert agent.dynamics.num_starts == 0 and agent.replay_buffer is not None
+    assert agent.dynamics.num_starts == 0
     obs = env.reset()
     assert np.array_equal(agent.imagine(obs)["frames"][:, 1, 0], obs)  # copies
     real = ReplayExperience(agent.replay_buffer, AgentView(agent, agent.dynamics), agent.dynamics).rows()
@@ -148,9 +148,9 @@ def test_the_default_model_is_learned() -> None:
 
 def test_the_models_rewards_are_the_envs_own_under_vec_normalize() -> None:
     env: Any = VecNormalize(games_env(), norm_obs=False)
-    agent = make_agent(env, learner(games_env()), first_fit=1000)
+    agent: Any = make_agent(env, learner(games_env()), first_fit=1000)
     agent.learn(64)
-    rewards = agent.replay_buffer.rewards[: agent.replay_buffer.pos]  # type: ignore[union-attr]
+    rewards = agent.replay_buffer.rewards[: agent.replay_buffer.pos]
     assert np.isin(rewards.round(1), np.float32([-0.1, 0.9, -1.1, 10.9])).all()
 
 
@@ -264,7 +264,7 @@ def test_a_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 def test_checkpoints_hold_agents_without_a_buffer_too(tmp_path: Path) -> None:
     agent = A2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu").learn(20)
     save_checkpoint(agent, tmp_path / "checkpoint")
-    again = load_checkpoint(A2C, tmp_path / "checkpoint", agent.env, device="cpu")  # type: ignore[arg-type]
+    again = load_checkpoint(A2C, tmp_path / "checkpoint", agent.env, device="cpu")
     state = agent.policy.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in again.policy.state_dict().items())
 
