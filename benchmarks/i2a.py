@@ -63,6 +63,7 @@ class Task:
         rounds: evaluations, evenly spread.
         limit: steps of an episode.
         longer: how many times as many frames A2C gets, about as long as I2A takes.
+        agent: changes to the recipe of I2A.
     """
 
     env: str
@@ -72,6 +73,7 @@ class Task:
     rounds: int
     limit: int = 120
     longer: int = 8
+    agent: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def measure(self) -> str:
@@ -79,10 +81,15 @@ class Task:
         return "solved" if self.env == SOKOBAN else "return"
 
 
+EARLY_FIT = {"first_fit": 20_000, "fit_rows": 20_000, "fit_every": None}
 SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 TASKS = {
-    "sokoban5": Task(SOKOBAN, "Sokoban 5x5, one box", {"size": 5, "num_boxes": 1}, 400_000, 8),
-    "sokoban6": Task(SOKOBAN, "Sokoban 6x6, one box", {"size": 6, "num_boxes": 1}, 1_000_000, 10),
+    "sokoban5": Task(
+        SOKOBAN, "Sokoban 5x5, one box", {"size": 5, "num_boxes": 1}, 160_000, 8, longer=4, agent=EARLY_FIT
+    ),
+    "sokoban6": Task(
+        SOKOBAN, "Sokoban 6x6, one box", {"size": 6, "num_boxes": 1}, 1_000_000, 10, longer=6, agent=EARLY_FIT
+    ),
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 8_000_000, 16),
     "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 8_000_000, 16),
     "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 2_000_000, 10, 3_000),
@@ -121,6 +128,7 @@ def games_of(task: Task, count: int, test: bool) -> Games:
 
 def build(task: Task, column: str, env: GamesVecEnv, seed: int) -> OnPolicyAlgorithm:
     recipe = load_recipe("i2a", task.env)
+    recipe = dataclasses.replace(recipe, agent={**recipe.agent, **task.agent})
     if not column == "a2c":
         return imagining(recipe, env, seed, MODELS[column])
     with_copies = imagining(recipe, env, seed, MODELS["copy"])
