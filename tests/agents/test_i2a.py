@@ -106,7 +106,7 @@ def test_the_rollout_policy_imitates_the_agent_and_nothing_else_is_changed() -> 
 # -- the model -----------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_fitted_to_the_agents_own_steps_and_used_from_then_on() -> None:
+def test_a_model_is_fitted_to_the_agents_own_steps_and_used_by_a_new_policy() -> None:
     env = games_env(limit=7)
     agent: Any = make_agent(env, learner(env), first_fit=160, fit_rows=100)
     agent.learn(160)
@@ -118,7 +118,9 @@ def test_a_model_is_fitted_to_the_agents_own_steps_and_used_from_then_on() -> No
     said = SokobanDynamics.for_env(env).predict(real.obs, real.action)
     assert torch.equal(said.next_obs, real.next_obs) and torch.equal(said.terminated, real.terminated)
     torch.testing.assert_close(said.reward, real.reward)
+    first_policy = agent.policy
     agent.learn(16, reset_num_timesteps=False)
+    assert agent.policy is not first_policy and agent._core.rollout_policy is agent.policy.rollout_policy
     assert agent.dynamics.num_starts > 0 and agent._num_fits == 1 and agent.replay_buffer is None
     assert agent._core.dynamics is agent.dynamics
 
