@@ -85,14 +85,20 @@ class Task:
         return "solved" if self.env == SOKOBAN else "return"
 
 
-EARLY_FIT = {"first_fit": 20_000, "fit_rows": 20_000, "fit_every": None}
+EARLY_FITS = {"first_fit": 40_000, "fit_rows": 40_000, "fit_every": 40_000}
 SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 TASKS = {
     "sokoban5": Task(
-        SOKOBAN, "Sokoban 5x5, one box", {"size": 5, "num_boxes": 1}, 160_000, 4, longer=4, agent=EARLY_FIT
+        SOKOBAN, "Sokoban 5x5, one box", {"size": 5, "num_boxes": 1}, 200_000, 5, longer=4, agent=EARLY_FITS
     ),
     "sokoban6": Task(
-        SOKOBAN, "Sokoban 6x6, one box", {"size": 6, "num_boxes": 1}, 1_000_000, 10, longer=6, agent=EARLY_FIT
+        SOKOBAN,
+        "Sokoban 6x6, one box",
+        {"size": 6, "num_boxes": 1},
+        1_000_000,
+        10,
+        longer=6,
+        agent={**EARLY_FITS, "fit_every": 200_000},
     ),
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 8_000_000, 16),
     "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 8_000_000, 16),
