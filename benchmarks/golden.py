@@ -115,8 +115,8 @@ def imagining(**options: Any) -> Any:
     """Train I2A for 512 steps of Sokoban, half of them with a fitted model."""
     env = GamesVecEnv(SokobanGames(8, size=5, num_boxes=1, max_episode_steps=50), seed=0)
     dynamics = FrameDynamics.for_env(env, channels=8, blocks=1, max_steps=50)
-    fits = {"first_fit": 256, "fit_rows": 256}
-    return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **fits, **options).learn(512)
+    arguments = {"first_fit": 256, "fit_rows": 256, **options}
+    return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(512)
 
 
 def planning_in_latents() -> Any:
