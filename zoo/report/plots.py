@@ -197,7 +197,7 @@ def dream_lines(ax: Axes, real: np.ndarray, dreamed: np.ndarray, entries: Sequen
         warm_up: the first observations, which the model has seen.
     """
     with mpl.rc_context(STYLE):
-        for column, (entry, color) in enumerate(zip(entries, _colors(len(entries)), strict=True)):
+        for column, (entry, color) in enumerate(zip(entries, colors(len(entries)), strict=True)):
             ax.plot(real[:, column], color=color, linewidth=1.2, label=f"entry {entry}, real")
             ax.plot(dreamed[:, column], color=color, linewidth=1.6, linestyle="--", label=f"entry {entry}, dream")
         ax.axvline(warm_up - 1, color="0.4", linewidth=1.0, linestyle=":")
