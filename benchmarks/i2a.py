@@ -32,19 +32,19 @@ from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
 from mbrl_wrappers.wrappers import ModelExpansion
 from mbrl_wrappers.zoo.registry import DYNAMICS
-from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe
+from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 
 FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
 UNSEEN = 1_000_000  # the first of the levels that no agent learns on
 TESTED = 200
 PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
 
-# Changes to the recipe's model; A2C has none.
+# Changes to the recipe; A2C has no model.
 MODELS: dict[str, dict[str, Any]] = {
     "i2a": {},
-    "exact": {"kind": "SokobanDynamics"},
-    "copy": {"kind": "CopyDynamics"},
-    "poor": {"channels": 2, "max_steps": 100},
+    "exact": {"dynamics.kind": "SokobanDynamics"},
+    "copy": {"dynamics.kind": "CopyDynamics"},
+    "poor": {"dynamics.channels": 2, "dynamics.max_steps": 100},
 }
 COLUMNS = {
     "i2a": "I2A",
@@ -149,10 +149,8 @@ def build(task: Task, column: str, env: GamesVecEnv, seed: int) -> OnPolicyAlgor
 
 def imagining(recipe: Recipe, env: GamesVecEnv, seed: int, model: Mapping[str, Any]) -> I2A:
     """Return an I2A of the recipe with changes to its model."""
-    arguments: dict[str, Any] = {**recipe.dynamics, **model}
+    arguments = dict(override(recipe, model).dynamics)
     kind: Any = DYNAMICS[arguments.pop("kind")]
-    if "kind" in model:
-        arguments = {}
     dynamics = kind.for_env(env, seed=seed, **arguments)
     return I2A("CnnPolicy", env, dynamics=dynamics, seed=seed, device="cpu", **recipe.agent)
 
