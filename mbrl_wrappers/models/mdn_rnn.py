@@ -25,6 +25,7 @@ MAX_GRADIENT = 1.0  # of M, an entry
 LAST_LEARNING_RATE = 0.01  # of M at the end of a fit, as a share of its first one
 NUM_ENCODED_BATCHES = 64
 WARM_UP = 0.25  # the share of a sequence that fills the memory
+NUM_DEVIATIONS = 3.0  # of V's samples, by which imagined latents may lie beyond the real means
 NEVER = 1.0  # a threshold that no chance exceeds
 
 
@@ -430,7 +431,9 @@ class MDNRNN(LatentModel):
             mean, std = rewards.mean(), rewards.std()
             self._reward_scale.copy_(torch.stack([mean, std if std > 0 else torch.ones_like(std)]))
             self._reward_range.copy_(torch.stack(rewards.aminmax()))
-        self._latent_range.copy_(torch.stack(real.of[:, :, 0].flatten(0, 1).aminmax(dim=0)))
+        mean, log_std = real.of.flatten(0, 1).unbind(1)
+        room = NUM_DEVIATIONS * log_std.exp()
+        self._latent_range.copy_(torch.stack([(mean - room).amin(0), (mean + room).amax(0)]))
 
     def _keep_first_states(self, real: Encoded, generator: torch.Generator) -> None:
         """Keep the states in which episodes begin; all, without a memory, where the sequences hold no beginning."""

@@ -234,8 +234,8 @@ def test_dreams_stay_within_what_was_seen(fitted: MDNRNN) -> None:
     state = fitted.state_of(20 * torch.randn(500, 19, generator=seeded()))
     state, prediction = fitted.step(state, torch.ones(500, 1), seeded(1), temperature=5.0)
     data = collect_episodes(Line(limit=8), fitted, 600, seed=0)  # that of the fit
-    seen, real = fitted.encode(data.rows().obs)[:, 0], data.rows().reward
-    room = 0.2 * (seen.amax(0) - seen.amin(0))
+    (seen, log_std), real = fitted.encode(data.rows().obs).unbind(1), data.rows().reward
+    room = 0.2 * (seen.amax(0) - seen.amin(0)) + 3 * log_std.exp().amax(0)
     assert (state.latent >= seen.amin(0) - room).all() and (state.latent <= seen.amax(0) + room).all()
     assert prediction.reward.max() <= 0 and prediction.reward.min() >= real.min() - 1e-5
 
