@@ -18,6 +18,7 @@ from mbrl_wrappers.zoo.storage.agent_file import model_of
 LEAST = {
     "dhmbpo/Hopper-v5": 2900.0,
     "dreamer/Pendulum-v1": -300.0,
+    "dreamer/PixelPendulum-v0": -300.0,
     "maac/Pendulum-v1": -300.0,
     "m2ac/InvertedPendulum-v5": 950.0,
     "mbpo/CartPole-v1": 475.0,
@@ -32,7 +33,11 @@ LEAST = {
     "steve/Pendulum-v1": -300.0,
     "svg/Pendulum-v1": -600.0,
 }
-OF_FEWER_SEEDS = {"dhmbpo/Hopper-v5": [0, 1, 2], "dreamer/Pendulum-v1": [1, 2, 3]}
+OF_FEWER_SEEDS = {
+    "dhmbpo/Hopper-v5": [0, 1, 2],
+    "dreamer/Pendulum-v1": [1, 2, 3],
+    "dreamer/PixelPendulum-v0": [1],
+}
 MAX_BYTES = 25_000_000
 
 

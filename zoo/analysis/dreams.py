@@ -47,7 +47,8 @@ class DreamErrors:
     """Errors by steps ahead, without a real observation in between.
 
     Attributes:
-        observation: root mean square over an observation's entries, in units of the real ones' spread.
+        observation: root mean square over an observation's entries, in units of the real ones' spread, which all
+            pixels share.
         reward: absolute, in units of the real rewards' spread.
         divergence: of the state that has seen the real observation from the imagined one, in nats; None for a model
             that has no ``divergence``.
@@ -105,6 +106,10 @@ def errors_of_dreams(dynamics: WorldModel, paths: Sequence[Remembered], horizon:
     reward = torch.cat([torch.cat([path.reward, path.reward[-1:]]) for path in paths])
     scale, reward_scale = Normalizer(obs.shape[-1]).to(obs.device), Normalizer(1).to(obs.device)
     scale.fit(obs.float())
+    spread, is_pixel = scale.std, dynamics.obs_codec.is_pixel.to(obs.device)
+    if is_pixel.any():  # one for all pixels: many hardly vary, and would count more than those that show something
+        common = obs[:, is_pixel].float().var(0, correction=0).mean().sqrt()
+        spread = torch.where(is_pixel, common if common > 0 else torch.ones_like(common), spread)
     reward_scale.fit(torch.cat([path.reward for path in paths])[:, None])
     at = _starts(paths, horizon, num_starts).to(obs.device)
     state = tree_map(lambda part: part[at], states)
@@ -114,7 +119,7 @@ def errors_of_dreams(dynamics: WorldModel, paths: Sequence[Remembered], horizon:
         state, said = dynamics.step(state, action[at], deterministic=True)
         errors["reward"].append((said.reward - reward[at]).abs() / reward_scale.std)
         at = at + 1
-        missed = (dynamics.decode(state).float() - obs[at].float()) / scale.std
+        missed = (dynamics.decode(state).float() - obs[at].float()) / spread
         errors["observation"].append(missed.square().mean(-1).sqrt())
         if divergence is not None:
             seen = tree_map(lambda part: part[at], states)  # noqa: B023
