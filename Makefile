@@ -58,7 +58,7 @@ slow: $(INSTALLED)
 
 # The site, into site/. It stops at a broken link, and needs no network.
 docs: $(INSTALLED)
-	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 demo: $(INSTALLED)
 	$(BIN)/python -m mbrl_wrappers.zoo train mbpo

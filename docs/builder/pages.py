@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import os
 import posixpath
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -136,6 +138,8 @@ def site_page(file: str) -> str:
         return f"examples/{path.stem}.md" if path.suffix else "examples/index.md"
     if path.parts[:2] == ("zoo", "recipes"):
         return f"agents/{path.stem}.md" if path.suffix else "agents/index.md"
+    if path.parts[:3] == ("docs", "agents", "notes"):
+        return f"agents/{path.name}"
     if path.suffix == ".ipynb":
         return str(path.relative_to("docs").with_suffix(".md"))
     if path.suffix == ".csv" or (path.parts[:2] == ("docs", "results") and not path.suffix):
@@ -219,7 +223,11 @@ def agent_page(name: str, record: AgentRecord) -> str:
 def notes(name: str) -> str:
     """Return what is written about an agent by hand: idea, equation, where it pays; empty if nothing is."""
     file = DOCS / "agents" / "notes" / f"{name}.md"
-    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if not file.exists():
+        return ""
+    return with_site_links(
+        file.read_text(encoding="utf-8").strip(), f"docs/agents/notes/{name}.md", f"agents/{name}.md"
+    )
 
 
 def how_to_run(name: str, record: AgentRecord) -> str:
@@ -357,8 +365,29 @@ def example_pages() -> dict[str, str]:
 
 
 def notebook_pages() -> dict[str, str]:
-    """Return the pages of the notebooks, with what they printed and drew when they were run."""
-    return {}
+    """Return the pages of the notebooks, with what they printed and drew when they were run last."""
+    pages = {}
+    for file in sorted((DOCS / "notebooks").glob("*.ipynb")):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        run_it = f"`docs/notebooks/{file.name}`"
+        first, *others = (part for cell in cells for part in cell_parts(cell))
+        pages[f"notebooks/{file.stem}.md"] = "\n\n".join([first, run_it, *others]) + "\n"
+    return pages
+
+
+def cell_parts(cell: dict[str, Any]) -> list[str]:
+    """Return a cell of a notebook as Markdown: its text, or its code and what that printed and drew."""
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return [source]
+    parts = [f"```python\n{source}\n```"]
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            parts.append(f"![What the cell drew](data:image/png;base64,{''.join(data['image/png']).strip()})")
+        elif text := "".join(output.get("text", data.get("text/plain", ""))):
+            parts.append(f"```text\n{text.rstrip()}\n```")
+    return parts
 
 
 def command_page() -> str:
@@ -386,7 +415,8 @@ def help_of(command: str) -> str:
         del os.environ["COLUMNS"]
         if columns is not None:
             os.environ["COLUMNS"] = columns
-    return re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue()).strip()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip()
 
 
 def api_index() -> str:
