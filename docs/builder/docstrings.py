@@ -9,6 +9,8 @@ import griffe
 
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`(?P<short>~?)(?P<target>[\w.]+)`")
 EQUATION = re.compile(r"^(?P<indent> {4,})``(?P<text>[^`]+)``(?P<source>\s+\(.*\))?$", re.MULTILINE)
+# The Google style knows `Examples`, whose prompts are shown as code.
+EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 LITERAL = re.compile(r" ?::$", re.MULTILINE)
 
 
@@ -16,6 +18,7 @@ def as_markdown(text: str) -> str:
     """Return a docstring with its reST roles, literal blocks and equations as Markdown."""
     text = ROLE.sub(_name, text)
     text = EQUATION.sub(lambda match: match["indent"] + match["text"] + (match["source"] or ""), text)
+    text = EXAMPLE.sub("Examples:", text)
     return LITERAL.sub(":", text)
 
 

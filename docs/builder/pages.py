@@ -154,6 +154,7 @@ def generated_pages() -> dict[str, str]:
     """Return the path and the text of every page that is made of the code."""
     return {
         **{page: (CHECKOUT / file).read_text(encoding="utf-8") for file, page in SHOWN.items()},
+        "index.md": "---\nhide: [navigation]\n---\n" + (CHECKOUT / "README.md").read_text(encoding="utf-8"),
         "license.md": f"# Licence\n\n```text\n{(CHECKOUT / 'LICENSE').read_text(encoding='utf-8')}\n```\n",
         "agents/index.md": agents_page(),
         **{f"agents/{name}.md": agent_page(name, record) for name, record in AGENTS.items()},
@@ -311,16 +312,15 @@ def trained_cells(folder: AgentFolder) -> list[str]:
 
 def measured(name: str) -> str:
     """Return the agent's rows of results/index.md, and those of agents without a model from the same pages."""
-    head = "| task | agent | env steps | seeds | return, mean ± std | CPU s | page |\n|---|---|---|---|---|---|---|"
+    head = "| task | agent | env steps | seeds | return, mean ± std | CPU s | from |\n|---|---|---|---|---|---|---|"
     rows = []
     for task, entries in index_rows().items():
         own = [row for row in entries if plain(row[0]) == plain(name)]
         pages = {page_of(row) for row in own}
         others = [row for row in entries if row not in own and is_model_free(row[0]) and page_of(row) in pages]
-        rows += [
-            f"| {task} | {label} | {steps} | {seeds} | {mean} | {cpu} | {page.replace('](', '](../results/')} |"
-            for label, steps, seeds, _, mean, _, cpu, page in own + others
-        ]
+        for label, steps, seeds, _, mean, _, cpu, links in own + others:
+            page = links.partition(", ")[0].replace("](", "](../results/")
+            rows.append(f"| {task} | {label} | {steps} | {seeds} | {mean} | {cpu} | {page} |")
     return "\n".join([head, *rows]) if rows else ""
 
 
@@ -431,7 +431,7 @@ def api_page(module: str, name: str) -> str:
     if module == "mbrl_wrappers":
         return _front_page(name)
     lines = [f"# {name}", "", f"`{module}`", ""]
-    options = ["show_root_heading: false", "heading_level: 1"]
+    options = ["show_root_heading: false", "heading_level: 2"]
     if module == "mbrl_wrappers.agents":
         elsewhere = {
             record.kind.__name__: agent for agent, record in AGENTS.items() if has_page_of_its_own(agent, record)
