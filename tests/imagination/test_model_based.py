@@ -548,6 +548,16 @@ def test_a_strategy_in_place_of_the_callback_is_refused_with_what_to_write(strat
         make_agent(SAC).learn(1, callback=strategy)
 
 
+@pytest.mark.parametrize(
+    ("agent_says", "callback_says", "bar"), [(0, 0, False), (1, 0, False), (0, 1, False), (0, 0, True)]
+)
+def test_long_fits_show_progress_where_anything_asks_for_it(agent_says, callback_says, bar):
+    agent = make_agent(verbose=agent_says)
+    callback = ModelBased(tiny_dyna(), Recorder(agent.env), verbose=callback_says)
+    agent.learn(25, callback=callback, log_interval=None, progress_bar=bool(bar))
+    assert callback.dynamics.verbose == (agent_says or callback_says or bar)
+
+
 def test_a_strategy_must_be_an_instance():
     with pytest.raises(ValueError, match=r"strategy must be an instance such as Dyna\(\), got <class"):
         ModelBased(Dyna)
