@@ -407,7 +407,7 @@ def help_of(command: str) -> str:
     """Return the help of a command, as it is shown where there is no terminal."""
     printed = io.StringIO()
     columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "90"
+    os.environ["COLUMNS"] = "80"
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main([command, "--help"])
@@ -431,7 +431,7 @@ def api_page(module: str, name: str) -> str:
     if module == "mbrl_wrappers":
         return _front_page(name)
     lines = [f"# {name}", "", f"`{module}`", ""]
-    options = ["show_root_heading: false", "heading_level: 2"]
+    options = ["show_root_heading: false", "show_root_toc_entry: false", "heading_level: 2"]
     if module == "mbrl_wrappers.agents":
         elsewhere = {
             record.kind.__name__: agent for agent, record in AGENTS.items() if has_page_of_its_own(agent, record)
