@@ -10,6 +10,7 @@ import ast
 import configparser
 import importlib.util
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.recipe import parse_params
 
 CHECKOUT = Path(__file__).parents[1]
+BUILDER = runpy.run_path(str(CHECKOUT / "docs" / "builder" / "pages.py"))  # makes the pages of agents
 PAGES = [
     CHECKOUT / "README.md",
     CHECKOUT / "CONTRIBUTING.md",
@@ -158,6 +160,7 @@ def commands() -> list[str]:
             found |= {line for block in blocks for line in block.splitlines()} | set(INLINE.findall(text))
         else:
             found |= {quoted or line for quoted, line in IN_DOCSTRINGS.findall(text)}
+    found |= {BUILDER["command_of"](name) for name in AGENTS}
     found = {" ".join(command.partition("  #")[0].split()) for command in found}
     return sorted(command for command in found if command and command[0] != "#")
 
@@ -274,6 +277,12 @@ def test_a_notebook_runs_from_beginning_to_end(notebook):
 
 
 # -- the site -------------------------------------------------------------------------------------------------------
+
+
+def test_the_overview_of_results_has_every_page():
+    results = CHECKOUT / "docs" / "results"
+    linked = set(re.findall(r"\]\(([\w.]+\.md)\)", (results / "overview.md").read_text(encoding="utf-8")))
+    assert linked == {file.name for file in results.glob("*.md")} - {"overview.md"}
 
 
 @pytest.mark.slow

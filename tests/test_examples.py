@@ -26,6 +26,13 @@ SMALLER: dict[str, dict[str, str]] = {
         "horizon=15, population=50": "horizon=3, population=20",
         "n_eval_episodes=5": "n_eval_episodes=1",
     },
+    "examples/i2a_imagination.py": {
+        "SokobanGames(64": "SokobanGames(4",
+        "max_steps=600": "max_steps=10",
+        "first_fit=20_000, fit_rows=20_000": "first_fit=80, fit_rows=80",
+        "agent.learn(40_000)": "agent.learn(120)",
+        "dpi=80": "dpi=30",
+    },
     "examples/learn_connect_four.py": {
         "num_games=256, batch_size=1024, gradient_steps=2": "num_games=8, num_simulations=4, gradient_steps=1",
         "agent.learn(1_000_000)": "agent.learn(400)",
@@ -75,6 +82,13 @@ SMALLER: dict[str, dict[str, str]] = {
         "n_eval_episodes=5": "n_eval_episodes=1",
         "n_trials=20": "n_trials=2",
     },
+    "examples/train_in_a_dream.py": {
+        "latent=4, memory=128": "vision_steps=2, memory_steps=2, num_sequences=4, latent=4, memory=8",
+        "sigma=0.5": "learning_starts=40, population=4, dreams=2",
+        "agent.learn(10_210)": "agent.learn(45)",
+        "n_eval_episodes=20": "n_eval_episodes=1",
+        "dreams=100": "dreams=2",
+    },
     "examples/wrong_termination.py": {
         "learning_starts=500": "learning_starts=200",
         "max_steps=100": "max_steps=10",
@@ -118,6 +132,11 @@ def test_fit_a_model(run_smaller):
 
 def test_improve_a_policy(run_smaller):
     assert run_smaller("examples/improve_a_policy.py").count(": return -") == 2
+
+
+def test_i2a_imagination(run_smaller):
+    assert "share of imagined frames that are right, by step: [" in run_smaller("examples/i2a_imagination.py")
+    assert Path("i2a_imagination.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_mbpo_on_your_env(run_smaller):

@@ -27,6 +27,7 @@ from mbrl_wrappers.zoo.training.building import base_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import check_name
 from mbrl_wrappers.zoo.training.run import check_folder, is_finished
 
 POLL_SECONDS = 0.2
@@ -72,6 +73,8 @@ def train(
     baseline: bool = True,
     with_optimizer: bool = False,
     progress_bar: bool = False,
+    executor: str = "local",
+    address: str | None = None,
 ) -> Training:
     """Train an agent on an environment and, for comparison, the same agent without a model.
 
@@ -98,6 +101,9 @@ def train(
         baseline: whether to train the agent without a model too; ignored for agents that only work with a model.
         with_optimizer: keep optimisers and replay buffer in the agents' folders, so that training can go on later.
         progress_bar: show a progress bar.
+        executor: where the workers of an agent live that has some, by its recipe or ``params``: ``"local"`` for
+            processes here, ``"ray"`` for a Ray cluster.
+        address: of the Ray cluster; default: one of its own.
 
     Raises:
         ValueError: for an argument that can't be used, or a folder that holds a run with other arguments.
@@ -118,12 +124,18 @@ def train(
         device=device,
     )
     folder = default_folder(agent, env, seed) if folder is None else Path(folder)
-    options = {"track": track, "with_optimizer": with_optimizer}
+    options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
     return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
 
 
 def resume(
-    folder: str | Path, *, track: str | None = None, with_optimizer: bool = False, progress_bar: bool = False
+    folder: str | Path,
+    *,
+    track: str | None = None,
+    with_optimizer: bool = False,
+    progress_bar: bool = False,
+    executor: str = "local",
+    address: str | None = None,
 ) -> Training:
     """Go on with a run of :func:`train` with the arguments that it was started with.
 
@@ -133,6 +145,8 @@ def resume(
         track: as for :func:`train`.
         with_optimizer: as for :func:`train`.
         progress_bar: as for :func:`train`.
+        executor: as for :func:`train`.
+        address: as for :func:`train`.
 
     Raises:
         ZooError: if the folder does not hold exactly one run of :func:`train`.
@@ -145,12 +159,17 @@ def resume(
     if spec.agent != jobs[0].parent.name or spec.agent not in AGENTS:
         raise ZooError(f"{jobs[0]} must be the job of a registered agent and of its folder, got {spec.agent!r}")
     baseline = (folder / BASE).exists()
-    options = {"track": track, "with_optimizer": with_optimizer}
+    options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
     return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
 
 
 def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline: bool, progress_bar: bool) -> Training:
     check_device("device", spec.device)
+    check_name(options["executor"], ("local", "ray"), "executor")
+    if options["executor"] == "ray" and not spec.recipe.agent.get("workers"):
+        raise ValueError(
+            f"executor must be 'local' without agent.workers in params or recipe, got {options['executor']!r}"
+        )
     label = spec.label()
     own = folder / spec.agent
     variants = {label: (spec, own)}

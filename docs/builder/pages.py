@@ -233,8 +233,7 @@ def notes(name: str) -> str:
 
 def how_to_run(name: str, record: AgentRecord) -> str:
     """Return the command that trains the agent on the first env of its recipe, and the class to use in Python."""
-    env = next(iter(recipe_envs(name)), "Pendulum-v1")
-    lines = ["```", f"mbrl-zoo train {name} --env {env}", "```", ""]
+    lines = ["```", command_of(name), "```", ""]
     if record.serves_others:
         lines.append(
             f"In Python: `agent.learn(steps, callback=ModelBased({record.kind.__name__}()))` with any agent that the "
@@ -245,6 +244,11 @@ def how_to_run(name: str, record: AgentRecord) -> str:
     if record.control:
         lines.append(f"Its control, which the command trains too, is `{record.control}` without a model.")
     return "\n".join(lines)
+
+
+def command_of(name: str) -> str:
+    """Return the command that trains the agent on the first env of its recipe."""
+    return f"mbrl-zoo train {name} --env {next(iter(recipe_envs(name)), 'Pendulum-v1')}"
 
 
 def recipe_envs(name: str) -> list[str]:

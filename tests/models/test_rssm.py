@@ -79,7 +79,7 @@ def test_a_head_that_minimises_its_loss_predicts_the_target(bins: int | None) ->
     assert head.mean(outputs).abs().max() < 1e-4  # it begins at 0
     if bins is not None:
         assert head.loss(outputs, target).tolist() == pytest.approx([math.log(bins)] * 4)
-        places, weight = two_hot_places(symlog(target), head.bins)
+        places, weight = two_hot_places(symlog(target), head.two_hot.bins)
         best = torch.full_like(outputs, -math.inf)
         best.scatter_(1, places[:, None], (1 - weight).log()[:, None])
         best.scatter_(1, places[:, None] + 1, weight.log()[:, None])

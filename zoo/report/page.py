@@ -274,8 +274,8 @@ def _game_figures(found: board_games.GameFindings) -> list[Figure]:
                 lambda ax: board_games.draw_tree(ax, game, search),
                 "The most visited part of a search tree",
                 f"The agent's search from there, {int(search.visits[0].sum())} simulations: moves, and their values "
-                "for the player to move in the picture (1 won, -1 lost): blue is good for that player, red is bad. Large "
-                "nodes were visited often.",
+                "for the player to move in the picture (1 won, -1 lost): blue is good for that player, red is bad. "
+                "Large nodes were visited often.",
             ),
         ]
     return figures

@@ -18,6 +18,7 @@ _MAX = {
     "num_particles": 10_000,
     "population": 1_000_000,
     "rollouts_per_step": 100_000,
+    "workers": 10_000,
 }
 # Arguments that hold arguments.
 _NESTED = ("planner_kwargs",)
