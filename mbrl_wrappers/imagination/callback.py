@@ -58,8 +58,7 @@ class ModelBased(BaseCallback):
             the agent's seed, or a random one. SB3 seeds the env and its action space alike, so that an env's noise may
             depend on the random actions: when training starts, the action space gets a random stream of its own, see
             :func:`~mbrl_wrappers.seeding.set_apart`.
-        verbose: as in SB3; from 1 on the model prints how a long fit is getting on. The agent's ``verbose`` and
-            ``learn(..., progress_bar=True)`` have it print too.
+        verbose: as in SB3; from 1 on the model prints how a long fit is getting on.
 
     Raises:
         ValueError: if ``strategy`` is not a :class:`Strategy`, ``fit_every`` is not a whole number of at least 1, or
@@ -131,7 +130,7 @@ class ModelBased(BaseCallback):
         self._warn_of_lost_terminations(buffer)
         self._warn_of_time_limits(buffer)
         self.dynamics.to(agent.device)
-        self.dynamics.verbose = max(self.verbose, agent.verbose, int(self.locals.get("progress_bar", False)))
+        self.dynamics.verbose = self.verbose
         codec = self.dynamics.obs_codec
         self._hindsight = Hindsight(buffer, codec) if isinstance(buffer, HerReplayBuffer) else None
         self.view = AgentView(agent, self.dynamics, self._hindsight)

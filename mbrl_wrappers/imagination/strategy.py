@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -88,15 +88,6 @@ class Strategy(ABC):
         """Restore the result of :meth:`imagined_state`; called at each start of training, often with ``{}``."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no imagined data, got {sorted(state)}")
-
-    def __call__(self, *args: Any) -> NoReturn:
-        """Say what to write where a strategy was given to ``learn``, which calls what is no callback at each step.
-
-        Raises:
-            TypeError: always.
-        """
-        name = type(self).__name__
-        raise TypeError(f"callback must be ModelBased({name}()), which fits a model for the strategy, got {name}()")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the agent, the model (its callback keeps it) and the generator."""

@@ -21,7 +21,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers.agents import M2AC, MVE, Dyna
+from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.imagination import BufferDecorator, ModelBased
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
@@ -540,22 +540,6 @@ def test_fits_and_imagination_are_logged():
     assert values["dynamics/rows"] == 20 and values["dynamics/holdout_error"] > 0
     assert values["dynamics/fit_seconds"] > 0 and values["imagination/seconds"] > 0
     assert values["imagination/rollout_length"] == 1 and values["imagination/rows"] == 60
-
-
-@pytest.mark.parametrize("strategy", [Dyna(), M2AC(), MVE()])
-def test_a_strategy_in_place_of_the_callback_is_refused_with_what_to_write(strategy):
-    with pytest.raises(TypeError, match=rf"must be ModelBased\({type(strategy).__name__}\(\)\)"):
-        make_agent(SAC).learn(1, callback=strategy)
-
-
-@pytest.mark.parametrize(
-    ("agent_says", "callback_says", "bar"), [(0, 0, False), (1, 0, False), (0, 1, False), (0, 0, True)]
-)
-def test_long_fits_show_progress_where_anything_asks_for_it(agent_says, callback_says, bar):
-    agent = make_agent(verbose=agent_says)
-    callback = ModelBased(tiny_dyna(), Recorder(agent.env), verbose=callback_says)
-    agent.learn(25, callback=callback, log_interval=None, progress_bar=bool(bar))
-    assert callback.dynamics.verbose == (agent_says or callback_says or bar)
 
 
 def test_a_strategy_must_be_an_instance():
