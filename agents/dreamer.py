@@ -111,7 +111,6 @@ class Dreamer(RememberingAgent):
     }
 
     policy: DreamerPolicy
-    dynamics: RSSM
     _owed_updates = 0.0
 
     def __init__(

@@ -49,14 +49,15 @@ class I2A(OnPolicyAlgorithm):
 
     - One that was never fitted, such as the default: for ``first_fit`` steps the agent learns while it sees copies of
       each frame, as with :class:`~mbrl_wrappers.models.CopyDynamics`; then the model is fitted to the newest
-      ``fit_rows`` of these steps. So its data are those of a partially trained agent, as in the paper.
+      ``fit_rows`` of these steps, and the agent begins anew with it. So the model's data are those of a partially
+      trained agent, as in the paper.
     - One that was fitted before: it serves from the first step on.
     - One that has nothing to learn: :class:`~mbrl_wrappers.models.CopyDynamics`, the paper's baseline, or the rules,
       :class:`~mbrl_wrappers.models.SokobanDynamics`, an upper bound.
 
     With ``fit_every``, the model is fitted again and again.
 
-    Deviations: the paper first trains another agent for the model's data. Frames are imagined as the likeliest ones.
+    Deviations: frames are imagined as the likeliest ones.
     The rollout policy is fitted to the actions that the agent took, whose cross-entropy is that to its policy on
     average, with an optimiser of its own, whose Adam makes the weight of this loss (the paper's 10) meaningless.
     Sizes are for grids of single pixels on a CPU.
@@ -216,12 +217,22 @@ class I2A(OnPolicyAlgorithm):
             return
         experience = ReplayExperience(buffer, AgentView(cast(Any, self), self.dynamics), self.dynamics)
         generator = torch.Generator().manual_seed(stream_seed(self.seed, f"fit {self._num_fits}"))
+        is_first = not self.dynamics.num_starts
         report = self.dynamics.fit(experience, generator)
+        if is_first:
+            self._begin_anew()
         self._num_fits += 1
         for name, value in report.items():
             self.logger.record(f"model/{name}", value)
         if not self._is_learning_model():
             self.replay_buffer = None
+
+    def _begin_anew(self) -> None:
+        """Make a new policy, for what is seen now is not what the old one has learned to see."""
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            cast(Any, self._core.space), self.action_space, self.lr_schedule, use_sde=False, **self.policy_kwargs
+        ).to(self.device)
+        self._core.rollout_policy = self.policy.rollout_policy
 
     # -- learning --------------------------------------------------------------------------------------
 

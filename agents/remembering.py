@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mbrl_wrappers.agents.agent_with_model import AgentWithModel
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
-from mbrl_wrappers.models.latent import LatentModel
 
 
 class Memory(NamedTuple):
@@ -37,7 +36,6 @@ class RememberingAgent(AgentWithModel):
     which the state counts; so evaluations don't disturb training.
     """
 
-    dynamics: LatentModel
     _memory: Memory | None = None
     _real: tuple[ReplayBuffer, ReplayExperience] | None = None
 

@@ -8,23 +8,44 @@ import pickle
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from mbrl_wrappers.agents.self_play import Examples, SelfPlay
+from mbrl_wrappers.envs.games import Game
+from mbrl_wrappers.planners.tree import TreeSearch
+from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.workers import Worker, WorkerDied, WorkerExecutor, WorkerFailed
-
-if TYPE_CHECKING:
-    from mbrl_wrappers.agents.alphazero import AlphaZero
 
 # Calls that a worker has at a time, so that it need not wait for the next one.
 CALLS = 2
 # A worker that dies so often without having ended a game in between is not replaced any more.
 MAX_DEATHS = 3
+
+
+class PlayingAgent(Protocol):
+    """What self-play by workers needs of an agent: :class:`~mbrl_wrappers.agents.AlphaZero` or a kind of it."""
+
+    policy: Any
+    rules: Game
+    _n_updates: int
+
+    def save(self, path: Any) -> None:
+        """Write the agent, without games and buffer."""
+
+    @classmethod
+    def load(cls, path: Any, *, device: Any = ..., **kwargs: Any) -> Any:
+        """Read what :meth:`save` wrote."""
+
+    def _tree_search(self) -> TreeSearch: ...
+
+    def _expansion(self, generators: Sequence[np.random.Generator]) -> GameExpansion: ...
+
+    def _new_games(self, stream: str) -> SelfPlay: ...
 
 
 class Weights(NamedTuple):
@@ -39,20 +60,20 @@ class Weights(NamedTuple):
     num_updates: int
 
     @classmethod
-    def of(cls, agent: AlphaZero) -> Weights:
+    def of(cls, agent: PlayingAgent) -> Weights:
         """Return a copy of an agent's weights."""
         tensors = {name: tensor.detach().cpu().numpy().copy() for name, tensor in _tensors(agent)}
         return cls(tensors, agent._n_updates)
 
     @torch.no_grad()
-    def put_into(self, agent: AlphaZero) -> None:
+    def put_into(self, agent: PlayingAgent) -> None:
         """Give an agent these weights."""
         for name, tensor in _tensors(agent):
             tensor.copy_(torch.tensor(self.tensors[name]))
         agent._n_updates = self.num_updates
 
 
-def _tensors(agent: AlphaZero) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(agent: PlayingAgent) -> Iterator[tuple[str, torch.Tensor]]:
     return itertools.chain(agent.policy.named_parameters(), agent.policy.named_buffers())
 
 
@@ -79,7 +100,7 @@ class Player:
         games: to go on with, a pickled :class:`~mbrl_wrappers.agents.self_play.SelfPlay`.
     """
 
-    def __init__(self, kind: type[AlphaZero], saved: bytes, games: bytes) -> None:
+    def __init__(self, kind: type[PlayingAgent], saved: bytes, games: bytes) -> None:
         torch.set_num_threads(1)
         self._agent = kind.load(io.BytesIO(saved), device="cpu", workers=0)
         self._games: SelfPlay = pickle.loads(games)
@@ -137,14 +158,14 @@ class SelfPlayWorkers:
         self._seats = [_Seat() for _ in range(num_workers)]
         self._turn = 0
         self._weights: Weights | None = None
-        self._agent: AlphaZero
+        self._agent: PlayingAgent
         self._executor: WorkerExecutor
 
     def __len__(self) -> int:
         return len(self._seats)
 
     @contextmanager
-    def at_work(self, agent: AlphaZero, executor: WorkerExecutor) -> Iterator[None]:
+    def at_work(self, agent: PlayingAgent, executor: WorkerExecutor) -> Iterator[None]:
         """Have the workers while the context lasts; between two contexts, their games are kept here.
 
         An error that ends the context ends the games too.
@@ -198,8 +219,10 @@ class SelfPlayWorkers:
     def gather(self) -> None:
         """Bring here what a run has to go on with: all answers to come, and the games in progress."""
         for number, seat in enumerate(self._seats):
+            if seat.worker is None:
+                continue  # gathered before
             games = None
-            while games is None and seat.worker is not None:
+            while games is None:
                 while seat.calls:
                     played = self._played(number)
                     if played is not None:
@@ -257,7 +280,8 @@ class SelfPlayWorkers:
         seat = self._seats[number]
         assert seat.worker is not None
         seat.worker.stop()
-        seat.worker, seat.calls = None, 0
+        # Not with games of a checkpoint: those that have ended since would end once more.
+        seat.worker, seat.games, seat.calls = None, None, 0
         seat.deaths += 1
         if seat.deaths == MAX_DEATHS:
             raise WorkerDied(
@@ -275,7 +299,7 @@ class SelfPlayWorkers:
         return {name: vars(self)[name] for name in lasting}
 
 
-def _saved(agent: AlphaZero) -> bytes:
+def _saved(agent: PlayingAgent) -> bytes:
     file = io.BytesIO()
     agent.save(file)
     return file.getvalue()

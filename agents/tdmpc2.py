@@ -202,7 +202,7 @@ class TDMPC2(PlansActions):
                 f"{self.buffer_size} for {self.n_envs} envs"
             )
         if self.dynamics is None:
-            size = {} if self.size is None else {"size": self.size}
+            size: dict[str, Any] = {} if self.size is None else {"size": self.size}
             self.dynamics = ImplicitModel(self.observation_space, self.action_space, seed=self.seed or 0, **size)
         if not isinstance(self.dynamics, ImplicitModel):
             raise ValueError(f"dynamics must be an ImplicitModel for TDMPC2, got {type(self.dynamics).__name__}")
@@ -349,7 +349,8 @@ class TDMPC2(PlansActions):
 
     def _proposals(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Return sequences of the policy's from latents ``[B, Z]``, ``[B, K, H, A]`` in the env's units."""
-        rows, actions = latents.repeat_interleave(self.num_proposals, 0), []
+        rows = latents.repeat_interleave(self.num_proposals, 0)
+        actions: list[Tensor] = []
         for step in range(self._planner.horizon):
             if step:
                 rows, _ = self.dynamics.step(rows, actions[-1], deterministic=True)

@@ -67,7 +67,7 @@ class WorldModels(RememberingAgent):
         population: candidates of a generation, at least 2.
         dreams: episodes of each candidate, dreamed or real.
         sigma: the standard deviation of the first candidates.
-        horizon: steps of a dream, unless it ends before.
+        dream_length: steps of a dream, unless it ends before.
         temperature: of the dreams. Above 1 they are less certain, and harder to cheat.
         train_in: ``"dream"`` or ``"reality"``.
         action_noise: added to C's continuous actions while learning, in units of [-1, 1]; default: none.
@@ -78,7 +78,7 @@ class WorldModels(RememberingAgent):
             rollouts that are shorter than the model's sequences; when learning begins, if cma is not installed.
 
     Example:
-        >>> agent = WorldModels("MlpPolicy", "Pendulum-v1", learning_starts=5_000, horizon=200)  # doctest: +SKIP
+        >>> agent = WorldModels("MlpPolicy", "Pendulum-v1", learning_starts=5_000, dream_length=200)  # doctest: +SKIP
         >>> evaluate_policy(agent.learn(5_400), env)                                             # doctest: +SKIP
     """
 
@@ -89,7 +89,6 @@ class WorldModels(RememberingAgent):
     }
 
     policy: ControllerPolicy
-    dynamics: MDNRNN
     _stage = "vision"
     _generation = 0
     _steps_at_fit = 0
@@ -112,7 +111,7 @@ class WorldModels(RememberingAgent):
         population: int = 64,
         dreams: int = 16,
         sigma: float = 0.1,
-        horizon: int = 1000,
+        dream_length: int = 1000,
         temperature: float = 1.0,
         train_in: TrainIn = "dream",
         action_noise: ActionNoise | None = None,
@@ -128,7 +127,7 @@ class WorldModels(RememberingAgent):
         check_device("device", device)
         self.random_hold = random_hold
         self.fit_every, self.generations, self.population, self.dreams = fit_every, generations, population, dreams
-        self.sigma, self.horizon, self.temperature, self.train_in = sigma, horizon, temperature, train_in
+        self.sigma, self.dream_length, self.temperature, self.train_in = sigma, dream_length, temperature, train_in
         self._check_arguments()
         super().__init__(
             policy,
@@ -150,13 +149,13 @@ class WorldModels(RememberingAgent):
             sde_support=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete),
         )
-        self.dynamics = dynamics  # type: ignore[assignment] # None until _setup_model
+        self.dynamics = dynamics
         if _init_setup_model:
             self._setup_model()
 
     def _check_arguments(self) -> None:
         check_whole_number("population", self.population, 2)
-        for name in ("random_hold", "generations", "dreams", "horizon"):
+        for name in ("random_hold", "generations", "dreams", "dream_length"):
             check_whole_number(name, getattr(self, name))
         if self.fit_every is not None:
             check_whole_number("fit_every", self.fit_every)
@@ -263,7 +262,7 @@ class WorldModels(RememberingAgent):
         count, num = len(vectors), self.dreams if dreams is None else dreams
         model = self.dynamics
         episodes = ImaginedEpisodes(
-            model, count * num, horizon=self.horizon, temperature=self.temperature, observe="features"
+            model, count * num, horizon=self.dream_length, temperature=self.temperature, observe="features"
         )
         own = stream_seed(self.seed, f"dreams {self._num_fits} {self._generation}") if seed is None else seed
         episodes.seed(own)
@@ -272,7 +271,7 @@ class WorldModels(RememberingAgent):
         vectors = vectors.to(self.device)
         goes_on = torch.ones(count * num, dtype=torch.bool, device=self.device)
         returns = torch.zeros(count * num, device=self.device)
-        for _ in range(self.horizon):
+        for _ in range(self.dream_length):
             action = self._env_action(self.policy.act_as(vectors, episodes.shown))
             step = episodes.step(action)
             returns += torch.where(goes_on, step.reward, 0.0)

@@ -39,6 +39,7 @@ from mbrl_wrappers.agents import (
     SACSVG,
     STEVE,
     SVG,
+    TDMPC2,
     CompiledSAC,
     CompiledTD3,
     Dreamer,
@@ -46,7 +47,7 @@ from mbrl_wrappers.agents import (
     PlaNet,
 )
 from mbrl_wrappers.envs import GamesVecEnv, collect_transitions
-from mbrl_wrappers.models import RSSM, FrameDynamics
+from mbrl_wrappers.models import RSSM, FrameDynamics, ImplicitModel
 from mbrl_wrappers.tasks.grids import SokobanGames
 from mbrl_wrappers.zoo.storage import agent_file
 
@@ -95,7 +96,7 @@ def planning_in_a_dream() -> Any:
     env = gym.make(PENDULUM)
     dynamics = RSSM.for_env(env, version=1, deter=32, units=32, latent=8, sequence_length=32, train_steps=20)
     search = {"horizon": 4, "population": 20, "num_elites": 4, "iterations": 2}
-    arguments = {"learning_starts": 200, "train_freq": 50, "planner_kwargs": search}
+    arguments: dict[str, Any] = {"learning_starts": 200, "train_freq": 50, "planner_kwargs": search}
     return PlaNet("MlpPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(300)
 
 
@@ -114,8 +115,19 @@ def imagining(**options: Any) -> Any:
     """Train I2A for 512 steps of Sokoban, half of them with a fitted model."""
     env = GamesVecEnv(SokobanGames(8, size=5, num_boxes=1, max_episode_steps=50), seed=0)
     dynamics = FrameDynamics.for_env(env, channels=8, blocks=1, max_steps=50)
-    fits = {"first_fit": 256, "fit_rows": 256}
-    return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **fits, **options).learn(512)
+    arguments = {"first_fit": 256, "fit_rows": 256, **options}
+    return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(512)
+
+
+def planning_in_latents() -> Any:
+    """Train TD-MPC2 for 120 steps."""
+    env = gym.make(PENDULUM)
+    dynamics = ImplicitModel.for_env(env, latent=32, units=32, encoder_units=32, bins=41)
+    search = {"population": 32, "num_elites": 8, "iterations": 2}
+    return TDMPC2(
+        "MlpPolicy", env, dynamics=dynamics, policy_kwargs={"units": 32, "bins": 41}, learning_starts=80,
+        batch_size=32, planner_kwargs=search, num_proposals=8, seed=0, device="cpu",
+    ).learn(120)  # fmt: skip
 
 
 def ppo_in_a_model() -> Any:
@@ -163,6 +175,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "PlaNet": planning_in_a_dream,
     "Dreamer": dreaming,
     "Dreamer, REINFORCE": lambda: dreaming(actor_gradient="reinforce"),
+    "TD-MPC2": planning_in_latents,
     "PPO in ImaginedVecEnv": ppo_in_a_model,
     "MPCAction": improved_by_planning,
 }
@@ -181,7 +194,7 @@ def digest(agent: Any) -> dict[str, Any]:
         if env.observation_space != agent.observation_space:
             env = Monitor(gym.make(INVERTED))
         env.reset(seed=0)
-        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN, PlaNet) else 2
+        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN, PlaNet, TDMPC2) else 2
         returns = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)[0]
     return {"weights": weights.hexdigest()[:16], "returns": [float(value) for value in returns]}
 

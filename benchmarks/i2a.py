@@ -1,10 +1,11 @@
 """I2A and A2C on Sokoban and MiniPacman, by frames and by the core-seconds of learning.
 
     python benchmarks/i2a.py run sokoban7 --columns i2a a2c --seeds 10 11
+    python benchmarks/i2a.py plan sokoban7 --columns i2a exact poor --seeds 10 11
     python benchmarks/i2a.py table
 
-A run writes rows to docs/results/i2a/<task>_<column>_seed<n>.csv and, while it goes, resumes from runs/i2a. `table`
-makes docs/results/i2a.md of them.
+A run writes rows to docs/results/i2a/<task>_<column>_seed<n>.csv and, while it goes, resumes from runs/i2a. `plan`
+searches in the models of these runs, and `table` makes docs/results/i2a.md of all.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from mbrl_wrappers.agents.networks import FrameExtractor
 from mbrl_wrappers.envs import GamesVecEnv
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
+from mbrl_wrappers.wrappers import ModelExpansion
 from mbrl_wrappers.zoo.registry import DYNAMICS
 from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe
 
 FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
 UNSEEN = 1_000_000  # the first of the levels that no agent learns on
 TESTED = 200
+PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
 
 # Changes to the recipe's model; A2C has none.
 MODELS: dict[str, dict[str, Any]] = {
@@ -63,6 +67,7 @@ class Task:
         rounds: evaluations, evenly spread.
         limit: steps of an episode.
         longer: how many times as many frames A2C gets, about as long as I2A takes.
+        agent: changes to the recipe of I2A.
     """
 
     env: str
@@ -72,6 +77,7 @@ class Task:
     rounds: int
     limit: int = 120
     longer: int = 8
+    agent: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def measure(self) -> str:
@@ -79,10 +85,21 @@ class Task:
         return "solved" if self.env == SOKOBAN else "return"
 
 
+EARLY_FITS = {"first_fit": 40_000, "fit_rows": 40_000, "fit_every": 40_000}
 SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 TASKS = {
-    "sokoban5": Task(SOKOBAN, "Sokoban 5x5, one box", {"size": 5, "num_boxes": 1}, 400_000, 8),
-    "sokoban6": Task(SOKOBAN, "Sokoban 6x6, one box", {"size": 6, "num_boxes": 1}, 1_000_000, 10),
+    "sokoban5": Task(
+        SOKOBAN, "Sokoban 5x5, one box", {"size": 5, "num_boxes": 1}, 200_000, 5, longer=4, agent=EARLY_FITS
+    ),
+    "sokoban6": Task(
+        SOKOBAN,
+        "Sokoban 6x6, one box",
+        {"size": 6, "num_boxes": 1},
+        1_000_000,
+        10,
+        longer=6,
+        agent={**EARLY_FITS, "fit_every": 200_000},
+    ),
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 8_000_000, 16),
     "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 8_000_000, 16),
     "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 2_000_000, 10, 3_000),
@@ -93,7 +110,7 @@ TASKS = {
 def train(name: str, column: str, seed: int) -> None:
     task, checkpoint = TASKS[name], ROOT / "runs" / "i2a" / f"{name}_{column}_seed{seed}"
     kind: Any = A2C if column == "a2c" else I2A
-    env = GamesVecEnv(games_of(task, NUM_ENVS, test=False), seed=seed)
+    env = GamesVecEnv(games_of(task), seed=seed)
     if has_checkpoint(checkpoint):
         agent, rows = load_checkpoint(kind, checkpoint, env, device="cpu"), checkpoint_extra(checkpoint)["rows"]
         env.seed(seed + 1000 * len(rows))
@@ -112,15 +129,15 @@ def train(name: str, column: str, seed: int) -> None:
     write_csv(FOLDER / f"{name}_{column}_seed{seed}.csv", rows)
 
 
-def games_of(task: Task, count: int, test: bool) -> Games:
+def games_of(task: Task) -> Games:
     if task.env == MINI_PACMAN:
-        return MiniPacmanGames(count, max_episode_steps=task.limit, **task.games)
-    levels = (UNSEEN, UNSEEN + TESTED) if test else (0, UNSEEN)
-    return SokobanGames(count, levels=levels, max_episode_steps=task.limit, **task.games)
+        return MiniPacmanGames(NUM_ENVS, max_episode_steps=task.limit, **task.games)
+    return SokobanGames(NUM_ENVS, levels=(0, UNSEEN), max_episode_steps=task.limit, **task.games)
 
 
 def build(task: Task, column: str, env: GamesVecEnv, seed: int) -> OnPolicyAlgorithm:
     recipe = load_recipe("i2a", task.env)
+    recipe = dataclasses.replace(recipe, agent={**recipe.agent, **task.agent})
     if not column == "a2c":
         return imagining(recipe, env, seed, MODELS[column])
     with_copies = imagining(recipe, env, seed, MODELS["copy"])
@@ -163,17 +180,21 @@ def evaluated(agent: OnPolicyAlgorithm, task: Task) -> dict[str, Any]:
     """Return the share of unseen levels that are solved, or the mean return of the newest episodes of learning."""
     if task.env == MINI_PACMAN:
         return {"return": round(float(np.mean([info["r"] for info in agent.ep_info_buffer or []])), 2)}
-    games = games_of(task, TESTED, test=True)
-    assert isinstance(games, SokobanGames)
-    for row in range(TESTED):
-        games.play(row, UNSEEN + row)
-    solved = np.zeros(TESTED, bool)
+    games, solved = unseen(task, TESTED), np.zeros(TESTED, bool)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(task.limit):
             action, _ = agent.predict(games.observations(), deterministic=False)
             solved |= games.step(action).terminated
     return {"solved": round(float(solved.mean()), 4)}
+
+
+def unseen(task: Task, count: int) -> SokobanGames:
+    """Return games that begin with one unseen level each."""
+    games = SokobanGames(count, max_episode_steps=task.limit, **task.games)
+    for row in range(count):
+        games.play(row, UNSEEN + row)
+    return games
 
 
 def table() -> None:
@@ -195,7 +216,7 @@ def table() -> None:
         runs = {column: runs_of(name, column) for column in COLUMNS}
         if any(runs.values()):
             lines += [f"## {task.title}", "", *summary(task, runs), "", *curves(task, runs), ""]
-            lines += [f"Runs: `python benchmarks/i2a.py run {name}`", ""]
+            lines += [*planned(name), f"Runs: `python benchmarks/i2a.py run {name}`", ""]
     write_atomically(RESULTS / "i2a.md", "\n".join(lines).encode())
 
 
@@ -236,6 +257,16 @@ def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:
     return lines
 
 
+def planned(name: str) -> list[str]:
+    """Return what a planner makes of the models, if it was asked."""
+    found = {column: list(runs_of(f"plans_{name}", column).values()) for column in MODELS}
+    cells = [f"{COLUMNS[c]} {spread([100 * rows[0]['solved'] for rows in own])}%" for c, own in found.items() if own]
+    if not cells:
+        return []
+    searched = f"Tree search in the models alone ({SIMULATIONS} simulations a move with random play, {PLANNED} unseen"
+    return [f"{searched} levels, {PLANNED_STEPS} steps) solves: {', '.join(cells)}.", ""]
+
+
 def last_within(rows: list[dict[str, float]], key: str, limit: float) -> dict[str, float]:
     """Return the last row up to a limit; the first one if there is none."""
     return [row for row in rows if row[key] <= limit or row is rows[0]][-1]
@@ -259,6 +290,24 @@ def shown(task: Task, values: list[float]) -> str:
     return spread([100 * value for value in values], 1) + "%" if task.measure == "solved" else spread(values, 1)
 
 
+def plan(name: str, column: str, seed: int) -> None:
+    """Solve unseen levels by tree search in the model that a run has ended with, without its agent."""
+    task = TASKS[name]
+    env = GamesVecEnv(games_of(task), seed=seed)
+    agent = load_checkpoint(I2A, ROOT / "runs" / "i2a" / f"{name}_{column}_seed{seed}", env, device="cpu")
+    games, solved = unseen(task, PLANNED), np.zeros(PLANNED, bool)
+    expansion = ModelExpansion(agent.dynamics, generators=root_generators(1, PLANNED), rollout_steps=15, discount=0.99)
+    search, generators = TreeSearch(SIMULATIONS, UCT(), zero_sum=False, discount=0.99), root_generators(0, PLANNED)
+    for _ in range(PLANNED_STEPS):
+        obs = agent.dynamics.obs_codec.encode(games.observations(), dtype=torch.uint8)
+        solved |= games.step(
+            search.search(expansion.root(obs), expansion, generators, temperature=0.0).action
+        ).terminated
+    row = {"levels": PLANNED, "simulations": SIMULATIONS, "steps": PLANNED_STEPS, "solved": float(solved.mean())}
+    print(name, column, seed, row, flush=True)
+    write_csv(FOLDER / f"plans_{name}_{column}_seed{seed}.csv", [row])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -266,6 +315,10 @@ def main() -> None:
     runs.add_argument("task", choices=sorted(TASKS))
     runs.add_argument("--columns", nargs="+", choices=sorted(COLUMNS), default=["i2a", "exact", "copy", "a2c"])
     runs.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    plans = commands.add_parser("plan")
+    plans.add_argument("task", choices=sorted(name for name, task in TASKS.items() if task.env == SOKOBAN))
+    plans.add_argument("--columns", nargs="+", choices=sorted(MODELS), default=["i2a", "exact", "poor"])
+    plans.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     commands.add_parser("table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -274,7 +327,7 @@ def main() -> None:
         return
     for seed in arguments.seeds:
         for column in arguments.columns:
-            train(arguments.task, column, seed)
+            (train if arguments.command == "run" else plan)(arguments.task, column, seed)
 
 
 if __name__ == "__main__":

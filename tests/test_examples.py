@@ -58,6 +58,13 @@ SMALLER: dict[str, dict[str, str]] = {
         '"horizon": 25, "population": 60': '"horizon": 3, "population": 20',
         "agent.learn(400)": "agent.learn(205)",
     },
+    "examples/ppo_in_a_dream.py": {
+        "train_steps=1_500": "train_steps=3",
+        "collect_episodes(env, model, 5_000": "collect_episodes(env, model, 100",
+        "num_envs=64, horizon=200": "num_envs=4, horizon=20",
+        "agent.learn(200_000)": "agent.learn(256)",
+        "n_eval_episodes=20": "n_eval_episodes=1",
+    },
     "examples/ppo_inside_a_model.py": {
         "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
         "collect_transitions(env, dynamics, 3_000": "collect_transitions(env, dynamics, 300",
@@ -83,7 +90,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "n_trials=20": "n_trials=2",
     },
     "examples/train_in_a_dream.py": {
-        "latent=4, memory=128": "vision_steps=2, memory_steps=2, num_sequences=4, latent=4, memory=8",
+        "**sizes, **rates": "**sizes, **rates, vision_steps=2, memory_steps=2",
         "sigma=0.5": "learning_starts=40, population=4, dreams=2",
         "agent.learn(10_210)": "agent.learn(45)",
         "n_eval_episodes=20": "n_eval_episodes=1",
@@ -148,6 +155,11 @@ def test_plan_candidates(run_smaller):
     assert "predicted return" in Path("plan_candidates.svg").read_text(encoding="utf-8")
 
 
+def test_ppo_in_a_dream(run_smaller):
+    dream, real = run_smaller("examples/ppo_in_a_dream.py").splitlines()
+    assert dream.startswith("dream return: ") and real.startswith("real return: -")
+
+
 def test_ppo_inside_a_model(run_smaller):
     assert "return in the real env after 0 real steps of PPO: -" in run_smaller("examples/ppo_inside_a_model.py")
 
@@ -157,6 +169,10 @@ def test_ppo_where_the_model_is_sure(run_smaller):
     assert everywhere.startswith("all steps: return in the real env -")
     assert everywhere.endswith("imagined episodes of 20 steps")
     assert int(where_sure.split()[-2]) < 20
+
+
+def test_train_in_a_dream(run_smaller):
+    assert "return in the dream: " in run_smaller("examples/train_in_a_dream.py")
 
 
 def test_a_wrong_termination_is_caught(run_smaller):

@@ -42,7 +42,7 @@ RESERVED = {
     ),
     "sb3_contrib": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "huggingface_hub": ("zoo.catalogue.hub",),
-    "ray": ("zoo.sweeps.ray_executor",),
+    "ray": ("zoo.sweeps.ray_cluster",),
 }
 
 

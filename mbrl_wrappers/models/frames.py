@@ -50,8 +50,9 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
     The next frame is a category for each pixel, the reward a category among those that were seen, the end a
     probability; see :class:`~mbrl_wrappers.models.frame_network.FrameNetwork` for what deviates from the paper's
     network. A kind of pixel is a combination of channels, such as a box on a target; a fit finds the kinds and the
-    rewards in the data. A deterministic prediction takes the likeliest of each. Its uncertainty is the mean, over the
-    pixels, of the probability that another kind is there.
+    rewards in the data. A deterministic prediction takes the likeliest of each, for each pixel apart: what may go to
+    one of two places, as a ghost does whose direction a frame does not show, is likely in neither, and vanishes. Its
+    uncertainty is the mean, over the pixels, of the probability that another kind is there.
 
     Args:
         observation_space: a frame of uint8 with up to 7 channels, such as those of :mod:`mbrl_wrappers.tasks.grids`.

@@ -12,7 +12,7 @@ from mbrl_wrappers.models.action_scale import ActionScale
 from mbrl_wrappers.models.described import DescribedBySettings
 from mbrl_wrappers.types import Sequences
 
-NUM_STARTS = 1024
+NUM_STARTS = 512
 
 
 class LatentModel(DescribedBySettings):
@@ -66,8 +66,9 @@ class LatentModel(DescribedBySettings):
         return int(self._num_starts)
 
     def keep_starts(self, rows: Tensor) -> None:
-        """Keep states of real experience, by their rows ``[N, W]``, for imagined episodes to begin from."""
-        kept = rows[:NUM_STARTS].detach()
+        """Keep states of real experience, spread over the rows ``[N, W]``, for imagined episodes to begin from."""
+        chosen = torch.linspace(0, len(rows) - 1, min(NUM_STARTS, len(rows)), device=rows.device).long()
+        kept = rows[chosen].detach()
         self.start_states[: len(kept)] = kept
         self._num_starts.fill_(len(kept))
 

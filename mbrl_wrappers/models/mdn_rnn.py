@@ -24,6 +24,7 @@ from mbrl_wrappers.types import Sequences
 MAX_GRADIENT = 1.0  # of M, an entry
 LAST_LEARNING_RATE = 0.01  # of M at the end of a fit, as a share of its first one
 NUM_ENCODED_BATCHES = 64
+WARM_UP = 0.25  # the share of a sequence that fills the memory
 NEVER = 1.0  # a threshold that no chance exceeds
 
 
@@ -65,13 +66,24 @@ class Encoded(NamedTuple):
         begins[:, 0] = True
         return begins
 
+    @property
+    def counts(self) -> Tensor:
+        """The steps that M is trained on, those that led to all entries but the first, ``[B, T - 1]`` bool.
+
+        Steps between two episodes are none. And a sequence that begins within an episode first has to fill its memory:
+        an empty one stands for an episode's beginning, where less may happen than in the midst of one.
+        """
+        place = torch.arange(self.is_first.shape[1], device=self.is_first.device)
+        knows = (self.is_first.cumsum(1) > 0) | (place > WARM_UP * len(place))
+        return knows[:, 1:] & ~self.is_first[:, 1:]
+
 
 class MDNRNN(LatentModel):
     """A variational autoencoder V and a recurrent mixture density network M (Ha and Schmidhuber 2018).
 
     V encodes each observation on its own; M remembers, and foresees the next latent from memory and action::
 
-        z ~ q(z | observation)        h', c' = LSTM(z, a, h, c)        p(z' | h') = prod_d sum_k w_dk N(m_dk, s_dk)
+        z ~ q(z | observation)     h', c' = LSTM(z, a, h, c)     p(z' | h', z) = prod_d sum_k w_dk N(z_d + m_dk, s_dk)
 
     An imagined step draws ``z'`` from the mixtures, whose weights are those of each dimension; reward and the chance of
     an end are read off ``z'`` and ``h'``. Episodes begin with an empty memory. A policy sees ``z`` and ``h``.
@@ -80,8 +92,9 @@ class MDNRNN(LatentModel):
     then M on the latents of sequences, drawn anew for each batch. An imagined episode ends where the chance of an end
     exceeds a threshold, at which as many ends are foreseen as there were in the sequences.
 
-    Deviations: V is the one that the models of Dreamer share, whose convolutions halve images with padding; its pixels
-    are not squashed; heads of reward and end have a hidden layer and see ``z'`` too.
+    Deviations: the mixtures are of changes of ``z``, which a small M learns sooner than ``z'`` itself; V is the one
+    that the models of Dreamer share, whose convolutions halve images with padding; its pixels are not squashed; heads
+    of reward and end have a hidden layer and see ``z'`` too.
 
     Args:
         observation_space: the environment's; images of uint8 have a CNN each, everything else together an MLP.
@@ -215,7 +228,7 @@ class MDNRNN(LatentModel):
                 what works in it by M's mistakes alone works less often.
         """
         memory, cell = self._remember(state, self._scaled(action))
-        latent = self.foresee(memory).sample(0.0 if deterministic else temperature, generator)
+        latent = self.foresee(memory, state.latent).sample(0.0 if deterministic else temperature, generator)
         state = MDNRNNState(latent, memory, cell)
         features = self.features(state)
         reward, done = self.outcomes(features)
@@ -250,9 +263,15 @@ class MDNRNN(LatentModel):
         """Return means and logarithms of standard deviations of the latents of observations, ``[N, 2, Z]``."""
         return self.posterior(self.encoder(*self._seen(obs))).unflatten(-1, (2, -1))
 
-    def foresee(self, memory: Tensor) -> Mixture:
-        """Return the mixtures of the next latents, ``[..., Z, K]``, given memories ``[..., H]``."""
-        return Mixture.of(self.mixture(memory), self.settings["components"])
+    def foresee(self, memory: Tensor, latent: Tensor) -> Mixture:
+        """Return the mixtures of the next latents, ``[..., Z, K]``.
+
+        Args:
+            memory: after the step, ``[..., H]``.
+            latent: before the step, ``[..., Z]``.
+        """
+        change = Mixture.of(self.mixture(memory), self.settings["components"])
+        return change._replace(mean=change.mean + latent[..., None])
 
     def outcomes(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return rewards of the steps that led to states of features ``[..., F]``, and the chances of an end there."""
@@ -357,11 +376,11 @@ class MDNRNN(LatentModel):
     def memory_loss(self, real: Encoded, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the losses of M for encoded sequences: latents a dimension, rewards, and ends.
 
-        Only steps count that were taken in the sequences.
+        The steps that count are those of :attr:`Encoded.counts`.
         """
-        latent, counts = self._drawn(real.of, generator), ~real.begins[:, 1:]
+        latent, counts = self._drawn(real.of, generator), real.counts
         memory, _ = self._follow(latent, real.action, real.begins)
-        mixture = -self.foresee(memory).log_prob(latent[:, 1:]).mean(-1)  # [B, T - 1]
+        mixture = -self.foresee(memory, latent[:, :-1]).log_prob(latent[:, 1:]).mean(-1)  # [B, T - 1]
         features = torch.cat([latent[:, 1:], memory], dim=-1)
         ended = real.terminated[:, 1:].float()
         done = F.binary_cross_entropy_with_logits(
@@ -419,9 +438,9 @@ class MDNRNN(LatentModel):
             latent = self._drawn(real.of, generator)
             memory, _ = self._follow(latent, real.action, real.begins)
             _, done = self.outcomes(torch.cat([latent[:, 1:], memory], dim=-1))
-            chances.append(done[~real.begins[:, 1:]])
+            chances.append(done[real.counts])
         ranked = torch.cat(chances).sort(descending=True).values
-        ends = int((pool.terminated & ~pool.begins).sum())
+        ends = int((pool.terminated[:, 1:] & pool.counts).sum())
         between = ranked[ends - 1 : ends + 1].mean() if 0 < ends < len(ranked) else ranked.new_tensor(NEVER)
         self.done_threshold.copy_(between if ends < len(ranked) else ranked.new_tensor(-NEVER))
 

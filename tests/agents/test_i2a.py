@@ -38,7 +38,7 @@ def games_env(count: int = 4, limit: int = 20) -> GamesVecEnv:
 def make_agent(env: Any = None, dynamics: Any = SokobanDynamics, **kwargs: Any) -> I2A:
     env = games_env() if env is None else env
     if isinstance(dynamics, type):
-        dynamics = dynamics.for_env(env)
+        dynamics = dynamics.for_env(env)  # type: ignore[attr-defined]
     arguments: dict[str, Any] = {
         "length": 2, "n_steps": 4, "seed": 0, "device": "cpu",
         "policy_kwargs": {"features_extractor_kwargs": dict(EXTRACTOR), "rollout_policy_channels": 4},
@@ -106,11 +106,11 @@ def test_the_rollout_policy_imitates_the_agent_and_nothing_else_is_changed() -> 
 # -- the model -----------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_fitted_to_the_agents_own_steps_and_used_from_then_on() -> None:
+def test_a_model_is_fitted_to_the_agents_own_steps_and_used_by_a_new_policy() -> None:
     env = games_env(limit=7)
-    agent = make_agent(env, learner(env), first_fit=160, fit_rows=100)
+    agent: Any = make_agent(env, learner(env), first_fit=160, fit_rows=100)
     agent.learn(160)
-    assert agent.dynamics.num_starts == 0 and agent.replay_buffer is not None
+    assert agent.dynamics.num_starts == 0
     obs = env.reset()
     assert np.array_equal(agent.imagine(obs)["frames"][:, 1, 0], obs)  # copies
     real = ReplayExperience(agent.replay_buffer, AgentView(agent, agent.dynamics), agent.dynamics).rows()
@@ -118,7 +118,9 @@ def test_a_model_is_fitted_to_the_agents_own_steps_and_used_from_then_on() -> No
     said = SokobanDynamics.for_env(env).predict(real.obs, real.action)
     assert torch.equal(said.next_obs, real.next_obs) and torch.equal(said.terminated, real.terminated)
     torch.testing.assert_close(said.reward, real.reward)
+    first_policy = agent.policy
     agent.learn(16, reset_num_timesteps=False)
+    assert agent.policy is not first_policy and agent._core.rollout_policy is agent.policy.rollout_policy
     assert agent.dynamics.num_starts > 0 and agent._num_fits == 1 and agent.replay_buffer is None
     assert agent._core.dynamics is agent.dynamics
 
@@ -148,9 +150,9 @@ def test_the_default_model_is_learned() -> None:
 
 def test_the_models_rewards_are_the_envs_own_under_vec_normalize() -> None:
     env: Any = VecNormalize(games_env(), norm_obs=False)
-    agent = make_agent(env, learner(games_env()), first_fit=1000)
+    agent: Any = make_agent(env, learner(games_env()), first_fit=1000)
     agent.learn(64)
-    rewards = agent.replay_buffer.rewards[: agent.replay_buffer.pos]  # type: ignore[union-attr]
+    rewards = agent.replay_buffer.rewards[: agent.replay_buffer.pos]
     assert np.isin(rewards.round(1), np.float32([-0.1, 0.9, -1.1, 10.9])).all()
 
 
@@ -264,7 +266,7 @@ def test_a_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 def test_checkpoints_hold_agents_without_a_buffer_too(tmp_path: Path) -> None:
     agent = A2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu").learn(20)
     save_checkpoint(agent, tmp_path / "checkpoint")
-    again = load_checkpoint(A2C, tmp_path / "checkpoint", agent.env, device="cpu")  # type: ignore[arg-type]
+    again = load_checkpoint(A2C, tmp_path / "checkpoint", agent.env, device="cpu")
     state = agent.policy.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in again.policy.state_dict().items())
 

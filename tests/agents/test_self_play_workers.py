@@ -168,15 +168,18 @@ def test_the_newest_weights_are_played_with(kind: type[AlphaZero]) -> None:
 
 @pytest.mark.parametrize("reuse_trees", [False, True])
 def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path, reuse_trees: bool) -> None:
-    """Stopped between two turns of a round, in the middle of games; and a run is repeated by its seed."""
+    """Stopped between two turns of a round, in the middle of games, while workers are there and when they are not."""
     whole = make_agent(workers=3, reuse_trees=reuse_trees)
     whole.executor = Nearby()
     whole.learn(50 * GAMES, callback=AtStep(25 * GAMES, lambda agent: save_checkpoint(agent, tmp_path / "checkpoint")))
-    resumed = load_checkpoint(AlphaZero, tmp_path / "checkpoint", GameEnv("TicTacToe"), device="cpu")
-    assert resumed.num_timesteps == 25 * GAMES and resumed.workers == 3
-    resumed.executor = Nearby()
-    resumed.learn(10 * GAMES, reset_num_timesteps=False)
-    resumed.learn(15 * GAMES, reset_num_timesteps=False)
+    for moves in (10, 8, 7):
+        resumed = load_checkpoint(AlphaZero, tmp_path / "checkpoint", GameEnv("TicTacToe"), device="cpu")
+        assert resumed.workers == 3
+        resumed.executor = Nearby()
+        resumed.learn(moves * GAMES, reset_num_timesteps=False)
+        save_checkpoint(resumed, tmp_path / "checkpoint")
+    resumed.learn(0, reset_num_timesteps=False)
+    assert resumed.num_timesteps == whole.num_timesteps
     assert resumed._n_updates == whole._n_updates > 20
     assert_same_weights(resumed, whole)
     assert_same_rows(stored(resumed), stored(whole))
@@ -198,8 +201,9 @@ def test_another_number_of_workers_goes_on_with_the_same_positions(tmp_path: Pat
 def test_a_worker_that_dies_now_and_then_is_replaced_each_time() -> None:
     agent = make_agent(workers=2)
     agent.executor = Nearby(30, np.inf, 30, 30, 30, 30)
+    checkpoint = AtStep(20 * GAMES, lambda agent: workers_of(agent).gather())  # whose games are not played again
     with pytest.warns(UserWarning, match="worker 0 of self-play died"):
-        agent.learn(200 * GAMES)
+        agent.learn(200 * GAMES, callback=checkpoint)
     assert agent.num_timesteps == 200 * GAMES
     assert [seat.num_workers for seat in workers_of(agent)._seats] == [4, 1]  # who played 100 moves between them
 

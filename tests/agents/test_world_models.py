@@ -30,7 +30,7 @@ MODEL: dict[str, Any] = {
     "vision_steps": 10, "memory_steps": 10, "vision_learning_rate": 3e-3, "memory_learning_rate": 1e-2,
 }  # fmt: skip
 AGENT: dict[str, Any] = {
-    "learning_starts": 40, "generations": 3, "population": 4, "dreams": 2, "horizon": 5, "buffer_size": 500,
+    "learning_starts": 40, "generations": 3, "population": 4, "dreams": 2, "dream_length": 5, "buffer_size": 500,
     "seed": 0, "device": "cpu",
 }  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_a_batch_of_dreams_is_each_dream_alone() -> None:
 
 
 def test_nothing_counts_after_a_dream_s_end() -> None:
-    agent = make(model={"learned_reward": False}, horizon=9).learn(60)
+    agent = make(model={"learned_reward": False}, dream_length=9).learn(60)
     agent.dynamics.done_threshold.fill_(2.0)  # nothing is an end
     assert (agent.dream(dreams=5) == 9).all()  # survival pays 1 for each step
     agent.dynamics.done_threshold.fill_(-1.0)  # everything is an end
@@ -178,8 +178,9 @@ def test_it_learns_and_acts_in_any_space(env: Walk) -> None:
 def test_it_learns_in_the_dream_what_pays_in_reality() -> None:
     """A point that should be at 0, moved by pushes: a perfect controller pushes it there at once."""
     env = Line(limit=8)
-    sizes = {"memory": 16, "vision_steps": 600, "memory_steps": 800, "kl_tolerance": 1.5}
-    agent = make(env, sizes, learning_starts=1000, generations=40, population=16, dreams=8, horizon=8, sigma=0.5)
+    sizes = {"memory": 16, "vision_steps": 600, "memory_steps": 800, "kl_tolerance": 5.0}
+    search = {"generations": 40, "population": 16, "dreams": 8, "dream_length": 8, "sigma": 0.5}
+    agent = make(env, sizes, learning_starts=1000, random_hold=2, **search)
     before, _ = evaluate_policy(agent, Monitor(env), n_eval_episodes=20)
     agent.learn(1060)
     after, _ = evaluate_policy(agent, Monitor(env), n_eval_episodes=20)
@@ -259,7 +260,7 @@ def test_the_zoo_s_files_hold_all_networks(env: str, tmp_path: Any) -> None:
         ({"generations": 0}, "generations must be a whole number of at least 1, got 0"),
         ({"random_hold": 0}, "random_hold must be a whole number of at least 1, got 0"),
         ({"dreams": 0}, "dreams must be a whole number of at least 1, got 0"),
-        ({"horizon": 1.5}, r"horizon must be a whole number of at least 1, got 1\.5"),
+        ({"dream_length": 1.5}, r"dream_length must be a whole number of at least 1, got 1\.5"),
         ({"fit_every": 0}, "fit_every must be a whole number of at least 1, got 0"),
         ({"sigma": 0}, r"sigma must be in \(0, 1e\+06\], got 0"),
         ({"temperature": -0.1}, r"temperature must be in \[0, 1e\+06\], got -0\.1"),

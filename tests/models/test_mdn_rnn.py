@@ -64,7 +64,7 @@ def test_every_dimension_has_weights_of_its_own() -> None:
     of = mixture(1)
     assert not torch.allclose(of.log_weight[0, 0], of.log_weight[0, 1])
     model = tiny(components=4)
-    assert model.foresee(torch.zeros(6, 8)).log_weight.shape == (6, 3, 4)
+    assert model.foresee(torch.zeros(6, 8), torch.zeros(6, 3)).log_weight.shape == (6, 3, 4)
 
 
 def test_one_component_is_a_gaussian() -> None:
@@ -181,6 +181,21 @@ def test_the_step_across_a_boundary_is_no_step_of_the_loss() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.memory_loss(real, seeded()).items())
 
 
+def test_a_sequence_within_an_episode_fills_its_memory_before_it_counts() -> None:
+    real = drawn(2, 8)
+    real.is_first[1, 0] = True
+    assert real.counts.int().tolist() == [[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]
+    real.is_first[0, 1] = True
+    assert real.counts[0].int().tolist() == [0, 1, 1, 1, 1, 1, 1]
+    model, before = tiny(), None
+    for value in (0.0, 100.0):
+        other = real._replace(is_first=torch.zeros(2, 8, dtype=torch.bool), reward=real.reward.clone())
+        other.reward[:, :3] = value
+        loss = model.memory_loss(other, seeded())["reward"]
+        assert before is None or torch.equal(loss, before)
+        before = loss
+
+
 def test_a_first_observation_forgets_and_a_next_one_remembers() -> None:
     model, obs = tiny(), torch.randn(4, 2, generator=seeded())
     state = model.state_of(torch.randn(4, 19, generator=seeded(1)))
@@ -197,7 +212,7 @@ def test_a_first_observation_forgets_and_a_next_one_remembers() -> None:
 @pytest.fixture(scope="module")
 def fitted() -> MDNRNN:
     env = Line(limit=8)
-    model = MDNRNN.for_env(env, **{**TINY, "vision_steps": 120, "memory_steps": 150, "kl_tolerance": 1.5})
+    model = MDNRNN.for_env(env, **{**TINY, "vision_steps": 200, "memory_steps": 300, "kl_tolerance": 1.5})
     model.fit(collect_episodes(env, model, 600, seed=0), seeded())
     return model
 
@@ -229,7 +244,7 @@ def test_as_many_ends_are_foreseen_as_there_were() -> None:
     latent = model._drawn(pool.of, seeded(4))
     memory, _ = model._follow(latent, pool.action, pool.begins)
     _, chance = model.outcomes(torch.cat([latent[:, 1:], memory], -1))
-    counts = ~pool.begins[:, 1:]
+    counts = pool.counts
     ended = pool.terminated[:, 1:][counts].sum()
     found = (chance[counts] > model.done_threshold).sum()
     assert ended > 20 and 0.7 < float(found / ended) < 1.4

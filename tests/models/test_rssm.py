@@ -333,6 +333,17 @@ def test_imagined_episodes_begin_at_stored_posteriors() -> None:
     assert ImaginedVecEnv(model, 2, seed=0).reset().shape == (2, 2)
 
 
+def test_starts_are_spread_over_all_states_that_were_seen() -> None:
+    model = tiny()
+    seen = torch.arange(2000.0)[:, None].expand(-1, model.num_features)
+    model.keep_starts(seen)
+    kept = model.start_states[: model.num_starts, 0]
+    assert model.num_starts == 512 and kept[0] == 0 and kept[-1] == 1999
+    assert ((kept.diff() > 2) & (kept.diff() < 6)).all()
+    model.keep_starts(seen[:7])
+    assert model.start_states[: model.num_starts, 0].tolist() == list(range(7))
+
+
 def test_an_agent_trained_in_the_dream_acts_in_the_real_env() -> None:
     model = fitted()
     agent = PPO(

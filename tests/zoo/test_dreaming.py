@@ -25,7 +25,7 @@ def saved(env_id: str, folder: Path) -> str:
     env = gym.make(env_id)
     policy = "CnnPolicy" if len(env.observation_space.shape or ()) > 1 else "MlpPolicy"
     agent: Any = WorldModels(
-        policy, env, learning_starts=20, generations=1, population=2, dreams=1, horizon=3, seed=0, device="cpu",
+        policy, env, learning_starts=20, generations=1, population=2, dreams=1, dream_length=3, seed=0, device="cpu",
         dynamics=None, _init_setup_model=False,
     )  # fmt: skip
     agent.dynamics = MDNRNN(agent.observation_space, agent.action_space, **MODEL)

@@ -262,7 +262,7 @@ from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.agents.self_play_workers import Weights
 from mbrl_wrappers.envs.games.env import GameEnv
 from mbrl_wrappers.workers import WorkerFailed
-from mbrl_wrappers.zoo.sweeps.ray_executor import RayExecutor
+from mbrl_wrappers.zoo.sweeps.ray_cluster import RayWorkers
 
 class Disturb(BaseCallback):
     def _on_step(self):
@@ -280,7 +280,7 @@ def make(workers):
         "MlpPolicy", GameEnv("TicTacToe"), num_games=8, num_simulations=4, learning_starts=10_000, seed=0,
         workers=workers, policy_kwargs={"features_extractor_kwargs": {"widths": [8]}},
     )
-    agent.executor = RayExecutor(max_workers=1)
+    agent.executor = RayWorkers(num_cpus=1)
     return agent
 
 torch.set_num_threads(1)

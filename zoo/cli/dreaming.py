@@ -76,7 +76,7 @@ def dream(
         if record is not None:
             from mbrl_wrappers.zoo.video import record_video
 
-            replayed = _Replayed(player.actions) if by_keyboard else player
+            replayed: Any = _Replayed(player.actions) if by_keyboard else player
             record_video(replayed, lambda: env, record, episodes=episodes, seed=seed)
     return played
 

@@ -14,6 +14,7 @@ _FACTORS = ("horizon", "population", "iterations", "num_particles")
 _MAX = {
     "horizon": 1000,
     "iterations": 1000,
+    "length": 100,
     "num_elites": 1_000_000,
     "num_particles": 10_000,
     "population": 1_000_000,

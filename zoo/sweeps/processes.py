@@ -245,9 +245,9 @@ def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence
         state[1], state[2] = row.steps, row.return_mean
 
     if executor == "ray":
-        from mbrl_wrappers.zoo.sweeps.ray_executor import RayExecutor
+        from mbrl_wrappers.zoo.sweeps.ray_cluster import RayWorkers
 
-        options["executor"] = RayExecutor(address)
+        options["executor"] = RayWorkers(address)
     try:
         spec = JobSpec.from_json(job)
         _, rows = run(

@@ -23,7 +23,6 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.workers import WorkerExecutor
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS
@@ -166,7 +165,7 @@ def _keep(
     """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
     files = [JOB, PROGRESS, CARD]
     dynamics = model_of(agent)
-    if isinstance(dynamics, DynamicsModel) and dynamics.num_starts:  # else it was never fitted
+    if dynamics is not None and dynamics.decodes and dynamics.num_starts:  # without starts it was never fitted
         diagnosis = diagnose(agent, dynamics, env, seed=spec.seed)
         write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
         write_rows(folder / MODEL_ERROR, diagnosis.error)

@@ -38,19 +38,21 @@ class Mish(nn.Module):
 
 
 class _Mish(torch.autograd.Function):
+    """With ``e = exp(x)`` and ``d = e (e + 2) + 2``, ``tanh(softplus(x)) = 1 - 2 / d``. Memory is used again."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        # With e = exp(x): tanh(log(1 + e)) = n / (n + 2) for n = e (e + 2). Memory is used again, which saves most.
+        two = x.new_tensor(2.0)
+        if not ctx.needs_input_grad[0]:
+            e = x.exp()  # infinite for a large x, whose fraction is then 0
+            return torch.addcdiv(x, x, torch.addcmul(two, e, e + 2), value=-2)
         e = x.clamp(max=_LINEAR_FROM).exp_()
-        tanh = (e + 2).mul_(e)
-        slope = e + 1 if ctx.needs_input_grad[0] else None
-        if slope is not None:
-            torch.div(e, slope, out=slope)  # the derivative of softplus
-        tanh.div_(torch.add(tanh, 2, out=e))
-        if slope is not None:
-            torch.mul(tanh, tanh, out=e)
-            ctx.save_for_backward(slope.mul_(e.neg_().add_(1)).mul_(x).add_(tanh))
-        return tanh.mul_(x)
+        fraction = torch.addcmul(two, e, e + 2).reciprocal_().mul_(2)
+        # Of 1 - fraction, the derivative is fraction (2 - fraction) e / (1 + e).
+        slope = (e + 1).reciprocal_().mul_(e).mul_(fraction)
+        slope.mul_(torch.sub(two, fraction, out=e)).mul_(x).sub_(fraction).add_(1)
+        ctx.save_for_backward(slope)
+        return torch.addcmul(x, x, fraction, value=-1, out=fraction)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ class ImplicitModel(DescribedBySettings):
     """
 
     takes_images: ClassVar[bool] = True
+    decodes: ClassVar[bool] = False
 
     def __init__(
         self,

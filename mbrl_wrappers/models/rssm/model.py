@@ -214,6 +214,21 @@ class RSSM(LatentModel):
         """Return the mean observation of a state; see :meth:`WorldModel.decode`."""
         return self._shown(*self.decoder(self.features(state)))
 
+    def divergence(self, imagined: RSSMState, observed: RSSMState, obs: Tensor) -> Tensor:
+        """Return how much of an observation an imagined state did not know, in nats ``[B]``.
+
+        It is the divergence of the posterior, which has seen the observation, from the imagined state's prior; after
+        one imagined step, that of the loss.
+
+        Args:
+            imagined: the state that was imagined for this time.
+            observed: the state that :meth:`observe` returned for it.
+            obs: ``[B, D]``, the real observation.
+        """
+        seen = self.posterior.project(self._embed(obs))
+        posterior = self.latent.distribution(self.posterior(observed.deter, seen))
+        return self.latent.divergence(posterior, self.latent.distribution(self.prior(imagined.deter)))
+
     # -- parts of steps ----------------------------------------------------------------------------------
 
     def imagine(

@@ -33,7 +33,7 @@ def bricks(*cells: Place) -> np.ndarray:
 
 
 def place_of(games: BreakoutGames, plane: int) -> list[Place]:
-    return [tuple(int(x) for x in cell) for cell in np.argwhere(games.observations()[0, plane] == 255)]  # type: ignore[misc]
+    return [tuple(int(x) for x in cell) for cell in np.argwhere(games.observations()[0, plane] == 255)]
 
 
 def played(games: BreakoutGames, *actions: int) -> tuple[list[Place], list[float], list[bool]]:
