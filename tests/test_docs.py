@@ -320,8 +320,8 @@ def test_every_page_fits_the_screen_and_loads_nothing_from_elsewhere(site, width
             assert page.evaluate("document.documentElement.scrollWidth") <= width, file
             assert page.evaluate("[...document.images].every(image => !image.complete || image.naturalWidth > 0)"), file
         page.goto((site / "index.html").as_uri())
-        page.locator("label[for=__search]").first.click()
-        page.locator(".md-search__input").fill("rollout length")
+        page.locator("#__search").evaluate("toggle => toggle.click()")
+        page.locator(".md-search__input").press_sequentially("rollout length")
         page.locator(".md-search-result__item").first.wait_for()
         browser.close()
     assert broken == []
