@@ -4,6 +4,7 @@ python examples/tune_with_optuna.py
 """
 
 import gymnasium as gym
+import numpy as np
 import optuna
 import torch
 from stable_baselines3 import SAC
@@ -32,7 +33,8 @@ def objective(trial: optuna.Trial) -> float:
     mean = float("-inf")
     for part in range(3):  # the same agent goes on; the model stays with it
         agent.learn(400, callback=model_based, reset_num_timesteps=part == 0)
-        mean = float(evaluate_policy(agent, Monitor(gym.make(ENV)), n_eval_episodes=5)[0])
+        returns, _ = evaluate_policy(agent, Monitor(gym.make(ENV)), n_eval_episodes=5, return_episode_rewards=True)
+        mean = float(np.mean(returns))
         trial.report(mean, part)
         if trial.should_prune():
             raise optuna.TrialPruned

@@ -312,7 +312,7 @@ def test_every_page_fits_the_screen_and_loads_nothing_from_elsewhere(site, width
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.on("request", lambda request: broken.append(request.url) if request.url.startswith("http") else None)
         missing = "net::ERR_FILE_NOT_FOUND"  # what was aborted is of a page that is left already
-        page.on("requestfailed", lambda request: request.failure == missing and broken.append(request.url))
+        page.on("requestfailed", lambda request: broken.extend([request.url] * (request.failure == missing)))
         page.on("pageerror", lambda error: broken.append(f"{page.url}: {error}"))
         for file in sorted(site.rglob("*.html")):
             if file.name == "404.html":  # a server's, with addresses of its root
