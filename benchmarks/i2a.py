@@ -32,19 +32,19 @@ from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
 from mbrl_wrappers.wrappers import ModelExpansion
 from mbrl_wrappers.zoo.registry import DYNAMICS
-from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe
+from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 
 FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
 UNSEEN = 1_000_000  # the first of the levels that no agent learns on
 TESTED = 200
 PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
 
-# Changes to the recipe's model; A2C has none.
+# Changes to the recipe; A2C has no model.
 MODELS: dict[str, dict[str, Any]] = {
     "i2a": {},
-    "exact": {"kind": "SokobanDynamics"},
-    "copy": {"kind": "CopyDynamics"},
-    "poor": {"channels": 2, "max_steps": 100},
+    "exact": {"dynamics.kind": "SokobanDynamics"},
+    "copy": {"dynamics.kind": "CopyDynamics"},
+    "poor": {"dynamics.channels": 2, "dynamics.max_steps": 100},
 }
 COLUMNS = {
     "i2a": "I2A",
@@ -149,10 +149,8 @@ def build(task: Task, column: str, env: GamesVecEnv, seed: int) -> OnPolicyAlgor
 
 def imagining(recipe: Recipe, env: GamesVecEnv, seed: int, model: Mapping[str, Any]) -> I2A:
     """Return an I2A of the recipe with changes to its model."""
-    arguments: dict[str, Any] = {**recipe.dynamics, **model}
+    arguments = dict(override(recipe, model).dynamics)
     kind: Any = DYNAMICS[arguments.pop("kind")]
-    if "kind" in model:
-        arguments = {}
     dynamics = kind.for_env(env, seed=seed, **arguments)
     return I2A("CnnPolicy", env, dynamics=dynamics, seed=seed, device="cpu", **recipe.agent)
 
@@ -207,7 +205,15 @@ def table() -> None:
         "and as many parameters, those of the model not counted. Frames are all that an agent has seen, those included",
         f"that its model is fitted to. Solved: the share of {TESTED} levels that no agent has trained on, by one game",
         "of sampled actions each. Return: the mean of the last 100 episodes of learning. Core-seconds are those of",
-        "learning, fits included; ± is over seeds (n - 1). The settings were chosen on seed 100.",
+        "learning, fits included; ± is over seeds (n - 1).",
+        "",
+        "The settings were chosen on single runs of 5x5 with one box. On seed 100, A2C solved 30%, 42%, 92% and 95%",
+        "of the levels after 100,000, 200,000, 300,000 and 400,000 frames, I2A with the exact model 91% after 50,000.",
+        "What a learned model is worth depends on its data: fitted to 20,000 steps, 30 solutions among them, it",
+        "foresees 83% of the pushes and 55% of the solutions on other levels (its own hold-out, of the same levels,",
+        "says 100%), and I2A stood at 31%, 50% and 70% after 40,000, 80,000 and 120,000 frames; with a first fit to",
+        "40,000 steps at 19% after 80,000. It begins anew at the first fit; one that went on with what it had learned",
+        "from copies stood at 33% after 80,000 (seed 10).",
         "",
         f"{versions()}.",
         "",

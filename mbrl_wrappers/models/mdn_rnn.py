@@ -25,6 +25,7 @@ MAX_GRADIENT = 1.0  # of M, an entry
 LAST_LEARNING_RATE = 0.01  # of M at the end of a fit, as a share of its first one
 NUM_ENCODED_BATCHES = 64
 WARM_UP = 0.25  # the share of a sequence that fills the memory
+NUM_DEVIATIONS = 3.0  # of V's samples, by which imagined latents may lie beyond the real means
 NEVER = 1.0  # a threshold that no chance exceeds
 
 
@@ -86,7 +87,8 @@ class MDNRNN(LatentModel):
         z ~ q(z | observation)     h', c' = LSTM(z, a, h, c)     p(z' | h', z) = prod_d sum_k w_dk N(z_d + m_dk, s_dk)
 
     An imagined step draws ``z'`` from the mixtures, whose weights are those of each dimension; reward and the chance of
-    an end are read off ``z'`` and ``h'``. Episodes begin with an empty memory. A policy sees ``z`` and ``h``.
+    an end are read off ``z'`` and ``h'``. Episodes begin with an empty memory. A policy sees ``z`` and ``h``. Imagined
+    latents and rewards stay in the range of real ones, beyond which M may promise anything.
 
     A fit trains V, with squared errors and a divergence that costs nothing below ``kl_tolerance`` nats a dimension,
     then M on the latents of sequences, drawn anew for each batch. An imagined episode ends where the chance of an end
@@ -128,6 +130,8 @@ class MDNRNN(LatentModel):
     reward_head: ScalarHead | None
     done_threshold: Tensor
     _reward_scale: Tensor
+    _reward_range: Tensor
+    _latent_range: Tensor
 
     def __init__(
         self,
@@ -167,6 +171,9 @@ class MDNRNN(LatentModel):
             self._make_networks(Layers(units, nn.ReLU, layer_norm=False))
         self.register_buffer("done_threshold", torch.tensor(NEVER))
         self.register_buffer("_reward_scale", torch.tensor([0.0, 1.0]))  # mean and standard deviation
+        everything = torch.tensor([-torch.inf, torch.inf])
+        self.register_buffer("_reward_range", everything.clone())
+        self.register_buffer("_latent_range", everything[:, None].repeat(1, latent))
         self._make_buffers()
         self.to(device)
 
@@ -229,6 +236,7 @@ class MDNRNN(LatentModel):
         """
         memory, cell = self._remember(state, self._scaled(action))
         latent = self.foresee(memory, state.latent).sample(0.0 if deterministic else temperature, generator)
+        latent = latent.clamp(*self._latent_range)
         state = MDNRNNState(latent, memory, cell)
         features = self.features(state)
         reward, done = self.outcomes(features)
@@ -279,7 +287,7 @@ class MDNRNN(LatentModel):
         if self.reward_head is None:
             return torch.ones_like(done), done
         mean, std = self._reward_scale
-        return mean + std * self.reward_head.mean(self.reward_head(features)), done
+        return (mean + std * self.reward_head.mean(self.reward_head(features))).clamp(*self._reward_range), done
 
     def _remember(self, state: MDNRNNState, action: Tensor) -> tuple[Tensor, Tensor]:
         """Return memory and cell ``[B, H]`` after a step with scaled actions ``[B, A]``."""
@@ -339,7 +347,7 @@ class MDNRNN(LatentModel):
         own, log = self._own_generator(generator), {}
         count, steps = self.settings["num_sequences"], self.settings["memory_steps"]
         pool = self.encoded(experience, min(max(steps, 1), NUM_ENCODED_BATCHES) * count, generator)
-        self._note_rewards(pool)
+        self._note_ranges(pool)
         heads: list[nn.Module] = [self.lstm, self.mixture, self.done_head]
         heads += [] if self.reward_head is None else [self.reward_head]
         parameters = [parameter for head in heads for parameter in head.parameters()]
@@ -416,12 +424,16 @@ class MDNRNN(LatentModel):
             memories.append(out)
         return torch.cat(memories, dim=1), MDNRNNState(latent[:, -1], memory[0], cell[0])
 
-    def _note_rewards(self, real: Encoded) -> None:
-        """Note mean and standard deviation of the rewards, by which the head's are scaled."""
+    def _note_ranges(self, real: Encoded) -> None:
+        """Note mean and deviation of rewards, by which the head's are scaled, and the ranges of rewards and latents."""
         rewards = real.reward[~real.is_first]
         if len(rewards) > 1:
             mean, std = rewards.mean(), rewards.std()
             self._reward_scale.copy_(torch.stack([mean, std if std > 0 else torch.ones_like(std)]))
+            self._reward_range.copy_(torch.stack(rewards.aminmax()))
+        mean, log_std = real.of.flatten(0, 1).unbind(1)
+        room = NUM_DEVIATIONS * log_std.exp()
+        self._latent_range.copy_(torch.stack([(mean - room).amin(0), (mean + room).amax(0)]))
 
     def _keep_first_states(self, real: Encoded, generator: torch.Generator) -> None:
         """Keep the states in which episodes begin; all, without a memory, where the sequences hold no beginning."""

@@ -229,6 +229,18 @@ def test_a_fit_learns_places_and_rewards(fitted: MDNRNN) -> None:
 
 
 @torch.no_grad()
+def test_dreams_stay_within_what_was_seen(fitted: MDNRNN) -> None:
+    """Line is paid at most 0; a memory that is far off would promise more."""
+    state = fitted.state_of(20 * torch.randn(500, 19, generator=seeded()))
+    state, prediction = fitted.step(state, torch.ones(500, 1), seeded(1), temperature=5.0)
+    data = collect_episodes(Line(limit=8), fitted, 600, seed=0)  # that of the fit
+    (seen, log_std), real = fitted.encode(data.rows().obs).unbind(1), data.rows().reward
+    room = 0.2 * (seen.amax(0) - seen.amin(0)) + 3 * log_std.exp().amax(0)
+    assert (state.latent >= seen.amin(0) - room).all() and (state.latent <= seen.amax(0) + room).all()
+    assert prediction.reward.max() <= 0 and prediction.reward.min() >= real.min() - 1e-5
+
+
+@torch.no_grad()
 def test_episodes_begin_where_real_ones_do(fitted: MDNRNN) -> None:
     state = fitted.draw_starts(200, seeded())
     assert (state.memory == 0).all() and (state.cell == 0).all()

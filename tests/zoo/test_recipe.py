@@ -219,6 +219,17 @@ def test_every_algorithm_can_be_chosen_for_discrete_actions(algo, built):
     assert _spec("mbpo", "MountainCar-v0", algo=algo).recipe.algo == built
 
 
+@pytest.mark.parametrize("kind", ["CopyDynamics", "SokobanDynamics"])
+def test_another_kind_of_model_is_one_argument_away(kind):
+    """The recipe's settings of the model are those of its own kind."""
+    spec = make_job("i2a", "mbrl_wrappers/Sokoban-v0", params={"dynamics.kind": kind})
+    assert spec.recipe.dynamics == {"kind": kind}
+    kept = make_job("i2a", "mbrl_wrappers/Sokoban-v0", params={"dynamics.kind": "FrameDynamics"})
+    assert kept.recipe == load_recipe("i2a", "mbrl_wrappers/Sokoban-v0")
+    ensemble = load_recipe("mbpo", "Pendulum-v1")
+    assert override(ensemble, {"dynamics.kind": "EnsembleDynamics"}).dynamics.items() >= ensemble.dynamics.items()
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("normal", "NormalActionNoise"), ("ornstein-uhlenbeck", "OrnsteinUhl")])
 def test_a_recipe_can_name_action_noise(kind, expected):
     params = {"agent.noise_type": kind, "agent.noise_std": 0.3}

@@ -15,6 +15,7 @@ import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.registry import DEFAULT_DYNAMICS
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
@@ -181,12 +182,16 @@ def override(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
 
     Args:
         recipe: the recipe, which is not changed.
-        params: values by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
+        params: values by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``. With another
+            ``"dynamics.kind"`` than the recipe's, its arguments of the model are dropped: they are the other kind's.
 
     Raises:
         ValueError: for a name of another form, or an unknown section.
     """
     sections: dict[str, Any] = {name: dict(getattr(recipe, name)) for name in SECTIONS}
+    own_kind = recipe.dynamics.get("kind", DEFAULT_DYNAMICS)
+    if params.get("dynamics.kind", own_kind) != own_kind:
+        sections["dynamics"] = {}
     for key, value in params.items():
         check_text("each name of params", key)
         section, dot, name = key.partition(".")
