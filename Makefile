@@ -12,7 +12,7 @@ TYPES := build/types
 # A cache of compiled kernels of its own: one that a killed process left half-written fails every later run.
 PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: FORCE install test test-all lint types unit coverage slow demo bench sb3-suite clean
+.PHONY: FORCE install test test-all lint types unit coverage slow demo bench docs sb3-suite clean
 
 install: $(INSTALLED)
 
@@ -29,7 +29,7 @@ $(INSTALLED): setup.cfg pyproject.toml $(VENV)/.torch
 
 test: lint types unit
 
-test-all: test slow
+test-all: test docs slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -56,6 +56,10 @@ coverage: $(INSTALLED)
 slow: $(INSTALLED)
 	$(PYTEST) -m slow
 
+# The site, into site/. It stops at a broken link, and needs no network.
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 demo: $(INSTALLED)
 	$(BIN)/python -m mbrl_wrappers.zoo train mbpo
 
@@ -67,5 +71,5 @@ sb3-suite: $(INSTALLED)
 	$(BIN)/python benchmarks/sb3_suite.py $(if $(SB3),--checkout $(SB3)) $(ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

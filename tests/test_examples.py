@@ -1,43 +1,18 @@
-"""Every example and every Python block of the README runs as it stands, with smaller numbers."""
+"""Every example runs as it stands, with smaller numbers; test_docs.py has the snippets of README and docs."""
 
 from __future__ import annotations
 
-import re
 import runpy
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tyro
-from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics
-from mbrl_wrappers.zoo.cli.commands import Train
-from mbrl_wrappers.zoo.cli.main import main
-from mbrl_wrappers.zoo.training.job_making import make_job
-from mbrl_wrappers.zoo.training.recipe import parse_params
 
 CHECKOUT = Path(__file__).parents[1]
 
 # File: what is written in it, and what is run in its place.
 SMALLER: dict[str, dict[str, str]] = {
-    "README.md": {
-        "learning_starts=1_000, gradient_steps=10": "learning_starts=20, gradient_steps=1",
-        "agent.learn(20_000,": "agent.learn(30,",
-        "num_envs=64)).learn(100_000)": "num_envs=1)).learn(100)",
-        "env, gradient_steps=10": "env, gradient_steps=1",
-        "agent.learn(3_000,": "agent.learn(110,",
-        "agent.learn(2_500,": "agent.learn(110,",
-        "horizon=3).learn(2_000)": "horizon=3).learn(30)",
-        "horizon=2).learn(3_000,": "horizon=2).learn(30,",
-        "expand_critic=True).learn(2_000,": "expand_critic=True).learn(102,",
-        "window=1_000).learn(10_000)": "window=1_000).learn(30)",
-        "planning.learn(1_600)": "planning.learn(30)",
-        "latent.learn(2_000)": "latent.learn(30)",
-        "horizon=200)).learn(10_000)": "horizon=200)).learn(30)",
-        "rollouts_per_step=100": "rollouts_per_step=2",
-    },
     "examples/fit_a_model.py": {
         "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
         "collect_transitions(env, dynamics, 2_000": "collect_transitions(env, dynamics, 300",
@@ -105,6 +80,15 @@ SMALLER: dict[str, dict[str, str]] = {
         "agent.learn(150_000)": "agent.learn(256)",
         "n_eval_episodes=20": "n_eval_episodes=2",
     },
+    "examples/tune_with_optuna.py": {
+        "learning_starts=200": "learning_starts=20",
+        '"gradient_steps", 1, 10': '"gradient_steps", 1, 2',
+        "hidden=(64, 64), max_steps=500": "hidden=(16, 16), max_steps=10",
+        "rollouts_per_step=100": "rollouts_per_step=2",
+        "agent.learn(400,": "agent.learn(30,",
+        "n_eval_episodes=5": "n_eval_episodes=1",
+        "n_trials=20": "n_trials=2",
+    },
     "examples/train_in_a_dream.py": {
         "**sizes, **rates": "**sizes, **rates, vision_steps=2, memory_steps=2",
         "sigma=0.5": "learning_starts=40, population=4, dreams=2",
@@ -120,25 +104,12 @@ SMALLER: dict[str, dict[str, str]] = {
 }
 
 
-def python_of(file: Path) -> str:
-    """Return the code of a file; of a Markdown file its Python blocks, each on the lines where it stands."""
-    text = file.read_text(encoding="utf-8")
-    if file.suffix != ".md":
-        return text
-    lines, inside = [], False
-    for line in text.splitlines():
-        fence = line.startswith("```")
-        inside = line == "```python" if fence else inside
-        lines.append(line if inside and not fence else "")
-    return "\n".join(lines)
-
-
 @pytest.fixture
 def run_smaller(tmp_path, monkeypatch, capsys):
     """Run a file of the checkout in an empty folder, as a program of its own; returns what it printed."""
 
     def run(name: str) -> str:
-        source = python_of(CHECKOUT / name)
+        source = (CHECKOUT / name).read_text(encoding="utf-8")
         for written, smaller in SMALLER[name].items():
             count = source.count(written)
             assert count == 1, f"{name} must have {written!r} once, has it {count} times: adapt SMALLER to the file"
@@ -157,15 +128,7 @@ def run_smaller(tmp_path, monkeypatch, capsys):
 
 def test_every_example_is_run_here():
     examples = {f"examples/{file.name}" for file in (CHECKOUT / "examples").glob("*.py")}
-    assert set(SMALLER) == {"README.md", *examples}
-
-
-def test_the_readme(run_smaller, monkeypatch):
-    monkeypatch.setitem(EnsembleDynamics.__init__.__kwdefaults__, "max_steps", 20)
-    run_smaller("README.md")
-    agent: Any = SAC.load("hopper", device="cpu")
-    assert agent.num_timesteps == 30
-    assert agent.model_based.dynamics.termination_name == "Hopper-v5"
+    assert set(SMALLER) == examples
 
 
 def test_fit_a_model(run_smaller):
@@ -218,40 +181,6 @@ def test_a_wrong_termination_is_caught(run_smaller):
     assert known == "known termination of Hopper-v5: Hopper-v5"
 
 
-# -- commands -------------------------------------------------------------------------------------------------------
-
-
-def documented_commands() -> list[str]:
-    """Return every training that the documents tell people to start."""
-    files = [CHECKOUT / "README.md", *CHECKOUT.glob("docs/**/*.md"), *CHECKOUT.glob("examples/*.py")]
-    texts = [file.read_text(encoding="utf-8").replace("\\\n", " ") for file in files]
-    found = {" ".join(command.split()) for text in texts for command in re.findall(r"mbrl-zoo (train [^`\n]*)", text)}
-    return sorted(command for command in found if "--env" in command)
-
-
-def test_the_documents_name_commands():
-    assert len(documented_commands()) >= 4
-
-
-@pytest.mark.parametrize("command", documented_commands())
-def test_a_documented_training_can_be_started(command, monkeypatch):
-    monkeypatch.syspath_prepend(str(CHECKOUT))
-    wanted = tyro.cli(Train, args=shlex.split(command)[1:])
-    spec = make_job(wanted.agent, wanted.env, steps=wanted.steps, seed=wanted.seed, params=parse_params(wanted.params))
-    assert (spec.agent, spec.env) == (wanted.agent, wanted.env)
-
-
-@pytest.mark.usefixtures("brief_diagnosis")
-def test_the_command_for_an_env_of_ones_own_trains(tmp_path, monkeypatch, capsys):
-    (command,) = (command for command in documented_commands() if "mbpo_on_your_env" in command)
-    for old, new in {
-        "-n 1000": "-n 40 --eval-episodes 1 --no-progress",
-        "learning_starts=200": "learning_starts=20",
-        "gradient_steps=5": "gradient_steps=1",
-        "dynamics.max_steps=500": "dynamics.max_steps=2",
-    }.items():
-        assert old in command
-        command = command.replace(old, new)
-    monkeypatch.chdir(CHECKOUT)
-    assert main([*shlex.split(command), "--folder", str(tmp_path / "run")]) == 0, capsys.readouterr().err
-    assert "MBPO(SAC)" in capsys.readouterr().out
+def test_tune_with_optuna(run_smaller):
+    assert "best return -" in run_smaller("examples/tune_with_optuna.py")
+    assert Path("mbpo.db").exists()  # the study goes on from it

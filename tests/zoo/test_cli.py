@@ -24,7 +24,7 @@ from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.cli.commands import COMMANDS
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.registry import AGENTS, agent_table
+from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
 from mbrl_wrappers.zoo.training.building import algorithm_of
@@ -438,16 +438,13 @@ def test_a_command_that_does_not_parse_ends_with_code_2(arguments, capsys):
 
 
 def test_every_agent_and_algorithm_is_named_where_people_look(capsys):
-    """In the command's help, in README's table of commands and in an error."""
+    """In the command's help and in an error; the site makes a page for each agent."""
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     shown = capsys.readouterr().out
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    row = next(line for line in readme.splitlines() if line.startswith("| `mbrl-zoo train mbpo"))
     assert set(available_agents()) == set(AGENTS)
     for agent in AGENTS:
-        assert re.search(rf"\b{agent}\b", shown) and re.search(rf"\b{agent}\b", row), agent
-    assert agent_table() in readme
+        assert re.search(rf"\b{agent}\b", shown), agent
     with pytest.raises(ValueError, match="algo must be") as error:
         algorithm_of("mbpo", "nope")
     for algo in ast.literal_eval(re.search(r"\[.*\]", str(error.value))[0]):
