@@ -131,6 +131,28 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     return env
 
 
+def import_function(what: str, name: str | None) -> Any:
+    """Import a function of the user's by ``"package.module:function"``; None for None.
+
+    Args:
+        what: the argument, for the error.
+        name: the function.
+
+    Raises:
+        ValueError: if there is no such function.
+    """
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be 'package.module:function', got {name!r}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{what} must be a function, got {found!r} from {name!r}")
+    return found
+
+
 def is_id(name: str) -> bool:
     """Tell whether a name is one of Gymnasium's ids, not a class or a function; the module before a colon is imported.
 

@@ -21,6 +21,7 @@ Name = Annotated[Positional[str], arg(metavar="NAME|DIR")]
 Folders = Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="")]
 Env = Annotated[str | None, arg(metavar="ENV", help_behavior_hint="(default: the recorded one)")]
 Assignments = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")]
+Function = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
 Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a tenth of all)")]
 
 
@@ -133,6 +134,48 @@ def _where_it_goes_on(folder: Path) -> str:
         return "interrupted before the first checkpoint: the same command starts anew"
     steps = " and ".join(f"step {checkpoint_extra(path / 'checkpoint')['steps']} of {path}" for path in kept)
     return f"interrupted: the same command goes on from {steps}"
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Look an env over before you train on it: faults, a small model, what to train.
+
+    The exit code is 1 if there are faults.
+    """
+
+    env: Annotated[Positional[str], arg(metavar="ENV")]
+    """Gymnasium id or package.module:Class"""
+    env_kwargs: Assignments = ()
+    """arguments of the env"""
+    reward_fn: Function = None
+    """a reward function of yours to compare with the env"""
+    termination_fn: Function = None
+    """a rule for terminations to compare with the env"""
+    steps: Annotated[int, arg(aliases=["-n"], metavar="N")] = 3000
+    """random steps to take"""
+    seed: int = 0
+    """of everything random"""
+    model: bool = True
+    """fit a small model"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.doctor import examine
+        from mbrl_wrappers.zoo.doctor.text import text_of
+        from mbrl_wrappers.zoo.environment import import_function
+
+        result = examine(
+            self.env,
+            env_kwargs=parse_params(self.env_kwargs, "env_kwargs"),
+            reward_fn=import_function("reward_fn", self.reward_fn),
+            termination_fn=import_function("termination_fn", self.termination_fn),
+            steps=self.steps,
+            seed=self.seed,
+            model=self.model,
+            estimate=self.model,
+        )
+        print(text_of(result))
+        return FAILED if result.faults else OK
 
 
 @dataclass(frozen=True)
@@ -496,6 +539,7 @@ class Match:
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "doctor": Doctor,
     "train": Train,
     "list": List,
     "enjoy": Enjoy,

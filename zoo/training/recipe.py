@@ -113,17 +113,28 @@ def load_recipe(
     Raises:
         ValueError: for an agent without recipes, or an unknown key (the nearest valid one is named).
     """
-    shipped = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
-    if file is None:
-        if not agent.isidentifier() or not shipped.is_file():
-            raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
-        entries = read_literals(shipped.read_text(encoding="utf-8"))
-    else:
-        entries = _read_file(Path(file))
+    entries = _shipped(agent) if file is None else _read_file(Path(file))
     try:
         return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
     except ValueError as error:
-        raise ValueError(f"recipe {shipped.name if file is None else file}: {error}") from error
+        raise ValueError(f"recipe {f'{agent}.yml' if file is None else file}: {error}") from error
+
+
+def has_entry(agent: str, env_id: str) -> bool:
+    """Tell whether the library's recipes of an agent have settings for an env, and not the defaults alone.
+
+    Raises:
+        ValueError: for an agent without recipes.
+    """
+    entries = _shipped(agent)
+    return env_id in entries or env_id.rpartition(":")[2] in entries
+
+
+def _shipped(agent: str) -> Mapping[str, Any]:
+    file = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
+    if not agent.isidentifier() or not file.is_file():
+        raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
+    return read_literals(file.read_text(encoding="utf-8"))
 
 
 def _read_file(file: Path) -> Mapping[str, Any]:
