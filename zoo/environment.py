@@ -269,12 +269,15 @@ def playground(record: EnvRecord, env: str | gym.Env | None, **more: Any) -> Ite
     if isinstance(env, gym.Env):
         yield env
         return
-    if env is None:
-        made = env_from_file(record.name, record.kwargs, **more)
-    else:
-        made = make_env(env, **(record.kwargs if env == record.name else {}), **more)
-    with made:
+    with named_env(record, env, **more) as made:
         yield made
+
+
+def named_env(record: EnvRecord, name: str | None, **more: Any) -> gym.Env:
+    """Make the user's env by its name, which may be imported, or else the recorded one; see :func:`playground`."""
+    if name is None:
+        return env_from_file(record.name, record.kwargs, **more)
+    return make_env(name, **(record.kwargs if name == record.name else {}), **more)
 
 
 def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
@@ -292,12 +295,13 @@ def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
     if registered not in gym_registry or registered in _IMPORTERS:
         raise ZooError(
             f"env {name!r} is not registered with Gymnasium here, and a name found in a file is not imported: "
-            "import the package that registers it, or give the env as an argument"
+            "import the package that registers it, or give the env as an argument (--env on the command line, "
+            "package:id or package.module:Class)"
         )
     paths = [value for value in kwargs.values() if isinstance(value, str) and ("/" in value or "\\" in value)]
     if paths:
         raise ZooError(
-            f"env {name!r} would be made with the path {paths[0]!r} of a file's: give the env as an argument"
+            f"env {name!r} would be made with the path {paths[0]!r} of a file's: give the env as an argument (--env)"
         )
     try:
         return make_env(registered, **{**kwargs, **more})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -16,11 +17,13 @@ from mbrl_wrappers.zoo.storage.folder import AgentFolder
 from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess
 from mbrl_wrappers.zoo.training.progress import Evaluation
 
+SECONDS_A_LINE = 30.0
+
 
 class TrainingProgress:
     """One line per run: steps, last return, the model's error and the time left.
 
-    Where there is no terminal, a line is printed for each evaluation instead.
+    Where there is no terminal, a line is printed for each evaluation instead, and every half minute.
 
     Args:
         processes: the runs.
@@ -29,6 +32,7 @@ class TrainingProgress:
     def __init__(self, processes: Sequence[TrainingProcess]) -> None:
         self._processes = processes
         self._printed: dict[str, int] = {}
+        self._lines = {process.label: time.monotonic() for process in processes}
         self._console = Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -60,8 +64,13 @@ class TrainingProgress:
                 self._progress.update(task, completed=process.steps, numbers=_numbers(process))
             elif process.last_evaluation[0] > self._printed.get(process.label, 0):
                 self._printed[process.label] = process.last_evaluation[0]
+                self._lines[process.label] = time.monotonic()
                 line = f"{process.label}  step {process.last_evaluation[0]}  {_numbers(process)}"
                 self._console.print(line, soft_wrap=True, highlight=False)
+            elif time.monotonic() - self._lines[process.label] > SECONDS_A_LINE:
+                self._lines[process.label] = time.monotonic()
+                line = f"{process.label}  step {process.steps} of {process.total_steps}  {_numbers(process)}"
+                self._console.print(line.rstrip(), soft_wrap=True, highlight=False)
 
 
 def _numbers(process: TrainingProcess) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from mbrl_wrappers.zoo.training.recipe import parse_params
+from mbrl_wrappers.zoo.training.recipe import available_agents, parse_params
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.evaluation import Episode
@@ -32,7 +32,7 @@ class Train:
     Prints a table and writes curves.png; the same command again goes on.
     """
 
-    agent: Annotated[Positional[str], arg(metavar="AGENT")]
+    agent: Annotated[Positional[str], arg(metavar="AGENT", help_behavior_hint="")] = ""
     """alphazero, dhmbpo, dreamer, exit, m2ac, maac, macura, mad_td, mbpo, mve, pets, poplin, rs, sac_svg, steve, svg"""
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
@@ -45,13 +45,13 @@ class Train:
     algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by action space)")] = None
     """SAC, TD3, DDPG, TQC, CrossQ, DQN or QRDQN"""
     params: Assignments = ()
-    """changes to the recipe, such as strategy.real_ratio=0.1"""
+    """changes to the recipe, such as strategy.real_ratio=0.1; all: train --help AGENT"""
     recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
     resume: Annotated[Path | None, arg(aliases=["-i"], metavar="DIR", help_behavior_hint="")] = None
-    """go on with a run of your own, as it was started"""
+    """go on with a run of your own, as it was started; with -n, for longer"""
     eval_freq: Steps = None
     """env steps between evaluations"""
     eval_episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 20; planners: 5)")] = None
@@ -74,17 +74,24 @@ class Train:
         params, env_kwargs = parse_params(self.params), parse_params(self.env_kwargs, "env_kwargs")
         if self.resume is not None:
             self._check_that_nothing_else_is_given()
+        elif not self.agent:
+            raise ValueError(f"agent must be one of {available_agents()}, or --resume given, got neither")
 
         from rich.console import Console
 
         from mbrl_wrappers.zoo.comparison import default_folder, resume, train
-        from mbrl_wrappers.zoo.terminal import result_table
+        from mbrl_wrappers.zoo.terminal import result_table, size_text
 
         folder = self.resume or self.folder or default_folder(self.agent, self.env, self.seed)
         try:
             if self.resume is not None:
                 training = resume(
-                    folder, track=self.track, with_optimizer=self.with_optimizer, progress_bar=self.progress
+                    folder,
+                    steps=self.steps,
+                    track=self.track,
+                    with_optimizer=self.with_optimizer,
+                    progress_bar=self.progress,
+                    tell=say,
                 )
             else:
                 training = train(
@@ -105,6 +112,7 @@ class Train:
                     baseline=self.baseline,
                     with_optimizer=self.with_optimizer,
                     progress_bar=self.progress,
+                    tell=say,
                 )
         except (KeyboardInterrupt, SystemExit):  # the latter by SIGTERM
             say(_where_it_goes_on(folder))
@@ -115,10 +123,14 @@ class Train:
         console.print(result_table(f"{training.spec.env}\n{title}", training.curves, training.spec.eval_episodes))
         console.print(f"Curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
         console.print(f"Agents: {folder}/*", soft_wrap=True, highlight=False)
+        if size := sum(file.stat().st_size for file in folder.glob("*/checkpoint/*")):
+            more = f"mbrl-zoo train --resume {folder} -n {2 * training.spec.steps}"
+            text = f"Longer: {more} (for which {folder}/*/checkpoint keep {size_text(size)})"
+            console.print(text, soft_wrap=True, highlight=False)
         return OK
 
     def _check_that_nothing_else_is_given(self) -> None:
-        own = {"agent", "resume", "track", "progress", "with_optimizer"}
+        own = {"agent", "resume", "steps", "track", "progress", "with_optimizer"}
         default = Train(self.agent)
         given = [name for name in vars(self) if name not in own and getattr(self, name) != getattr(default, name)]
         if given:
@@ -275,7 +287,7 @@ class Enjoy:
     env: Env = None
     """Gymnasium id or package.module:Class to play in"""
     record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
-    """write a video"""
+    """write a video; without a screen, enjoy.mp4"""
     render: bool = True
     """open a window"""
     deterministic: bool = True
@@ -283,25 +295,29 @@ class Enjoy:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.cli.enjoyment import enjoy
+        from mbrl_wrappers.zoo.cli.enjoyment import enjoy, has_screen
 
-        if self.record is not None and not self.deterministic:
-            raise ValueError("record shows the deterministic policy: leave out --no-deterministic")
-        window = self.render and self.record is None
+        record = self.record
+        if self.render and record is None and not has_screen():
+            record = Path("enjoy.mp4")
+            say(f"there is no screen (DISPLAY is not set): the episodes go into {record}; --no-render plays without")
+        if record is not None and not self.deterministic:
+            raise ValueError("record shows the deterministic policy: leave out --no-deterministic, or add --no-render")
+        window = self.render and record is None
         played = enjoy(
             self.name,
             episodes=self.episodes,
             seed=self.seed,
             env=self.env,
             render=window,
-            record=self.record,
+            record=record,
             deterministic=self.deterministic,
         )
         for episode in played:
             print(f"seed {episode.seed}: return {episode.total_reward:.2f} in {episode.length} steps")
         print(_summary(played))
-        if self.record is not None:
-            print(f"Video: {self.record}")
+        if record is not None:
+            print(f"Video: {record}")
         return OK
 
 
@@ -474,6 +490,8 @@ class Report:
     """agents' folders, training runs, or the folder of a benchmark"""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.html")] = Path("report.html")
     """where to write"""
+    env: Env = None
+    """Gymnasium id or package.module:Class of all runs, which may be imported"""
     videos: bool = True
     """show real beside imagined episodes"""
 
@@ -481,7 +499,7 @@ class Report:
         """Run the command."""
         from mbrl_wrappers.zoo.report import build_report
 
-        print(build_report(self.folders, self.output, videos=self.videos))
+        print(build_report(self.folders, self.output, env=self.env, videos=self.videos))
         return OK
 
 

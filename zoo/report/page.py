@@ -70,7 +70,12 @@ NOTHING = Cell("\N{EN DASH}", "")
 
 
 def build_report(
-    folders: Sequence[str | Path], output: str | Path, *, title: str | None = None, videos: bool = True
+    folders: Sequence[str | Path],
+    output: str | Path,
+    *,
+    title: str | None = None,
+    env: str | None = None,
+    videos: bool = True,
 ) -> Path:
     """Write a report of training runs as one HTML file, which needs nothing but a browser.
 
@@ -81,7 +86,8 @@ def build_report(
     Args:
         folders: agents' folders, training runs, or folders that contain these.
         output: the HTML file to write.
-        title: of the page.
+        title: of the page; default: one that names what was trained.
+        env: the name of the env of all runs, for envs of your own: a name that stands in a file is not imported.
         videos: whether to record videos of real and imagined rollouts side by side.
 
     Returns:
@@ -94,7 +100,7 @@ def build_report(
     runs, left_out = find_runs([Path(folder) for folder in folders])
     if not runs:
         raise ZooError(f"folders must hold at least one run that can be read: {left_out[0].path}: {left_out[0].reason}")
-    sections = [_section(section, videos) for section in group_by_env(runs)]
+    sections = [_section(section, env, videos) for section in group_by_env(runs)]
     style, script = (_template_file(name) for name in ("style.css", "sort.js"))
     page = _templates().get_template("report.html.j2")
     html = page.render(
@@ -122,7 +128,7 @@ def _template_file(name: str) -> str:
     return (importlib.resources.files("mbrl_wrappers.zoo.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _section(section: EnvSection, videos: bool) -> dict[str, Any]:
+def _section(section: EnvSection, env: str | None, videos: bool) -> dict[str, Any]:
     """Return the template's values for one environment."""
     started = [group for group in section.groups if group.counted]
     return {
@@ -131,7 +137,7 @@ def _section(section: EnvSection, videos: bool) -> dict[str, Any]:
         "table": [_row(group) for group in section.groups],
         "runs": [_run_row(group, run) for group in section.groups for run in group.runs],
         "num_unfinished": sum(run.folder is None for group in section.groups for run in group.runs),
-        "model": _model(section, videos),
+        "model": _model(section, env, videos),
         "game": _game(section),
     }
 
@@ -274,14 +280,14 @@ def _game_figures(found: board_games.GameFindings) -> list[Figure]:
                 lambda ax: board_games.draw_tree(ax, game, search),
                 "The most visited part of a search tree",
                 f"The agent's search from there, {int(search.visits[0].sum())} simulations: moves, and their values "
-                "for the player to move in the picture (1 won, -1 lost): blue is good for that player, red is bad. Large "
-                "nodes were visited often.",
+                "for the player to move in the picture (1 won, -1 lost): blue is good for that player, red is bad. "
+                "Large nodes were visited often.",
             ),
         ]
     return figures
 
 
-def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
+def _model(section: EnvSection, env: str | None, videos: bool) -> dict[str, Any] | None:
     """Return the template's values for the model of a section; None if no agent has a model."""
     candidates = {group.label: [run for run in group.counted if run.has_model] for group in section.groups}
     candidates = {label: runs for label, runs in candidates.items() if runs}
@@ -290,7 +296,7 @@ def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
     label, runs = max(candidates.items(), key=lambda item: np.mean([run.last_return for run in item[1]]).item())
     run = median_run(runs)
     assert run.folder is not None  # since it has a model
-    findings = look_into(run.folder, video=videos)
+    findings = look_into(run.folder, video=videos, env=env)
     view: dict[str, Any] = {
         "label": label,
         "seed": run.spec.seed,

@@ -44,6 +44,7 @@ class TrainingProcess:
         folder: where to write.
         track: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         with_optimizer: see :func:`~mbrl_wrappers.zoo.training.run.run`.
+        keep_checkpoint: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         lock: of the folder; the process holds it until it ends, even if its parent is killed.
     """
 
@@ -55,12 +56,13 @@ class TrainingProcess:
         *,
         track: str | None = None,
         with_optimizer: bool = False,
+        keep_checkpoint: bool = False,
         lock: FolderLock | None = None,
     ) -> None:
         self.label = label
         self.folder = folder
         self.total_steps = spec.steps
-        options = {"track": track, "with_optimizer": with_optimizer}
+        options = {"track": track, "with_optimizer": with_optimizer, "keep_checkpoint": keep_checkpoint}
         context = multiprocessing.get_context("spawn")
         self._state = context.Array("d", [0.0, 0.0, math.nan, math.nan], lock=False)
         self._errors, errors = context.Pipe(duplex=False)
