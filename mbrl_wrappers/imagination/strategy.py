@@ -89,6 +89,20 @@ class Strategy(ABC):
         if state:
             raise ValueError(f"{type(self).__name__} keeps no imagined data, got {sorted(state)}")
 
+    def __call__(self, *_: Any) -> bool:
+        """Refuse to be an agent's callback.
+
+        Raises:
+            ValueError: always, with what to write.
+        """
+        name = type(self).__name__
+        raise ValueError(
+            f"callback must be ModelBased({name}(...)), got {name}(...) alone: a strategy says what a batch holds, and "
+            "ModelBased fits the model and gives the agent its batches"
+        )
+
+    init_callback = __call__  # what SB3 calls first of a callback in a list
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the agent, the model (its callback keeps it) and the generator."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_view", "_dynamics", "_generator")}
