@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mbrl_wrappers.zoo.catalogue.lookup import Place
 from mbrl_wrappers.zoo.evaluation import mean_and_std
+from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.folder import AgentFolder
 from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess
 from mbrl_wrappers.zoo.training.progress import Evaluation
@@ -101,18 +102,40 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
     return table
 
 
+HEADINGS = ("name", "return", "seeds", "steps", "time", "size", "where")
+
+
 def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table:
     """Return a table of the zoo's agents; agents that were not pulled or are broken show only their names."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("name", overflow="fold")
-    for heading in ("return", "seeds", "steps", "time", "size"):
+    table.add_column(HEADINGS[0], overflow="fold")
+    for heading in HEADINGS[1:-1]:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("where", no_wrap=True)
+    table.add_column(HEADINGS[-1], no_wrap=True)
     for place, folder in agents:
-        cells = [""] * 5 if folder is None else _catalogue_cells(folder)
-        is_broken = folder is None and place.path is not None
-        table.add_row(place.name, *cells, "broken" if is_broken else place.place)
+        table.add_row(*_catalogue_row(place, folder))
     return table
+
+
+def catalogue_markdown(agents: Sequence[tuple[Place, AgentFolder | None]]) -> str:
+    """Return the table of the zoo's agents as a page shows it."""
+    rows = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 2), "---")]
+    rows += [tuple(_catalogue_row(place, folder)) for place, folder in agents]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def algorithm_table() -> Table:
+    """Return a table of the agents that ``mbrl-zoo train`` knows."""
+    table = Table("train", "", "paper", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, record in AGENTS.items():
+        table.add_row(name, record.title, record.paper)
+    return table
+
+
+def _catalogue_row(place: Place, folder: AgentFolder | None) -> list[str]:
+    cells = [""] * 5 if folder is None else _catalogue_cells(folder)
+    is_broken = folder is None and place.path is not None
+    return [place.name, *cells, "broken" if is_broken else place.place]
 
 
 def _catalogue_cells(folder: AgentFolder) -> list[str]:

@@ -61,8 +61,8 @@ class ModelBased(BaseCallback):
             the agent's seed, or a random one. SB3 seeds the env and its action space alike, so that an env's noise may
             depend on the random actions: when training starts, the action space gets a random stream of its own, see
             :func:`~mbrl_wrappers.seeding.set_apart`.
-        verbose: as in SB3; from 1 on the model prints how a long fit is getting on, as it does with the agent's
-            ``verbose=1`` and with ``learn(..., progress_bar=True)``.
+        verbose: as in SB3; from 1 on the model prints how a long fit is getting on. The agent's ``verbose`` and
+            ``learn(..., progress_bar=True)`` have it print too.
 
     Raises:
         ValueError: if ``strategy`` is not a :class:`Strategy`, ``fit_every`` is not a whole number of at least 1, or
@@ -134,7 +134,7 @@ class ModelBased(BaseCallback):
         self._warn_of_lost_terminations(buffer)
         self._warn_of_time_limits(buffer)
         self.dynamics.to(agent.device)
-        self.dynamics.verbose = max(self.verbose, agent.verbose, int(bool(self.locals.get("progress_bar"))))
+        self.dynamics.verbose = max(self.verbose, agent.verbose, int(self.locals.get("progress_bar", False)))
         self._tell_of_threads()
         codec = self.dynamics.obs_codec
         self._hindsight = Hindsight(buffer, codec) if isinstance(buffer, HerReplayBuffer) else None

@@ -356,6 +356,18 @@ def test_every_listed_setting_is_a_param():
             assert names or section == "strategy"
 
 
+def test_the_list_is_the_source_of_tables(capsys):
+    assert main(["list", "--agents", "--markdown"]) == 0
+    assert capsys.readouterr().out == agent_table() + "\n"
+    assert main(["list", "--markdown"]) == 0
+    heading, line, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) >= 5 and {row.count("|") for row in (heading, line, *rows)} == {8}
+    assert any(row.startswith("| mbpo/CartPole-v1 | ") for row in rows)
+    assert main(["list", "--agents"]) == 0
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^{name} ", shown, re.MULTILINE) for name in AGENTS)
+
+
 def test_the_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"mbrl-wrappers {mbrl_wrappers.__version__}\n"

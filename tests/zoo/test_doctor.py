@@ -23,16 +23,11 @@ MODULE = "testing.broken_envs"
 HERE = __name__
 SOUND = [f"{MODULE}:Sound", "CartPole-v1", "Pendulum-v1", "FrozenLake-v1"]
 MORE_SOUND = [
-    "Acrobot-v1",
-    "Ant-v5",
     "BipedalWalker-v3",
-    "Blackjack-v1",
-    "CliffWalking-v1",
     "HalfCheetah-v5",
     "Hopper-v5",
     "InvertedPendulum-v5",
     "LunarLander-v3",
-    "MountainCar-v0",
     "MountainCarContinuous-v0",
     "Reacher-v5",
     "Taxi-v4",
@@ -140,7 +135,7 @@ def test_no_fault_is_found_in_a_sound_env(name: str) -> None:
 def test_no_fault_is_found_in_other_peoples_envs(name: str) -> None:
     if name.startswith(HERE):
         pytest.importorskip("dm_control")
-    result = examine(name, steps=1500, model=name.endswith(("Taxi-v4", "Hopper-v5", "walker_walk")), estimate=False)
+    result = examine(name, steps=600, model=name.endswith(("Hopper-v5", "walker_walk")), estimate=False)
     assert [finding.says for finding in result.faults] == []
 
 

@@ -198,16 +198,25 @@ class List:
     """only this agent's"""
     env: Annotated[str, arg(metavar="ENV")] = ""
     """only this env's"""
+    agents: bool = False
+    """list what train can train, with the papers"""
+    markdown: bool = False
+    """as a table for a page"""
 
     def run(self) -> int:
         """Run the command."""
         from rich.console import Console
 
         from mbrl_wrappers.zoo.catalogue.lookup import places, try_to_open
-        from mbrl_wrappers.zoo.terminal import catalogue_table
+        from mbrl_wrappers.zoo.registry import agent_table
+        from mbrl_wrappers.zoo.terminal import algorithm_table, catalogue_markdown, catalogue_table
 
+        if self.agents:
+            Console().print(algorithm_table()) if not self.markdown else print(agent_table())
+            return OK
         wanted = [place for place in places() if self._is_wanted(place.name)]
-        Console().print(catalogue_table([(place, try_to_open(place)) for place in wanted]))
+        found = [(place, try_to_open(place)) for place in wanted]
+        Console().print(catalogue_table(found)) if not self.markdown else print(catalogue_markdown(found))
         return OK
 
     def _is_wanted(self, name: str) -> bool:
@@ -483,6 +492,62 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """Search for better settings on an env with Optuna; the same command goes on."""
+
+    agent: Annotated[Positional[str], arg(metavar="AGENT")]
+    """as for train"""
+    env: Annotated[str, arg(metavar="ENV")]
+    """Gymnasium id or package.module:Class"""
+    env_kwargs: Assignments = ()
+    """arguments of the env"""
+    trials: Annotated[int, arg(aliases=["-t"], metavar="N")] = 20
+    """settings to try in all"""
+    steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """env steps of each"""
+    seed: int = 0
+    """of all runs and choices"""
+    algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by action space)")] = None
+    """as for train"""
+    params: Assignments = ()
+    """changes to the recipe that stay as they are"""
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    """recipes of your own"""
+    folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
+    """where to write"""
+    workers: Annotated[int, arg(metavar="N")] = 1
+    """settings to try at a time, on a core each"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.environment import in_file_names
+        from mbrl_wrappers.zoo.sweeps.processes import sigterm_exits
+        from mbrl_wrappers.zoo.sweeps.tuning import tune
+
+        folder = self.folder or Path("runs") / f"tune_{self.agent}_{in_file_names(self.env)}"
+        with sigterm_exits():
+            found = tune(
+                self.agent,
+                self.env,
+                folder=folder,
+                trials=self.trials,
+                workers=self.workers,
+                seed=self.seed,
+                steps=self.steps,
+                algo=self.algo,
+                params=parse_params(self.params),
+                recipe=self.recipe,
+                env_kwargs=parse_params(self.env_kwargs, "env_kwargs"),
+                tell=lambda sentence: print(sentence, flush=True),
+            )
+        plain = "" if found.plain is None else f"; the recipe itself: {found.plain.value:.1f}"
+        print(f"\nBest: trial {found.best.number}, return {found.best.value:.1f} with seed {self.seed}{plain}\n")
+        print(found.file.read_text(encoding="utf-8"))
+        print(f"Train it: mbrl-zoo train {self.agent} --env {self.env} --recipe {found.file} --seed {self.seed + 1}")
+        return OK
+
+
+@dataclass(frozen=True)
 class Report:
     """Write curves, tables and videos of runs into one page that opens offline."""
 
@@ -565,6 +630,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "play": Play,
     "match": Match,
     "verify": Verify,
+    "tune": Tune,
     "report": Report,
     "benchmark": Benchmark,
     "export": Export,

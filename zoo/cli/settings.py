@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from mbrl_wrappers.zoo.registry import AGENTS, argument_types
+from mbrl_wrappers.zoo.registry import AGENTS, argument_defaults
 from mbrl_wrappers.zoo.training.building import constructors_of, settable_names
 from mbrl_wrappers.zoo.training.recipe import SECTIONS, load_recipe
 
@@ -33,21 +32,11 @@ def settings_text(agent: str) -> str:
 
 
 def _lines(section: str, kind: type, chosen: dict[str, Any]) -> Iterator[str]:
-    defaults = _defaults(kind)
+    defaults = argument_defaults(kind)
     for name in sorted(settable_names(section, kind) | chosen.keys()):
         value = chosen.get(name, defaults.get(name))
         mark = "*" if name in chosen else " "
         yield f"  {f'{section}.{name}':<36} {mark} {_shown(value)}".rstrip()
-
-
-def _defaults(kind: type) -> dict[str, Any]:
-    """Return the defaults of a constructor's arguments, those that it passes on included."""
-    found: dict[str, Any] = {}
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-            found = {p.name: p.default for p in parameters if p.default is not p.empty} | found
-    return {name: value for name, value in found.items() if name in argument_types(kind)}
 
 
 def _shown(value: Any) -> str:
