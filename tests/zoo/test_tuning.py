@@ -10,10 +10,10 @@ import pytest
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS
-from mbrl_wrappers.zoo.sweeps.tuning import SPACE, Range, recipe_yaml, search_space, tune, with_params
+from mbrl_wrappers.zoo.sweeps.tuning import SPACE, Range, search_space, tune, with_params
 from mbrl_wrappers.zoo.training.building import check_arguments
 from mbrl_wrappers.zoo.training.job_making import make_job
-from mbrl_wrappers.zoo.training.recipe import load_recipe
+from mbrl_wrappers.zoo.training.recipe import load_recipe, recipe_yaml
 
 PARAMS = {
     "agent.learning_starts": 20,

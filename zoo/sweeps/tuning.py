@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.zoo.errors import ZooError
@@ -24,7 +22,7 @@ from mbrl_wrappers.zoo.training.building import constructors_of, settable_names
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe
+from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, recipe_yaml
 
 if TYPE_CHECKING:
     import optuna
@@ -285,12 +283,6 @@ def with_params(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
         section, _, argument = name.partition(".")
         sections[section][argument] = value
     return dataclasses.replace(recipe, **sections)
-
-
-def recipe_yaml(recipe: Recipe, steps: int) -> str:
-    """Return a file of recipes with this one as its default, for ``mbrl-zoo train --recipe``."""
-    sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
-    return yaml.safe_dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, sort_keys=False)
 
 
 def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Choices], folder: Path) -> Tuning:

@@ -185,6 +185,12 @@ def recipe_from(
     return Recipe(algo=algo, steps=own.get("steps", default["steps"]), **{**sections, "agent": arguments})
 
 
+def recipe_yaml(recipe: Recipe, steps: int) -> str:
+    """Return a file of recipes with this one as its default, for ``mbrl-zoo train --recipe``."""
+    sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
+    return yaml.safe_dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, sort_keys=False)
+
+
 def available_agents() -> list[str]:
     """Return the agents that have recipes."""
     folder = importlib.resources.files("mbrl_wrappers.zoo") / "recipes"
