@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,12 +21,14 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.agents.networks.alphazero import AlphaZeroPolicy, ResidualPolicy
 from mbrl_wrappers.agents.self_play import ExampleBuffer, Examples, SelfPlay
+from mbrl_wrappers.agents.self_play_workers import SelfPlayWorkers
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.envs.games import GAMES, Game, make_game
 from mbrl_wrappers.envs.games.base import Opponent, State, take_games
 from mbrl_wrappers.planners.tree import PUCT, Gumbel, Method, SearchResult, TreeSearch, root_generators
 from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.seeding import stream_seed
+from mbrl_wrappers.workers import LocalWorkers, WorkerExecutor
 
 
 class AlphaZero(BaseAlgorithm):
@@ -41,6 +44,15 @@ class AlphaZero(BaseAlgorithm):
     ``predict`` searches too, with the same number of simulations, and without noise if ``deterministic``. Legal moves
     are those of the rules, so masks need not be given.
 
+    With ``workers``, self-play is theirs, and this process learns: they live in processes of this machine while
+    ``learn`` goes on, or where :attr:`executor` starts them, such as on a Ray cluster. Each plays ``num_games`` games
+    on one core, with weights that are up to three moves of all workers older than the learner's; updates per move
+    are as many as without workers. A worker that is killed loses its unfinished games, and another takes its place.
+
+    A run with workers is resumed bit for bit like one without, and repeated by its seed. It is another run than that
+    with another number of workers; and neither holds where a worker was killed, since what it had played depends on
+    when. A script that uses workers needs ``if __name__ == "__main__":``.
+
     Deviations: the search is Gumbel AlphaZero's by default (Danihelka et al. 2022), which needs fewer simulations, and
     then the target is its improved policy; the paper's is ``search="puct"``. Adam; value and policy of a dense network.
 
@@ -52,6 +64,8 @@ class AlphaZero(BaseAlgorithm):
         game: the game's name, where there is no env; default: the env's.
         num_simulations: of each search.
         search: ``"gumbel"`` or ``"puct"``.
+        search_kwargs: arguments of :class:`~mbrl_wrappers.planners.tree.Gumbel` or
+            :class:`~mbrl_wrappers.planners.tree.PUCT`, such as Gumbel's ``value_scale``.
         num_games: games at a time.
         explored_moves: moves of each game that are chosen with temperature 1, the others with 0; default: all.
         random_opening: games of self-play begin with some random moves, a number from 0 to this, whose positions are
@@ -61,8 +75,12 @@ class AlphaZero(BaseAlgorithm):
         buffer_size: newest positions that are kept.
         learning_starts: positions in the buffer before the first update.
         batch_size: positions of an update.
-        gradient_steps: updates after each move of all games.
+        gradient_steps: updates after each move of all games, of one worker where there are workers.
+        workers: the number of processes that play; 0: this one plays.
         stats_window_size, tensorboard_log, policy_kwargs, verbose, seed, device: as in SB3.
+
+    Attributes:
+        executor: starts the workers.
 
     Raises:
         ValueError: for an argument out of its range, or an env that is not of a game.
@@ -82,7 +100,8 @@ class AlphaZero(BaseAlgorithm):
     policy: AlphaZeroPolicy
     rules: Game
     examples: ExampleBuffer
-    self_play: SelfPlay
+    self_play: SelfPlay | SelfPlayWorkers
+    executor: WorkerExecutor
 
     def __init__(
         self,
@@ -92,6 +111,7 @@ class AlphaZero(BaseAlgorithm):
         game: str | None = None,
         num_simulations: int = 32,
         search: str = "gumbel",
+        search_kwargs: dict[str, Any] | None = None,
         num_games: int = 128,
         explored_moves: int | None = None,
         random_opening: int = 0,
@@ -101,6 +121,7 @@ class AlphaZero(BaseAlgorithm):
         learning_starts: int = 2_000,
         batch_size: int = 512,
         gradient_steps: int = 1,
+        workers: int = 0,
         stats_window_size: int = 1000,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -123,14 +144,22 @@ class AlphaZero(BaseAlgorithm):
         if explored_moves is not None:
             check_whole_number("explored_moves", explored_moves, 0)
         check_whole_number("random_opening", random_opening, 0)
+        check_whole_number("workers", workers, 0)
         check_number("value_mix", value_mix, 0, 1)
         check_device("device", device)
         self.game = game
-        self.num_simulations, self.search = num_simulations, search
+        self.num_simulations, self.search, self.search_kwargs = num_simulations, search, search_kwargs
+        try:
+            self._method(is_quiet=False)
+        except TypeError as error:
+            raise ValueError(
+                f"search_kwargs must be arguments of the search {search!r}, got {search_kwargs}"
+            ) from error
         self.num_games, self.explored_moves, self.random_opening = num_games, explored_moves, random_opening
         self.value_mix, self.reuse_trees = value_mix, reuse_trees
         self.buffer_size, self.learning_starts = buffer_size, learning_starts
         self.batch_size, self.gradient_steps = batch_size, gradient_steps
+        self.workers, self.executor = workers, LocalWorkers()
         self._n_updates = self._n_predictions = 0
         super().__init__(
             policy,
@@ -177,8 +206,12 @@ class AlphaZero(BaseAlgorithm):
     def _begin(self) -> None:
         """Begin all games, with an empty buffer."""
         self.examples = ExampleBuffer(self.rules, self.buffer_size, stream_seed(self.seed, "batches"))
+        self.self_play = SelfPlayWorkers(self.workers) if self.workers else self._new_games("games")
+
+    def _new_games(self, stream: str) -> SelfPlay:
+        """Begin games with random numbers from a stream of their own."""
         moves = self.rules.max_length if self.explored_moves is None else self.explored_moves
-        self.self_play = SelfPlay(
+        return SelfPlay(
             self.rules,
             self._tree_search(),
             self.num_games,
@@ -186,7 +219,7 @@ class AlphaZero(BaseAlgorithm):
             random_opening=self.random_opening,
             value_mix=self.value_mix,
             reuses_trees=self.reuse_trees,
-            seed=None if self.seed is None else stream_seed(self.seed, "games"),
+            seed=None if self.seed is None else stream_seed(self.seed, stream),
         )
 
     def _tree_search(self, num_simulations: int | None = None, is_quiet: bool = False) -> TreeSearch:
@@ -195,9 +228,10 @@ class AlphaZero(BaseAlgorithm):
         return TreeSearch(count, self._method(is_quiet))
 
     def _method(self, is_quiet: bool) -> Method:
+        kwargs = self.search_kwargs or {}
         if self.search == "gumbel":
-            return Gumbel()
-        return PUCT(dirichlet_fraction=0.0) if is_quiet else PUCT()
+            return Gumbel(**kwargs)
+        return PUCT(**{**kwargs, "dirichlet_fraction": 0.0}) if is_quiet else PUCT(**kwargs)
 
     def _expansion(self, generators: Sequence[np.random.Generator]) -> GameExpansion:
         """Return the game as a search sees it; ``generators`` are for evaluations that draw random numbers."""
@@ -318,24 +352,42 @@ class AlphaZero(BaseAlgorithm):
         )
         callback.on_training_start(locals(), globals())
         dones, rounds = np.ones(1, np.bool_), 0  # for callbacks: a checkpoint may be made after any move
-        while self.num_timesteps < total_timesteps:
-            callback.on_rollout_start()
-            self.policy.set_training_mode(False)
-            examples, lengths = self.self_play.move(self._expansion(self.self_play.rollout_generators))
-            self.num_timesteps += self.num_games
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            callback.on_rollout_end()
-            self._keep(examples, lengths)
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            if len(self.examples) >= self.learning_starts:
-                self.train(self.gradient_steps, self.batch_size)
-            rounds += 1
-            if log_interval and rounds % log_interval == 0:
-                self.dump_logs()
+        with self._at_work():
+            while self.num_timesteps < total_timesteps:
+                callback.on_rollout_start()
+                examples, lengths = self._play()
+                self.num_timesteps += self.num_games
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    break
+                callback.on_rollout_end()
+                self._keep(examples, lengths)
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                if len(self.examples) >= self.learning_starts:
+                    self.train(self.gradient_steps, self.batch_size)
+                rounds += 1
+                if log_interval and rounds % log_interval == 0:
+                    self.dump_logs()
         callback.on_training_end()
         return self
+
+    def _at_work(self) -> AbstractContextManager[None]:
+        """Return a context in which the workers exist, if there are any."""
+        if isinstance(self.self_play, SelfPlay):
+            return nullcontext()
+        return self.self_play.at_work(self, self.executor)
+
+    def _play(self) -> tuple[Examples, np.ndarray]:
+        """Make a move in all games, or let a worker hand over one of its own."""
+        if isinstance(self.self_play, SelfPlayWorkers):
+            return self.self_play.move()
+        self.policy.set_training_mode(False)
+        return self.self_play.move(self._expansion(self.self_play.rollout_generators))
+
+    @property
+    def worker_seconds(self) -> float:
+        """CPU time that workers have played for."""
+        return self.self_play.seconds if isinstance(self.self_play, SelfPlayWorkers) else 0.0
 
     def _keep(self, examples: Examples, lengths: np.ndarray) -> None:
         assert self.ep_info_buffer is not None
@@ -379,15 +431,23 @@ class AlphaZero(BaseAlgorithm):
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the buffer, and the games in progress with their random numbers, as a pickle."""
+        if isinstance(self.self_play, SelfPlayWorkers):
+            self.self_play.gather()
         save_to_pkl(path, (self.examples, self.self_play), self.verbose)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = False) -> None:
-        """Read what :meth:`save_replay_buffer` wrote; a pickle, so only files of your own."""
-        self.examples, self.self_play = load_from_pkl(path, self.verbose)
-        self.self_play.search = self._tree_search()
+        """Read what :meth:`save_replay_buffer` wrote; a pickle, so only files of your own.
+
+        Games in progress of another number of workers end here, and those of this agent go on.
+        """
+        self.examples, games = load_from_pkl(path, self.verbose)
+        if isinstance(games, SelfPlay):
+            games.search = self._tree_search()
+        if self.workers == (0 if isinstance(games, SelfPlay) else len(games)):
+            self.self_play = games
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "examples", "rules", "self_play"]
+        return [*super()._excluded_save_params(), "examples", "executor", "rules", "self_play"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

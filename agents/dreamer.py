@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
@@ -16,13 +15,12 @@ from torch import Tensor
 
 from mbrl_wrappers.acceleration.steppers import Stepper
 from mbrl_wrappers.agents.actor_gradients import Logged, ascend, logged, record_means
-from mbrl_wrappers.agents.agent_with_model import AgentWithModel
 from mbrl_wrappers.agents.dreamer_presets import DREAMER_PRESETS
 from mbrl_wrappers.agents.networks.dreamer import DreamerPolicy
+from mbrl_wrappers.agents.remembering import RememberingAgent
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.experience import Experience
-from mbrl_wrappers.imagination.replay_experience import ReplayExperience
-from mbrl_wrappers.models.rssm import RSSM, RSSMState
+from mbrl_wrappers.models.rssm import RSSM
 from mbrl_wrappers.models.rssm.presets import Version
 from mbrl_wrappers.returns import lambda_returns
 
@@ -32,18 +30,6 @@ RETURN_PERCENTILES = (0.05, 0.95)
 RETURN_DECAY = 0.99
 LEAST_RETURN_RANGE = 1.0
 SLOW_CRITIC_RATE = 0.02
-
-
-class Memory(NamedTuple):
-    """What an agent remembers of ``B`` environments.
-
-    Attributes:
-        features: of the model's state, ``[B, F]``.
-        action: the last one, ``[B, A]``, flat and in the env's units.
-    """
-
-    features: Tensor
-    action: Tensor
 
 
 class Evaluated(NamedTuple):
@@ -62,7 +48,7 @@ class Evaluated(NamedTuple):
     weight: Tensor
 
 
-class Dreamer(AgentWithModel):
+class Dreamer(RememberingAgent):
     """An agent whose actor and critic learn from trajectories that a latent model imagines.
 
     Each update trains the model on a batch of sequences, then imagines trajectories with the actor from the posterior
@@ -77,10 +63,6 @@ class Dreamer(AgentWithModel):
     - ``version=3`` (Hafner et al. 2023): returns are divided by the range between their percentiles 5 and 95, if it
       exceeds 1; the critic is two-hot, and learns to agree with a slow copy of itself; the actor has an entropy bonus.
       For discrete actions, its gradient is that of ``log pi(a) (G - v)`` (REINFORCE).
-
-    The agent remembers: pass the state that :meth:`predict` returns to its next call, and ``episode_start``, as
-    ``evaluate_policy`` does. The random numbers of ``predict`` depend only on the agent's seed and the number of calls,
-    which the state counts; so evaluations don't disturb training.
 
     Deviations: networks are of a size for a CPU; updates are spread evenly over the steps, without a block of them at
     the start; the gradients of model, actor and critic are clipped to the same norm; Adam has torch's epsilon. See
@@ -129,8 +111,6 @@ class Dreamer(AgentWithModel):
     }
 
     policy: DreamerPolicy
-    _memory: Memory | None = None
-    _real: tuple[ReplayBuffer, ReplayExperience] | None = None
     _owed_updates = 0.0
 
     def __init__(
@@ -251,7 +231,6 @@ class Dreamer(AgentWithModel):
         if not isinstance(self.dynamics, RSSM):
             raise ValueError(f"dynamics must be an RSSM for Dreamer, got a {type(self.dynamics).__name__}")
         self._adopt(self.dynamics)
-        self._real = None  # it has the former view
         self.policy.build(self.dynamics.num_features, self.dynamics.action_codec.dim, self.version)
         self.policy.to(self.device)
         adam, rate = torch.optim.Adam, self.behavior_learning_rate
@@ -286,14 +265,6 @@ class Dreamer(AgentWithModel):
         self._n_updates += num_updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
-
-    def _experience(self) -> ReplayExperience:
-        """Return the buffer's sequences; it is kept, since only what was added has to be looked at then."""
-        buffer = self.replay_buffer
-        assert buffer is not None
-        if self._real is None or self._real[0] is not buffer:
-            self._real = buffer, ReplayExperience(buffer, self._view, self.dynamics)
-        return self._real[1]
 
     def _update(self, experience: Experience, batch_size: int) -> Logged:
         """Train model, actor and critic once (algorithm 1 of Hafner et al. 2020)."""
@@ -388,91 +359,8 @@ class Dreamer(AgentWithModel):
 
     # -- acting ---------------------------------------------------------------------------------
 
-    def _env_action(self, action: Tensor) -> Tensor:
-        """Turn the actor's actions ``[B, A]`` into the env's units; they may lie beyond the bounds."""
-        return action if isinstance(self.action_space, spaces.Discrete) else self._view.unscale(action)
-
-    def _remembering(
-        self, memory: Memory | None, obs: Tensor, started: Any, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Return the features ``[B, F]`` after new observations ``[B, D]``.
-
-        Args:
-            memory: None for episodes that begin.
-            obs: flat and raw.
-            started: ``[B]`` bool, environments that have just started an episode.
-            generator: of the posterior's sample.
-        """
-        if memory is None:
-            return self.dynamics.features(self.dynamics.begin(obs, generator))
-        is_first = torch.as_tensor(np.asarray(started, dtype=bool), device=self.device)
-        before: RSSMState = self.dynamics.state_of(memory.features)
-        return self.dynamics.features(self.dynamics.observe(before, memory.action, obs, is_first, generator))
-
-    @torch.no_grad()
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Act at random while learning has not started, then by the actor; returns env actions and the buffer's."""
-        if self.num_timesteps < learning_starts:
-            self._memory = None
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        if self._memory is not None and len(self._memory.action) != n_envs:
-            self._memory = None
-        features = self._remembering(self._memory, self._last_flat_obs(), self._last_episode_starts)
-        own = self.policy.act(features)
-        if action_noise is not None and isinstance(self.action_space, spaces.Box):
-            noise = torch.as_tensor(action_noise(), dtype=own.dtype, device=self.device)
-            own = own + noise.reshape(-1, own.shape[-1])
-        action = self.dynamics.action_codec.decode_numpy(self._env_action(own))
-        self._memory = Memory(features, self.dynamics.action_codec.encode(action, self.device))
-        return action, self.policy.scale_action(action) if isinstance(self.action_space, spaces.Box) else action
-
-    @torch.no_grad()
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Choose actions for one observation or a batch.
-
-        Args:
-            observation: as SB3's agents take it.
-            state: what the last call returned; None where episodes begin.
-            episode_start: ``[B]`` bool, environments whose memories are forgotten; default: none.
-            deterministic: whether the actor's likeliest action is taken; the model's state is a sample all the same.
-
-        Returns:
-            The actions, and the state for the next call.
-
-        Raises:
-            ValueError: if the observation is not finite, or the state is for another number of environments.
-        """
-        obs, is_batch = self.flat_observation(observation)
-        memory, calls = self._unpack(state, len(obs))
-        started = np.zeros(len(obs), dtype=bool) if episode_start is None else episode_start
-        generator = torch.Generator(self.device).manual_seed(self._predict_seed(calls))
-        features = self._remembering(memory, obs, started, generator)
-        own = self.policy.act(features, generator, deterministic)
-        codec = self.dynamics.action_codec
-        action = codec.decode_numpy(self._env_action(own))
-        taken = codec.encode(action, "cpu").numpy()
-        state = (features.cpu().numpy(), taken, np.full(len(obs), calls + 1))
-        return action if is_batch else action[0], state
-
-    def _unpack(self, state: tuple[np.ndarray, ...] | None, batch: int) -> tuple[Memory | None, int]:
-        """Return memories and the number of earlier calls."""
-        if state is None:
-            return None, 0
-        shapes = [(batch, self.dynamics.num_features), (batch, self.dynamics.action_codec.dim), (batch,)]
-        if [np.shape(part) for part in state] != shapes:
-            raise ValueError(
-                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
-            )
-        features, action = (torch.as_tensor(part, device=self.device) for part in state[:2])
-        return Memory(features, action), int(state[2][0])
+    def _act(self, features: Tensor, generator: torch.Generator | None = None, deterministic: bool = False) -> Tensor:
+        return self.policy.act(features, generator, deterministic)
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -480,4 +368,4 @@ class Dreamer(AgentWithModel):
         return ["policy", "model_optimizer", "actor_optimizer", "critic_optimizer"], []
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_memory", "_preset", "_real"]
+        return [*super()._excluded_save_params(), "_preset"]

@@ -18,7 +18,7 @@ from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import WorldModel
 from mbrl_wrappers.models.action_returns import Propagation, TrajectoryReturns
 from mbrl_wrappers.planners import Plan, Planner, PlannerState, reset_rows
 from mbrl_wrappers.seeding import stream_seed
@@ -49,16 +49,133 @@ class PlanningPolicy(BasePolicy):
         raise NotImplementedError("an agent that plans acts by agent.predict, its policy can't act alone")
 
 
-class PlanningAgent(AgentWithModel):
-    """An SB3 agent that learns a model from its experience and plans its actions in it.
-
-    The first ``learning_starts`` steps are uniformly random; then the model is fitted, on all data, before the first
-    plan and every ``train_freq``. One call plans for all environments.
+class PlansActions(AgentWithModel):
+    """An SB3 agent that plans its actions in its model; one call plans for all environments.
 
     ``predict`` takes and returns a state, as recurrent agents do in SB3: the last plan, from which the next one
     starts. ``evaluate_policy``, ``EvalCallback`` and the zoo pass it on; without it every plan starts from scratch.
     The random numbers of ``predict`` depend only on the agent's seed and the number of calls, which the state counts,
     so an episode can be repeated, and evaluations don't disturb training.
+    """
+
+    _planner: Planner
+    _plan_generator: torch.Generator
+    _plan_state: PlannerState | None = None
+
+    @abstractmethod
+    def _plan(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
+        """Plan from flat observations ``[B, D]``."""
+
+    def _choice(self, plan: Plan, seed: int, deterministic: bool) -> Tensor:
+        """Return the actions ``[B, A]`` to take: the plans' first ones, unless a class explores."""
+        return plan.action
+
+    # -- learning -------------------------------------------------------------------------------
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Act at random while learning has not started, then plan; returns env actions and those for the buffer."""
+        if self.num_timesteps < learning_starts:
+            self._plan_state = None
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        self._prepare_first_plan()
+        obs = self._last_flat_obs()
+        if self._plan_state is None or len(self._plan_state["plan"]) != n_envs:
+            self._plan_state = self._initial_state(n_envs)
+        state = self._forget(self._plan_state, self._last_episode_starts)
+        seed = int(torch.randint(2**62, (1,), generator=self._plan_generator))
+        plan = self._act(obs, state, seed)
+        self._plan_state = plan.state
+        self.logger.record_mean("planner/predicted_return", float(plan.predicted_return.mean()))
+        action = self.dynamics.action_codec.decode_numpy(self._choice(plan, seed, deterministic=False))
+        return action, self.policy.scale_action(action) if isinstance(self.action_space, spaces.Box) else action
+
+    def _prepare_first_plan(self) -> None:
+        """Do what has to be done before the agent plans for the first time."""
+
+    def _act(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
+        """Plan a step that is going to be taken while learning."""
+        return self._plan(obs, state, seed)
+
+    # -- planning -------------------------------------------------------------------------------
+
+    def plan(self, observation: np.ndarray | dict[str, np.ndarray]) -> Plan:
+        """Plan from scratch for one observation or a batch, as the first ``predict`` of an episode does.
+
+        Args:
+            observation: as ``predict`` takes it.
+
+        Returns:
+            The plan, with its candidates.
+        """
+        obs, _ = self.flat_observation(observation)
+        return self._plan(obs, self._initial_state(len(obs)), self._predict_seed(0))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Plan for one observation or a batch.
+
+        Args:
+            observation: as SB3's agents take it.
+            state: what the last call returned; None for a new start.
+            episode_start: ``[B]`` bool, environments whose plans are forgotten.
+            deterministic: whether to take the plans' first actions; only agents that explore differ.
+
+        Returns:
+            The actions, and the state for the next call.
+
+        Raises:
+            ValueError: if the observation is not finite, or the state is for another number of environments.
+        """
+        obs, is_batch = self.flat_observation(observation)
+        plan_state, calls = self._unpack(state, len(obs))
+        if episode_start is not None:
+            plan_state = self._forget(plan_state, episode_start)
+        seed = self._predict_seed(calls)
+        plan = self._plan(obs, plan_state, seed)
+        action = self.dynamics.action_codec.decode_numpy(self._choice(plan, seed, deterministic))
+        return action if is_batch else action[0], self._pack(plan.state, calls + 1)
+
+    def _initial_state(self, batch: int) -> PlannerState:
+        """Return the state of ``batch`` environments for which nothing was planned yet."""
+        return self._planner.initial_state(batch, self.device)
+
+    def _forget(self, state: PlannerState, started: Any) -> PlannerState:
+        """Forget the plans of the environments that have just started an episode, ``[B]`` bool."""
+        rows = torch.as_tensor(np.asarray(started, dtype=bool), device=self.device)
+        return reset_rows(state, self._initial_state(len(state["plan"])), rows)
+
+    def _pack(self, state: PlannerState, calls: int) -> tuple[np.ndarray, ...]:
+        arrays = [value.cpu().numpy() for value in state.values()]
+        return (*arrays, np.full(len(arrays[0]), calls))
+
+    def _unpack(self, state: tuple[np.ndarray, ...] | None, batch: int) -> tuple[PlannerState, int]:
+        fresh = self._initial_state(batch)
+        if state is None:
+            return fresh, 0
+        shapes = [tuple(value.shape) for value in fresh.values()] + [(batch,)]
+        if [np.shape(part) for part in state] != shapes:
+            raise ValueError(
+                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
+            )
+        parts = {name: torch.as_tensor(part, device=self.device) for name, part in zip(fresh, state, strict=False)}
+        return parts, int(state[-1][0])
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_planner", "_plan_state"]
+
+
+class PlanningAgent(PlansActions):
+    """An SB3 agent that learns a model from its experience and plans its actions in it.
+
+    The first ``learning_starts`` steps are uniformly random; then the model is fitted, on all data, before the first
+    plan and every ``train_freq``.
 
     Args:
         policy: ``"MlpPolicy"`` (``"MultiInputPolicy"`` for Dict observations).
@@ -85,15 +202,12 @@ class PlanningAgent(AgentWithModel):
     # Arguments of the default model that differ from those of EnsembleDynamics.
     default_dynamics_kwargs: ClassVar[dict[str, Any]] = {}
 
-    _planner: Planner
-    _plan_state: PlannerState | None = None
-
     def __init__(
         self,
         policy: str | type[BasePolicy],
         env: Any,
         *,
-        dynamics: DynamicsModel | None = None,
+        dynamics: WorldModel | None = None,
         num_particles: int = 5,
         propagation: Propagation = "TSinf",
         sample_noise: bool = True,
@@ -150,23 +264,27 @@ class PlanningAgent(AgentWithModel):
             self.dynamics = self._default_dynamics()
         self._adopt(self.dynamics)
         self._planner = self._make_planner()
-        self._returns = TrajectoryReturns(
+        self._returns = self._make_returns()
+        if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
+            self._fit_generator = torch.Generator().manual_seed(stream_seed(self.seed, "fit"))
+            self._plan_generator = torch.Generator().manual_seed(stream_seed(self.seed, "plan"))
+
+    def _default_dynamics(self) -> WorldModel:
+        return default_dynamics(self, self.seed or 0, known_reward=True, **self.default_dynamics_kwargs)
+
+    @abstractmethod
+    def _make_planner(self) -> Planner:
+        """Return the planner that the agent's arguments ask for."""
+
+    def _make_returns(self) -> Any:
+        """Return what evaluates the planner's candidates, for :meth:`_plan`."""
+        return TrajectoryReturns(
             self.dynamics,
             num_particles=self.num_particles,
             propagation=self.propagation,
             sample_noise=self.sample_noise,
             discount=self.gamma,
         )
-        if not hasattr(self, "_fit_generator"):  # a loaded agent has its own
-            self._fit_generator = torch.Generator().manual_seed(stream_seed(self.seed, "fit"))
-            self._plan_generator = torch.Generator().manual_seed(stream_seed(self.seed, "plan"))
-
-    def _default_dynamics(self) -> DynamicsModel:
-        return default_dynamics(self, self.seed or 0, known_reward=True, **self.default_dynamics_kwargs)
-
-    @abstractmethod
-    def _make_planner(self) -> Planner:
-        """Return the planner that the agent's arguments ask for."""
 
     # -- learning -------------------------------------------------------------------------------
 
@@ -185,101 +303,16 @@ class PlanningAgent(AgentWithModel):
         self._n_updates += int(report.get("grad_steps", 0))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Act at random while learning has not started, then plan; returns env actions and those for the buffer."""
-        if self.num_timesteps < learning_starts:
-            self._plan_state = None
-            return super()._sample_action(learning_starts, action_noise, n_envs)
+    def _prepare_first_plan(self) -> None:
         if not self._num_fits:
             self.train(self.gradient_steps, self.batch_size)
-        obs = self._last_flat_obs()
-        if self._plan_state is None or len(self._plan_state["plan"]) != n_envs:
-            self._plan_state = self._initial_state(n_envs)
-        state = self._forget(self._plan_state, self._last_episode_starts)
-        plan = self._act(obs, state, int(torch.randint(2**62, (1,), generator=self._plan_generator)))
-        self._plan_state = plan.state
-        self.logger.record_mean("planner/predicted_return", float(plan.predicted_return.mean()))
-        action = self.dynamics.action_codec.decode_numpy(plan.action)
-        return action, self.policy.scale_action(action) if isinstance(self.action_space, spaces.Box) else action
-
-    def _act(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
-        """Plan a step that is going to be taken while learning."""
-        return self._plan(obs, state, seed)
 
     # -- planning -------------------------------------------------------------------------------
-
-    def plan(self, observation: np.ndarray | dict[str, np.ndarray]) -> Plan:
-        """Plan from scratch for one observation or a batch, as the first ``predict`` of an episode does.
-
-        Args:
-            observation: as ``predict`` takes it.
-
-        Returns:
-            The plan, with its candidates.
-        """
-        obs, _ = self.flat_observation(observation)
-        return self._plan(obs, self._initial_state(len(obs)), self._predict_seed(0))
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Plan for one observation or a batch.
-
-        Args:
-            observation: as SB3's agents take it.
-            state: what the last call returned; None for a new start.
-            episode_start: ``[B]`` bool, environments whose plans are forgotten.
-            deterministic: ignored; no noise is added to a plan.
-
-        Returns:
-            The first action of each plan, and the state for the next call.
-
-        Raises:
-            ValueError: if the observation is not finite, or the state is for another number of environments.
-        """
-        obs, is_batch = self.flat_observation(observation)
-        plan_state, calls = self._unpack(state, len(obs))
-        if episode_start is not None:
-            plan_state = self._forget(plan_state, episode_start)
-        plan = self._plan(obs, plan_state, self._predict_seed(calls))
-        action = self.dynamics.action_codec.decode_numpy(plan.action)
-        return action if is_batch else action[0], self._pack(plan.state, calls + 1)
 
     def _plan(self, obs: Tensor, state: PlannerState, seed: int) -> Plan:
         """Plan from flat observations ``[B, D]``."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return self._planner.plan(lambda actions: self._returns(obs, actions, generator), state, generator)
 
-    def _initial_state(self, batch: int) -> PlannerState:
-        """Return the state of ``batch`` environments for which nothing was planned yet."""
-        return self._planner.initial_state(batch, self.device)
-
-    def _forget(self, state: PlannerState, started: Any) -> PlannerState:
-        """Forget the plans of the environments that have just started an episode, ``[B]`` bool."""
-        rows = torch.as_tensor(np.asarray(started, dtype=bool), device=self.device)
-        return reset_rows(state, self._initial_state(len(state["plan"])), rows)
-
-    def _pack(self, state: PlannerState, calls: int) -> tuple[np.ndarray, ...]:
-        arrays = [value.cpu().numpy() for value in state.values()]
-        return (*arrays, np.full(len(arrays[0]), calls))
-
-    def _unpack(self, state: tuple[np.ndarray, ...] | None, batch: int) -> tuple[PlannerState, int]:
-        fresh = self._initial_state(batch)
-        if state is None:
-            return fresh, 0
-        shapes = [tuple(value.shape) for value in fresh.values()] + [(batch,)]
-        if [np.shape(part) for part in state] != shapes:
-            raise ValueError(
-                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
-            )
-        parts = {name: torch.as_tensor(part, device=self.device) for name, part in zip(fresh, state, strict=False)}
-        return parts, int(state[-1][0])
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_planner", "_returns", "_plan_state"]
+        return [*super()._excluded_save_params(), "_returns"]

@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers import EnsembleDynamics, ImaginedVecEnv, ModelBased, MPCAction
 from mbrl_wrappers.agents import (
+    I2A,
     M2AC,
     MAAC,
     MVE,
@@ -38,13 +39,16 @@ from mbrl_wrappers.agents import (
     SACSVG,
     STEVE,
     SVG,
+    TDMPC2,
     CompiledSAC,
     CompiledTD3,
     Dreamer,
     Dyna,
+    PlaNet,
 )
-from mbrl_wrappers.envs import collect_transitions
-from mbrl_wrappers.models import RSSM
+from mbrl_wrappers.envs import GamesVecEnv, collect_transitions
+from mbrl_wrappers.models import RSSM, FrameDynamics, ImplicitModel
+from mbrl_wrappers.tasks.grids import SokobanGames
 from mbrl_wrappers.zoo.storage import agent_file
 
 FILE = ROOT / "runs" / "golden.json"
@@ -87,6 +91,15 @@ def planning(kind: Any, **options: Any) -> Any:
     return kind("MlpPolicy", env, dynamics=model_of(env), **PLANS, **options).learn(250)
 
 
+def planning_in_a_dream() -> Any:
+    """Train PlaNet for 300 steps."""
+    env = gym.make(PENDULUM)
+    dynamics = RSSM.for_env(env, version=1, deter=32, units=32, latent=8, sequence_length=32, train_steps=20)
+    search = {"horizon": 4, "population": 20, "num_elites": 4, "iterations": 2}
+    arguments: dict[str, Any] = {"learning_starts": 200, "train_freq": 50, "planner_kwargs": search}
+    return PlaNet("MlpPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(300)
+
+
 def dreaming(**options: Any) -> Any:
     """Train Dreamer for 300 steps."""
     env = gym.make(PENDULUM)
@@ -96,6 +109,25 @@ def dreaming(**options: Any) -> Any:
     return Dreamer("MlpPolicy", env, dynamics=dynamics, policy_kwargs=sizes, seed=0, device="cpu", **arguments).learn(
         300
     )
+
+
+def imagining(**options: Any) -> Any:
+    """Train I2A for 512 steps of Sokoban, half of them with a fitted model."""
+    env = GamesVecEnv(SokobanGames(8, size=5, num_boxes=1, max_episode_steps=50), seed=0)
+    dynamics = FrameDynamics.for_env(env, channels=8, blocks=1, max_steps=50)
+    arguments = {"first_fit": 256, "fit_rows": 256, **options}
+    return I2A("CnnPolicy", env, dynamics=dynamics, seed=0, device="cpu", **arguments).learn(512)
+
+
+def planning_in_latents() -> Any:
+    """Train TD-MPC2 for 120 steps."""
+    env = gym.make(PENDULUM)
+    dynamics = ImplicitModel.for_env(env, latent=32, units=32, encoder_units=32, bins=41)
+    search = {"population": 32, "num_elites": 8, "iterations": 2}
+    return TDMPC2(
+        "MlpPolicy", env, dynamics=dynamics, policy_kwargs={"units": 32, "bins": 41}, learning_starts=80,
+        batch_size=32, planner_kwargs=search, num_proposals=8, seed=0, device="cpu",
+    ).learn(120)  # fmt: skip
 
 
 def ppo_in_a_model() -> Any:
@@ -136,10 +168,14 @@ RUNS: dict[str, Callable[[], Any]] = {
     "SAC-SVG": lambda: SACSVG("MlpPolicy", PENDULUM, horizon=2, **nets()).learn(200),
     "SVG": lambda: SVG("MlpPolicy", PENDULUM, horizon=1, **nets()).learn(200),
     "RS": lambda: planning(RS, **SEARCH),
+    "I2A": imagining,
+    "I2A, PPO": lambda: imagining(learner="PPO", n_steps=32, batch_size=64),
     "PETS": lambda: planning(PETS, planner_kwargs={**SEARCH, "num_elites": 4}),
     "POPLIN": lambda: planning(POPLIN, **SEARCH, num_elites=4, iterations=2, policy_kwargs={"net_arch": [16]}),
+    "PlaNet": planning_in_a_dream,
     "Dreamer": dreaming,
     "Dreamer, REINFORCE": lambda: dreaming(actor_gradient="reinforce"),
+    "TD-MPC2": planning_in_latents,
     "PPO in ImaginedVecEnv": ppo_in_a_model,
     "MPCAction": improved_by_planning,
 }
@@ -158,7 +194,7 @@ def digest(agent: Any) -> dict[str, Any]:
         if env.observation_space != agent.observation_space:
             env = Monitor(gym.make(INVERTED))
         env.reset(seed=0)
-        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN) else 2
+        episodes = 1 if agent.__class__ in (RS, PETS, POPLIN, PlaNet, TDMPC2) else 2
         returns = evaluate_policy(agent, env, n_eval_episodes=episodes, return_episode_rewards=True)[0]
     return {"weights": weights.hexdigest()[:16], "returns": [float(value) for value in returns]}
 

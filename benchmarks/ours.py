@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
+from updates import FlopCounter
 from workload import (
     ACTION_DIM,
     BATCH_SIZE,
@@ -27,7 +29,9 @@ from workload import (
     WEIGHT_DECAY,
     Case,
     Fit,
+    Latent,
     Plan,
+    Rows,
     Step,
     Update,
     make_rows,
@@ -35,8 +39,8 @@ from workload import (
     seconds_per_call,
 )
 
-from mbrl_wrappers.agents import CompiledSAC
-from mbrl_wrappers.models import EnsembleDynamics, TrajectoryReturns
+from mbrl_wrappers.agents import TDMPC2, CompiledSAC, Dreamer
+from mbrl_wrappers.models import RSSM, EnsembleDynamics, ImplicitModel, TrajectoryReturns
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
 
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (OBS_DIM,))
@@ -117,15 +121,44 @@ def update_call(kind: type[SAC], case: Update, **options: Any) -> Callable[[], o
     """Return ``train`` for ``case.calls`` gradient steps of an agent with 10,000 transitions; batches are drawn too."""
     policy = {"net_arch": [case.units, case.units]}
     agent = kind("MlpPolicy", Spaces(), buffer_size=10_000, policy_kwargs=policy, seed=0, device="cpu", **options)
-    rows = make_rows(10_000)
-    assert agent.replay_buffer is not None
+    _prepare(agent, make_rows(10_000))
+    return lambda: agent.train(case.calls, BATCH_SIZE)
+
+
+def _prepare(agent: Any, rows: Rows) -> None:
+    """Give an agent transitions, and let it begin to learn."""
     for obs, action, next_obs, reward in zip(
         *(column.numpy()[:, None] for column in (rows.obs, rows.action, rows.next_obs, rows.reward)), strict=True
     ):
         agent.replay_buffer.add(obs, next_obs, action, reward, np.zeros(1), [{}])
     agent.set_logger(configure(None, []))
     agent._setup_learn(1)
-    return lambda: agent.train(case.calls, BATCH_SIZE)
+
+
+def latent_call(case: Latent) -> Callable[[], object]:
+    """Return an update of Dreamer or TD-MPC2, or a plan of the latter's; their steps are of one episode."""
+    rows = make_rows(2_000)
+    rows = dataclasses.replace(rows, next_obs=rows.obs.roll(-1, dims=0))
+    arguments: dict[str, Any] = {"buffer_size": 2_000, "seed": 0, "device": "cpu"}
+    if case.what == "dreamer":
+        sizes: dict[str, Any] = {"units": case.units, "bins": 41}
+        dreams = RSSM(OBSERVATION_SPACE, ACTION_SPACE, deter=case.units, latent=[16, 16], **sizes)
+        ratio = 16 * 64  # an update for each step
+        dreamer = Dreamer(
+            "MlpPolicy", Spaces(), dynamics=dreams, policy_kwargs=sizes, imagination_starts=256, replay_ratio=ratio,
+            **arguments,
+        )  # fmt: skip
+        _prepare(dreamer, rows)
+        return lambda: dreamer.train(1, 16)
+    latent = ImplicitModel(OBSERVATION_SPACE, ACTION_SPACE, latent=case.units, units=case.units, episodic=False)
+    agent = TDMPC2("MlpPolicy", Spaces(), dynamics=latent, policy_kwargs={"units": case.units}, **arguments)
+    _prepare(agent, rows)
+    agent.num_timesteps = 1
+    agent.train(1, BATCH_SIZE)  # values of 0 would make all sequences alike
+    if case.what == "tdmpc2":
+        return lambda: agent.train(1, BATCH_SIZE)
+    obs = make_rows(1).obs.numpy()
+    return lambda: agent.predict(obs)
 
 
 class Side:
@@ -137,6 +170,12 @@ class Side:
     def serves(self, case: Case) -> bool:
         """Tell whether the side has this case."""
         return case.name in self._calls
+
+    def counted(self, case: Case) -> float:
+        """Return the FLOPs of matrix products that a call of a case computes."""
+        with FlopCounter() as counter:
+            self._calls[case.name]()
+        return counter.total
 
     def measure(self, case: Case) -> float:
         """Return seconds per call of a case."""
@@ -158,6 +197,8 @@ def ours() -> Side:
             calls[case.name] = plan_call(model, case)
         elif isinstance(case, Update):
             calls[case.name] = update_call(CompiledSAC, case, compile=True)
+        elif isinstance(case, Latent):
+            calls[case.name] = latent_call(case)
     return Side(calls)
 
 

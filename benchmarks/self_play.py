@@ -1,10 +1,11 @@
-"""AlphaZero and Expert Iteration against a ladder of opponents, by the core-seconds that they have learned for.
+"""AlphaZero and Expert Iteration: how they climb a ladder of opponents, and matches of what they have come to.
 
     python benchmarks/self_play.py run ConnectFour --seeds 20 21 22
     python benchmarks/self_play.py compare --seeds 20 21 22
     python benchmarks/self_play.py table
 
-A run writes rows to docs/results/self_play/<game>_seed<n>.csv and, while it goes, resumes from runs/self_play.
+A run trains as `mbrl-zoo train` does, in runs/self_play/<game>_seed<n>, from where it resumes and can be exported; it
+writes the ladder to docs/results/self_play/<game>_seed<n>.csv and the matches at the end to <game>_end_seed<n>.csv.
 `compare` gives Gumbel's search and PUCT equal time to learn, and writes methods_seed<n>.csv. `table` makes
 docs/results/search.md of them.
 """
@@ -15,24 +16,29 @@ import argparse
 import csv
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from experiments import RESULTS, ROOT, spread, versions, write_csv
 
-from mbrl_wrappers.agents import AlphaZero, ExIt
+from mbrl_wrappers import zoo
+from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.envs.games import ConnectFour
 from mbrl_wrappers.envs.games.env import GameEnv
 from mbrl_wrappers.envs.games.ladder import agreement, solvable_positions
 from mbrl_wrappers.envs.games.matches import play_match
 from mbrl_wrappers.envs.games.opponents import find_opponent
-from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_wrappers.zoo.analysis.ladder import LADDER, ladder_from_json
+from mbrl_wrappers.zoo.training.building import build_agent
+from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.recipe import load_recipe
+from mbrl_wrappers.zoo.training.run import run
 
 FOLDER, SEEDS = RESULTS / "self_play", (20, 21, 22)
 METHODS = tuple((search, simulations) for simulations in (16, 32, 64) for search in ("gumbel", "puct"))
 COMPARED_SECONDS = 60
+ALONE = "itself without search"
+KEPT = ("kept, searched", "kept, network")
 
 
 @dataclass(frozen=True)
@@ -40,85 +46,67 @@ class Experiment:
     """A game that is learned.
 
     Attributes:
-        moves: of self-play between two evaluations.
-        rounds: how many there are.
-        ladder: matches: an opponent's name, or "itself without search" or "itself before", and the agent's simulations.
-        games: of each match.
-        kept: the agent's simulations where its moves are compared with a perfect player's.
-        kind: the agent.
+        agent: its name in the zoo.
+        evaluations: over the recipe's steps.
+        end: matches at the end: the opponent's name, or `ALONE`, and the agent's simulations.
+        simulations: of the agent's moves that are compared with a perfect player's at the end.
+        games: of each of these matches.
     """
 
-    moves: int
-    rounds: int
-    ladder: tuple[tuple[str, int], ...]
+    agent: str
+    evaluations: int
+    end: tuple[tuple[str, int], ...]
+    simulations: int
     games: int = 100
-    kept: int = 32
-    kind: type[AlphaZero] = AlphaZero
 
 
-ALONE, BEFORE = "itself without search", "itself before, both without search"
 EXPERIMENTS = {
-    "TicTacToe": Experiment(30_000, 8, (("one_ply", 32), ("perfect", 32)), games=1000),
+    "TicTacToe": Experiment("alphazero", 8, (("one_ply", 32), ("perfect", 32)), 32, games=1000),
     "ConnectFour": Experiment(
-        1_000_000, 12, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), kept=400
+        "alphazero", 4, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), 400
     ),
-    "Hex5": Experiment(20_000, 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100), (BEFORE, 0)), kept=100, kind=ExIt),
+    "Hex5": Experiment("exit", 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100)), 100),
 }
 
 
 def train(name: str, seed: int) -> None:
-    experiment, checkpoint = EXPERIMENTS[name], ROOT / "runs" / "self_play" / f"{name}_seed{seed}"
-    env, before = GameEnv(name), checkpoint.with_name(f"{checkpoint.name}_before.zip")
-    if has_checkpoint(checkpoint):
-        agent: AlphaZero = load_checkpoint(experiment.kind, checkpoint, env, device="cpu")
-        rows = checkpoint_extra(checkpoint)["rows"]
-    else:
-        agent, rows = new_agent(experiment.kind, name, seed), []
-        save_for_matches(agent, before)
-    spent = float(rows[-1]["cpu_seconds"]) if rows else 0.0
-    while len(rows) < experiment.rounds:
-        started = time.process_time()
-        agent.learn(experiment.moves, reset_num_timesteps=False, log_interval=0)
-        spent += time.process_time() - started
-        rows.append(evaluated(agent, experiment, seed, spent, before))
-        print(name, seed, rows[-1], flush=True)
-        save_checkpoint(agent, checkpoint, {"rows": rows})
-        save_for_matches(agent, before)
+    experiment, folder = EXPERIMENTS[name], ROOT / "runs" / "self_play" / f"{name}_seed{seed}"
+    env_id = f"mbrl_wrappers/{name}-v0"
+    steps = load_recipe(experiment.agent, env_id).steps
+    eval_freq, save_freq = steps // experiment.evaluations, steps // 20
+    spec = make_job(experiment.agent, env_id, seed=seed, device="cpu", eval_freq=eval_freq, save_freq=save_freq)
+    run(spec, folder, on_evaluation=lambda row: print(name, seed, row, flush=True))
+    rows = []
+    for rung in ladder_from_json((folder / LADDER).read_bytes(), LADDER):
+        row: dict[str, Any] = {"moves": rung.steps, "cpu_seconds": round(rung.cpu_seconds, 1)}
+        row |= {opponent: "-".join(map(str, result)) for opponent, result in rung.results.items()}
+        rows.append({**row, "kept, searched": rung.kept, "kept, network": rung.kept_by_network})
     write_csv(FOLDER / f"{name}_seed{seed}.csv", rows)
+    agent: Any = zoo.load(str(folder), env=GameEnv(name), device="cpu")
+    ends = {heading(*match): score(agent, *match, experiment.games, seed) for match in experiment.end}
+    where = solvable_positions(agent.rules)
+    if where is not None:
+        ends["kept, searched"] = agreement(agent.rules, agent.player(experiment.simulations), where)
+        ends["kept, network"] = agreement(agent.rules, agent.player(0), where)
+    write_csv(FOLDER / f"{name}_end_seed{seed}.csv", [ends])
+    print(name, seed, ends, flush=True)
 
 
-def new_agent(kind: type[AlphaZero], name: str, seed: int, **changes: Any) -> AlphaZero:
-    recipe = load_recipe("exit" if kind is ExIt else "alphazero", f"mbrl_wrappers/{name}-v0")
-    return kind("MlpPolicy", GameEnv(name), seed=seed, device="cpu", **{**recipe.agent, **changes})
-
-
-def save_for_matches(agent: AlphaZero, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    agent.save(file)
-
-
-def evaluated(agent: AlphaZero, experiment: Experiment, seed: int, spent: float, before: Path) -> dict[str, Any]:
-    """Return a row: what was learned for how long, and the score in each match."""
-    row: dict[str, Any] = {"moves": agent.num_timesteps, "updates": agent._n_updates, "cpu_seconds": round(spent, 1)}
-    row["games"] = agent._episode_num
-    for opponent, simulations in experiment.ladder:
-        if opponent == ALONE:
-            other = agent.player(0)
-        elif opponent == BEFORE:
-            other = experiment.kind.load(before, GameEnv(agent.rules.name), device="cpu").player(0)
-        else:
-            other = find_opponent(opponent)
-        result = play_match(agent.rules, agent.player(simulations), other, experiment.games, 1000 + seed)
-        label = heading(opponent, simulations)
-        row |= {f"{label} won": result.wins, f"{label} drawn": result.draws, f"{label} lost": result.losses}
-    if (where := solvable_positions(agent.rules)) is not None:
-        row["kept, searched"] = agreement(agent.rules, agent.player(experiment.kept), where)
-        row["kept, network"] = agreement(agent.rules, agent.player(0), where)
-    return row
+def score(agent: AlphaZero, opponent: str, simulations: int, games: int, seed: int) -> Any:
+    """Return the games won, drawn and lost against an opponent."""
+    other = agent.player(0) if opponent == ALONE else find_opponent(opponent)
+    return "-".join(map(str, play_match(agent.rules, agent.player(simulations), other, games, 1000 + seed)))
 
 
 def heading(opponent: str, simulations: int) -> str:
-    return f"{simulations or 'no'} simulations, {opponent}"
+    return f"{simulations or 'no'} simulations against {opponent}"
+
+
+def new_agent(seed: int, **changes: Any) -> AlphaZero:
+    params = {f"agent.{argument}": value for argument, value in changes.items()}
+    spec = make_job("alphazero", "mbrl_wrappers/ConnectFour-v0", seed=seed, device="cpu", params=params)
+    made: Any = build_agent(spec, GameEnv("ConnectFour"))[0]
+    return made
 
 
 def compare(seed: int) -> None:
@@ -128,7 +116,7 @@ def compare(seed: int) -> None:
     where = solvable_positions(ConnectFour())
     assert where is not None
     for search, simulations in METHODS:
-        agent, spent = new_agent(AlphaZero, "ConnectFour", seed, search=search, num_simulations=simulations), 0.0
+        agent, spent = new_agent(seed, search=search, num_simulations=simulations), 0.0
         while spent < COMPARED_SECONDS:
             started = time.process_time()
             agent.learn(10_000, reset_num_timesteps=False, log_interval=0)
@@ -163,10 +151,10 @@ def table() -> None:
         "",
     ]
     for name, experiment in EXPERIMENTS.items():
-        runs = read_runs(name)
+        runs, ends = read_runs(name), read_runs(f"{name}_end")
         if runs:
-            title = f"{'ExIt' if experiment.kind is ExIt else 'AlphaZero'}: {name}"
-            lines += [f"## {title}", "", f"Matches of {experiment.games} games.", *of_game(experiment, runs), ""]
+            title = f"{'ExIt' if experiment.agent == 'exit' else 'AlphaZero'}: {name}"
+            lines += [f"## {title}", "", *of_training(runs), "", *of_ends(experiment, ends), ""]
             lines += [f"Runs: `python benchmarks/self_play.py run {name}`", ""]
     if compared := read_runs("methods"):
         lines += of_methods(compared)
@@ -178,20 +166,39 @@ def read_runs(name: str) -> dict[int, list[dict[str, str]]]:
     return {int(file.stem.split("seed")[1]): list(csv.DictReader(file.open(newline=""))) for file in files}
 
 
-def of_game(experiment: Experiment, runs: dict[int, list[dict[str, str]]]) -> list[str]:
-    kept = [column for column in next(iter(runs.values()))[0] if column.startswith("kept")]
-    matches = [heading(*rung) for rung in experiment.ladder]
-    header = ["moves", "games", "core-s", *(f"{match}: won-drawn-lost" for match in matches), *kept]
-    lines = [f"Seeds {', '.join(map(str, runs))}.", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:
+    opponents = [name for name in next(iter(runs.values()))[0] if name not in ("moves", "cpu_seconds", *KEPT)]
+    lines = [
+        f"While it learned, seeds {', '.join(map(str, runs))}: won-drawn-lost of 100 games with its own number of",
+        "simulations.",
+        "",
+        "| moves | core-s | " + " | ".join([*opponents, *KEPT]) + " |",
+        "|" + "---|" * (2 + len(opponents) + len(KEPT)),
+    ]
     for index in range(max(map(len, runs.values()))):
         rows = [run[index] for run in runs.values() if index < len(run)]
-        cells = [f"{numbers(rows, name)[0]:,.0f}" for name in ("moves", "games")]
-        cells.append(spread(numbers(rows, "cpu_seconds")))
-        for match in matches:
-            cells.append(", ".join("-".join(row[f"{match} {end}"] for end in ("won", "drawn", "lost")) for row in rows))
-        cells += [spread([100 * value for value in numbers(rows, name)], 1) + "%" for name in kept]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [f"{numbers(rows, 'moves')[0]:,.0f}", spread(numbers(rows, "cpu_seconds"))]
+        cells += [", ".join(row[opponent] for row in rows) for opponent in opponents]
+        lines.append("| " + " | ".join([*cells, *shares(rows)]) + " |")
     return lines
+
+
+def of_ends(experiment: Experiment, ends: dict[int, list[dict[str, str]]]) -> list[str]:
+    rows = [run[0] for run in ends.values()]
+    lines = [
+        f"At the end, matches of {experiment.games:,} games:",
+        "",
+        "| match | won-drawn-lost, by seed |",
+        "|---|---|",
+    ]
+    for match in experiment.end:
+        lines.append(f"| {heading(*match)} | {', '.join(row[heading(*match)] for row in rows)} |")
+    labels = (f"kept, {experiment.simulations} simulations", "kept, network alone")
+    return [*lines, *(f"| {label} | {share} |" for label, share in zip(labels, shares(rows), strict=True))]
+
+
+def shares(rows: list[dict[str, str]]) -> list[str]:
+    return [spread([100 * value for value in numbers(rows, name)], 1) + "%" for name in KEPT]
 
 
 def of_methods(runs: dict[int, list[dict[str, str]]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ BATCH_SIZE = 256
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
 STEPS_PER_FIT = 20
 NUM_PARTICLES, PLAN_ITERATIONS = 20, 5
+ARITHMETIC = "arithmetic"
 
 _IN_DIM, _OUT_DIM = OBS_DIM + ACTION_DIM, 2 * (OBS_DIM + 1)
 _FIRST_LAYER = _IN_DIM * HIDDEN
@@ -28,9 +30,11 @@ class Case:
 
     Attributes:
         name: how the table and the sides call it.
-        flops: multiplications and additions of the matrix products that one call cannot do without.
+        flops: multiplications and additions of the matrix products that one call cannot do without; NaN where those
+            that our side computes are counted.
         calls: calls between two looks at the clock.
-        targets: largest allowed share of a side's time, None where none was set; the first is the main peer.
+        targets: largest allowed share of a side's time, None where none was set; the first is the main peer. The side
+            ``ARITHMETIC`` is the time that the products take at the peak.
     """
 
     name: str
@@ -66,6 +70,14 @@ class Update(Case):
     units: int = 1
 
 
+@dataclass(frozen=True)
+class Latent(Case):
+    """An update of an agent with a latent model, or a plan: ``what`` is done, by networks of ``units``."""
+
+    what: str = ""
+    units: int = 1
+
+
 def _fit_flops() -> float:
     # Forward, gradient of the weights, gradient of the activations; none is needed for the input.
     return 2.0 * NUM_MEMBERS * BATCH_SIZE * (3 * _WEIGHTS - _FIRST_LAYER)
@@ -91,6 +103,10 @@ def _update(units: int) -> Update:
     return Update(f"SAC update, 2 x {units}", 2.0 * BATCH_SIZE * products, 20, targets, units=units)
 
 
+def _latent(what: str, name: str, units: int, target: float) -> Latent:
+    return Latent(name, math.nan, 3, {ARITHMETIC: target}, what=what, units=units)
+
+
 CASES: tuple[Case, ...] = (
     Fit("gradient step, 7 x batch 256", _fit_flops(), STEPS_PER_FIT, {"mbrl-lib": 0.77}),
     _step(1, 300, 0.25),
@@ -101,6 +117,10 @@ CASES: tuple[Case, ...] = (
     _plan(400, 30),
     _update(256),
     _update(512),
+    _latent("dreamer", "Dreamer update, 128 units, 16 x 64", 128, 1.3),
+    _latent("dreamer", "Dreamer update, 64 units, 16 x 64", 64, 2.0),
+    _latent("tdmpc2", "TD-MPC2 update, 128 units, batch 256 x 3", 128, 1.3),
+    _latent("plan", "TD-MPC2 plan, 128 units, 512 x 3 x 6", 128, 1.3),
 )
 
 

@@ -34,6 +34,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "expand_critic=True).learn(2_000,": "expand_critic=True).learn(102,",
         "window=1_000).learn(10_000)": "window=1_000).learn(30)",
         "planning.learn(1_600)": "planning.learn(30)",
+        "latent.learn(2_000)": "latent.learn(30)",
         "horizon=200)).learn(10_000)": "horizon=200)).learn(30)",
         "rollouts_per_step=100": "rollouts_per_step=2",
     },
@@ -49,6 +50,13 @@ SMALLER: dict[str, dict[str, str]] = {
         "fit_every=200": "fit_every=50",
         "horizon=15, population=50": "horizon=3, population=20",
         "n_eval_episodes=5": "n_eval_episodes=1",
+    },
+    "examples/i2a_imagination.py": {
+        "SokobanGames(64": "SokobanGames(4",
+        "max_steps=600": "max_steps=10",
+        "first_fit=20_000, fit_rows=20_000": "first_fit=80, fit_rows=80",
+        "agent.learn(40_000)": "agent.learn(120)",
+        "dpi=80": "dpi=30",
     },
     "examples/learn_connect_four.py": {
         "num_games=256, batch_size=1024, gradient_steps=2": "num_games=8, num_simulations=4, gradient_steps=1",
@@ -75,6 +83,13 @@ SMALLER: dict[str, dict[str, str]] = {
         '"horizon": 25, "population": 60': '"horizon": 3, "population": 20',
         "agent.learn(400)": "agent.learn(205)",
     },
+    "examples/ppo_in_a_dream.py": {
+        "train_steps=1_500": "train_steps=3",
+        "collect_episodes(env, model, 5_000": "collect_episodes(env, model, 100",
+        "num_envs=64, horizon=200": "num_envs=4, horizon=20",
+        "agent.learn(200_000)": "agent.learn(256)",
+        "n_eval_episodes=20": "n_eval_episodes=1",
+    },
     "examples/ppo_inside_a_model.py": {
         "hidden=(64, 64)": "hidden=(16, 16), max_steps=50",
         "collect_transitions(env, dynamics, 3_000": "collect_transitions(env, dynamics, 300",
@@ -89,6 +104,13 @@ SMALLER: dict[str, dict[str, str]] = {
         "num_envs=64, horizon=200": "num_envs=4, horizon=20",
         "agent.learn(150_000)": "agent.learn(256)",
         "n_eval_episodes=20": "n_eval_episodes=2",
+    },
+    "examples/train_in_a_dream.py": {
+        "**sizes, **rates": "**sizes, **rates, vision_steps=2, memory_steps=2",
+        "sigma=0.5": "learning_starts=40, population=4, dreams=2",
+        "agent.learn(10_210)": "agent.learn(45)",
+        "n_eval_episodes=20": "n_eval_episodes=1",
+        "dreams=100": "dreams=2",
     },
     "examples/wrong_termination.py": {
         "learning_starts=500": "learning_starts=200",
@@ -156,6 +178,11 @@ def test_improve_a_policy(run_smaller):
     assert run_smaller("examples/improve_a_policy.py").count(": return -") == 2
 
 
+def test_i2a_imagination(run_smaller):
+    assert "share of imagined frames that are right, by step: [" in run_smaller("examples/i2a_imagination.py")
+    assert Path("i2a_imagination.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_mbpo_on_your_env(run_smaller):
     assert "of at most 100" in run_smaller("examples/mbpo_on_your_env.py")
 
@@ -163,6 +190,11 @@ def test_mbpo_on_your_env(run_smaller):
 def test_plan_candidates(run_smaller):
     assert "10 elites, best predicted return -" in run_smaller("examples/plan_candidates.py")
     assert "predicted return" in Path("plan_candidates.svg").read_text(encoding="utf-8")
+
+
+def test_ppo_in_a_dream(run_smaller):
+    dream, real = run_smaller("examples/ppo_in_a_dream.py").splitlines()
+    assert dream.startswith("dream return: ") and real.startswith("real return: -")
 
 
 def test_ppo_inside_a_model(run_smaller):
@@ -174,6 +206,10 @@ def test_ppo_where_the_model_is_sure(run_smaller):
     assert everywhere.startswith("all steps: return in the real env -")
     assert everywhere.endswith("imagined episodes of 20 steps")
     assert int(where_sure.split()[-2]) < 20
+
+
+def test_train_in_a_dream(run_smaller):
+    assert "return in the dream: " in run_smaller("examples/train_in_a_dream.py")
 
 
 def test_a_wrong_termination_is_caught(run_smaller):

@@ -16,7 +16,7 @@ PACKAGE = "mbrl_wrappers"
 # Left to right. The modules of the first column may use one another; after it, a unit may import what stands
 # in a column to its left, and itself.
 COLUMNS = (
-    {"arguments", "bounded_json", "experience", "files", "lazy", "returns", "seeding", "spaces", "types"},
+    {"arguments", "bounded_json", "experience", "files", "lazy", "returns", "seeding", "spaces", "types", "workers"},
     {"acceleration", "tasks"},
     {"models"},
     {"planners"},
@@ -32,10 +32,17 @@ STRANGERS = {("planners", "models")}
 
 # Third-party packages that only these modules, or modules inside these packages, may import.
 RESERVED = {
-    "stable_baselines3": ("envs.sb3_core", "envs.sb3_vec_env", "imagination", "agents", "zoo"),
+    "stable_baselines3": (
+        "envs.sb3_core",
+        "envs.sb3_vec_env",
+        "wrappers.sb3_imagined_futures",
+        "imagination",
+        "agents",
+        "zoo",
+    ),
     "sb3_contrib": ("envs.sb3_vec_env", "imagination", "agents", "zoo"),
     "huggingface_hub": ("zoo.catalogue.hub",),
-    "ray": ("zoo.sweeps.ray_executor",),
+    "ray": ("zoo.sweeps.ray_cluster",),
 }
 
 

@@ -28,6 +28,7 @@ from mbrl_wrappers.zoo.training.building import base_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import check_name
 from mbrl_wrappers.zoo.training.run import check_folder, is_finished, lengthen
 from mbrl_wrappers.zoo.training.scaling import continued
 
@@ -74,6 +75,8 @@ def train(
     baseline: bool = True,
     with_optimizer: bool = False,
     progress_bar: bool = False,
+    executor: str = "local",
+    address: str | None = None,
     tell: Callable[[str], None] = print,
 ) -> Training:
     """Train an agent on an environment and, for comparison, the same agent without a model.
@@ -104,6 +107,9 @@ def train(
         baseline: whether to train the agent without a model too; ignored for agents that only work with a model.
         with_optimizer: keep optimisers and replay buffer in the agents' folders, so that training can go on later.
         progress_bar: show a progress bar.
+        executor: where the workers of an agent live that has some, by its recipe or ``params``: ``"local"`` for
+            processes here, ``"ray"`` for a Ray cluster.
+        address: of the Ray cluster; default: one of its own.
         tell: gets a sentence about each thing that is other than the arguments and the recipe say.
 
     Raises:
@@ -133,7 +139,7 @@ def train(
         spec = continued(old, spec, fixed={name for name, value in chosen.items() if value is not None})
     for sentence in told:
         tell(sentence)
-    options = {"track": track, "with_optimizer": with_optimizer}
+    options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
     return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar, tell=tell)
 
 
@@ -152,6 +158,8 @@ def resume(
     track: str | None = None,
     with_optimizer: bool = False,
     progress_bar: bool = False,
+    executor: str = "local",
+    address: str | None = None,
     tell: Callable[[str], None] = print,
 ) -> Training:
     """Go on with a run of :func:`train` with the arguments that it was started with.
@@ -163,6 +171,8 @@ def resume(
         track: as for :func:`train`.
         with_optimizer: as for :func:`train`.
         progress_bar: as for :func:`train`.
+        executor: as for :func:`train`.
+        address: as for :func:`train`.
         tell: as for :func:`train`.
 
     Raises:
@@ -181,7 +191,7 @@ def resume(
             raise ZooError(f"steps must be at least the {spec.steps:,} that the run was started with, got {steps:,}")
         spec = dataclasses.replace(spec, steps=steps)
     baseline = (folder / BASE).exists()
-    options = {"track": track, "with_optimizer": with_optimizer}
+    options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
     return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar, tell=tell)
 
 
@@ -195,6 +205,11 @@ def _train_all(
     tell: Callable[[str], None],
 ) -> Training:
     check_device("device", spec.device)
+    check_name(options["executor"], ("local", "ray"), "executor")
+    if options["executor"] == "ray" and not spec.recipe.agent.get("workers"):
+        raise ValueError(
+            f"executor must be 'local' without agent.workers in params or recipe, got {options['executor']!r}"
+        )
     label = spec.label()
     own = folder / spec.agent
     variants = {label: (spec, own)}

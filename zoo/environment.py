@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import sys
 import warnings
@@ -15,8 +16,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import registry as gym_registry
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import TimeLimit, TransformObservation
+from stable_baselines3.common.preprocessing import maybe_transpose
 
 from mbrl_wrappers.zoo.errors import ZooError
 
@@ -99,8 +102,32 @@ def with_episode_limit(env: gym.Env) -> gym.Env:
     return EpisodeLimit(env)
 
 
+def as_shown_to_agents(env: gym.Env, observation_space: spaces.Space) -> gym.Env:
+    """Wrap an env so that its images have the channels first, as Stable-Baselines3 shows them to its agents.
+
+    Args:
+        env: any env; one that has the space already is returned as it is.
+        observation_space: the agent's.
+    """
+    if env.observation_space == observation_space:
+        return env
+
+    def shown(obs: Any) -> Any:
+        if isinstance(observation_space, spaces.Dict):
+            return {name: maybe_transpose(obs[name], space) for name, space in observation_space.items()}
+        return maybe_transpose(obs, observation_space)
+
+    return TransformObservation(env, shown, observation_space)
+
+
+def render_without_display() -> None:
+    """Let MuJoCo render without a screen, unless the user chose a backend; best called before MuJoCo is imported."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
 def make_env(name: str, /, **kwargs: Any) -> gym.Env:
-    """Make an env from a Gymnasium id or ``"package.module:Class"``.
+    """Make an env from a Gymnasium id or ``"package.module:Class"``, so that it can render without a screen.
 
     Args:
         name: the id, the class, or a function of the module that returns an env. As in :func:`gymnasium.make`, an id
@@ -110,6 +137,7 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     Raises:
         ValueError: if the name is none of these, does not make a Gymnasium env, or does not take these arguments.
     """
+    render_without_display()
     if is_id(name):
         try:
             return gym.make(name, **kwargs)

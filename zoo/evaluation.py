@@ -15,7 +15,7 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mbrl_wrappers.agents.planning import PlanningAgent
+from mbrl_wrappers.agents.planning import PlansActions
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.zoo.environment import EpisodeLimit, with_episode_limit
@@ -46,7 +46,7 @@ class Episode:
 
 def num_episodes(kind: type[BaseAlgorithm]) -> int:
     """Return the default number of episodes of an evaluation."""
-    return NUM_PLANNED_EPISODES if issubclass(kind, PlanningAgent) else NUM_EPISODES
+    return NUM_PLANNED_EPISODES if issubclass(kind, PlansActions) else NUM_EPISODES
 
 
 def play_episodes(

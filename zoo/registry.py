@@ -22,6 +22,7 @@ from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.agents import (
+    I2A,
     M2AC,
     MAAC,
     MACURA,
@@ -32,6 +33,7 @@ from mbrl_wrappers.agents import (
     SACSVG,
     STEVE,
     SVG,
+    TDMPC2,
     AlphaZero,
     CompiledSAC,
     CompiledTD3,
@@ -39,12 +41,23 @@ from mbrl_wrappers.agents import (
     Dreamer,
     Dyna,
     ExIt,
+    PlaNet,
     RealData,
+    WorldModels,
     networks,
 )
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.imagination import Strategy
-from mbrl_wrappers.models import RSSM, EnsembleDynamics, FrameDynamics, WorldModel
+from mbrl_wrappers.models import (
+    MDNRNN,
+    RSSM,
+    CopyDynamics,
+    EnsembleDynamics,
+    FrameDynamics,
+    ImplicitModel,
+    SokobanDynamics,
+    WorldModel,
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,9 @@ AGENTS: dict[str, AgentRecord] = {
         Dreamer, "Hafner et al. 2020, 2023", "actor and critic learn in the dream of a latent model, of pixels too"
     ),
     "exit": AgentRecord(ExIt, "Anthony et al. 2017", "a network imitates the search that it makes better"),
+    "i2a": AgentRecord(
+        I2A, "Weber et al. 2017", "A2C or PPO that looks at rollouts of a model, whatever these are worth"
+    ),
     "m2ac": AgentRecord(M2AC, "Pan et al. 2020", "MBPO with the imagined rows that the model is surest of"),
     "maac": AgentRecord(MAAC, "Clavera et al. 2020", "SAC whose actor climbs the gradient of imagined returns"),
     "macura": AgentRecord(MACURA, "Frauenknecht et al. 2024", "MBPO whose rollouts end where the model is too unsure"),
@@ -102,11 +118,18 @@ AGENTS: dict[str, AgentRecord] = {
     "mbpo": AgentRecord(Dyna, "Janner et al. 2019", "any off-policy agent, trained on imagined rows (Dyna)"),
     "mve": AgentRecord(MVE, "Feinberg et al. 2018", "critics' targets look some imagined steps ahead"),
     "pets": AgentRecord(PETS, "Chua et al. 2018", "plans in an ensemble by the cross-entropy method"),
+    "planet": AgentRecord(PlaNet, "Hafner et al. 2019", "plans in the states of a latent model, of pixels too"),
     "poplin": AgentRecord(POPLIN, "Wang and Ba 2020", "plans from a policy, and learns it from its plans"),
     "rs": AgentRecord(RS, "Wang et al. 2019", "plans in one network by random shooting"),
     "sac_svg": AgentRecord(SACSVG, "Amos et al. 2021", "MAAC on real states alone"),
     "steve": AgentRecord(STEVE, "Buckman et al. 2018", "MVE whose horizons are weighted by how sure the ensembles are"),
     "svg": AgentRecord(SVG, "Heess et al. 2015", "the policy climbs the value's gradient along real trajectories"),
+    "tdmpc2": AgentRecord(
+        TDMPC2, "Hansen et al. 2024", "plans in a latent model, with a critic behind the plan's horizon"
+    ),
+    "world_models": AgentRecord(
+        WorldModels, "Ha and Schmidhuber 2018", "a linear controller evolves in the dreams of a model, of pixels too"
+    ),
 }
 
 
@@ -139,12 +162,16 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
         AlphaZero,
         Dreamer,
         ExIt,
+        I2A,
         MAAC,
         PETS,
         POPLIN,
+        PlaNet,
         RS,
         SACSVG,
         SVG,
+        TDMPC2,
+        WorldModels,
     )
 }
 
@@ -154,7 +181,10 @@ COMPILED: dict[str, type[BaseAlgorithm]] = {"SAC": CompiledSAC, "TD3": CompiledT
 STRATEGIES: dict[str, type[Strategy]] = {kind.__name__: kind for kind in (Dyna, M2AC, MACURA, MVE, RealData, STEVE)}
 
 # Keys are the `kind` in recipes and saved agents.
-DYNAMICS: dict[str, type[WorldModel]] = {kind.__name__: kind for kind in (EnsembleDynamics, FrameDynamics, RSSM)}
+DYNAMICS: dict[str, type[WorldModel]] = {
+    kind.__name__: kind
+    for kind in (CopyDynamics, EnsembleDynamics, FrameDynamics, ImplicitModel, MDNRNN, RSSM, SokobanDynamics)
+}
 DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {

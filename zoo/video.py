@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -21,8 +19,10 @@ from torch import Tensor
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.imagined import encode_one
-from mbrl_wrappers.envs.rendering import check_renderable, set_state_from_obs
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.envs.rendering import can_render, check_renderable, frames_of, set_state_from_obs
+from mbrl_wrappers.models import DynamicsModel, WorldModel
+from mbrl_wrappers.zoo.analysis.dreams import WARM_UP
+from mbrl_wrappers.zoo.environment import as_shown_to_agents, render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
 
@@ -36,12 +36,6 @@ DEFAULT_FPS = 30
 MAX_FPS = 50
 
 EnvFactory = Callable[[], gym.Env]
-
-
-def render_without_display() -> None:
-    """Let MuJoCo render without a screen, unless the user chose a backend; best called before MuJoCo is imported."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def record_video(
@@ -85,7 +79,7 @@ def record_video(
 
 def side_by_side_video(
     agent: BaseAlgorithm,
-    dynamics: DynamicsModel,
+    dynamics: WorldModel,
     env_factory: EnvFactory,
     path: str | Path,
     *,
@@ -95,12 +89,15 @@ def side_by_side_video(
     """Record one real episode beside the model's open-loop prediction from its start and its actions.
 
     The deterministic policy sees the real half. The model predicts means and is fed its own predictions; the video
-    ends with the real episode, or when a prediction is not finite.
+    ends with the real episode, or when a prediction is not finite. A model with a memory sees the first observations
+    too, of which it shows what it makes, and imagines on from there. A model of images is shown by its own frames,
+    unless a renderer can show them.
 
     Args:
         agent: as for :func:`record_video`.
         dynamics: the model.
-        env_factory: makes an env whose renderer can show observations, see :mod:`mbrl_wrappers.envs.rendering`.
+        env_factory: makes an env; unless observations are images, its renderer has to show observations, see
+            :mod:`mbrl_wrappers.envs.rendering`.
         path: the MP4 file to write.
         seed: of the episode.
         max_frames: the video ends after this number of frames.
@@ -117,11 +114,19 @@ def side_by_side_video(
         _check_renders(env)
         _follow(env)
         _follow(imagined_env)
-        try:
-            check_renderable(imagined_env)
-        except ValueError as error:
-            raise ZooError(str(error)) from error
-        frames = _paired_frames(agent, dynamics, env, imagined_env, seed)
+        show: Callable[[Tensor], np.ndarray] | None = None
+        if can_render(imagined_env) or not dynamics.obs_codec.images:
+            try:
+                check_renderable(imagined_env)
+            except ValueError as error:
+                raise ZooError(str(error)) from error
+
+            def show(obs: Tensor) -> np.ndarray:
+                set_state_from_obs(imagined_env, dynamics.obs_codec.decode_numpy(obs)[0])
+                return _frame(imagined_env)
+
+        shown = as_shown_to_agents(env, dynamics.observation_space)
+        frames = _paired_frames(agent, dynamics, shown, show, seed)
         return write_video(path, islice(frames, max_frames), _fps(env))
 
 
@@ -195,24 +200,40 @@ def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tupl
 
 
 def _paired_frames(
-    agent: BaseAlgorithm, dynamics: DynamicsModel, env: gym.Env, imagined_env: gym.Env, seed: int
+    agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, show: Callable[[Tensor], np.ndarray] | None, seed: int
 ) -> Iterator[np.ndarray]:
-    imagined: Tensor = torch.zeros(0)
+    """Yield pictures of an episode beside the model's, which ``show`` draws from ``[1, D]``, or else its pixels."""
+    generator = torch.Generator(dynamics.device).manual_seed(seed)
+    state: Any = None
     for step, (obs, action, frame) in enumerate(_real_frames(agent, env, seed)):
-        if action is None:
-            imagined = encode_one(dynamics, obs).clone()
-        else:
-            imagined = _next_imagined(dynamics, imagined, action)
+        real = encode_one(dynamics, obs).clone()
+        state = _followed(dynamics, state, action, real, step, generator)
+        imagined = dynamics.decode(state)
         if not torch.isfinite(imagined).all():
             return
-        set_state_from_obs(imagined_env, imagined[0].cpu().numpy())
-        yield _side_by_side(frame, _frame(imagined_env), step)
+        if show is None:
+            yield _side_by_side(_pixels(dynamics, real), _pixels(dynamics, imagined), step)
+        else:
+            yield _side_by_side(frame, show(imagined), step)
 
 
 @torch.no_grad()
-def _next_imagined(dynamics: DynamicsModel, obs: Tensor, action: Any) -> Tensor:
+def _followed(dynamics: WorldModel, state: Any, action: Any, obs: Tensor, step: int, generator: torch.Generator) -> Any:
+    """Return a model's next state: of what it sees while it warms up, and of its own prediction afterwards."""
+    if state is None:
+        return dynamics.begin(obs, generator)
     flat_action = dynamics.action_codec.encode(np.asarray(action)[None], dynamics.device)
-    return dynamics.step(obs, flat_action, deterministic=True)[0]
+    if step < WARM_UP and not isinstance(dynamics, DynamicsModel):
+        going_on = torch.zeros(1, dtype=torch.bool, device=dynamics.device)
+        return dynamics.observe(state, flat_action, obs, going_on, generator)
+    return dynamics.step(state, flat_action, deterministic=True)[0]
+
+
+def _pixels(dynamics: WorldModel, obs: Tensor) -> np.ndarray:
+    """Return an observation's newest image, enlarged without blur."""
+    frame = frames_of(dynamics.obs_codec, obs)[0]
+    factor = max(1, HALF_WIDTH // frame.shape[1])
+    return frame.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _side_by_side(real: np.ndarray, imagined: np.ndarray, step: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mbrl_wrappers.agents.networks.imagination import FrameExtractor, ImaginationExtractor
     from mbrl_wrappers.agents.networks.layers import DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU
     from mbrl_wrappers.agents.networks.redq import REDQPolicy
     from mbrl_wrappers.agents.networks.simba import SimBaDQNPolicy, SimBaSACPolicy, SimBaTD3Policy, SimBaTQCPolicy
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DroQReLU",
     "DropoutLayerNormSiLU",
+    "FrameExtractor",
+    "ImaginationExtractor",
     "LayerNormReLU",
     "LayerNormSiLU",
     "REDQPolicy",
@@ -28,6 +31,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "DroQReLU": "mbrl_wrappers.agents.networks.layers",
         "DropoutLayerNormSiLU": "mbrl_wrappers.agents.networks.layers",
+        "FrameExtractor": "mbrl_wrappers.agents.networks.imagination",
+        "ImaginationExtractor": "mbrl_wrappers.agents.networks.imagination",
         "LayerNormReLU": "mbrl_wrappers.agents.networks.layers",
         "LayerNormSiLU": "mbrl_wrappers.agents.networks.layers",
         "REDQPolicy": "mbrl_wrappers.agents.networks.redq",

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from mbrl_wrappers.envs.autoreset import AutoresetVectorEnv, CoreStep
-from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
+from mbrl_wrappers.tasks.grids import BreakoutGames, Games, MiniPacmanGames, SokobanGames
 
 
 class GamesVectorEnv(AutoresetVectorEnv):
@@ -58,3 +58,10 @@ def mini_pacman_vector_env(
 ) -> GamesVectorEnv:
     """Make a vector env of MiniPacman; for ``arguments`` see :class:`~mbrl_wrappers.tasks.grids.MiniPacmanGames`."""
     return GamesVectorEnv(MiniPacmanGames(num_envs, **arguments), autoreset_mode)
+
+
+def breakout_vector_env(
+    num_envs: int, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, **arguments: Any
+) -> GamesVectorEnv:
+    """Make a vector env of Breakout; for ``arguments`` see :class:`~mbrl_wrappers.tasks.grids.BreakoutGames`."""
+    return GamesVectorEnv(BreakoutGames(num_envs, **arguments), autoreset_mode)

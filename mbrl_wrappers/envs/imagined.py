@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.envs.rendering import check_renderable, frames_of, set_state_from_obs
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.members import ensemble_of
@@ -68,6 +68,7 @@ class ImaginedEpisodes:
         observe: the agent's observations: ``"observation"`` for the environment's, decoded from the model's state, or
             ``"features"`` for the model's features, which :class:`~mbrl_wrappers.wrappers.LatentObservation` shows in
             the real environment.
+        temperature: of the model's samples, for a model that takes one; default: the model's own, 1.
 
     Attributes:
         state: the model's state in all episodes, ``[B, ...]``.
@@ -75,7 +76,7 @@ class ImaginedEpisodes:
 
     Raises:
         ValueError: if ``num_envs`` or ``horizon`` is below 1, ``observe`` is unknown, there is no start state, or a
-            start state is not finite or has another shape.
+            start state is not finite or has another shape; for a temperature below 0, or a model that takes none.
     """
 
     def __init__(
@@ -87,15 +88,21 @@ class ImaginedEpisodes:
         horizon: int = 100,
         deterministic: bool = False,
         observe: Observe = "observation",
+        temperature: float | None = None,
     ) -> None:
         if observe not in get_args(Observe):
             raise ValueError(f"observe must be one of {get_args(Observe)}, got {observe!r}")
         check_whole_number("num_envs", num_envs)
         check_whole_number("horizon", horizon)
+        if temperature is not None:
+            check_number("temperature", temperature, 0, 1e6)
+            if not dynamics.takes_temperature:
+                raise ValueError(f"temperature must be None for a {type(dynamics).__name__}, got {temperature}")
         self.dynamics = dynamics
         self.horizon = horizon
         self.deterministic = deterministic
         self.observe = observe
+        self._step_arguments: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
         self.trust: Trust | None = None
         # None: the model draws a start state when an episode starts.
         self._starts: Tensor | StartFunction | None = start_obs if callable(start_obs) else None
@@ -109,6 +116,7 @@ class ImaginedEpisodes:
         self.steps = torch.zeros(num_envs, dtype=torch.long, device=dynamics.device)
 
     @property
+    @torch.no_grad()
     def obs(self) -> Tensor:
         """The observations of all episodes, ``[B, D]``; setting them moves the episodes there and keeps step counts."""
         return self.dynamics.decode(self.state)
@@ -118,6 +126,7 @@ class ImaginedEpisodes:
         self.state = self.dynamics.begin(obs, self.generator)
 
     @property
+    @torch.no_grad()
     def shown(self) -> Tensor:
         """The agent's observations: those of the environment ``[B, D]``, or the model's features ``[B, F]``."""
         return self.obs if self.observe == "observation" else self.dynamics.features(self.state)
@@ -244,7 +253,7 @@ class ImaginedEpisodes:
 
     def _imagine(self, action: Tensor) -> tuple[Any, StepPrediction]:
         if self.trust is None:
-            return self.dynamics.step(self.state, action, self.generator, self.deterministic)
+            return self.dynamics.step(self.state, action, self.generator, self.deterministic, **self._step_arguments)
         assert isinstance(self.dynamics, DynamicsModel)  # as set_trust has checked
         return self.dynamics.step(self.state, action, self.generator, measure=resolve_measure(self.trust.measure))
 
@@ -269,7 +278,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
 
     Args:
         dynamics: the model; the env takes its action space, and its observation space unless ``observe`` changes that.
-        start_obs, horizon, deterministic, observe: see :class:`ImaginedEpisodes`.
+        start_obs, horizon, deterministic, observe, temperature: see :class:`ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         render_mode: None or ``"rgb_array"``.
         render_env: the real env, made with ``render_mode="rgb_array"``, whose renderer shows the
@@ -294,6 +303,7 @@ class ImaginedEnv(gym.Env[Any, Any]):
         horizon: int = 100,
         deterministic: bool = False,
         observe: Observe = "observation",
+        temperature: float | None = None,
         trust: Trust | None = None,
         render_mode: str | None = None,
         render_env: gym.Env | None = None,
@@ -307,8 +317,9 @@ class ImaginedEnv(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self._render_env = render_env
         self.episodes = ImaginedEpisodes(
-            dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
-        )
+            dynamics, 1, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe,
+            temperature=temperature,
+        )  # fmt: skip
         self.observation_space = self.episodes.observation_space
         self.episodes.set_trust(trust)
         self._seeded = False

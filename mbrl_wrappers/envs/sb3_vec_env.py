@@ -28,7 +28,8 @@ class ImaginedVecEnv(CoreVecEnv):
     Args:
         dynamics: the model.
         num_envs: episodes side by side.
-        start_obs, horizon, deterministic, observe: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        start_obs, horizon, deterministic, observe, temperature: see
+            :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. Each info then holds ``"masked"`` and ``"penalty"`` too.
             See :class:`~mbrl_wrappers.models.trust.Trust`.
         action_mask_fn: ``obs [B, D] -> bool [B, n]`` of the valid actions, for MaskablePPO; default:
@@ -50,6 +51,7 @@ class ImaginedVecEnv(CoreVecEnv):
         horizon: int = 100,
         deterministic: bool = False,
         observe: Observe = "observation",
+        temperature: float | None = None,
         trust: Trust | None = None,
         action_mask_fn: ActionMasks | None = None,
         render_mode: str | None = None,
@@ -65,8 +67,9 @@ class ImaginedVecEnv(CoreVecEnv):
         self.dynamics = dynamics
         self.render_mode = render_mode
         self.episodes = ImaginedEpisodes(
-            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
-        )
+            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe,
+            temperature=temperature,
+        )  # fmt: skip
         self.episodes.set_trust(trust)
         self._action_mask_fn = action_mask_fn
         super().__init__(num_envs, self.episodes.observation_space, dynamics.action_space)

@@ -23,7 +23,8 @@ class ImaginedVectorEnv(AutoresetVectorEnv):
     Args:
         dynamics: the model.
         num_envs: episodes side by side.
-        start_obs, horizon, deterministic, observe: see :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
+        start_obs, horizon, deterministic, observe, temperature: see
+            :class:`~mbrl_wrappers.envs.imagined.ImaginedEpisodes`.
         trust: which steps are masked, and how; default: none. See :class:`~mbrl_wrappers.models.trust.Trust`.
         autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``; see
             :class:`~mbrl_wrappers.envs.autoreset.AutoresetVectorEnv`. Of a list of seeds, ``reset`` uses the first one
@@ -42,13 +43,15 @@ class ImaginedVectorEnv(AutoresetVectorEnv):
         horizon: int = 100,
         deterministic: bool = False,
         observe: Observe = "observation",
+        temperature: float | None = None,
         trust: Trust | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
         self.dynamics = dynamics
         self.episodes = ImaginedEpisodes(
-            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe
-        )
+            dynamics, num_envs, start_obs=start_obs, horizon=horizon, deterministic=deterministic, observe=observe,
+            temperature=temperature,
+        )  # fmt: skip
         self.episodes.set_trust(trust)
         super().__init__(num_envs, self.episodes.observation_space, dynamics.action_space, autoreset_mode)
         self._seeded = False

@@ -22,7 +22,10 @@ Agent = TypeVar("Agent", bound="Resumable")
 
 
 class Resumable(Protocol):
-    """The parts of an agent that a checkpoint uses: SB3's off-policy agents have them, and so does AlphaZero.
+    """The parts of an agent that a checkpoint uses: SB3's agents have them, and so does AlphaZero.
+
+    What it learns from later, such as a replay buffer, is kept if it has ``save_replay_buffer`` and
+    ``load_replay_buffer``.
 
     Attributes:
         env: the env that it learns in.
@@ -38,12 +41,6 @@ class Resumable(Protocol):
     @classmethod
     def load(cls, path: Any, env: Any = None, device: Any = "auto") -> Any:
         """Read what :meth:`save` wrote."""
-
-    def save_replay_buffer(self, path: Any) -> None:
-        """Write what it learns from."""
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """Read what :meth:`save_replay_buffer` wrote."""
 
     def get_vec_normalize_env(self) -> Any:
         """Return the VecNormalize around the env, if there is one."""
@@ -69,7 +66,8 @@ def save_checkpoint(agent: Resumable, folder: str | Path, extra: dict[str, Any] 
     remove_abandoned(folder.parent)  # a checkpoint is large, and a process may have been killed while writing one
     try:
         agent.save(partial / "agent.zip")
-        agent.save_replay_buffer(partial / "replay_buffer.pkl")
+        if hasattr(agent, "save_replay_buffer"):  # SB3's on-policy agents keep nothing
+            agent.save_replay_buffer(partial / "replay_buffer.pkl")
         normalizer = agent.get_vec_normalize_env()
         if isinstance(normalizer, VecNormalize):
             normalizer.save(str(partial / "vec_normalize.pkl"))
@@ -102,7 +100,8 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
     """
     folder = _newest(Path(folder))
     agent = kind.load(folder / "agent.zip", env=env, device=device)
-    agent.load_replay_buffer(folder / "replay_buffer.pkl", truncate_last_traj=False)
+    if (folder / "replay_buffer.pkl").exists():
+        agent.load_replay_buffer(folder / "replay_buffer.pkl", truncate_last_traj=False)
     normalizer = agent.get_vec_normalize_env()
     if isinstance(normalizer, VecNormalize) and (folder / "vec_normalize.pkl").exists():
         saved = VecNormalize.load(str(folder / "vec_normalize.pkl"), normalizer.venv)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from mbrl_wrappers.models import model_file
+from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.models.world_model import WorldModel
 from mbrl_wrappers.spaces import space_to_json
@@ -21,6 +23,21 @@ class DescribedBySettings(WorldModel):
     """
 
     settings: dict[str, Any]
+
+    @classmethod
+    def for_env(cls, env: str | gym.Env | Any, **kwargs: Any) -> Any:
+        """Build a model for an environment.
+
+        Args:
+            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``. Under a
+                VecNormalize, the model works with raw observations and rewards.
+            **kwargs: the constructor's arguments.
+
+        Raises:
+            ValueError: for anything else, or an env with unsupported spaces.
+        """
+        observation_space, action_space, _ = spaces_and_id(env)
+        return cls(observation_space, action_space, **kwargs)
 
     def description(self) -> dict[str, Any]:
         """Return the JSON-safe values that :meth:`from_description` builds an equal model from, weights excepted."""

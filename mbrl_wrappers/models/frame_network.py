@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _COPY = 4.0  # at the start, a pixel keeps its kind with a probability near 1
 
@@ -60,8 +61,7 @@ class FrameNetwork(nn.Module):
             kinds: ``[B, K, H, W]``, one-hot.
             action: ``[B, A]``.
         """
-        tiled = action[:, :, None, None].expand(-1, -1, *kinds.shape[-2:])
-        x = torch.relu(self.first(torch.cat([kinds, tiled], dim=1)))
+        x = torch.relu(convolve(self.first, kinds, action))
         for block in self.blocks:
             x = block(x)
         outcome = self.outcome(torch.cat([x.amax((-2, -1)), action], dim=1))
@@ -77,5 +77,21 @@ class _Block(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x.amax((-2, -1), keepdim=True).expand_as(x)
-        return torch.relu(x + self.mix(torch.relu(self.widen(torch.cat([x, pooled], dim=1)))))
+        return torch.relu(x + self.mix(torch.relu(convolve(self.widen, x, x.amax((-2, -1))))))
+
+
+def convolve(convolution: nn.Conv2d, x: Tensor, constants: Tensor) -> Tensor:
+    """Return ``convolution(cat([x, constants tiled over the frame]))`` ``[B, O, H, W]``, without tiling them.
+
+    What a constant plane of ones contributes to each pixel, which depends on how near the frame's edge is, is worked
+    out once for the batch.
+
+    Args:
+        convolution: 3x3, padded by 1, of ``C + N`` channels.
+        x: ``[B, C, H, W]``.
+        constants: ``[B, N]``.
+    """
+    size, (own, tiled) = x.shape[-2:], convolution.weight.split([x.shape[1], constants.shape[1]], 1)
+    reach = F.conv2d(x.new_ones(1, 1, *size), tiled.flatten(0, 1)[:, None], padding=1)  # [1, O N, H, W]
+    reach = reach.unflatten(1, tiled.shape[:2])[0].movedim(1, 0).flatten(1)  # [N, O H W]
+    return F.conv2d(x, own, convolution.bias, padding=1) + (constants @ reach).unflatten(1, (-1, *size))

@@ -13,7 +13,6 @@ from mbrl_wrappers.arguments import check_device, check_number, check_whole_numb
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models.base import DynamicsModel
 from mbrl_wrappers.models.described import DescribedBySettings
-from mbrl_wrappers.models.env_specs import spaces_and_id
 from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, holdout_mask, spread_rows
 from mbrl_wrappers.models.frame_network import FrameNetwork, FrameOutputs
 from mbrl_wrappers.types import Prediction, Transitions
@@ -51,8 +50,9 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
     The next frame is a category for each pixel, the reward a category among those that were seen, the end a
     probability; see :class:`~mbrl_wrappers.models.frame_network.FrameNetwork` for what deviates from the paper's
     network. A kind of pixel is a combination of channels, such as a box on a target; a fit finds the kinds and the
-    rewards in the data. A deterministic prediction takes the likeliest of each. Its uncertainty is the mean, over the
-    pixels, of the probability that another kind is there.
+    rewards in the data. A deterministic prediction takes the likeliest of each, for each pixel apart: what may go to
+    one of two places, as a ghost does whose direction a frame does not show, is likely in neither, and vanishes. Its
+    uncertainty is the mean, over the pixels, of the probability that another kind is there.
 
     Args:
         observation_space: a frame of uint8 with up to 7 channels, such as those of :mod:`mbrl_wrappers.tasks.grids`.
@@ -130,17 +130,6 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         self.register_buffer("num_rewards", torch.zeros((), dtype=torch.int64))
         self.to(device)
 
-    @classmethod
-    def for_env(cls, env: Any, **kwargs: Any) -> FrameDynamics:
-        """Build a model for an environment.
-
-        Args:
-            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv.
-            **kwargs: the constructor's arguments.
-        """
-        observation_space, action_space, _ = spaces_and_id(env)
-        return cls(observation_space, action_space, **kwargs)
-
     # -- one step --------------------------------------------------------------------------------------------
 
     def outputs(self, obs: Tensor, action: Tensor) -> FrameOutputs:
@@ -171,7 +160,9 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         batch = obs.shape[:-1]
         found = self.outputs(self._flatten(obs, "obs").to(torch.uint8), self._flatten(action, "action"))
         chances = found.pixels.softmax(1)
-        kinds = _choose(chances.movedim(1, -1), generator, deterministic)
+        most, kinds = chances.max(1)  # six times as fast as argmax here
+        if not deterministic:
+            kinds = _choose(chances.movedim(1, -1), generator, deterministic)
         reward = self.rewards[_choose(found.reward.softmax(-1), generator, deterministic)]
         end = found.end.sigmoid()
         drawn = 0.5 if deterministic else torch.rand(end.shape, generator=generator, device=end.device)
@@ -179,7 +170,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
             self._frames(kinds).reshape(obs.shape),
             reward.reshape(batch),
             (end > drawn).reshape(batch),
-            (1 - chances.amax(1)).mean((-2, -1)).reshape(batch),
+            (1 - most).mean((-2, -1)).reshape(batch),
         )
 
     def _masked(self, found: FrameOutputs) -> FrameOutputs:

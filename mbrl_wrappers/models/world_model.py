@@ -65,9 +65,13 @@ class WorldModel(nn.Module, ABC):
             some here, so that a saved model can be used without any data.
         verbose: 1 to print how a long fit is getting on; 0 by default.
         takes_images: whether the class's models have an encoder of images; others refuse such spaces.
+        decodes: whether :meth:`decode` is learned; a model without shows features alone.
+        takes_temperature: whether ``step`` has an argument ``temperature``, which makes dreams less or more certain.
     """
 
     takes_images: ClassVar[bool] = False
+    decodes: ClassVar[bool] = True
+    takes_temperature: ClassVar[bool] = False
 
     verbose = 0
     reward_fn: GivenFunction | None

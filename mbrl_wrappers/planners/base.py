@@ -112,9 +112,14 @@ class Planner(ABC):
         Raises:
             ValueError: if the objective returns another shape.
         """
+        return self._search(objective, state, self._own_generator(state, generator))
+
+    @staticmethod
+    def _own_generator(state: PlannerState, generator: torch.Generator | None) -> torch.Generator:
+        """Return a generator for one search; the given one advances by one number."""
         device = state["plan"].device
         seed = torch.randint(2**62, (1,), generator=generator, device=device)
-        return self._search(objective, state, torch.Generator(device).manual_seed(int(seed)))
+        return torch.Generator(device).manual_seed(int(seed))
 
     @abstractmethod
     def _search(self, objective: Objective, state: PlannerState, generator: torch.Generator) -> Plan:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS
+
 _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
     "mbrl_wrappers/MBBLCartPole-v0": ("mbbl:MBBLCartPole", 200),
     "mbrl_wrappers/MBBLInvertedPendulum-v0": ("mbbl:MBBLInvertedPendulum", 100),
+    "mbrl_wrappers/Breakout-v0": ("grids:Breakout", 1000),
     "mbrl_wrappers/MiniPacman-v0": ("grids:MiniPacman", 3000),
     "mbrl_wrappers/Sokoban-v0": ("grids:Sokoban", 120),
     "mbrl_wrappers/PixelPendulum-v0": ("pixel_pendulum:PixelPendulum", 200),
+    "mbrl_wrappers/PixelMountainCarContinuous-v0": ("pixel_mountain_car:PixelMountainCarContinuous", 999),
+    "mbrl_wrappers/TakeCover-v0": ("take_cover:TakeCover", 2100),
 }
 # What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
 _VECTORS = {
+    "mbrl_wrappers/Breakout-v0": "mbrl_wrappers.envs.grid_games:breakout_vector_env",
     "mbrl_wrappers/MiniPacman-v0": "mbrl_wrappers.envs.grid_games:mini_pacman_vector_env",
     "mbrl_wrappers/Sokoban-v0": "mbrl_wrappers.envs.grid_games:sokoban_vector_env",
 }
@@ -22,7 +28,7 @@ _GAMES = ("TicTacToe", "ConnectFour", "Othello6", "Othello8", "Hex5", "Hex7", "H
 
 
 def register_tasks() -> None:
-    """Make this library's tasks, each with its time limit, and the board games known to Gymnasium.
+    """Make this library's tasks, the Control Suite's and the board games known to Gymnasium.
 
     Ids that are registered already stay as they are. Importing :mod:`mbrl_wrappers.envs` calls this function; without
     an import, write the module before the id.
@@ -38,6 +44,12 @@ def register_tasks() -> None:
                 vector_entry_point=_VECTORS.get(env_id),
                 max_episode_steps=max_episode_steps,
             )
+    for name in CONTROL_TASKS:
+        env_id = f"mbrl_wrappers/control-{name}-v0"
+        if env_id not in gym.registry:
+            domain, _, task = name.partition("-")
+            maker = "mbrl_wrappers.tasks.control_suite:make_control_task"
+            gym.register(env_id, entry_point=maker, kwargs={"domain": domain, "task": task})
     for name in _GAMES:
         env_id = f"mbrl_wrappers/{name}-v0"
         if env_id not in gym.registry:

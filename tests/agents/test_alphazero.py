@@ -272,6 +272,20 @@ def test_other_games(game: str) -> None:
         obs, _, ended, _, _ = env.step(action)
 
 
+def test_the_search_takes_arguments_and_keeps_them(tmp_path: Path) -> None:
+    """The larger the scale of values, the nearer the improved policy is to the best action alone."""
+    sharp, soft = (make_agent(search_kwargs={"value_scale": scale}) for scale in (1.0, 0.01))
+    start = sharp.rules.initial(4)
+    peaks = [agent.think(start, 64, seed=0).policy.max(1).mean() for agent in (sharp, soft)]
+    assert peaks[0] > peaks[1] + 0.1
+    soft.save(tmp_path / "agent.zip")
+    loaded = AlphaZero.load(tmp_path / "agent.zip", GameEnv("TicTacToe"))
+    assert loaded.think(start, 64, seed=0).policy.max(1).mean() == peaks[1]
+    puct = make_agent(search="puct", search_kwargs={"c_init": 0.0, "dirichlet_fraction": 0.9})
+    assert puct._method(is_quiet=False) == PUCT(c_init=0.0, dirichlet_fraction=0.9)
+    assert puct._method(is_quiet=True) == PUCT(c_init=0.0, dirichlet_fraction=0.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -281,6 +295,8 @@ def test_other_games(game: str) -> None:
         ({"explored_moves": -1}, "explored_moves must be a whole number of at least 0, got -1"),
         ({"random_opening": -1}, "random_opening must be a whole number of at least 0, got -1"),
         ({"value_mix": 1.1}, r"value_mix must be in \[0, 1\], got 1.1"),
+        ({"search_kwargs": {"c_init": 1}}, "search_kwargs must be arguments of 'gumbel', got {'c_init': 1}"),
+        ({"search_kwargs": {"value_scale": -1.0}}, "value_scale must be in .*, got -1.0"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:

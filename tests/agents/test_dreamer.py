@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file, save_file
 from stable_baselines3.common.callbacks import CallbackList, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -21,6 +22,7 @@ from mbrl_wrappers.agents import Dreamer
 from mbrl_wrappers.agents.networks.dreamer import BoundedNormal, OneOf, SquashedNormal
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import RSSM, EnsembleDynamics
+from mbrl_wrappers.zoo.storage.manifest import write_manifest
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.run import run
 from testing.agents import same
@@ -174,6 +176,32 @@ def test_memories_follow_the_model() -> None:
         action, state = agent.predict(obs[t], state, started, deterministic=True)
         assert torch.equal(torch.as_tensor(state[0]), model.features(expected).detach())
         assert np.array_equal(state[1], action) and state[2].tolist() == [t + 1] * 2
+
+
+def test_while_it_learns_memories_follow_the_real_steps_and_are_forgotten_where_episodes_begin() -> None:
+    """Not a step early: the last observation of an episode, which the buffer holds, never begins a memory."""
+    env = DummyVecEnv([lambda: Monitor(Walk(limit=9)), lambda: Monitor(Walk(limit=5))])
+    agent, seen = make(env, learning_starts=2), []
+    observe = agent.dynamics.observe
+
+    def noted(state: Any, action: Tensor, obs: Tensor, is_first: Tensor, generator: Any = None) -> Any:
+        memory = None if agent._memory is None else agent._memory.action
+        seen.append((obs.clone(), is_first.clone(), action.clone(), memory))
+        return observe(state, action, obs, is_first, generator)
+
+    agent.dynamics.observe = noted
+    agent.learn(60)
+    begins = 0
+    for obs, is_first, action, last in seen[1:]:
+        assert torch.equal(is_first, obs[:, 1] == 0)  # Walk shows the number of steps
+        assert last is not None and torch.equal(action, last)
+        begins += int(is_first.sum())
+    buffer, view = agent.replay_buffer, agent._view
+    assert buffer is not None and len(seen) == buffer.pos - 1 and begins > 5
+    taken = view.unscale(torch.as_tensor(buffer.actions[: buffer.pos]))
+    for place, (obs, _, action, _) in enumerate(seen[1:], start=2):
+        assert torch.equal(obs, torch.as_tensor(buffer.observations[place]))
+        assert torch.allclose(action, taken[place - 1], atol=1e-5)
 
 
 # -- distributions of actions --------------------------------------------------------------------------------
@@ -338,6 +366,40 @@ def test_the_zoo_s_files_hold_all_of_it(env: str, version: int, with_optimizer: 
     if with_optimizer:
         moments = [one.model_optimizer.state_dict()["state"] for one in (agent, again)]
         assert all(torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0])
+
+
+class EyeAndEar(Still):
+    """An env whose observations are an image and a vector."""
+
+    def __init__(self) -> None:
+        seen = spaces.Dict(eye=spaces.Box(0, 255, (3, 16, 17), np.uint8), ear=Walk().observation_space)
+        super().__init__(seen, Walk().action_space)
+
+
+gym.register("mbrl_wrappers_tests/EyeAndEar-v0", entry_point=EyeAndEar, max_episode_steps=9)
+
+
+def test_files_whose_parts_do_not_fit_are_refused(tmp_path: Any) -> None:
+    """Encoder, memory, latents, decoder and heads of the model, and all three networks of the agent."""
+    env = gym.make("mbrl_wrappers_tests/EyeAndEar-v0")
+    agent = make(env).learn(60)
+    zoo.save(agent, tmp_path / "kept", episodes=0)
+    file = tmp_path / "kept" / "model.safetensors"
+    tensors = load_file(file)
+    parts = {"cell", "continue_head", "decoder", "encoder", "posterior", "prior", "reward_head"}
+    names = {name.split(".")[1]: name for name in tensors if name.startswith("dynamics.") and tensors[name].dim() > 1}
+    assert parts < names.keys()
+    of_agent = {name.split(".")[1]: name for name in tensors if name.startswith("policy.") and tensors[name].dim() > 1}
+    assert of_agent.keys() == {"actor", "critic", "slow_critic"}
+    without_it = {key: value for key, value in tensors.items() if key != names["encoder"]}
+    forged = [(without_it, "lacks the tensor")]
+    for name in (*(names[part] for part in (*parts, "start_states")), *of_agent.values()):
+        forged.append(({**tensors, name: tensors[name].reshape(-1)}, "must have shape"))
+    for changed, message in forged:
+        save_file(changed, file)
+        write_manifest(file.parent, [path.name for path in file.parent.iterdir() if path.name != "manifest.json"])
+        with pytest.raises(zoo.ZooError, match=message):
+            zoo.load(file.parent, env=env, device="cpu")
 
 
 def test_an_interrupted_run_of_the_zoo_ends_as_one_that_was_not(tmp_path: Any) -> None:

@@ -18,15 +18,18 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from mbrl_wrappers.envs import GamesVecEnv, GamesVectorEnv
-from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
+from mbrl_wrappers.tasks.grids import BreakoutGames, Games, MiniPacmanGames, SokobanGames
 
-SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
+SOKOBAN, MINI_PACMAN, BREAKOUT = (f"mbrl_wrappers/{name}-v0" for name in ("Sokoban", "MiniPacman", "Breakout"))
+CORES: dict[str, Any] = {SOKOBAN: SokobanGames, MINI_PACMAN: MiniPacmanGames, BREAKOUT: BreakoutGames}
+LIMITS = {SOKOBAN: 120, MINI_PACMAN: 3000, BREAKOUT: 1000}
 # Short limits, and levels that random play solves now and then.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "Sokoban": (SOKOBAN, {"size": 5, "num_boxes": 1, "levels": (0, 40)}, 15),
     "avoid": (MINI_PACMAN, {"mode": "avoid"}, 200),
     "hunt": (MINI_PACMAN, {"mode": "hunt"}, 90),
     "rush": (MINI_PACMAN, {"mode": "rush"}, 60),
+    "Breakout": (BREAKOUT, {}, 12),
 }
 NUM_GAMES = 5
 KINDS = pytest.mark.parametrize("kind", CASES)
@@ -34,8 +37,7 @@ KINDS = pytest.mark.parametrize("kind", CASES)
 
 def core(kind: str, num_games: int = NUM_GAMES) -> Games:
     env_id, arguments, limit = CASES[kind]
-    make = SokobanGames if env_id == SOKOBAN else MiniPacmanGames
-    return make(num_games, max_episode_steps=limit, **arguments)
+    return CORES[env_id](num_games, max_episode_steps=limit, **arguments)
 
 
 def single(kind: str, **changes: Any) -> gym.Env:
@@ -48,13 +50,13 @@ def actions_for(games: Games | gym.Env, num_steps: int = 300, num_games: int = N
 
 
 @pytest.mark.parametrize("render_mode", ["rgb_array", "ansi"])
-@pytest.mark.parametrize("env_id", [SOKOBAN, MINI_PACMAN])
+@pytest.mark.parametrize("env_id", CORES)
 def test_envs_pass_the_checkers(env_id: str, render_mode: str) -> None:
     env = gym.make(env_id, render_mode=render_mode)
     check_env(env.unwrapped)
     with pytest.warns(UserWarning, match="minimal resolution for an image is 36x36"):
         check_env_for_sb3(env.unwrapped)
-    assert gym.spec(env_id).max_episode_steps == (120 if env_id == SOKOBAN else 3000)
+    assert gym.spec(env_id).max_episode_steps == LIMITS[env_id]
 
 
 # -- the faces show the same games -------------------------------------------------------------------------------------

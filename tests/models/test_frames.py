@@ -16,6 +16,7 @@ from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, collect_episodes, collect_transitions
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, FrameDynamics
+from mbrl_wrappers.models.frame_network import convolve
 from mbrl_wrappers.models.rollout_error import open_loop_error
 from mbrl_wrappers.tasks.grids import Sokoban, SokobanGames
 from mbrl_wrappers.tasks.grids.tiles import draw_tiles
@@ -264,3 +265,11 @@ def test_episodes_will_do_as_experience() -> None:
     model = FrameDynamics.for_env(room(), max_steps=3, **SMALL)
     report = model.fit(collect_episodes(room(), model, 60, seed=0), seeded())
     assert report["grad_steps"] == 3 and 0 < len(model.start_obs) <= 60
+
+
+def test_constants_are_convolved_as_if_they_were_tiled() -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(5, 4, 3, padding=1).double()
+    x, constants = torch.randn(6, 3, 5, 7).double(), torch.randn(6, 2).double()
+    tiled = constants[:, :, None, None].expand(-1, -1, 5, 7)
+    torch.testing.assert_close(convolve(convolution, x, constants), convolution(torch.cat([x, tiled], 1)))

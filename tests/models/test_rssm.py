@@ -79,7 +79,7 @@ def test_a_head_that_minimises_its_loss_predicts_the_target(bins: int | None) ->
     assert head.mean(outputs).abs().max() < 1e-4  # it begins at 0
     if bins is not None:
         assert head.loss(outputs, target).tolist() == pytest.approx([math.log(bins)] * 4)
-        places, weight = two_hot_places(symlog(target), head.bins)
+        places, weight = two_hot_places(symlog(target), head.two_hot.bins)
         best = torch.full_like(outputs, -math.inf)
         best.scatter_(1, places[:, None], (1 - weight).log()[:, None])
         best.scatter_(1, places[:, None] + 1, weight.log()[:, None])
@@ -331,6 +331,17 @@ def test_imagined_episodes_begin_at_stored_posteriors() -> None:
     assert model.num_starts == 16 * 8 and shown.shape == (50, model.num_features)
     assert torch.cdist(shown, kept).amin(1).max() < 1e-3 and len(shown.unique(dim=0)) > 10
     assert ImaginedVecEnv(model, 2, seed=0).reset().shape == (2, 2)
+
+
+def test_starts_are_spread_over_all_states_that_were_seen() -> None:
+    model = tiny()
+    seen = torch.arange(2000.0)[:, None].expand(-1, model.num_features)
+    model.keep_starts(seen)
+    kept = model.start_states[: model.num_starts, 0]
+    assert model.num_starts == 512 and kept[0] == 0 and kept[-1] == 1999
+    assert ((kept.diff() > 2) & (kept.diff() < 6)).all()
+    model.keep_starts(seen[:7])
+    assert model.start_states[: model.num_starts, 0].tolist() == list(range(7))
 
 
 def test_an_agent_trained_in_the_dream_acts_in_the_real_env() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,87 +17,16 @@ from torch import Tensor
 
 from mbrl_wrappers.agents import MAAC, PETS, Dyna, RealData
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, Trust, collect_episodes
-from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
-from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, put, select
+from mbrl_wrappers.models.world_model import put, select
 from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.wrappers import LatentObservation, MPCAction
+from testing.envs import Cart
+from testing.models import CartModel, Moving
 
-OBS, ACTION = spaces.Box(-10, 10, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
-PUSH, HORIZON = 0.2, 40
-
-
-class Cart(gym.Env[np.ndarray, np.ndarray]):
-    """Bring a cart to rest at 0. Its observation is where it is; how fast it moves can't be seen."""
-
-    observation_space, action_space = OBS, ACTION
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.position, self.velocity, self.steps = self.np_random.uniform(2, 3), 0.0, 0
-        return self._obs(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.velocity += PUSH * float(np.clip(action, -1, 1)[0])
-        self.position = float(np.clip(self.position + self.velocity, -10, 10))
-        self.steps += 1
-        return self._obs(), -(self.position**2), False, self.steps >= HORIZON, {}
-
-    def _obs(self) -> np.ndarray:
-        return np.array([self.position], np.float32)
-
-
-class Moving(NamedTuple):
-    position: Tensor
-    velocity: Tensor
-
-
-class CartModel(WorldModel):
-    """The cart's equations; it remembers the last position, from which it knows the velocity."""
-
-    def __init__(self, push: float = PUSH) -> None:
-        super().__init__(OBS, ACTION)
-        self.push = push
-        self.start_obs = torch.linspace(2, 3, 64)[:, None]
-
-    def begin(self, obs: Tensor, generator: torch.Generator | None = None) -> Moving:
-        return Moving(obs, torch.zeros_like(obs))
-
-    def observe(
-        self, state: Moving, action: Tensor, obs: Tensor, is_first: Tensor, generator: torch.Generator | None = None
-    ) -> Moving:
-        return select(is_first, self.begin(obs), Moving(obs, obs - state.position))
-
-    def step(
-        self, state: Moving, action: Tensor, generator: torch.Generator | None = None, deterministic: bool = False
-    ) -> tuple[Moving, StepPrediction]:
-        velocity = state.velocity + self.push * action.clamp(-1, 1)
-        position = (state.position + velocity).clamp(-10, 10)
-        reward = -position[:, 0].square()
-        nothing = torch.zeros_like(reward)
-        diverged = ~torch.isfinite(position[:, 0])
-        return Moving(position, velocity), StepPrediction(reward, torch.zeros_like(diverged), nothing, diverged)
-
-    def features(self, state: Moving) -> Tensor:
-        return torch.cat([state.position, state.velocity], dim=-1)
-
-    @property
-    def num_features(self) -> int:
-        return 2
-
-    def decode(self, state: Moving) -> Tensor:
-        return state.position
-
-    def fit(self, experience: Experience, generator: torch.Generator | None = None) -> dict[str, float]:
-        """Learn by how much an action changes the velocity, by least squares."""
-        drawn = experience.sequences(64, 3, generator)
-        goes_on = ~drawn.is_first[:, 1:].any(1) & (drawn.obs.abs() < 10).all(1)[:, 0]  # not stopped by the wall
-        position, action = drawn.obs[goes_on, :, 0], drawn.action[goes_on, 2, 0]
-        change = position[:, 2] - 2 * position[:, 1] + position[:, 0]
-        self.push = float(action @ change / (action @ action))
-        self.start_obs = drawn.obs[drawn.is_first]
-        return {"push": self.push}
+OBS, ACTION = Cart.observation_space, Cart.action_space
+PUSH, HORIZON = Cart.push, Cart.limit
 
 
 # -- rows of states ------------------------------------------------------------------------------------------

@@ -461,6 +461,79 @@ def test_every_iteration_of_mppi_starts_from_the_mean_of_the_last():
     assert torch.equal(plan.candidates, objective.asked[-1])
 
 
+ELITES = {"num_elites": 6, "min_sigma": 0.1, "sigma": 1.5, "iterations": 3, "temperature": 0.5}
+
+
+def test_mppi_with_elites_weights_only_these():
+    plan = search(make("MPPI", num_elites=6, temperature=0.5), near(0.5), batch=3)
+    for row in range(3):
+        best = plan.returns[row].topk(6)
+        chosen = torch.zeros(64).scatter(0, best.indices, torch.softmax(best.values / 0.5, 0))
+        torch.testing.assert_close(plan.weights[row], chosen)
+
+
+def test_the_noise_of_mppi_follows_the_elites_within_its_limits():
+    """Two iterations by hand: the second one draws around the first one's mean with its elites' spread."""
+    objective = Recorded(near(MIDDLE))
+    planner = make("MPPI", **{**ELITES, "iterations": 2, "population": 4000, "num_elites": 50, "sigma": 0.4})
+    search(planner, objective)
+    first, second = (searched(asked[0]) for asked in objective.asked)
+    best = objective.said[0][0].topk(50)
+    weights = torch.softmax(best.values / 0.5, 0)[:, None, None]
+    mean = (weights * first[best.indices]).sum(0)
+    spread = (weights * (first[best.indices] - mean).square()).sum(0).sqrt().clamp(0.1, 0.4)
+    inner = mean.abs() + 3 * spread < 1  # where hardly any sample is cut off
+    assert inner.any()
+    torch.testing.assert_close(second.mean(0)[inner], mean[inner], rtol=0.1, atol=0.02)
+    torch.testing.assert_close(second.std(0)[inner], spread[inner], rtol=0.1, atol=0.0)
+
+
+def test_the_spread_of_a_plan_is_that_of_its_elites():
+    planner = make("MPPI", **ELITES)
+    plan = search(planner, near(0.5), batch=2)
+    candidates, mean = searched(plan.candidates), searched(plan.actions)
+    variance = (plan.weights[..., None, None] * (candidates - mean[:, None]).square()).sum(1)
+    torch.testing.assert_close(planner.spread_of(plan), variance.sqrt().clamp(0.1, 1.5), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="min_sigma must be given for a spread that follows"):
+        make("MPPI").spread_of(plan)
+
+
+def test_proposals_are_among_the_candidates_of_every_iteration():
+    proposals = MIDDLE + 0.9 * HALF * (2 * torch.rand(2, 5, 4, 2, generator=seeded()) - 1)
+    objective, planner = Recorded(near(0.5)), make("MPPI", **ELITES)
+    plan = planner.plan(objective, planner.initial_state(2), seeded(), proposals)
+    assert len(objective.asked) == 3 and plan.candidates.shape == (2, 64, 4, 2)
+    for asked in objective.asked:
+        torch.testing.assert_close(asked[:, :5], proposals)
+
+
+def test_a_perfect_proposal_is_found_at_once():
+    target = (MIDDLE + 0.8 * HALF).expand(1, 1, 4, 2)
+    planner = make("MPPI", temperature=1e-3, sigma=0.01)
+    plan = planner.plan(near(target[:, :1]), planner.initial_state(1), seeded(), target)
+    torch.testing.assert_close(plan.actions, target[:, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 2), (1, 5, 4, 2), (2, 5, 3, 2), (2, 5, 4, 1), (2, 64, 4, 2)])
+def test_proposals_of_another_shape_are_named(shape):
+    planner = make("MPPI")
+    with pytest.raises(ValueError, match=r"proposals must have shape \[2, K, 4, 2\] with K below the population 64"):
+        planner.plan(near(0.5), planner.initial_state(2), seeded(), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_elites": 0}, "num_elites must be a whole number of at least 1, got 0"),
+        ({"num_elites": 65}, "num_elites must be at most the population 64, got 65"),
+        ({"min_sigma": 0.6}, r"min_sigma must be in \[0, 0.5\], got 0.6"),
+    ],
+)
+def test_bad_elites_of_mppi_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make("MPPI", **arguments)
+
+
 # -- randomness ----------------------------------------------------------------------------------------------
 
 

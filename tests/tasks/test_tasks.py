@@ -22,6 +22,7 @@ from mbrl_wrappers.envs.games import GAMES
 from mbrl_wrappers.models import KnownDynamics
 from mbrl_wrappers.models.env_specs import registered_id
 from mbrl_wrappers.tasks import swing_up
+from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS
 from mbrl_wrappers.tasks.registration import register_tasks
 from mbrl_wrappers.tasks.registry import REWARDS, TERMINATIONS
 
@@ -186,12 +187,15 @@ def test_a_window_opens_and_closes_twice(env_id, monkeypatch):
 
 
 def test_registering_twice_changes_nothing():
-    ours = {*NUM_STEPS, "mbrl_wrappers/MiniPacman-v0", "mbrl_wrappers/PixelPendulum-v0", "mbrl_wrappers/Sokoban-v0"}
+    others = ("Breakout", "MiniPacman", "PixelMountainCarContinuous", "PixelPendulum", "Sokoban", "TakeCover")
+    ours = {*NUM_STEPS, *(f"mbrl_wrappers/{name}-v0" for name in others)}
     specs = {env_id: gym.spec(env_id) for env_id in ours}
     register_tasks()
     assert all(gym.spec(env_id) is spec for env_id, spec in specs.items())
     games = {f"mbrl_wrappers/{name}-v0" for name in GAMES}
-    assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == ours | games
+    assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == (
+        ours | games | {f"mbrl_wrappers/control-{name}-v0" for name in CONTROL_TASKS}
+    )
     assert mbrl_wrappers.envs.register_tasks is register_tasks
 
 

@@ -12,9 +12,14 @@ from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, SAC
 from torch import Tensor
 
+from mbrl_wrappers.agents import I2A
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel
+from mbrl_wrappers.zoo.registry import ALGORITHMS
 from testing.envs import Walk
 
 DISCRETE = (DQN, QRDQN)
+# Those that bring a model of their own, which a zip of SB3 holds as a pickle.
+WITH_MODELS = {name for name, kind in ALGORITHMS.items() if issubclass(kind, AgentWithModel | I2A)}
 
 
 def make_agent(kind: Any = SAC, env: Any = None, *, net: Sequence[int] = (16,), **kwargs: Any) -> Any:

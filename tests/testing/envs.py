@@ -188,3 +188,27 @@ class Still(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         return self.observation_space.sample(), 1.0, False, False, {}
+
+
+class Cart(gym.Env[np.ndarray, np.ndarray]):
+    """Bring a cart to rest at 0. Its observation is where it is; how fast it moves can't be seen.
+
+    `testing.models.CartModel` has its equations.
+    """
+
+    observation_space, action_space = spaces.Box(-10, 10, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+    push, limit = 0.2, 40
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.position, self.velocity, self.steps = self.np_random.uniform(2, 3), 0.0, 0
+        return self._obs(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.velocity += self.push * float(np.clip(action, -1, 1)[0])
+        self.position = float(np.clip(self.position + self.velocity, -10, 10))
+        self.steps += 1
+        return self._obs(), -(self.position**2), False, self.steps >= self.limit, {}
+
+    def _obs(self) -> np.ndarray:
+        return np.array([self.position], np.float32)

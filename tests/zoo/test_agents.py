@@ -39,13 +39,13 @@ from mbrl_wrappers.zoo.training.card import card_text
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.run import run
+from testing.agents import WITH_MODELS
 from testing.envs import Line, Still
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
 
 NET = {"net_arch": [8]}
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
-PLANNERS = ("Dreamer", "PETS", "POPLIN", "RS")  # whose zips hold pickled models
 
 
 LINE = {"speed": 0.3, "noise": 0.1, "bound": 20.0}  # the noise of each step is the env's own
@@ -258,7 +258,7 @@ class Payload:
         return os.system, (f"touch {self.mark}",)
 
 
-@pytest.mark.parametrize("name", sorted(n for n in ALGORITHMS if not n.startswith("Compiled") and n not in PLANNERS))
+@pytest.mark.parametrize("name", sorted(n for n in ALGORITHMS if not n.startswith("Compiled") and n not in WITH_MODELS))
 def test_every_algorithm_is_imported_and_found_out(name, tmp_path):
     kind: Any = ALGORITHMS[name]
     kwargs: dict[str, Any] = {}

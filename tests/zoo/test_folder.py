@@ -33,6 +33,7 @@ from mbrl_wrappers.zoo.environment import record_env
 from mbrl_wrappers.zoo.registry import ALGORITHMS
 from mbrl_wrappers.zoo.storage.folder import open_folder, save_agent
 from mbrl_wrappers.zoo.storage.manifest import FileRecord, parse_manifest, read_manifest, write_manifest
+from testing.agents import WITH_MODELS
 from testing.envs import Still, Walk
 
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
@@ -107,7 +108,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 # -- what is saved comes back -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"Dreamer", "PETS", "POPLIN", "RS"}))
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - WITH_MODELS))
 def test_every_registered_agent_comes_back(name, tmp_path):
     agent = make_agent(name)
     if hasattr(agent, "default_strategy"):  # the model that it brings by default is a large one

@@ -28,6 +28,7 @@ from mbrl_wrappers.zoo.catalogue.index import read_index
 from mbrl_wrappers.zoo.report import build_report
 from mbrl_wrappers.zoo.report.runs import find_runs
 from mbrl_wrappers.zoo.storage import versions
+from mbrl_wrappers.zoo.storage.effort import check_effort
 from mbrl_wrappers.zoo.storage.folder import JOB, PROGRESS
 from mbrl_wrappers.zoo.storage.limits import parse_json, read_bytes, sha256_of_file
 from mbrl_wrappers.zoo.storage.literals import decode
@@ -282,6 +283,12 @@ def test_a_strategy_is_bounded(copy, kind, arguments, message):
     forge(copy / "sac", change)
     with pytest.raises(ZooError, match=message):
         zoo.load(copy / "sac")
+
+
+def test_what_an_agent_imagines_for_each_observation_is_bounded():
+    with pytest.raises(ZooError, match="file: length must be at most 100, got 1000000000"):
+        check_effort({"length": 10**9, "n_steps": 5}, "file")
+    check_effort({"length": 15}, "file")
 
 
 @pytest.mark.parametrize(

@@ -252,3 +252,64 @@ def test_what_a_task_returns_is_checked_and_stored_once(here):
     assert _store(files, spec, place) is False
     assert (place / MANIFEST).stat().st_mtime_ns == written
     assert {name: (place / name).read_bytes() for name in files} == files
+
+
+SELF_PLAY = """\
+import warnings
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from mbrl_wrappers.agents import AlphaZero
+from mbrl_wrappers.agents.self_play_workers import Weights
+from mbrl_wrappers.envs.games.env import GameEnv
+from mbrl_wrappers.workers import WorkerFailed
+from mbrl_wrappers.zoo.sweeps.ray_cluster import RayWorkers
+
+class Disturb(BaseCallback):
+    def _on_step(self):
+        return True
+
+    def _on_rollout_start(self):
+        if self.num_timesteps == 25 * 8:
+            import ray
+            ray.kill(self.model.self_play._seats[0].worker._actor)
+        elif self.num_timesteps == 50 * 8:
+            Weights.of = classmethod(lambda cls, agent: cls({}, 0))
+
+def make(workers):
+    agent = AlphaZero(
+        "MlpPolicy", GameEnv("TicTacToe"), num_games=8, num_simulations=4, learning_starts=10_000, seed=0,
+        workers=workers, policy_kwargs={"features_extractor_kwargs": {"widths": [8]}},
+    )
+    agent.executor = RayWorkers(num_cpus=1)
+    return agent
+
+torch.set_num_threads(1)
+warnings.simplefilter("always")
+agent = make(1)
+try:
+    agent.learn(80 * 8, callback=Disturb())
+except WorkerFailed as error:
+    print(error)
+assert agent.num_timesteps >= 50 * 8
+rows = list(zip(agent.examples._rows.policy[:len(agent.examples)].tolist(), agent.examples._rows.value.tolist()))
+streams = []
+for stream in ("0, 0", "0, 1"):  # what the same games are here
+    games = agent._new_games(f"games of worker {stream}")
+    moves = [games.move(agent._expansion(games.rollout_generators))[0] for _ in range(52)]
+    streams += [row for found in moves for row in zip(found.policy.tolist(), found.value.tolist())]
+    assert len(set(map(str, rows)) & set(map(str, streams))) > 50
+assert set(map(str, rows)) <= set(map(str, streams))
+try:
+    make(2).learn(8)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_self_play_on_ray_is_the_one_here_also_after_a_kill(here):
+    with ray_process(SELF_PLAY) as process:
+        out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert "worker 0 of self-play died, and its unfinished games are played anew by another: The actor" in err
+    assert "worker 0 of self-play failed" in out and "KeyError: '" in out
+    assert "workers must be at most 1, the CPUs of the Ray cluster, got 2" in out

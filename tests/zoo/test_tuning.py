@@ -31,7 +31,7 @@ PARAMS = {
 ARGUMENTS = {"steps": 60, "params": PARAMS, "eval_episodes": 1, "eval_freq": 20, "save_freq": 0}
 
 
-@pytest.mark.parametrize("agent", sorted(set(AGENTS) - {"alphazero", "dreamer", "exit", "pets", "poplin", "rs"}))
+@pytest.mark.parametrize("agent", [name for name, record in AGENTS.items() if record.strategy is not None])
 def test_every_setting_that_is_looked_for_is_one_of_the_agents(agent: str) -> None:
     recipe = load_recipe(agent, "Pendulum-v1")
     space = search_space(agent, recipe)

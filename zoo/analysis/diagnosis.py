@@ -25,11 +25,13 @@ from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.envs.finite import scalar_reward
 from mbrl_wrappers.envs.imagined import ImaginedEpisodes, add_batch_axis, encode_one
 from mbrl_wrappers.imagination import AgentView
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import DynamicsModel, WorldModel
 from mbrl_wrappers.models.members import members_of
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.trust import Trust
+from mbrl_wrappers.models.world_model import StepPrediction
 from mbrl_wrappers.types import Prediction, Transitions
+from mbrl_wrappers.zoo.analysis.dreams import errors_of_dreams, one_step_ahead, remembered
 from mbrl_wrappers.zoo.analysis.findings import Calibration, Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.analysis.gradients import gradient_norms
 from mbrl_wrappers.zoo.analysis.model_error import (
@@ -40,6 +42,7 @@ from mbrl_wrappers.zoo.analysis.model_error import (
     measure_model_error,
     windows_of,
 )
+from mbrl_wrappers.zoo.environment import as_shown_to_agents
 
 # In units of the states' spread: up to this error, predictions explain at least 1 - 0.25^2 = 94% of their variance.
 TRUSTED_ERROR = 0.25
@@ -57,7 +60,7 @@ PLANNED_HORIZON = 15
 
 def diagnose(
     agent: BaseAlgorithm,
-    dynamics: DynamicsModel,
+    dynamics: WorldModel,
     env: gym.Env,
     *,
     steps: int = 2000,
@@ -71,13 +74,17 @@ def diagnose(
     An agent that plans needs a search for each step, so it plays only 30 steps from each of 5 starts. All measurements
     are made on these steps, and the open-loop error looks at most 15 steps ahead.
 
+    A model with a memory follows each episode, and imagines on from what it remembers then; its calibration is not
+    measured. All measurements are made on episodes of 100 steps from 20 starts or fewer (5 of 30 for an agent that
+    plans).
+
     Args:
         agent: the agent, which explores as in training while the model is measured; if it has a VecNormalize, that
             normalises its observations.
         dynamics: the model.
         env: the real environment, not wrapped by SB3.
         steps: env steps to play for the open-loop error, and again for the one-step errors; not used for an agent
-            that plans.
+            that plans, unless its model has a memory.
         horizon: steps to look ahead; fewer if no episode is as long.
         seed: of all episodes and random numbers.
     """
@@ -85,6 +92,9 @@ def diagnose(
         check_whole_number(name, value)
     with _undisturbed(agent), torch.no_grad():
         player: Any = _Player(agent)
+        env = as_shown_to_agents(env, dynamics.observation_space)
+        if not isinstance(dynamics, DynamicsModel):
+            return _diagnose_dreams(player, dynamics, env, isinstance(agent, PlanningAgent), steps, horizon, seed)
         if isinstance(agent, PlanningAgent):
             gap_steps, starts = _at_most(PLANNED_STEPS, env), range(seed + 2, seed + 2 + NUM_PLANNED_STARTS)
             episodes = [_play(player, dynamics, env, start, gap_steps) for start in starts]
@@ -116,6 +126,35 @@ def diagnose(
             horizon_weights=_horizon_weights(agent, dynamics, real, generator),
             gradient_norms=_gradient_norms(agent, dynamics, real),
         )
+
+
+def _diagnose_dreams(
+    player: _Player, dynamics: WorldModel, env: gym.Env, plans: bool, num_steps: int, horizon: int, seed: int
+) -> Diagnosis:
+    """Measure a model with a memory; see :func:`diagnose`."""
+    count, longest = (NUM_PLANNED_STARTS, PLANNED_STEPS) if plans else (NUM_STARTS, GAP_STEPS)
+    steps = _at_most(longest, env)
+    count = min(count, math.ceil(num_steps / steps))
+    episodes = [_play(player, dynamics, env, start, steps) for start in range(seed + 2, seed + 2 + count)]
+    generator = torch.Generator(dynamics.device).manual_seed(seed)
+    paths = [remembered(dynamics, episode.obs, episode.action, episode.rewards, generator) for episode in episodes]
+    said = one_step_ahead(dynamics, paths)
+    real = _transitions(episodes, dynamics)
+    found = errors_of_dreams(dynamics, paths, min(horizon, PLANNED_HORIZON) if plans else horizon, NUM_ROLLOUTS)
+    error = [_finite(row) for row in found.observation]
+    return Diagnosis(
+        seed=seed,
+        steps=len(real),
+        error=error,
+        calibration=None,
+        reward=reward_error(False, said, real),
+        termination=termination_errors(False, said, real),
+        exploitation=_exploitation_gap(player, dynamics, episodes, steps, seed + 2),
+        threshold=TRUSTED_ERROR,
+        trusted_steps=trusted_steps(error),
+        reward_error=[_finite(row) for row in found.reward],
+        divergence=None if found.divergence is None else [_finite(row) for row in found.divergence],
+    )
 
 
 def trusted_steps(error: list[HorizonError], threshold: float = TRUSTED_ERROR) -> int:
@@ -229,7 +268,7 @@ def _real_valued_columns(dynamics: DynamicsModel) -> list[int]:
     ]
 
 
-def reward_error(is_given: bool, said: Prediction, real: Transitions) -> RewardError:
+def reward_error(is_given: bool, said: Prediction | StepPrediction, real: Transitions) -> RewardError:
     """Compare predicted rewards with real ones."""
     scale = Normalizer(1).to(real.reward.device)
     scale.fit(real.reward[:, None])
@@ -237,7 +276,7 @@ def reward_error(is_given: bool, said: Prediction, real: Transitions) -> RewardE
     return RewardError(is_given, _or_inf(_rms(said.reward - real.reward) / unit), unit)
 
 
-def termination_errors(is_given: bool, said: Prediction, real: Transitions) -> TerminationErrors:
+def termination_errors(is_given: bool, said: Prediction | StepPrediction, real: Transitions) -> TerminationErrors:
     """Count predicted and real terminations."""
     warned, ended = said.terminated, real.terminated
     cases = (warned & ended, ~warned & ended, warned & ~ended, ~warned & ~ended)
@@ -270,14 +309,14 @@ def _at_most(steps: int, env: gym.Env) -> int:
 
 
 def _exploitation_gap(
-    player: _Player, dynamics: DynamicsModel, episodes: list[_Played], steps: int, seed: int
+    player: _Player, dynamics: WorldModel, episodes: list[_Played], steps: int, seed: int
 ) -> ExploitationGap:
     starts = torch.cat([episode.obs[:1] for episode in episodes])
     imagined = _imagine(player, dynamics, starts, torch.tensor([episode.allowed for episode in episodes]), seed)
     return ExploitationGap(steps, [math.fsum(episode.rewards) for episode in episodes], imagined)
 
 
-def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, steps: int) -> _Played:
+def _play(player: _Player, dynamics: WorldModel, env: gym.Env, seed: int, steps: int) -> _Played:
     """Play an episode for at most ``steps`` steps."""
     player.start()
     obs, _ = env.reset(seed=seed)
@@ -295,7 +334,7 @@ def _play(player: _Player, dynamics: DynamicsModel, env: gym.Env, seed: int, ste
     return _Played(torch.cat(seen), torch.cat(done), rewards, bool(terminated), allowed)
 
 
-def _transitions(episodes: list[_Played], dynamics: DynamicsModel) -> Transitions:
+def _transitions(episodes: list[_Played], dynamics: WorldModel) -> Transitions:
     """Return the steps of all episodes, one after the other."""
     rewards = [reward for episode in episodes for reward in episode.rewards]
     terminated = torch.zeros(len(rewards), dtype=torch.bool)
@@ -311,7 +350,7 @@ def _transitions(episodes: list[_Played], dynamics: DynamicsModel) -> Transition
     ).to(dynamics.device)
 
 
-def _imagine(player: _Player, dynamics: DynamicsModel, starts: Tensor, lengths: Tensor, seed: int) -> list[float]:
+def _imagine(player: _Player, dynamics: WorldModel, starts: Tensor, lengths: Tensor, seed: int) -> list[float]:
     """Return the imagined returns of the deterministic policy from each start."""
     player.start()
     horizon = int(lengths.max())

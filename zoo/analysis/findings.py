@@ -107,6 +107,10 @@ class Diagnosis:
             step of rollouts of the exploring policy from real states; None for a model with fewer than two members, or
             an agent that plans.
         horizon_weights: mean weight of each horizon in STEVE's targets at real steps; None for other agents.
+        reward_error: error of rewards by imagined steps ahead, in units of the rewards' spread; None for a model
+            without a memory.
+        divergence: of the state that has seen the real observation from the imagined one, in nats, by imagined steps
+            ahead; None for a model that is not latent.
         gradient_norms: norm of the gradient of the value with respect to the first action, by the number of imagined
             steps before the critic; None for agents other than MAAC and SVG.
         threshold: the median error, in units of the states' spread, up to which the model is trusted.
@@ -125,6 +129,8 @@ class Diagnosis:
     uncertainty: list[HorizonError] | None = None
     horizon_weights: list[float] | None = None
     gradient_norms: list[HorizonError] | None = None
+    reward_error: list[HorizonError] | None = None
+    divergence: list[HorizonError] | None = None
 
     @property
     def is_trusted_throughout(self) -> bool:
@@ -159,13 +165,15 @@ class Diagnosis:
                 exploitation=_exploitation_from(content["exploitation"]),
                 threshold=_number(content["threshold"]),
                 trusted_steps=int(content["trusted_steps"]),
-                uncertainty=None if content.get("uncertainty") is None else _by_steps(content["uncertainty"]),
                 horizon_weights=(
                     None
                     if content.get("horizon_weights") is None
                     else [_number(weight) for weight in _rows(content["horizon_weights"])]
                 ),
-                gradient_norms=None if content.get("gradient_norms") is None else _by_steps(content["gradient_norms"]),
+                **{
+                    name: None if content.get(name) is None else _by_steps(content[name])
+                    for name in ("uncertainty", "gradient_norms", "reward_error", "divergence")
+                },
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             if isinstance(error, ZooError):

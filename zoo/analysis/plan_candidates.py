@@ -9,11 +9,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.models import DynamicsModel, WorldModel
 from mbrl_wrappers.models.rollout import open_loop
 from mbrl_wrappers.planners import Plan
+from mbrl_wrappers.zoo.environment import as_shown_to_agents
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
 
 PLANNED_STEPS = 20
@@ -54,6 +56,7 @@ def candidates_in(agent: PlanningAgent, env: gym.Env, *, seed: int = FIRST_SEED)
         seed: of the episode.
     """
     normalizer = agent.get_vec_normalize_env()
+    env = as_shown_to_agents(env, agent.observation_space)
     obs, _ = env.reset(seed=seed)
     state: tuple[np.ndarray, ...] | None = None
     for _ in range(PLANNED_STEPS):
@@ -102,13 +105,20 @@ def _are_sequences(found: Plan) -> bool:
     return found.candidates.shape[2] == found.actions.shape[1] > 1
 
 
-def _paths(dynamics: DynamicsModel, obs: Tensor, actions: Tensor) -> Tensor:
+def _paths(dynamics: WorldModel, obs: Tensor, actions: Tensor) -> Tensor:
     """Return the observations ``[P, H + 1, D]`` along the action sequences ``[P, H, A]`` from ``obs [1, D]``."""
     start = obs.expand(len(actions), -1)
+    if not isinstance(dynamics, DynamicsModel):
+        begun = dynamics.begin(obs, torch.Generator(dynamics.device).manual_seed(0))
+        state, path = tree_map(lambda part: part.expand(len(actions), *part.shape[1:]), begun), [start.float()]
+        for action in actions.unbind(1):
+            state, _ = dynamics.step(state, action, deterministic=True)
+            path.append(dynamics.decode(state).float())
+        return torch.stack(path, dim=1)
     return torch.stack(open_loop(dynamics, start, lambda step, _: actions[:, step], actions.shape[1]), dim=1)
 
 
-def _spread(dynamics: DynamicsModel) -> Tensor:
+def _spread(dynamics: WorldModel) -> Tensor:
     """Return the standard deviation ``[D]`` of the real states that the model keeps, 1 where they do not vary."""
     starts = dynamics.start_obs.cpu()
     spread = starts.std(0, correction=0) if len(starts) else torch.ones(dynamics.obs_codec.dim)

@@ -33,7 +33,10 @@ class Train:
     """
 
     agent: Annotated[Positional[str], arg(metavar="AGENT", help_behavior_hint="")] = ""
-    """alphazero, dhmbpo, dreamer, exit, m2ac, maac, macura, mad_td, mbpo, mve, pets, poplin, rs, sac_svg, steve, svg"""
+    """
+    alphazero, dhmbpo, dreamer, exit, i2a, m2ac, maac, macura, mad_td, mbpo, mve, pets, planet, poplin, rs, sac_svg,
+    steve, svg, tdmpc2, world_models
+    """
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
@@ -45,13 +48,13 @@ class Train:
     algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by action space)")] = None
     """SAC, TD3, DDPG, TQC, CrossQ, DQN or QRDQN"""
     params: Assignments = ()
-    """changes to the recipe, such as strategy.real_ratio=0.1; all: train --help AGENT"""
+    """changes to the recipe; --help AGENT lists all"""
     recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
     resume: Annotated[Path | None, arg(aliases=["-i"], metavar="DIR", help_behavior_hint="")] = None
-    """go on with a run of your own, as it was started; with -n, for longer"""
+    """go on with a run of yours; with -n, for longer"""
     eval_freq: Steps = None
     """env steps between evaluations"""
     eval_episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 20; planners: 5)")] = None
@@ -68,6 +71,12 @@ class Train:
     """train the agent without a model too"""
     with_optimizer: bool = False
     """keep optimizer and replay buffer"""
+    executor: Literal["local", "ray"] = "local"
+    """where an agent's workers (agent.workers in params) live: processes here, or actors of a Ray cluster"""
+    address: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: a cluster of its own)")] = (
+        None
+    )
+    """of the Ray cluster"""
 
     def run(self) -> int:
         """Run the command."""
@@ -91,6 +100,8 @@ class Train:
                     track=self.track,
                     with_optimizer=self.with_optimizer,
                     progress_bar=self.progress,
+                    executor=self.executor,
+                    address=self.address,
                     tell=say,
                 )
             else:
@@ -112,6 +123,8 @@ class Train:
                     baseline=self.baseline,
                     with_optimizer=self.with_optimizer,
                     progress_bar=self.progress,
+                    executor=self.executor,
+                    address=self.address,
                     tell=say,
                 )
         except (KeyboardInterrupt, SystemExit):  # the latter by SIGTERM
@@ -130,7 +143,7 @@ class Train:
         return OK
 
     def _check_that_nothing_else_is_given(self) -> None:
-        own = {"agent", "resume", "steps", "track", "progress", "with_optimizer"}
+        own = {"agent", "resume", "steps", "track", "progress", "with_optimizer", "executor", "address"}
         default = Train(self.agent)
         given = [name for name in vars(self) if name not in own and getattr(self, name) != getattr(default, name)]
         if given:
@@ -327,6 +340,45 @@ class Enjoy:
         print(_summary(played))
         if record is not None:
             print(f"Video: {record}")
+        return OK
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Watch an agent play inside its own model, or play there yourself."""
+
+    name: Name
+    """the zoo's name of an agent, or a folder"""
+    episodes: int = 1
+    """how many"""
+    steps: int = 200
+    """of an episode"""
+    seed: int = 12345
+    """of the first episode"""
+    temperature: Annotated[float | None, arg(metavar="T", help_behavior_hint="(default: the model's own)")] = None
+    """below 1 for dreams more certain than the model is, above 1 for less certain ones"""
+    record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
+    """write a video"""
+    keyboard: bool = False
+    """choose the actions yourself"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.cli.dreaming import dream
+
+        played = dream(
+            self.name,
+            episodes=self.episodes,
+            steps=self.steps,
+            seed=self.seed,
+            temperature=self.temperature,
+            record=self.record,
+            by_keyboard=self.keyboard,
+        )
+        for episode in played:
+            print(f"seed {episode.seed}: dreamed return {episode.total_reward:.2f} in {episode.length} steps")
+        if self.record is not None:
+            print(f"Video: {self.record}")
         return OK
 
 
@@ -626,6 +678,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "list": List,
     "enjoy": Enjoy,
+    "dream": Dream,
     "evaluate": Evaluate,
     "play": Play,
     "match": Match,

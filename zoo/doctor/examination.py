@@ -22,8 +22,7 @@ from mbrl_wrappers.zoo.doctor.advice import Advice, advise, expected_seconds
 from mbrl_wrappers.zoo.doctor.findings import Finding, Findings
 from mbrl_wrappers.zoo.doctor.trial import Trial, note_given, run_trial, small_model
 from mbrl_wrappers.zoo.doctor.watching import Unusable, Watched, note_ends, note_rewards
-from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.video import render_without_display
+from mbrl_wrappers.zoo.environment import make_env, render_without_display
 
 LEAST_STEPS = 200
 _MOST_PLAY_SECONDS = 20.0

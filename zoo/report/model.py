@@ -6,21 +6,21 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.agents.planning import PlanningAgent
-from mbrl_wrappers.models import DynamicsModel
-from mbrl_wrappers.models.members import check_predicts
+from mbrl_wrappers.models import DynamicsModel, WorldModel
+from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
+from mbrl_wrappers.zoo.analysis.dreams import Dream, dream_in
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.analysis.plan_candidates import Candidates, candidates_in
 from mbrl_wrappers.zoo.environment import named_env
-from mbrl_wrappers.zoo.registry import ALGORITHMS
+from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS
 from mbrl_wrappers.zoo.report.sentences import one_line
-from mbrl_wrappers.zoo.storage.agent_file import model_of
+from mbrl_wrappers.zoo.storage.agent_file import model_config, model_of
 from mbrl_wrappers.zoo.storage.folder import MISFITS, AgentFolder, load_agent
 from mbrl_wrappers.zoo.video import side_by_side_video
 
@@ -33,12 +33,16 @@ class ModelFindings:
         diagnosis: read from the folder, else measured now; None if neither was possible.
         video: an MP4 of a real and an imagined rollout side by side; None without a video.
         candidates: of a plan, for an agent that plans; None for other agents.
+        dream: an episode beside the model's dream of it, for a model with a memory; None for other models.
+        obs_codec: of the observations of ``dream``.
         missing: a sentence for each part that is missing, with the reason.
     """
 
     diagnosis: Diagnosis | None = None
     video: bytes | None = None
     candidates: Candidates | None = None
+    dream: Dream | None = None
+    obs_codec: FlatSpace | None = None
     missing: list[str] = field(default_factory=list)
 
 
@@ -55,7 +59,7 @@ def look_into(folder: AgentFolder, *, video: bool, env: str | None = None) -> Mo
     try:
         if stored is not None:
             findings.diagnosis = Diagnosis.from_json(stored)
-            if not video and not _plans(folder):
+            if not video and not _plans(folder) and not _dreams(folder):
                 return findings
         with closing(named_env(folder.env, env)) as real:
             agent = load_agent(folder, real, "cpu")
@@ -63,6 +67,9 @@ def look_into(folder: AgentFolder, *, video: bool, env: str | None = None) -> Mo
                 findings.diagnosis = _diagnose(agent, real, findings)
             if isinstance(agent, PlanningAgent):
                 findings.candidates = _plan(agent, real, findings)
+            if _dreams(folder):
+                dynamics = _model(agent)
+                findings.dream, findings.obs_codec = dream_in(agent, dynamics, real), dynamics.obs_codec
     except MISFITS as error:
         what = "The model is not shown" if findings.diagnosis is None else _what_else(folder, video)
         findings.missing.append(f"{what}: {one_line(error)}")
@@ -83,6 +90,12 @@ def _diagnose(agent: BaseAlgorithm, env: gym.Env, findings: ModelFindings) -> Di
 def _plans(folder: AgentFolder) -> bool:
     kind = ALGORITHMS.get(folder.config["algorithm"])
     return kind is not None and issubclass(kind, PlanningAgent)
+
+
+def _dreams(folder: AgentFolder) -> bool:
+    """Tell whether the agent's model has a memory."""
+    kind = DYNAMICS.get((model_config(folder.config) or {}).get("kind", ""))
+    return kind is not None and not issubclass(kind, DynamicsModel)
 
 
 def _what_else(folder: AgentFolder, video: bool) -> str:
@@ -117,12 +130,7 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, env: str | None, findings
         return file.read_bytes()
 
 
-def _model(agent: BaseAlgorithm) -> DynamicsModel:
-    """Return the agent's model.
-
-    Raises:
-        ValueError: for a model with a memory, which a report does not measure.
-    """
+def _model(agent: BaseAlgorithm) -> WorldModel:
     dynamics = model_of(agent)
-    check_predicts(dynamics)
-    return cast(DynamicsModel, dynamics)
+    assert dynamics is not None  # as the folder says
+    return dynamics

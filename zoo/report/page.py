@@ -18,10 +18,14 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 import mbrl_wrappers
+from mbrl_wrappers.envs.rendering import frames_of
 from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.spaces import FlatSpace
+from mbrl_wrappers.zoo.analysis.dreams import Dream
 from mbrl_wrappers.zoo.analysis.findings import Diagnosis
 from mbrl_wrappers.zoo.analysis.plan_candidates import PLANNED_STEPS, Candidates
 from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
+from mbrl_wrappers.zoo.environment import render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.report import board_games, plots, reproduction
 from mbrl_wrappers.zoo.report.model import look_into
@@ -38,9 +42,9 @@ from mbrl_wrappers.zoo.report.sentences import (
 )
 from mbrl_wrappers.zoo.report.verdicts import comparison_sentences, model_verdict
 from mbrl_wrappers.zoo.storage.folder import MISFITS
-from mbrl_wrappers.zoo.video import render_without_display
 
 FIGURE_INCHES = (4.0, 3.5)
+WIDE_FIGURE_INCHES = (8.2, 3.5)
 _SEEDS_NOTE = (
     "Thin lines: seeds. Bands: 95% bootstrap intervals of the mean over seeds; with few seeds they are too narrow."
 )
@@ -55,12 +59,14 @@ class Figure:
         alt: alternative text, for readers who can't see the picture.
         caption: an explanation of how to read it.
         curves: JSON of the values that the page's script shows at the pointer; None for none.
+        wide: whether it takes a page's width.
     """
 
     svg: Markup
     alt: str
     caption: str
     curves: str | None = None
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -341,6 +347,7 @@ def _model(section: EnvSection, env: str | None, videos: bool) -> dict[str, Any]
         "video": None if findings.video is None else base64.b64encode(findings.video).decode(),
         "diagnosis": findings.diagnosis,
         "plan": [] if findings.candidates is None else [_plan_figure(findings.candidates)],
+        "dream": [] if findings.dream is None else [_dream_figure(findings.dream, findings.obs_codec)],
     }
     if findings.diagnosis is not None:
         try:
@@ -365,6 +372,7 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
             f"mean state. Cut off at {plots.MAX_SHOWN_ERROR:g}.",
         )
     ]
+    figures += _latent_figures(d)
     calibration = d.calibration
     if calibration is not None:
         figures += [
@@ -417,6 +425,53 @@ def _model_figures(d: Diagnosis) -> list[Figure]:
     return figures
 
 
+def _latent_figures(d: Diagnosis) -> list[Figure]:
+    """Return the figures of a model with a memory alone."""
+    figures, rewards, nats = [], d.reward_error, d.divergence
+    if rewards is not None:
+        figures.append(
+            _figure(
+                lambda ax: plots.reward_error(ax, rewards),
+                "Error of imagined rewards against the steps ahead",
+                "Absolute, with the real actions, and without a real observation in between.",
+            )
+        )
+    if nats is not None:
+        figures.append(
+            _figure(
+                lambda ax: plots.divergence(ax, nats),
+                "Divergence of observed from imagined states against the steps ahead",
+                "The divergence of the state that has seen the real observation from the one that was imagined: what "
+                "the dream does not know of reality.",
+            )
+        )
+    return figures
+
+
+def _dream_figure(dream: Dream, codec: FlatSpace | None) -> Figure:
+    assert codec is not None  # comes with the dream
+    last = len(dream.real) - 1
+    beginning = (
+        f"Up to step {dream.warm_up - 1} the model sees the episode, and shows what it makes of it; from there on it "
+        "is told the actions alone."
+    )
+    if codec.images:
+        steps = sorted({0, dream.warm_up - 1, *(round(last * share) for share in np.linspace(0.2, 1, 6))})
+        real, dreamed = (frames_of(codec, part[steps]) for part in (dream.real, dream.dreamed))
+        draw: Callable[[Axes], None] = lambda ax: plots.dream_frames(ax, real, dreamed, steps, dream.warm_up)  # noqa: E731
+        return _figure(draw, "Frames of a real episode above those of the model's dream of it", beginning, wide=True)
+    spread = dream.real.float().std(0)
+    chosen = spread.argsort(descending=True)[: plots.MAX_DREAM_LINES].sort().values
+    entries, dreams = (part[:, chosen].float().cpu().numpy() for part in (dream.real, dream.dreamed))
+    note = "" if len(chosen) == len(spread) else f" Shown are the {len(chosen)} entries that vary most."
+    return _figure(
+        lambda ax: plots.dream_lines(ax, entries, dreams, chosen.tolist(), dream.warm_up),
+        "Entries of the observation along a real episode and along the model's dream of it",
+        beginning + note,
+        wide=True,
+    )
+
+
 def _plan_figure(candidates: Candidates) -> Figure:
     if candidates.are_paths:
         alt = "Paths of a plan's candidates in the model over the steps ahead, coloured by predicted return"
@@ -435,9 +490,9 @@ def _plan_figure(candidates: Candidates) -> Figure:
     return _figure(lambda ax: plots.plan_candidates(ax, candidates), alt, caption)
 
 
-def _figure(draw: Callable[[Axes], None], alt: str, caption: str) -> Figure:
+def _figure(draw: Callable[[Axes], None], alt: str, caption: str, *, wide: bool = False) -> Figure:
     figure, (ax,) = plots.new_figure(1, "")
-    figure.set_size_inches(*FIGURE_INCHES)
+    figure.set_size_inches(*(WIDE_FIGURE_INCHES if wide else FIGURE_INCHES))
     draw(ax)
     svg, curves = plots.svg_of(figure), plots.curves_of(figure)
-    return Figure(Markup(svg), alt, caption, None if curves is None else json.dumps(curves))
+    return Figure(Markup(svg), alt, caption, None if curves is None else json.dumps(curves), wide)

@@ -35,6 +35,7 @@ MAX_SHOWN_ERROR = 2.0
 MAX_SHOWN_CANDIDATES = 100
 # Points of a line whose values a page shows at the pointer.
 MAX_HOVERED = 400
+MAX_DREAM_LINES = 3
 
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -163,6 +164,77 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
         ax.set_xlabel("steps ahead, open loop")
         ax.set_ylabel("error / spread of the states")
         legend_below(ax)
+
+
+def reward_error(ax: Axes, rows: Sequence[HorizonError]) -> None:
+    """Draw the error of a latent model's rewards over the horizon: the median, and a band from 10% to 90%."""
+    with mpl.rc_context(STYLE):
+        _band_over_horizon(ax, rows, of="starts")
+        ax.set_ylim(bottom=0)
+        ax.set_title("Reward error over the horizon")
+        ax.set_xlabel("imagined steps ahead")
+        ax.set_ylabel("error / spread of the rewards")
+        legend_below(ax)
+
+
+def divergence(ax: Axes, rows: Sequence[HorizonError]) -> None:
+    """Draw how much real observations tell of imagined states: the median, and a band from 10% to 90%."""
+    with mpl.rc_context(STYLE):
+        _band_over_horizon(ax, rows, of="starts")
+        ax.set_ylim(bottom=0)
+        ax.set_title("What a dream does not know")
+        ax.set_xlabel("imagined steps ahead")
+        ax.set_ylabel("KL(posterior || imagined) (nats)")
+        legend_below(ax)
+
+
+def dream_lines(ax: Axes, real: np.ndarray, dreamed: np.ndarray, entries: Sequence[int], warm_up: int) -> None:
+    """Draw entries of observations along a real episode and along the model's dream of it.
+
+    Args:
+        ax: the axes to draw into.
+        real: ``[T + 1, D]``.
+        dreamed: ``[T + 1, D]``.
+        entries: the number of each of the ``D`` in the observation.
+        warm_up: the first observations, which the model has seen.
+    """
+    with mpl.rc_context(STYLE):
+        for column, (entry, color) in enumerate(zip(entries, colors(len(entries)), strict=True)):
+            ax.plot(real[:, column], color=color, linewidth=1.2, label=f"entry {entry}, real")
+            ax.plot(dreamed[:, column], color=color, linewidth=1.6, linestyle="--", label=f"entry {entry}, dream")
+        ax.axvline(warm_up - 1, color="0.4", linewidth=1.0, linestyle=":")
+        ax.set_title("A dream beside reality")
+        ax.set_xlabel("step")
+        ax.set_ylabel("observation")
+        legend_below(ax)
+
+
+def dream_frames(ax: Axes, real: np.ndarray, dreamed: np.ndarray, steps: Sequence[int], warm_up: int) -> None:
+    """Draw frames along a real episode above those of the model's dream of it.
+
+    Args:
+        ax: the axes to draw into.
+        real: ``[N, H, W, 3]`` uint8.
+        dreamed: ``[N, H, W, 3]`` uint8.
+        steps: ``N`` steps at which the frames are.
+        warm_up: the first observations, which the model has seen.
+    """
+    gap = max(1, real.shape[2] // 12)
+    rows = []
+    for frames in (real, dreamed):
+        bordered = np.pad(frames, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255)
+        rows.append(np.concatenate(bordered, axis=1))
+    height, width = rows[0].shape[0], real.shape[2] + 2 * gap
+    with mpl.rc_context(STYLE):
+        ax.imshow(np.concatenate(rows), interpolation="nearest")
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+        names = [f"{step}, seen" if step < warm_up else str(step) for step in steps]
+        ax.set_xticks([width * (place + 0.5) for place in range(len(steps))], names, fontsize=8)
+        ax.set_yticks([height / 2, 1.5 * height], ["real", "dream"])
+        ax.tick_params(length=0)
+        ax.set_xlabel("step")
+        ax.set_title("A dream beside reality")
 
 
 def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:

@@ -58,6 +58,9 @@ COUNTERS = (
     "exploration_rate",
     "_num_fits",
     "_owed_updates",
+    "_stage",
+    "_generation",
+    "_steps_at_fit",
 )
 
 

@@ -14,10 +14,12 @@ _FACTORS = ("horizon", "population", "iterations", "num_particles")
 _MAX = {
     "horizon": 1000,
     "iterations": 1000,
+    "length": 100,
     "num_elites": 1_000_000,
     "num_particles": 10_000,
     "population": 1_000_000,
     "rollouts_per_step": 100_000,
+    "workers": 10_000,
 }
 # Arguments that hold arguments.
 _NESTED = ("planner_kwargs",)

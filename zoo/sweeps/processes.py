@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -15,17 +14,18 @@ import time
 import traceback
 from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from mbrl_wrappers.workers import end_with_parent
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.sweeps.lock import FolderLock
     from mbrl_wrappers.zoo.training.job import JobSpec
 
 STOP_SECONDS = 20.0
-WATCH_SECONDS = 1.0
 
 
 class TrainingFailed(RuntimeError):
@@ -45,6 +45,8 @@ class TrainingProcess:
         track: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         with_optimizer: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         keep_checkpoint: see :func:`~mbrl_wrappers.zoo.training.run.run`.
+        executor: where the agent's workers live, "local" or "ray".
+        address: of the Ray cluster.
         lock: of the folder; the process holds it until it ends, even if its parent is killed.
     """
 
@@ -57,12 +59,20 @@ class TrainingProcess:
         track: str | None = None,
         with_optimizer: bool = False,
         keep_checkpoint: bool = False,
+        executor: str = "local",
+        address: str | None = None,
         lock: FolderLock | None = None,
     ) -> None:
         self.label = label
         self.folder = folder
         self.total_steps = spec.steps
-        options = {"track": track, "with_optimizer": with_optimizer, "keep_checkpoint": keep_checkpoint}
+        options = {
+            "track": track,
+            "with_optimizer": with_optimizer,
+            "keep_checkpoint": keep_checkpoint,
+            "executor": executor,
+            "address": address,
+        }
         context = multiprocessing.get_context("spawn")
         self._state = context.Array("d", [0.0, 0.0, math.nan, math.nan], lock=False)
         self._errors, errors = context.Pipe(duplex=False)
@@ -167,26 +177,17 @@ def _train(
     lock: FolderLock | None,
 ) -> None:
     """Run the job in the new process, which holds the lock while it lives; send errors instead of printing them."""
+    multiprocessing.current_process().daemon = False  # towards its parent it is one; but one may have no workers
     stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, stop)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         _run(job, Path(folder), options, state, stop)
     except Exception as error:
         is_users_mistake = isinstance(error, ValueError) and _is_ours(error)
         errors.send((is_users_mistake, str(error) if is_users_mistake else traceback.format_exc()))
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """End the process as soon as its parent has ended, since nobody else would stop it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    # The sentinel stays open if the parent forked another process that still runs, so the parent's id is checked too.
-    while not wait([parent.sentinel], WATCH_SECONDS) and os.getppid() == parent.pid:
-        pass
-    os._exit(1)
 
 
 class StopRequest:
@@ -234,6 +235,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence[float], stop: StopRequest) -> None:
+    executor, address = options.pop("executor"), options.pop("address")
     import torch
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -250,6 +252,10 @@ def _run(job: str, folder: Path, options: dict[str, Any], state: MutableSequence
     def on_evaluation(row: Evaluation) -> None:
         state[1], state[2] = row.steps, row.return_mean
 
+    if executor == "ray":
+        from mbrl_wrappers.zoo.sweeps.ray_cluster import RayWorkers
+
+        options["executor"] = RayWorkers(address)
     try:
         spec = JobSpec.from_json(job)
         _, rows = run(

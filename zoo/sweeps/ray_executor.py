@@ -1,9 +1,7 @@
-"""Jobs as tasks of Ray, on one machine or many. The only file that imports ``ray``, and that where it is needed."""
+"""Jobs as tasks of Ray, on one machine or many."""
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 import tempfile
 from collections import deque
@@ -19,11 +17,11 @@ from mbrl_wrappers.zoo.storage.folder import JOB
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, check_bytes, parse_manifest, read_file, read_manifest
 from mbrl_wrappers.zoo.sweeps.executors import FolderLock, Outcome
+from mbrl_wrappers.zoo.sweeps.ray_cluster import RayCluster
 from mbrl_wrappers.zoo.sweeps.sweep import run_job
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.run import is_finished
 
-AUTH_MODE = "RAY_AUTH_MODE"
 MAX_RETRIES = 3
 
 
@@ -48,21 +46,16 @@ class RayExecutor:
     def __init__(self, address: str | None = None, max_workers: int | None = None) -> None:
         if max_workers is not None and max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, got {max_workers}")
-        if address is None:
-            os.environ.setdefault(AUTH_MODE, "token")  # Ray listens on the network; it makes a token if none exists
-        elif os.environ.get(AUTH_MODE) != "token":
-            raise ZooError(_without_token("here", address, os.environ.get(AUTH_MODE)))
-        self._ray = _import_ray()
-        self._address = address
+        self._cluster = RayCluster(address, max_workers)
         self._max_workers = max_workers
 
     def run(self, specs: Sequence[JobSpec], root: Path) -> Generator[Outcome, None, None]:
         """See :meth:`~mbrl_wrappers.zoo.sweeps.executors.Executor.run`."""
         if not specs:
             return
-        ray = self._ray
+        ray = self._cluster.ray
         try:
-            self._connect()
+            self._cluster.connect()
             task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_train)
             has_gpu = ray.cluster_resources().get("GPU", 0) > 0
             waiting, running = deque[JobSpec](), dict[Any, JobSpec]()
@@ -81,36 +74,6 @@ class RayExecutor:
                 yield _collect(ray, ended, running.pop(ended), root)
         finally:
             ray.shutdown()  # ends the running tasks
-
-    def _connect(self) -> None:
-        ray = self._ray
-        quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
-        if self._address is None:
-            ray.init("local", num_cpus=self._max_workers, include_dashboard=False, **quiet)
-            return
-        try:
-            ray.init(self._address, **quiet)
-        except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
-            problem = f"address must be a Ray cluster that takes our token, got {self._address!r}: {error}"
-            raise ZooError(problem) from error
-        mode = ray.get(ray.remote(num_cpus=0)(os.getenv).remote(AUTH_MODE))
-        if mode != "token":  # the cluster accepts any client, with or without a token
-            raise ZooError(_without_token("on its nodes", self._address, mode))
-
-
-def _without_token(where: str, address: str, mode: str | None) -> str:
-    return (
-        f"{AUTH_MODE} must be 'token' {where} for the Ray cluster at {address}, got {mode!r}: without a token, whoever "
-        "reaches a cluster can run code on it. Set it on every node and here, with the same RAY_AUTH_TOKEN"
-    )
-
-
-def _import_ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as error:
-        raise ZooError("the ray executor needs Ray: pip install 'mbrl-wrappers[ray]'") from error
-    return ray
 
 
 def _train(job: str) -> dict[str, bytes]:

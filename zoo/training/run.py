@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
@@ -23,7 +24,7 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
-from mbrl_wrappers.models import DynamicsModel
+from mbrl_wrappers.workers import WorkerExecutor
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS
 from mbrl_wrappers.zoo.analysis.ladder import LADDER, ladder_from_json, ladder_to_json
@@ -74,6 +75,7 @@ def run(
     on_evaluation: Callable[[Evaluation], None] | None = None,
     on_step: Callable[[OffPolicyAlgorithm], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    executor: WorkerExecutor | None = None,
 ) -> tuple[OffPolicyAlgorithm, list[Evaluation]]:
     """Train an agent, going on from the folder's checkpoint if there is one; a finished run is read, not repeated.
 
@@ -91,6 +93,7 @@ def run(
         should_stop: called between an update and the next step; once it returns True, the run writes a checkpoint at
             the episode's end and raises :class:`Stopped`. An episode that takes more than 10 s is broken off; the
             resumed run then starts with the next episode and differs from one that was never stopped.
+        executor: starts the agent's workers, if it has any; default: processes of this machine.
 
     Returns:
         The trained agent, whose env is closed, and its evaluations.
@@ -120,10 +123,12 @@ def run(
             agent = load_checkpoint(kind, checkpoint, wrapped, spec.device)
             callback = getattr(agent, "model_based", None)
             rows = [Evaluation(**row) for row in state["rows"]]
-            clock = _Clock(state["wall_seconds"], state["cpu_seconds"])
+            clock = _Clock(state["wall_seconds"], state["cpu_seconds"], agent)
         else:
             agent, callback = build_agent(spec, wrapped)
-            clock = _Clock(0.0, 0.0)
+            clock = _Clock(0.0, 0.0, agent)
+        if executor is not None:
+            agent.executor = executor
         if track is not None:
             agent.set_logger(_tracker(track, folder, spec))
         ladder = _read_ladder(folder, agent.num_timesteps)
@@ -198,7 +203,7 @@ def _keep(
     """Measure the model, and write the agent's files; the manifest, which marks the end, comes last."""
     files = [JOB, PROGRESS, CARD]
     dynamics = model_of(agent)
-    if isinstance(dynamics, DynamicsModel):
+    if dynamics is not None and dynamics.decodes and dynamics.num_starts:  # without starts it was never fitted
         diagnosis = diagnose(agent, dynamics, env, seed=spec.seed)
         write_atomically(folder / DIAGNOSIS, diagnosis.to_json())
         write_rows(folder / MODEL_ERROR, diagnosis.error)
@@ -256,13 +261,17 @@ def check_folder(spec: JobSpec, folder: Path) -> None:
 
 
 class _Clock:
-    """Wall and CPU seconds of training, which can be paused."""
+    """Wall and CPU seconds of training, those of the agent's workers included, which can be paused."""
 
-    def __init__(self, wall: float, cpu: float) -> None:
-        self._wall, self._cpu = time.perf_counter() - wall, time.process_time() - cpu
+    def __init__(self, wall: float, cpu: float, agent: BaseAlgorithm) -> None:
+        self._agent = agent
+        self._wall, self._cpu = time.perf_counter() - wall, self._cpu_seconds() - cpu
+
+    def _cpu_seconds(self) -> float:
+        return time.process_time() + getattr(self._agent, "worker_seconds", 0.0)
 
     def read(self) -> tuple[float, float]:
-        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return time.perf_counter() - self._wall, self._cpu_seconds() - self._cpu
 
     def skip(self, since: tuple[float, float]) -> None:
         """Leave out the time since a reading."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
-import gymnasium as gym
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -13,18 +12,16 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
-from mbrl_wrappers.models.described import DescribedBySettings
-from mbrl_wrappers.models.env_specs import spaces_and_id
+from mbrl_wrappers.models.latent import LatentModel
 from mbrl_wrappers.models.rssm.cell import Cell, LatentNetwork
 from mbrl_wrappers.models.rssm.latents import make_latent
 from mbrl_wrappers.models.rssm.networks import Decoder, Encoder, Layers
 from mbrl_wrappers.models.rssm.presets import PRESETS, Version, checked_settings
-from mbrl_wrappers.models.rssm.scalars import ScalarHead, symexp, symlog
+from mbrl_wrappers.models.rssm.scalars import ScalarHead, symlog
 from mbrl_wrappers.models.world_model import StepPrediction
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Sequences
 
-NUM_STARTS = 1024
 MAX_GRAD_NORM = 100.0
 
 
@@ -66,7 +63,7 @@ class Imagined(NamedTuple):
     actions: Tensor
 
 
-class RSSM(DescribedBySettings):
+class RSSM(LatentModel):
     """A recurrent state-space model (Hafner et al. 2019), in the forms of Dreamer V1 and V3.
 
     A state has a memory ``h``, which a recurrent cell moves on, and a random latent ``z``::
@@ -108,10 +105,6 @@ class RSSM(DescribedBySettings):
         seed: of the initial weights.
         device: where the model goes.
 
-    Attributes:
-        start_states: ``[S, F]`` features of posterior states, for imagined episodes to begin from; ``num_starts`` of
-            these rows are in use.
-
     Raises:
         ValueError: for an argument out of its range, or a space that is not supported.
 
@@ -120,13 +113,6 @@ class RSSM(DescribedBySettings):
         >>> model.num_features
         128
     """
-
-    takes_images: ClassVar[bool] = True
-    start_states: Tensor
-    _num_starts: Tensor
-    _bounded: Tensor
-    _middle: Tensor
-    _half: Tensor
 
     def __init__(
         self,
@@ -164,25 +150,8 @@ class RSSM(DescribedBySettings):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "RSSM"))
             self._make_networks(Layers(units, preset.activation, preset.layer_norm))
-        self.register_buffer("start_states", torch.zeros(NUM_STARTS, self.num_features))
-        self.register_buffer("_num_starts", torch.zeros((), dtype=torch.int64))
-        self._note_action_bounds()
+        self._make_buffers()
         self.to(device)
-
-    @classmethod
-    def for_env(cls, env: str | gym.Env | Any, **kwargs: Any) -> RSSM:
-        """Build a model for an environment.
-
-        Args:
-            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``. Under a
-                VecNormalize, the model works with raw observations and rewards.
-            **kwargs: the constructor's arguments.
-
-        Raises:
-            ValueError: for anything else, or an env with unsupported spaces.
-        """
-        observation_space, action_space, _ = spaces_and_id(env)
-        return cls(observation_space, action_space, **kwargs)
 
     def _make_networks(self, layers: Layers) -> None:
         deter, num_layers, depth = (self.settings[name] for name in ("deter", "layers", "depth"))
@@ -195,22 +164,7 @@ class RSSM(DescribedBySettings):
         self.reward_head = ScalarHead(self.num_features, layers, num_layers, self.settings["bins"] or None)
         self.continue_head = layers.mlp(self.num_features, num_layers, 1)
 
-    def _note_action_bounds(self) -> None:
-        """Note the middle and half the range of each bounded continuous action; 0 and 1 for the others."""
-        low, high = self.action_codec.bounds
-        is_bounded = self.action_codec.is_continuous & torch.isfinite(high - low) & (high > low)
-        middle, half = torch.where(is_bounded, (low + high) / 2, 0.0), torch.where(is_bounded, (high - low) / 2, 1.0)
-        self.register_buffer("_bounded", is_bounded, persistent=False)
-        self.register_buffer("_middle", middle.float(), persistent=False)
-        self.register_buffer("_half", half.float(), persistent=False)
-
     # -- the verbs of a world model ----------------------------------------------------------------------
-
-    def begin(self, obs: Tensor, generator: torch.Generator | None = None) -> RSSMState:
-        """Return the state in which an episode begins; see :meth:`WorldModel.begin`."""
-        action = obs.new_zeros(len(obs), self.action_codec.dim, dtype=torch.float32)
-        is_first = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
-        return self.observe(self._empty(len(obs)), action, obs, is_first, generator)
 
     def observe(
         self,
@@ -242,9 +196,14 @@ class RSSM(DescribedBySettings):
         """Return memory and latent side by side, ``[B, H + Z]``."""
         return torch.cat(state, dim=-1)
 
-    def state_of(self, features: Tensor) -> RSSMState:
+    @property
+    def state_widths(self) -> list[int]:
+        """The widths of memory and latent; a state's row is its :meth:`features`."""
+        return [self.settings["deter"], self.latent.dim]
+
+    def state_of(self, rows: Tensor) -> RSSMState:
         """Return the state whose :meth:`features` these are."""
-        return RSSMState(*features.split([self.settings["deter"], self.latent.dim], dim=-1))
+        return RSSMState(*rows.split(self.state_widths, dim=-1))
 
     @property
     def num_features(self) -> int:
@@ -253,10 +212,22 @@ class RSSM(DescribedBySettings):
 
     def decode(self, state: RSSMState) -> Tensor:
         """Return the mean observation of a state; see :meth:`WorldModel.decode`."""
-        images, vector = self.decoder(self.features(state))
-        vector = symexp(vector) if self._symlog else vector
-        flat = self.obs_codec.assemble([255 * image for image in images], vector if vector.shape[-1] else None)
-        return self.obs_codec.project(flat).to(self.obs_dtype)
+        return self._shown(*self.decoder(self.features(state)))
+
+    def divergence(self, imagined: RSSMState, observed: RSSMState, obs: Tensor) -> Tensor:
+        """Return how much of an observation an imagined state did not know, in nats ``[B]``.
+
+        It is the divergence of the posterior, which has seen the observation, from the imagined state's prior; after
+        one imagined step, that of the loss.
+
+        Args:
+            imagined: the state that was imagined for this time.
+            observed: the state that :meth:`observe` returned for it.
+            obs: ``[B, D]``, the real observation.
+        """
+        seen = self.posterior.project(self._embed(obs))
+        posterior = self.latent.distribution(self.posterior(observed.deter, seen))
+        return self.latent.divergence(posterior, self.latent.distribution(self.prior(imagined.deter)))
 
     # -- parts of steps ----------------------------------------------------------------------------------
 
@@ -298,19 +269,8 @@ class RSSM(DescribedBySettings):
             return RSSMState(deter, self.latent.mode(of))
         return RSSMState(deter, self.latent.sample(of, self.latent.noise(len(of), like=of, generator=generator)))
 
-    def _empty(self, rows: int) -> RSSMState:
-        return self.state_of(torch.zeros(rows, self.num_features, device=self.device))
-
-    def _scaled(self, action: Tensor) -> Tensor:
-        """Scale bounded actions ``[..., A]`` to [-1, 1]; those beyond are cut off, their gradients are not."""
-        action = (action - self._middle) / self._half
-        return torch.where(self._bounded, action / action.detach().abs().clamp(min=1), action)
-
-    def _seen(self, obs: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return images ``[N, C, H, W]`` in 0..1 and the rest ``[N, V]``, as they are encoded and predicted."""
-        images = [self.obs_codec.image(obs, index).float() / 255 for index in range(len(self.obs_codec.images))]
-        vector = self.obs_codec.vector(obs).float()
-        return images, symlog(vector) if self._symlog else vector
+    def _squashed(self, vector: Tensor) -> Tensor:
+        return symlog(vector) if self._symlog else vector
 
     def _embed(self, obs: Tensor) -> Tensor:
         return self.encoder(*self._seen(obs))
@@ -418,27 +378,3 @@ class RSSM(DescribedBySettings):
         self.keep_starts(loss.features.flatten(0, 1))
         terms = {name: float(term) for name, term in loss.terms.items()}
         return {**terms, "grad_steps": float(self.settings["train_steps"])}
-
-    def _check_widths(self, sequences: Sequences) -> None:
-        for name, codec in (("obs", self.obs_codec), ("action", self.action_codec)):
-            shape = tuple(getattr(sequences, name).shape)
-            if len(shape) != 3 or shape[-1] != codec.dim:
-                raise ValueError(f"sequences.{name} must have shape [B, T, {codec.dim}], got {shape}")
-
-    # -- where imagined episodes begin -------------------------------------------------------------------
-
-    @property
-    def num_starts(self) -> int:
-        """The number of posterior states that imagined episodes may begin from."""
-        return int(self._num_starts)
-
-    def keep_starts(self, features: Tensor) -> None:
-        """Keep posterior states, by their features ``[N, F]``, for imagined episodes to begin from."""
-        kept = features[:NUM_STARTS].detach()
-        self.start_states[: len(kept)] = kept
-        self._num_starts.fill_(len(kept))
-
-    def draw_starts(self, count: int, generator: torch.Generator | None = None) -> RSSMState:
-        """Return posterior states of real experience; see :meth:`WorldModel.draw_starts`."""
-        rows = torch.randint(self.num_starts, (count,), generator=generator, device=self.device)
-        return self.state_of(self.start_states[rows])

@@ -22,15 +22,17 @@ class Layers:
         units: of a hidden layer.
         activation: after each of them.
         layer_norm: whether each is normalised before its activation.
+        eps: of the normalisation.
     """
 
     units: int
     activation: type[nn.Module]
     layer_norm: bool
+    eps: float = 1e-3
 
     def hidden(self, inputs: int) -> list[nn.Module]:
         """Return a hidden layer's modules."""
-        norm = [nn.LayerNorm(self.units, eps=1e-3)] if self.layer_norm else []
+        norm = [nn.LayerNorm(self.units, eps=self.eps)] if self.layer_norm else []
         return [linear(inputs, self.units), *norm, self.activation()]
 
     def mlp(self, inputs: int, num_layers: int, outputs: int | None = None) -> nn.Sequential:

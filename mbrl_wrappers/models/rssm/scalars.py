@@ -38,6 +38,32 @@ def two_hot_places(value: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     return below.long(), place - below
 
 
+class TwoHot(nn.Module):
+    """Numbers as two-hot distributions of their symlog over bins in equal distances.
+
+    Args:
+        bins: ``N``, their number.
+        largest: the symlog of the last bin; the first one is its negative.
+    """
+
+    bins: Tensor
+
+    def __init__(self, bins: int, largest: float = LARGEST_SYMLOG) -> None:
+        super().__init__()
+        self.register_buffer("bins", torch.linspace(-largest, largest, bins), persistent=False)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Return the numbers ``[...]`` that logits ``[..., N]`` stand for."""
+        return symexp(outputs.softmax(-1) @ self.bins)
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropies ``[...]`` of logits ``[..., N]`` for targets ``[...]``, which may broadcast."""
+        below, weight = two_hot_places(symlog(target), self.bins)
+        near = torch.stack([below, below + 1], dim=-1).expand(*outputs.shape[:-1], 2)
+        chances = outputs.log_softmax(-1).gather(-1, near)  # [..., 2]
+        return -torch.lerp(chances[..., 0], chances[..., 1], weight)
+
+
 class ScalarHead(nn.Module):
     """A network that predicts a number: by a two-hot distribution of its symlog, or by a Gaussian of unit variance.
 
@@ -47,18 +73,17 @@ class ScalarHead(nn.Module):
         inputs: ``F``.
         layers: the form of the layers.
         num_layers: hidden ones.
-        bins: ``N``, of the two-hot distribution, in equal distances from -20 to 20 in symlog; None for the Gaussian.
-            Fewer are cheaper.
+        bins: ``N``, of the two-hot distribution; None for the Gaussian. Fewer are cheaper.
+        largest: see :class:`TwoHot`.
     """
 
-    bins: Tensor | None
-
-    def __init__(self, inputs: int, layers: Layers, num_layers: int, bins: int | None) -> None:
+    def __init__(
+        self, inputs: int, layers: Layers, num_layers: int, bins: int | None, largest: float = LARGEST_SYMLOG
+    ) -> None:
         super().__init__()
         self.net = layers.mlp(inputs, num_layers, bins or 1)
         nn.init.zeros_(self.net[-1].weight)  # type: ignore[arg-type]
-        places = None if bins is None else torch.linspace(-LARGEST_SYMLOG, LARGEST_SYMLOG, bins)
-        self.register_buffer("bins", places, persistent=False)
+        self.two_hot = None if bins is None else TwoHot(bins, largest)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the network's outputs ``[..., N]`` for ``[..., F]``."""
@@ -66,13 +91,10 @@ class ScalarHead(nn.Module):
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Return the predicted numbers ``[...]``."""
-        return outputs[..., 0] if self.bins is None else symexp(outputs.softmax(-1) @ self.bins)
+        return outputs[..., 0] if self.two_hot is None else self.two_hot.mean(outputs)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the negative log-likelihood of targets ``[...]``, up to a constant."""
-        if self.bins is None:
+        if self.two_hot is None:
             return 0.5 * (outputs[..., 0] - target).square()
-        below, weight = two_hot_places(symlog(target), self.bins)
-        near = torch.stack([below, below + 1], dim=-1)
-        chances = outputs.log_softmax(-1).gather(-1, near)  # [..., 2]
-        return -torch.lerp(chances[..., 0], chances[..., 1], weight)
+        return self.two_hot.loss(outputs, target)

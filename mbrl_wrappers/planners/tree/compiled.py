@@ -157,17 +157,14 @@ def _back_up(nodes: Nodes, factor: float, b: int, node: int) -> None:
 @_inlined
 def _choose(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
     if rule.kind == GUMBEL_RULE:
-        highest, scale = _put_completed_q(nodes, rule, b, node, scores)
         if node == 0:
-            _score_by_halving(nodes, rule, b, highest, scale, scores)
-        else:
-            _score_by_improved_policy(nodes, b, node, highest, scale, scores)
+            return _choose_by_halving(nodes, rule, b)
+        return _choose_by_improved_policy(nodes, rule, b, node, scores)
+    _put_rescaled_q(nodes, rule, b, node, scores)
+    if rule.kind == PUCT_RULE:
+        _score_by_puct(nodes, rule, b, node, scores)
     else:
-        _put_rescaled_q(nodes, rule, b, node, scores)
-        if rule.kind == PUCT_RULE:
-            _score_by_puct(nodes, rule, b, node, scores)
-        else:
-            _score_by_uct(nodes, rule, b, node, scores)
+        _score_by_uct(nodes, rule, b, node, scores)
     best, chosen = -np.inf, 0
     for a in range(len(scores)):
         if scores[a] > best:
@@ -218,52 +215,71 @@ def _score_by_uct(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> N
 
 
 @_inlined
-def _score_by_halving(nodes: Nodes, rule: Rule, b: int, highest: float, scale: float, scores: Any) -> None:
-    """Gumbel at the root: g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
-    prior, visits, before = nodes.prior[b, 0], nodes.visits[b, 0], rule.before[b]
+def _choose_by_halving(nodes: Nodes, rule: Rule, b: int) -> int:
+    """Gumbel at the root: argmax g(a) + log P(a) + sigma(Q(a)) of the actions whose turn it is."""
+    q, prior, visits, before = nodes.q[b, 0], nodes.prior[b, 0], nodes.visits[b, 0], rule.before[b]
+    untried, highest, scale = _completion(nodes, rule, b, 0)
     simulation, considered = 0, 0
-    for a in range(len(scores)):
+    for a in range(len(prior)):
         simulation += visits[a] - before[a]
         considered += prior[a] > 0
     turn = rule.schedule[min(considered, len(rule.schedule) - 1), simulation]
-    for a in range(len(scores)):
+    best, chosen = -np.inf, 0
+    for a in range(len(prior)):
         if prior[a] > 0 and visits[a] - before[a] == turn:
-            scores[a] = rule.preference[b, a] + scale * (scores[a] - highest)
-        else:
-            scores[a] = -np.inf
+            score = rule.preference[b, a] + scale * ((q[a] if visits[a] > 0 else untried) - highest)
+            if score > best:
+                best, chosen = score, a
+    return chosen
 
 
 @_inlined
-def _score_by_improved_policy(nodes: Nodes, b: int, node: int, highest: float, scale: float, scores: Any) -> None:
-    """Gumbel below the root: pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n."""
-    prior, visits, count = nodes.prior[b, node], nodes.visits[b, node], nodes.node_visits[b, node]
+def _choose_by_improved_policy(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> int:
+    """Gumbel below the root: argmax pi'(a) N - n(a), for pi' = softmax(log P + sigma(Q)) and N = 1 + sum of n.
+
+    All actions without a visit have the same completed Q, and share an exponential; that of the highest Q is 1.
+    """
+    q, prior, visits, count = nodes.q[b, node], nodes.prior[b, node], nodes.visits[b, node], nodes.node_visits[b, node]
+    untried, highest, scale = _completion(nodes, rule, b, node)
+    weight_untried = math.exp(scale * (untried - highest)) if untried < highest else 1.0
     mass = 0.0
     for a in range(len(scores)):
-        scores[a] = prior[a] * math.exp(scale * (scores[a] - highest)) if prior[a] > 0 else 0.0
+        weight = weight_untried
+        if visits[a] > 0:
+            weight = math.exp(scale * (q[a] - highest)) if q[a] < highest else 1.0
+        scores[a] = prior[a] * weight
         mass += scores[a]
     factor = count / mass
+    best, chosen = -np.inf, 0
     for a in range(len(scores)):
-        scores[a] = factor * scores[a] - visits[a] if prior[a] > 0 else -np.inf
+        score = factor * scores[a] - visits[a] if prior[a] > 0 else -np.inf
+        chosen = a if score > best else chosen
+        best = max(score, best)
+    return chosen
 
 
 @_inlined
-def _put_completed_q(nodes: Nodes, rule: Rule, b: int, node: int, scores: Any) -> tuple[float, float]:
-    """Write the completed Q(s, a); return the highest of legal actions, and the scale of sigma."""
+def _completion(nodes: Nodes, rule: Rule, b: int, node: int) -> tuple[float, float, float]:
+    """Return the completed Q of actions without a visit, the highest of all legal ones, and the scale of sigma.
+
+    Conditional values in place of branches: which actions were visited can't be predicted.
+    """
     q, prior, visits = nodes.q[b, node], nodes.prior[b, node], nodes.visits[b, node]
-    most, mass, weighted = 0, 0.0, 0.0
-    for a in range(len(scores)):
-        likely = prior[a] if visits[a] > 0 else 0.0
+    most, mass, weighted, any_untried = 0, 0.0, 0.0, False
+    low, high = np.inf, -np.inf
+    for a in range(len(q)):
+        is_visited = visits[a] > 0
+        likely = prior[a] if is_visited else 0.0
         mass += likely
         weighted += likely * q[a]
         most = max(most, visits[a])
+        low, high = min(low, q[a] if is_visited else np.inf), max(high, q[a] if is_visited else -np.inf)
+        any_untried |= prior[a] > likely
     value = nodes.value[b, node]
     if most > 0:
         count = nodes.node_visits[b, node]
         value = (value + (count - 1) * (weighted / mass)) / count  # the mixed value, appendix D
-    low, high = np.inf, -np.inf
-    for a in range(len(scores)):
-        scores[a] = q[a] if visits[a] > 0 else value  # equation 10
-        if prior[a] > 0:
-            low, high = min(low, scores[a]), max(high, scores[a])
+    if any_untried:
+        low, high = min(low, value), max(high, value)
     scale = (rule.visit_offset + most) * rule.value_scale  # equation 8
-    return high, scale / (high - low) if rule.rescaled and high > low else scale
+    return value, high, scale / (high - low) if rule.rescaled and high > low else scale

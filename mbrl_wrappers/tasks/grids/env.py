@@ -7,9 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from mbrl_wrappers.tasks.grids.games import Games
+from mbrl_wrappers.tasks.grids.games import ABSENT, PRESENT, Games
 
-GRID_IDS = ("mbrl_wrappers/MiniPacman-v0", "mbrl_wrappers/Sokoban-v0")
+GRID_IDS = ("mbrl_wrappers/Breakout-v0", "mbrl_wrappers/MiniPacman-v0", "mbrl_wrappers/Sokoban-v0")
 
 
 class GridEnv(gym.Env[np.ndarray, Any]):
@@ -69,5 +69,8 @@ class GridEnv(gym.Env[np.ndarray, Any]):
 
 
 def show_frame(env: GridEnv, frame: np.ndarray) -> None:
-    """Put a frame ``[C, H, W]`` on the board, to be rendered; the game behind it stays where it is."""
-    env.games.boards[0] = frame.reshape(len(frame), -1)
+    """Put a frame ``[C, H, W]`` on the board, to be rendered; the game behind it stays where it is.
+
+    A model's frame may have cells between absent and present: they are shown as the nearer of both.
+    """
+    env.games.boards[0] = np.where(frame.reshape(len(frame), -1) > PRESENT / 2, PRESENT, ABSENT)

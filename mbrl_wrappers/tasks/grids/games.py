@@ -43,7 +43,7 @@ class Games(ABC):
     Args:
         num_games: ``B``.
         size: ``(H, W)``.
-        num_actions: up, down, left, right and, with a fifth one, stay, in this order.
+        num_actions: the number of actions.
         max_episode_steps: steps after which an episode is truncated; None: never.
 
     Attributes:

@@ -121,6 +121,29 @@ class SokobanGames(Games):
         self._lay(row, level)
         self.level[row] = -1
 
+    def put_frames(self, frames: np.ndarray) -> None:
+        """Put a position into every game, by its frame.
+
+        Args:
+            frames: uint8, of as many numbers as ``boards``.
+
+        Raises:
+            ValueError: if a frame shows not exactly one player, or one in the outermost cells.
+        """
+        boards = frames.reshape(self.boards.shape)
+        players = boards[:, PLAYER].argmax(1)
+        row, column = np.divmod(players, self.size)
+        inside = (np.minimum(row, column) > 0) & (np.maximum(row, column) < self.size - 1)
+        wrong = (np.count_nonzero(boards[:, PLAYER], axis=1) != 1) | ~inside
+        if wrong.any():
+            first = int(wrong.argmax())
+            shown = boards[first].reshape(self.observation_space.shape)[PLAYER]
+            raise ValueError(f"frames must show one player, within the walls, got in frame {first}\n{shown}")
+        self._begin(self._rows)
+        self.boards[:] = boards
+        self.level[:], self._players = -1, players
+        self._boxes_off = np.count_nonzero(boards[:, BOX] > boards[:, TARGET], axis=1)
+
     def _lay(self, row: int, level: str) -> None:
         cells = np.frombuffer(level.replace("\n", "").encode(), np.uint8)
         board = _PLANES_OF_CHARACTER[:, cells]

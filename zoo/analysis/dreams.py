@@ -1,0 +1,197 @@
+"""How far the dreams of a model with a memory drift from real episodes, and what they look like beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from mbrl_wrappers.envs.imagined import add_batch_axis, encode_one
+from mbrl_wrappers.models.normalizer import Normalizer
+from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
+from mbrl_wrappers.zoo.analysis.model_error import BAND, HorizonError
+from mbrl_wrappers.zoo.environment import as_shown_to_agents
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
+
+# Real steps that a model has seen of an episode, if that is long enough, before it imagines on.
+WARM_UP = 5
+SHOWN_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A real episode of ``T`` steps, and what a model remembers along it.
+
+    Attributes:
+        states: of the model after each observation, ``[T + 1, ...]``.
+        obs: ``[T + 1, D]``.
+        action: ``[T, A]``.
+        reward: ``[T]``.
+    """
+
+    states: Any
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+
+
+@dataclass(frozen=True)
+class DreamErrors:
+    """Errors by steps ahead, without a real observation in between.
+
+    Attributes:
+        observation: root mean square over an observation's entries, in units of the real ones' spread.
+        reward: absolute, in units of the real rewards' spread.
+        divergence: of the state that has seen the real observation from the imagined one, in nats; None for a model
+            that has no ``divergence``.
+    """
+
+    observation: list[HorizonError]
+    reward: list[HorizonError]
+    divergence: list[HorizonError] | None
+
+
+@torch.no_grad()
+def remembered(
+    dynamics: WorldModel, obs: Tensor, action: Tensor, rewards: Sequence[float], generator: torch.Generator
+) -> Remembered:
+    """Let a model follow a real episode.
+
+    Args:
+        dynamics: the model.
+        obs: ``[T + 1, D]``.
+        action: ``[T, A]``.
+        rewards: ``T`` numbers.
+        generator: of the model's samples.
+    """
+    states = [dynamics.begin(obs[:1], generator)]
+    going_on = torch.zeros(1, dtype=torch.bool, device=obs.device)
+    for step in range(len(action)):
+        following = dynamics.observe(states[-1], action[step : step + 1], obs[step + 1 : step + 2], going_on, generator)
+        states.append(following)
+    joined = tree_map(lambda *parts: torch.cat(parts), *states)
+    return Remembered(joined, obs, action, torch.as_tensor(rewards, dtype=torch.float32, device=obs.device))
+
+
+@torch.no_grad()
+def one_step_ahead(dynamics: WorldModel, paths: Sequence[Remembered]) -> StepPrediction:
+    """Return a model's predictions of all real steps, one episode after the other, from what it remembers."""
+    before = tree_map(lambda *parts: torch.cat([part[:-1] for part in parts]), *(path.states for path in paths))
+    return dynamics.step(before, torch.cat([path.action for path in paths]), deterministic=True)[1]
+
+
+@torch.no_grad()
+def errors_of_dreams(dynamics: WorldModel, paths: Sequence[Remembered], horizon: int, num_starts: int) -> DreamErrors:
+    """Imagine on from places of real episodes, with the real actions, and compare.
+
+    Args:
+        dynamics: the model.
+        paths: real episodes.
+        horizon: steps to look ahead; fewer if no episode is as long.
+        num_starts: at most, evenly spread over all places that have as many steps after them.
+    """
+    horizon = min(horizon, max(len(path.action) for path in paths))
+    states = tree_map(lambda *parts: torch.cat(parts), *(path.states for path in paths))
+    obs = torch.cat([path.obs for path in paths])
+    # A step stands where it begins; at an episode's last observation stands one that is not used.
+    action = torch.cat([torch.cat([path.action, path.action[-1:]]) for path in paths])
+    reward = torch.cat([torch.cat([path.reward, path.reward[-1:]]) for path in paths])
+    scale, reward_scale = Normalizer(obs.shape[-1]).to(obs.device), Normalizer(1).to(obs.device)
+    scale.fit(obs.float())
+    reward_scale.fit(torch.cat([path.reward for path in paths])[:, None])
+    at = _starts(paths, horizon, num_starts).to(obs.device)
+    state = tree_map(lambda part: part[at], states)
+    divergence: Any = getattr(dynamics, "divergence", None)
+    errors: dict[str, list[Tensor]] = {"observation": [], "reward": [], "divergence": []}
+    for _ in range(horizon):
+        state, said = dynamics.step(state, action[at], deterministic=True)
+        errors["reward"].append((said.reward - reward[at]).abs() / reward_scale.std)
+        at = at + 1
+        missed = (dynamics.decode(state).float() - obs[at].float()) / scale.std
+        errors["observation"].append(missed.square().mean(-1).sqrt())
+        if divergence is not None:
+            seen = tree_map(lambda part: part[at], states)  # noqa: B023
+            errors["divergence"].append(divergence(state, seen, obs[at]))
+    rows = {name: _quantiles(found) for name, found in errors.items()}
+    return DreamErrors(rows["observation"], rows["reward"], rows["divergence"] or None)
+
+
+def _starts(paths: Sequence[Remembered], horizon: int, num_starts: int) -> Tensor:
+    """Return the places ``[S]``, among the observations of all episodes, that dreams start from."""
+    places, first = [], 0
+    for path in paths:
+        last = len(path.action) - horizon  # so that the dream ends with the episode
+        places += [first + place for place in range(min(WARM_UP, last), last + 1) if place >= 0]
+        first += len(path.obs)
+    return torch.tensor(places)[torch.linspace(0, len(places) - 1, min(num_starts, len(places))).long()]
+
+
+def _quantiles(errors: list[Tensor]) -> list[HorizonError]:
+    levels = [torch.quantile(error.double(), torch.tensor(BAND).to(error.device).double()).tolist() for error in errors]
+    return [HorizonError(step, *level) for step, level in enumerate(levels, start=1)]
+
+
+@dataclass(frozen=True)
+class Dream:
+    """A real episode beside the model's dream of it.
+
+    Attributes:
+        real, dreamed: ``[T + 1, D]`` observations.
+        warm_up: the first observations that the model has seen; there ``dreamed`` is what it makes of what it sees.
+    """
+
+    real: Tensor
+    dreamed: Tensor
+    warm_up: int
+
+
+@torch.no_grad()
+def dream_of(dynamics: WorldModel, path: Remembered, warm_up: int = WARM_UP) -> Dream:
+    """Let a model see the first observations of an episode, and imagine the rest from the real actions.
+
+    Args:
+        dynamics: the model.
+        path: the episode.
+        warm_up: observations that it sees; fewer if the episode is shorter.
+    """
+    seen = min(warm_up, len(path.obs) - 1)
+    state = tree_map(lambda part: part[seen - 1 : seen], path.states)
+    shown = [dynamics.decode(tree_map(lambda part: part[:seen], path.states))]
+    for action in path.action[seen - 1 :]:
+        state, _ = dynamics.step(state, action[None], deterministic=True)
+        shown.append(dynamics.decode(state))
+    return Dream(path.obs, torch.cat(shown), seen)
+
+
+def dream_in(agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, *, seed: int = FIRST_SEED) -> Dream:
+    """Play the first steps of an episode with the deterministic policy, and let the model dream them.
+
+    Args:
+        agent: the agent; if it has a VecNormalize, that normalises its observations.
+        dynamics: the model.
+        env: the real environment, not wrapped by SB3.
+        seed: of the episode and of the model's samples.
+    """
+    env, normalizer = as_shown_to_agents(env, dynamics.observation_space), agent.get_vec_normalize_env()
+    obs, _ = env.reset(seed=seed)
+    seen, done = [encode_one(dynamics, obs).clone()], []
+    rewards: list[float] = []
+    state: tuple[np.ndarray, ...] | None = None
+    over = False
+    while not over and len(rewards) < SHOWN_STEPS:
+        raw = obs if normalizer is None else normalizer.normalize_obs(obs)
+        action, state = agent.predict(raw, state, deterministic=True)
+        obs, reward, terminated, truncated, _ = env.step(env_action(env, action))
+        seen.append(encode_one(dynamics, obs).clone())
+        done.append(dynamics.action_codec.encode(add_batch_axis(action), dynamics.device).clone())
+        rewards.append(float(reward))
+        over = terminated or truncated
+    generator = torch.Generator(dynamics.device).manual_seed(seed)
+    return dream_of(dynamics, remembered(dynamics, torch.cat(seen), torch.cat(done), rewards, generator))
