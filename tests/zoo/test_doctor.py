@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +14,15 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from mbrl_wrappers import EnsembleDynamics
+from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.doctor import examine
 from mbrl_wrappers.zoo.doctor.advice import expected_seconds
 from mbrl_wrappers.zoo.doctor.text import WIDTH, text_of
 from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.recipe import parse_params
 from testing.broken_envs import FAULTS, Sound
 
 MODULE = "testing.broken_envs"
@@ -162,6 +168,17 @@ def test_the_text_fits_a_screen(examined: Any) -> None:
     assert any("obs[1]" in line and "can't be predicted" in line for line in lines)
 
 
+def test_the_advice_is_a_command_that_can_be_given() -> None:
+    result = examine(f"{MODULE}:Sound", steps=1000, estimate=False)
+    assert result.trial is not None and result.trial.trusted >= 10 and result.trial.reward_r2 > 0.9
+    advice = result.advice
+    assert advice is not None and advice.agent == "mbpo" and advice.spec is not None
+    words = shlex.split(advice.command)
+    assert words[:6] == ["mbrl-zoo", "train", "mbpo", "--env", f"{MODULE}:Sound", "-n"]
+    params = parse_params(words[words.index("--params") + 1 :])
+    assert make_job("mbpo", words[4], steps=int(words[6]), params=params) == advice.spec
+
+
 def test_a_given_function_is_compared_with_the_env() -> None:
     wrong = examine(
         f"{MODULE}:Sound", reward_fn=pushed_twice, termination_fn=ends_early, steps=800, model=False, estimate=False
@@ -182,12 +199,6 @@ def test_images_are_for_an_agent_with_an_encoder() -> None:
 
 
 def test_the_time_of_a_run_grows_with_its_steps(examined: Any) -> None:
-    from dataclasses import replace
-
-    from mbrl_wrappers import EnsembleDynamics
-    from mbrl_wrappers.envs.collect import collect_transitions
-    from mbrl_wrappers.zoo.training.job_making import make_job
-
     spec = make_job("mbpo", "Pendulum-v1", params={"agent.gradient_steps": 1, "dynamics.max_steps": 50})
     with make_env("Pendulum-v1") as env:
         steps = collect_transitions(env, EnsembleDynamics.for_env(env, hidden=(8,)), 200, seed=0)
