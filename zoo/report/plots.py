@@ -20,6 +20,7 @@ from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from mbrl_wrappers.zoo.analysis.findings import Calibration, ExploitationGap
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
@@ -442,7 +443,15 @@ def legend_below(ax: Axes) -> None:
     """Put the legend under the axes, where it covers nothing."""
     lengths = sorted(map(len, ax.get_legend_handles_labels()[1]), reverse=True)
     columns = 1 if sum(lengths[:2]) > 30 else 2
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.2), ncols=columns, borderaxespad=0.0, columnspacing=1.2)
+    below = ax.transAxes + ScaledTranslation(0, -40 / 72, ax.figure.dpi_scale_trans)  # below ticks and label
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(-0.02, 0),
+        bbox_transform=below,
+        ncols=columns,
+        borderaxespad=0.0,
+        columnspacing=1.2,
+    )
 
 
 def curves_of(figure: Figure) -> dict[str, Any] | None:
