@@ -10,10 +10,10 @@ import pytest
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS
-from mbrl_wrappers.zoo.sweeps.tuning import SPACE, Range, search_space, tune, with_params
+from mbrl_wrappers.zoo.sweeps.tuning import SPACE, Range, search_space, tune
 from mbrl_wrappers.zoo.training.building import check_arguments
 from mbrl_wrappers.zoo.training.job_making import make_job
-from mbrl_wrappers.zoo.training.recipe import load_recipe, recipe_yaml
+from mbrl_wrappers.zoo.training.recipe import load_recipe, override, recipe_yaml
 
 PARAMS = {
     "agent.learning_starts": 20,
@@ -40,7 +40,7 @@ def test_every_setting_that_is_looked_for_is_one_of_the_agents(agent: str) -> No
         section, _, argument = name.partition(".")
         own = getattr(recipe, section).get(argument)
         for value in (values.low, values.high) if isinstance(values, Range) else values:
-            check_arguments(agent, with_params(recipe, {name: value}))
+            check_arguments(agent, override(recipe, {name: value}))
         assert own is None or isinstance(values, Range) or own in values
 
 
@@ -55,7 +55,7 @@ def test_what_the_user_or_the_agent_fixes_is_not_looked_for() -> None:
 
 def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
     for agent in ("mbpo", "dhmbpo", "steve"):
-        recipe = with_params(load_recipe(agent, "Pendulum-v1"), {"agent.learning_rate": 0.00012345})
+        recipe = override(load_recipe(agent, "Pendulum-v1"), {"agent.learning_rate": 0.00012345})
         (tmp_path / "best.yml").write_text(recipe_yaml(recipe, 77))
         assert load_recipe(agent, "Any-v0", file=tmp_path / "best.yml") == dataclasses.replace(recipe, steps=77)
 

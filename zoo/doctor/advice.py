@@ -157,8 +157,9 @@ def expected_seconds(spec: JobSpec, steps: Transitions) -> float | None:
     few = dataclasses.replace(spec, recipe=recipe, steps=_FEW_STEPS + _TIMED_STEPS, device="cpu")
     with warnings.catch_warnings(), make_env(spec.env, **spec.env_kwargs) as env:
         warnings.simplefilter("ignore")
+        agent: Any
         agent, callback = build_agent(few, training_env(recipe, env))
-        every = max(_TIMED_STEPS, agent.train_freq.frequency if hasattr(agent.train_freq, "frequency") else 1)
+        every = max(_TIMED_STEPS, getattr(agent.train_freq, "frequency", 1))
         agent.learn(_FEW_STEPS + every, callback=callback)  # the first fit and the first updates warm up
         began = time.process_time()
         agent.learn(every, callback=callback, reset_num_timesteps=False)

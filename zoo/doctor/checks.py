@@ -121,7 +121,7 @@ def check_rendering(make: MakeEnv, env: gym.Env, findings: Findings) -> str:
     try:
         with make(render_mode="rgb_array") as rendered:
             rendered.reset(seed=0)
-            picture = rendered.render()
+            picture: Any = rendered.render()
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         findings.remark("rendering", f"a package is missing: {' '.join(str(error).split())}")
         return "not installed"

@@ -130,7 +130,7 @@ def _play(
     with findings.catching("episodes", "a random episode"):
         try:
             _walk(watched, LEAST_STEPS, seed)
-            rest = min(steps, int(_MOST_PLAY_SECONDS / max(np.mean(watched.step_seconds), 1e-9)))
+            rest = min(steps, int(_MOST_PLAY_SECONDS / max(float(np.mean(watched.step_seconds)), 1e-9)))
             if checks.shows_images(watched):
                 return None, None
             small = small_model(watched.env, reward_fn, termination_fn, seed)

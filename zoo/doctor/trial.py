@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -24,7 +25,7 @@ from mbrl_wrappers.zoo.doctor.findings import Findings
 
 AHEAD = (1, 5, 10, 30)
 # Small, so that it takes seconds, and most of a minute where observations are wide.
-_SETTINGS = {"num_members": 3, "num_elites": 3, "hidden": (64, 64), "max_steps": 1500}
+_SETTINGS: dict[str, Any] = {"num_members": 3, "num_elites": 3, "hidden": (64, 64), "max_steps": 1500}
 _TEST_SHARE = 0.25
 # Of the spread of a column or of its changes, whichever is smaller: from this error on, a prediction is no better than
 # the mean value or the mean change.
@@ -96,8 +97,8 @@ def small_model(
         ValueError: for spaces that it can't take.
     """
     given = {"reward_fn": reward_fn, "termination_fn": termination_fn}
-    kept = {name: function for name, function in given.items() if function is not None}
-    return EnsembleDynamics.for_env(env, seed=seed, **{**_SETTINGS, **kept})
+    kept: dict[str, Any] = {name: function for name, function in given.items() if function is not None}
+    return EnsembleDynamics.for_env(env, seed=seed, **_SETTINGS, **kept)
 
 
 def note_given(env: gym.Env, model: EnsembleDynamics, steps: Transitions, findings: Findings) -> None:

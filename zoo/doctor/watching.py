@@ -40,7 +40,7 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
-        returned = self.env.reset(seed=seed, options=options)
+        returned: Any = self.env.reset(seed=seed, options=options)
         if not isinstance(returned, tuple) or len(returned) != 2:
             self._findings.fault("episodes", f"reset must return (observation, info), got {_brief(returned)}")
             raise Unusable

@@ -22,7 +22,7 @@ from mbrl_wrappers.zoo.training.building import constructors_of, settable_names
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, recipe_yaml
+from mbrl_wrappers.zoo.training.recipe import Recipe, override, recipe_yaml
 
 if TYPE_CHECKING:
     import optuna
@@ -244,7 +244,7 @@ class _Running:
     def __init__(self, trial: optuna.Trial, plain: JobSpec, space: Mapping[str, Range | Choices], folder: Path) -> None:
         self.trial = trial
         self.params = {name: _suggest(trial, name, values) for name, values in space.items()}
-        spec = dataclasses.replace(plain, recipe=with_params(plain.recipe, self.params))
+        spec = dataclasses.replace(plain, recipe=override(plain.recipe, self.params))
         self._folder = folder / "trials" / spec.digest()
         self._reported = 0
         self.process = TrainingProcess(spec.label(), spec, self._folder)
@@ -276,15 +276,6 @@ def _suggest(trial: optuna.Trial, name: str, values: Range | Choices) -> Any:
     return trial.suggest_categorical(name, values)
 
 
-def with_params(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with some settings changed."""
-    sections = {name: dict(getattr(recipe, name)) for name in SECTIONS}
-    for name, value in params.items():
-        section, _, argument = name.partition(".")
-        sections[section][argument] = value
-    return dataclasses.replace(recipe, **sections)
-
-
 def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Choices], folder: Path) -> Tuning:
     states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
     all_trials = [
@@ -294,7 +285,7 @@ def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Cho
     ]
     complete = [trial for trial in all_trials if trial.state == "complete" and trial.value is not None]
     best = max(complete, key=lambda trial: trial.value or 0.0)
-    recipe = with_params(plain.recipe, best.params)
+    recipe = override(plain.recipe, best.params)
     write_atomically(folder / BEST, recipe_yaml(recipe, plain.steps).encode())
     own = _own_values(plain, space)
     itself = next((trial for trial in complete if own.items() <= trial.params.items()), None)
