@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mbrl_wrappers.arguments import check_device
+from mbrl_wrappers.arguments import check_device, check_whole_number
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.environment import in_file_names, make_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -28,7 +29,8 @@ from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
 from mbrl_wrappers.zoo.training.recipe import check_name
-from mbrl_wrappers.zoo.training.run import check_folder, is_finished
+from mbrl_wrappers.zoo.training.run import check_folder, is_finished, lengthen
+from mbrl_wrappers.zoo.training.scaling import continued
 
 POLL_SECONDS = 0.2
 BASE = "base"
@@ -75,12 +77,16 @@ def train(
     progress_bar: bool = False,
     executor: str = "local",
     address: str | None = None,
+    tell: Callable[[str], None] = print,
 ) -> Training:
     """Train an agent on an environment and, for comparison, the same agent without a model.
 
     The two run in parallel, each in a process of its own and on one thread, so a script has to call this function
     under ``if __name__ == "__main__":``. Called again with the same arguments, it goes on from the folder's last
-    checkpoints; a finished run is read, not repeated.
+    checkpoints; a finished run is read, not repeated. Called again with more ``steps``, it goes on to them.
+
+    A recipe for more steps than ``steps`` is fitted to them, see
+    :func:`~mbrl_wrappers.zoo.training.scaling.shorten`.
 
     Args:
         agent: the registered name, such as ``"mbpo"``.
@@ -104,11 +110,15 @@ def train(
         executor: where the workers of an agent live that has some, by its recipe or ``params``: ``"local"`` for
             processes here, ``"ray"`` for a Ray cluster.
         address: of the Ray cluster; default: one of its own.
+        tell: gets a sentence about each thing that is other than the arguments and the recipe say.
 
     Raises:
         ValueError: for an argument that can't be used, or a folder that holds a run with other arguments.
         TrainingFailed: if a run ends in any other error.
     """
+    folder = default_folder(agent, env, seed) if folder is None else Path(folder)
+
+    told: list[str] = []
     spec = make_job(
         agent,
         env,
@@ -122,34 +132,51 @@ def train(
         eval_episodes=eval_episodes,
         save_freq=save_freq,
         device=device,
+        tell=told.append,
     )
-    folder = default_folder(agent, env, seed) if folder is None else Path(folder)
+    if (old := _job_in(folder / agent)) is not None:
+        chosen = {"eval_freq": eval_freq, "save_freq": save_freq, **(params or {})}
+        spec = continued(old, spec, fixed={name for name, value in chosen.items() if value is not None})
+    for sentence in told:
+        tell(sentence)
     options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
-    return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
+    return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar, tell=tell)
+
+
+def _job_in(folder: Path) -> JobSpec | None:
+    """Return the job of the run in a folder, None if there is none that this version reads."""
+    try:
+        return JobSpec.from_json(read_bytes(folder / JOB, MAX_JSON_BYTES)) if (folder / JOB).exists() else None
+    except ValueError:
+        return None
 
 
 def resume(
     folder: str | Path,
     *,
+    steps: int | None = None,
     track: str | None = None,
     with_optimizer: bool = False,
     progress_bar: bool = False,
     executor: str = "local",
     address: str | None = None,
+    tell: Callable[[str], None] = print,
 ) -> Training:
     """Go on with a run of :func:`train` with the arguments that it was started with.
 
     Args:
         folder: the run's folder. Only resume runs that you started yourself: the env is imported by name, and the
             checkpoints are pickles.
+        steps: to go on to, at least as many as the run was started with; default: these.
         track: as for :func:`train`.
         with_optimizer: as for :func:`train`.
         progress_bar: as for :func:`train`.
         executor: as for :func:`train`.
         address: as for :func:`train`.
+        tell: as for :func:`train`.
 
     Raises:
-        ZooError: if the folder does not hold exactly one run of :func:`train`.
+        ZooError: if the folder does not hold exactly one run of :func:`train`, or ``steps`` are too few.
     """
     folder = Path(folder)
     jobs = [file for file in sorted(folder.glob(f"*/{JOB}")) if file.parent.name != BASE]
@@ -158,12 +185,25 @@ def resume(
     spec = JobSpec.from_json(read_bytes(jobs[0], MAX_JSON_BYTES))
     if spec.agent != jobs[0].parent.name or spec.agent not in AGENTS:
         raise ZooError(f"{jobs[0]} must be the job of a registered agent and of its folder, got {spec.agent!r}")
+    if steps is not None:
+        check_whole_number("steps", steps)
+        if steps < spec.steps:
+            raise ZooError(f"steps must be at least the {spec.steps:,} that the run was started with, got {steps:,}")
+        spec = dataclasses.replace(spec, steps=steps)
     baseline = (folder / BASE).exists()
     options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
-    return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar)
+    return _train_all(spec, folder, options, baseline=baseline, progress_bar=progress_bar, tell=tell)
 
 
-def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline: bool, progress_bar: bool) -> Training:
+def _train_all(
+    spec: JobSpec,
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    baseline: bool,
+    progress_bar: bool,
+    tell: Callable[[str], None],
+) -> Training:
     check_device("device", spec.device)
     check_name(options["executor"], ("local", "ray"), "executor")
     if options["executor"] == "ray" and not spec.recipe.agent.get("workers"):
@@ -176,6 +216,11 @@ def _train_all(spec: JobSpec, folder: Path, options: dict[str, Any], *, baseline
     if baseline and AGENTS[spec.agent].strategy is not None:
         base = base_of(spec)
         variants[base.label()] = (base, folder / BASE)
+    longer = {name: lengthen(*variant) for name, variant in variants.items()}  # all of them, or none
+    for name, go_on in longer.items():
+        if go_on is not None:
+            go_on()
+            tell(f"the run in {variants[name][1]} goes on to {spec.steps:,} steps")
     for variant, variant_folder in variants.values():
         check_folder(variant, variant_folder)
         is_late = options["with_optimizer"] and is_finished(variant_folder)
@@ -219,7 +264,7 @@ def _started(variants: Mapping[str, tuple[JobSpec, Path]], options: dict[str, An
             if lock is None:
                 raise ZooError(f"folder must not be in use, but another process is training in {folder}")
             with closing(lock):  # the process inherits the lock
-                processes.append(TrainingProcess(label, spec, folder, lock=lock, **options))
+                processes.append(TrainingProcess(label, spec, folder, lock=lock, keep_checkpoint=True, **options))
         yield processes
     finally:
         stop_all(processes)

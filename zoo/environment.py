@@ -159,6 +159,28 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
     return env
 
 
+def import_function(what: str, name: str | None) -> Any:
+    """Import a function of the user's by ``"package.module:function"``; None for None.
+
+    Args:
+        what: the argument, for the error.
+        name: the function.
+
+    Raises:
+        ValueError: if there is no such function.
+    """
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be 'package.module:function', got {name!r}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{what} must be a function, got {found!r} from {name!r}")
+    return found
+
+
 def is_id(name: str) -> bool:
     """Tell whether a name is one of Gymnasium's ids, not a class or a function; the module before a colon is imported.
 
@@ -275,12 +297,15 @@ def playground(record: EnvRecord, env: str | gym.Env | None, **more: Any) -> Ite
     if isinstance(env, gym.Env):
         yield env
         return
-    if env is None:
-        made = env_from_file(record.name, record.kwargs, **more)
-    else:
-        made = make_env(env, **(record.kwargs if env == record.name else {}), **more)
-    with made:
+    with named_env(record, env, **more) as made:
         yield made
+
+
+def named_env(record: EnvRecord, name: str | None, **more: Any) -> gym.Env:
+    """Make the user's env by its name, which may be imported, or else the recorded one; see :func:`playground`."""
+    if name is None:
+        return env_from_file(record.name, record.kwargs, **more)
+    return make_env(name, **(record.kwargs if name == record.name else {}), **more)
 
 
 def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
@@ -298,12 +323,13 @@ def env_from_file(name: str, kwargs: Mapping[str, Any], **more: Any) -> gym.Env:
     if registered not in gym_registry or registered in _IMPORTERS:
         raise ZooError(
             f"env {name!r} is not registered with Gymnasium here, and a name found in a file is not imported: "
-            "import the package that registers it, or give the env as an argument"
+            "import the package that registers it, or give the env as an argument (--env on the command line, "
+            "package:id or package.module:Class)"
         )
     paths = [value for value in kwargs.values() if isinstance(value, str) and ("/" in value or "\\" in value)]
     if paths:
         raise ZooError(
-            f"env {name!r} would be made with the path {paths[0]!r} of a file's: give the env as an argument"
+            f"env {name!r} would be made with the path {paths[0]!r} of a file's: give the env as an argument (--env)"
         )
     try:
         return make_env(registered, **{**kwargs, **more})

@@ -134,7 +134,7 @@ AGENTS: dict[str, AgentRecord] = {
 
 
 def agent_table() -> str:
-    """Return the agents as README lists them."""
+    """Return the agents as README lists them; ``mbrl-zoo list --agents --markdown`` prints it."""
     lines = ["| `mbrl-zoo train` | paper | |", "|---|---|---|"]
     lines += [f"| `{name}` | {record.paper} | {record.title} |" for name, record in AGENTS.items() if record.title]
     return "\n".join(lines)
@@ -292,6 +292,16 @@ def argument_types(kind: type) -> dict[str, Any]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return types
+
+
+def argument_defaults(kind: type) -> dict[str, Any]:
+    """Return the defaults of those of :func:`argument_names` that have one."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            found = {p.name: p.default for p in parameters if p.default is not p.empty} | found
+    return {name: value for name, value in found.items() if name in argument_types(kind)}
 
 
 def _type_of(parameter: inspect.Parameter, module: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -12,15 +13,18 @@ from rich.table import Table
 
 from mbrl_wrappers.zoo.catalogue.lookup import Place
 from mbrl_wrappers.zoo.evaluation import mean_and_std
+from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.folder import AgentFolder
 from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess
 from mbrl_wrappers.zoo.training.progress import Evaluation
+
+SECONDS_A_LINE = 30.0
 
 
 class TrainingProgress:
     """One line per run: steps, last return, the model's error and the time left.
 
-    Where there is no terminal, a line is printed for each evaluation instead.
+    Where there is no terminal, a line is printed for each evaluation instead, and every half minute.
 
     Args:
         processes: the runs.
@@ -29,6 +33,7 @@ class TrainingProgress:
     def __init__(self, processes: Sequence[TrainingProcess]) -> None:
         self._processes = processes
         self._printed: dict[str, int] = {}
+        self._lines = {process.label: time.monotonic() for process in processes}
         self._console = Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -60,8 +65,13 @@ class TrainingProgress:
                 self._progress.update(task, completed=process.steps, numbers=_numbers(process))
             elif process.last_evaluation[0] > self._printed.get(process.label, 0):
                 self._printed[process.label] = process.last_evaluation[0]
+                self._lines[process.label] = time.monotonic()
                 line = f"{process.label}  step {process.last_evaluation[0]}  {_numbers(process)}"
                 self._console.print(line, soft_wrap=True, highlight=False)
+            elif time.monotonic() - self._lines[process.label] > SECONDS_A_LINE:
+                self._lines[process.label] = time.monotonic()
+                line = f"{process.label}  step {process.steps} of {process.total_steps}  {_numbers(process)}"
+                self._console.print(line.rstrip(), soft_wrap=True, highlight=False)
 
 
 def _numbers(process: TrainingProcess) -> str:
@@ -92,18 +102,40 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
     return table
 
 
+HEADINGS = ("name", "return", "seeds", "steps", "time", "size", "where")
+
+
 def catalogue_table(agents: Sequence[tuple[Place, AgentFolder | None]]) -> Table:
     """Return a table of the zoo's agents; agents that were not pulled or are broken show only their names."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("name", overflow="fold")
-    for heading in ("return", "seeds", "steps", "time", "size"):
+    table.add_column(HEADINGS[0], overflow="fold")
+    for heading in HEADINGS[1:-1]:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("where", no_wrap=True)
+    table.add_column(HEADINGS[-1], no_wrap=True)
     for place, folder in agents:
-        cells = [""] * 5 if folder is None else _catalogue_cells(folder)
-        is_broken = folder is None and place.path is not None
-        table.add_row(place.name, *cells, "broken" if is_broken else place.place)
+        table.add_row(*_catalogue_row(place, folder))
     return table
+
+
+def catalogue_markdown(agents: Sequence[tuple[Place, AgentFolder | None]]) -> str:
+    """Return the table of the zoo's agents as a page shows it."""
+    rows = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 2), "---")]
+    rows += [tuple(_catalogue_row(place, folder)) for place, folder in agents]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def algorithm_table() -> Table:
+    """Return a table of the agents that ``mbrl-zoo train`` knows."""
+    table = Table("train", "", "paper", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, record in AGENTS.items():
+        table.add_row(name, record.title, record.paper)
+    return table
+
+
+def _catalogue_row(place: Place, folder: AgentFolder | None) -> list[str]:
+    cells = [""] * 5 if folder is None else _catalogue_cells(folder)
+    is_broken = folder is None and place.path is not None
+    return [place.name, *cells, "broken" if is_broken else place.place]
 
 
 def _catalogue_cells(folder: AgentFolder) -> list[str]:

@@ -33,6 +33,9 @@ from mbrl_wrappers.seeding import set_apart, stream_seed
 from mbrl_wrappers.types import Transitions
 
 _NEVER = -1
+# Layers up to this width, in batches up to this many numbers, are too small to be shared among threads.
+_SMALL_LAYER = 512
+_SMALL_BATCH = 256 * 512
 
 
 class ModelBased(BaseCallback):
@@ -58,7 +61,8 @@ class ModelBased(BaseCallback):
             the agent's seed, or a random one. SB3 seeds the env and its action space alike, so that an env's noise may
             depend on the random actions: when training starts, the action space gets a random stream of its own, see
             :func:`~mbrl_wrappers.seeding.set_apart`.
-        verbose: as in SB3; from 1 on the model prints how a long fit is getting on.
+        verbose: as in SB3; from 1 on the model prints how a long fit is getting on. The agent's ``verbose`` and
+            ``learn(..., progress_bar=True)`` have it print too.
 
     Raises:
         ValueError: if ``strategy`` is not a :class:`Strategy`, ``fit_every`` is not a whole number of at least 1, or
@@ -130,7 +134,8 @@ class ModelBased(BaseCallback):
         self._warn_of_lost_terminations(buffer)
         self._warn_of_time_limits(buffer)
         self.dynamics.to(agent.device)
-        self.dynamics.verbose = self.verbose
+        self.dynamics.verbose = max(self.verbose, agent.verbose, int(self.locals.get("progress_bar", False)))
+        self._tell_of_threads()
         codec = self.dynamics.obs_codec
         self._hindsight = Hindsight(buffer, codec) if isinstance(buffer, HerReplayBuffer) else None
         self.view = AgentView(agent, self.dynamics, self._hindsight)
@@ -143,6 +148,19 @@ class ModelBased(BaseCallback):
         agent.model_based = self  # type: ignore[attr-defined]
         if self._last_fit != _NEVER and not self.strategy.has_imagined():
             self._imagine(ReplayExperience(buffer, self.view, self.dynamics).rows(), agent.num_timesteps)
+
+    def _tell_of_threads(self) -> None:
+        """Say where torch computes small networks on many threads, which takes longer than on one."""
+        threads, agent = torch.get_num_threads(), self.model
+        largest = max((max(p.shape) for p in agent.policy.parameters() if p.dim() > 1), default=0)
+        is_small = largest <= _SMALL_LAYER and agent.batch_size * largest <= _SMALL_BATCH
+        if threads > 1 and agent.device.type == "cpu" and is_small and self.dynamics is not None:
+            if self.dynamics.verbose and "threads" not in self._warned:
+                self._warned.add("threads")
+                print(
+                    f"torch computes on {threads} threads, and networks as small as these are mostly faster on one: "
+                    "torch.set_num_threads(1) at the start of the script, as mbrl-zoo does"
+                )
 
     def _check_is_alone(self, agent: OffPolicyAlgorithm) -> None:
         """Refuse a second callback of this class, or the same one a second time, in one ``learn``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -88,6 +88,17 @@ class Strategy(ABC):
         """Restore the result of :meth:`imagined_state`; called at each start of training, often with ``{}``."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no imagined data, got {sorted(state)}")
+
+    def __call__(self, *args: Any) -> NoReturn:
+        """Say what to write where a strategy was given to ``learn``, which calls what is no callback at each step.
+
+        Raises:
+            TypeError: always.
+        """
+        name = type(self).__name__
+        raise TypeError(f"callback must be ModelBased({name}()), which fits a model for the strategy, got {name}()")
+
+    init_callback = __call__  # which SB3 calls of what stands in a list of callbacks
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the agent, the model (its callback keeps it) and the generator."""

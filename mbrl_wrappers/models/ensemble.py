@@ -199,8 +199,9 @@ class EnsembleDynamics(DynamicsModel):
         may change them, or a wrapper that may change its steps, they are learned.
 
         Args:
-            env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv such as ``agent.get_env()``, with supported
-                spaces. Under a VecNormalize, the model works with raw observations and rewards.
+            env: an env id, a Gymnasium env, its class or a function that makes one, a Stable-Baselines3 VecEnv, or an
+                agent that has one, with supported spaces. Under a VecNormalize, the model works with raw observations
+                and rewards.
             known_reward: whether to use the env's known reward function too, if it has one.
             **kwargs: the constructor's arguments; they take precedence over known functions.
 

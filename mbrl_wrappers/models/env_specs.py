@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -25,7 +26,8 @@ def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
     """Return spaces and id of an environment.
 
     Args:
-        env: an env id, a Gymnasium env, or a Stable-Baselines3 VecEnv.
+        env: an env id, a Gymnasium env, its class or a function that makes one, a Stable-Baselines3 VecEnv, or an agent
+            of Stable-Baselines3 that has one.
 
     Returns:
         The observation space and the action space, of a single env, and its id if its rules are the registered ones.
@@ -39,6 +41,15 @@ def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
                 return spaces_and_id(made)
         except (gym.error.Error, ImportError) as error:
             raise ValueError(f"env must be a Gymnasium id that can be made here, got {env!r}: {error}") from error
+    if _is_agent(env):
+        if env.get_env() is None:
+            raise ValueError(
+                f"env must be given, and {type(env).__name__} has none to take it from: call set_env first"
+            )
+        return spaces_and_id(env.get_env())
+    if inspect.isfunction(env) or (isinstance(env, type) and issubclass(env, gym.Env)):
+        with _made(env) as made:
+            return spaces_and_id(made)
     if isinstance(env, VectorEnv):
         raise ValueError(
             "env must be a single env, whose spaces a VectorEnv has as env.single_observation_space and "
@@ -46,7 +57,7 @@ def spaces_and_id(env: Any) -> tuple[spaces.Space, spaces.Space, str | None]:
         )
     if not isinstance(env, gym.Env) and not _is_vec_env(env):
         raise ValueError(
-            "env must be a Gymnasium id, a Gymnasium env or a Stable-Baselines3 VecEnv such as agent.get_env(), "
+            "env must be a Gymnasium id, a Gymnasium env, its class, or a Stable-Baselines3 VecEnv or agent, "
             f"got {env!r}"
         )
     known = registered_id(spec_of(env)) if _has_transparent_vec_wrappers(env) else None
@@ -103,6 +114,22 @@ def _sent_spec(env: Any) -> Any:
     except Exception:  # unpickling may fail here, and VecEnvs of other libraries may raise anything
         pass
     return None
+
+
+def _made(maker: Any) -> gym.Env:
+    """Call a class or a function that makes an env."""
+    try:
+        made = maker()
+    except TypeError as error:
+        raise ValueError(f"env must be made without arguments, or be given made, got {maker!r}: {error}") from error
+    if not isinstance(made, gym.Env) or not hasattr(made, "observation_space"):
+        raise ValueError(f"env must be a Gymnasium env or make one, got {maker!r}")
+    return made
+
+
+def _is_agent(env: Any) -> bool:
+    sb3 = sys.modules.get("stable_baselines3.common.base_class")  # imported already if an agent exists
+    return sb3 is not None and isinstance(env, sb3.BaseAlgorithm)
 
 
 def _is_vec_env(env: Any) -> bool:

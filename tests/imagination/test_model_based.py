@@ -557,3 +557,37 @@ def test_a_first_observation_that_is_not_finite_is_refused_before_any_step():
     with pytest.raises(ValueError, match="observation from the environment must be finite"):
         agent.learn(10, callback=ModelBased(Dyna()))
     assert agent.replay_buffer.size() == 0
+
+
+@pytest.mark.parametrize("wrap", [lambda strategy: strategy, lambda strategy: [strategy]], ids=["alone", "in a list"])
+def test_a_strategy_as_the_callback_says_what_to_write(wrap: Callable[[Any], Any]) -> None:
+    agent = SAC("MlpPolicy", Walk(), policy_kwargs={"net_arch": [8]})
+    with pytest.raises(TypeError, match=r"callback must be ModelBased\(Dyna\(\)\), .* got Dyna\(\)"):
+        agent.learn(10, callback=wrap(Dyna()))
+
+
+@pytest.mark.parametrize(
+    ("of_agent", "of_callback", "of_learn", "tells"),
+    [(0, 0, {}, 0), (1, 0, {}, 1), (0, 1, {}, 1), (0, 0, {"progress_bar": True}, 1)],
+)
+@pytest.mark.filterwarnings("ignore")  # of the progress bar, which is experimental
+def test_a_long_fit_is_told_of_where_progress_is_wanted(
+    of_agent: int, of_callback: int, of_learn: Any, tells: int
+) -> None:
+    agent = SAC("MlpPolicy", Walk(), policy_kwargs={"net_arch": [8]}, verbose=of_agent)
+    model = EnsembleDynamics.for_env(agent, hidden=(8,), max_steps=1)
+    agent.learn(2, callback=ModelBased(Dyna(), model, verbose=of_callback), **of_learn)
+    assert model.verbose == tells
+
+
+def test_many_threads_for_small_networks_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            agent = SAC("MlpPolicy", Walk(), policy_kwargs={"net_arch": [8]})
+            model = EnsembleDynamics.for_env(agent, hidden=(8,), max_steps=1)
+            agent.learn(2, callback=ModelBased(Dyna(), model, verbose=1))
+            assert ("torch.set_num_threads(1)" in capsys.readouterr().out) == (number == 2)
+    finally:
+        torch.set_num_threads(threads)

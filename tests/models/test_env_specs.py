@@ -22,6 +22,7 @@ from mbrl_wrappers.imagination.callback import default_dynamics
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.env_specs import _sent_spec, spec_of
 from mbrl_wrappers.zoo.errors import ZooError
+from testing.broken_envs import Sound
 
 TINY: dict[str, Any] = {"num_members": 2, "num_elites": 1, "hidden": (8,)}
 
@@ -158,6 +159,9 @@ FORMS: dict[str, tuple[Callable[[], Any], str]] = {
     "agent's env": (lambda: DQN("MlpPolicy", cart_pole(), buffer_size=9, device="cpu").get_env(), "CartPole-v1"),
     "on-policy agent's env": (lambda: PPO("MlpPolicy", "CartPole-v1", device="cpu").get_env(), "CartPole-v1"),
     "normalised": (lambda: VecNormalize(VecMonitor(DummyVecEnv([cart_pole]))), "CartPole-v1"),
+    "agent": (lambda: DQN("MlpPolicy", cart_pole(), buffer_size=9, device="cpu"), "CartPole-v1"),
+    "class": (lambda: Sound, "learned"),
+    "function": (lambda: cart_pole, "CartPole-v1"),
     "other env": (lambda: FlattenObservation(cart_pole()), "learned"),
     "other env in a vec env": (lambda: DummyVecEnv([lambda: cart_pole(sutton_barto_reward=True)]), "learned"),
     "imagined": (
@@ -172,14 +176,16 @@ FORMS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_a_model_for_any_form_of_env(make, termination):
     env = make()
     model = EnsembleDynamics.for_env(env, **TINY)
-    of = cart_pole() if isinstance(env, str) else env
+    of = cart_pole() if isinstance(env, str) or env is cart_pole else Sound() if env is Sound else env
     assert (model.observation_space, model.action_space) == (of.observation_space, of.action_space)
     assert model.termination_name == termination
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "vector env": (lambda: gym.make_vec("CartPole-v1", num_envs=2), r"env\.single_observation_space"),
-    "agent": (lambda: SAC("MlpPolicy", "Pendulum-v1", buffer_size=9, device="cpu"), r"agent\.get_env\(\), got .*SAC"),
+    "agent without an env": (lambda: SAC("MlpPolicy", None, _init_setup_model=False), "and SAC has none to take it"),
+    "function": (lambda: lambda: 5, r"env must be .*, got <function"),
+    "class with arguments": (lambda: ImaginedVecEnv, r"env must be .*, got <class"),
     "agent's env that there is not": (lambda: None, r"env must be .*, got None"),
     "class": (lambda: gym.Env, r"env must be .*, got <class"),
     "space": (lambda: cart_pole().observation_space, r"env must be .*, got Box"),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+import mbrl_wrappers
 from mbrl_wrappers import zoo
 from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
@@ -27,11 +28,11 @@ from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
-from mbrl_wrappers.zoo.training.building import algorithm_of
+from mbrl_wrappers.zoo.training.building import algorithm_of, check_arguments, constructors_of, settable_names
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
-from mbrl_wrappers.zoo.training.recipe import available_agents
+from mbrl_wrappers.zoo.training.recipe import SECTIONS, available_agents, load_recipe
 from mbrl_wrappers.zoo.training.run import run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
@@ -303,7 +304,84 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplac
     resumed, whole = (read_rows(path / "progress.csv", Evaluation) for path in (run, folder / "mbpo"))
     assert without_times(resumed) == without_times(whole)
     assert (run / "model_error.csv").read_bytes() == (folder / "mbpo" / "model_error.csv").read_bytes()
-    assert not list(run.glob("*checkpoint*"))  # a pickle, which a finished run has no use for
+    assert [path.name for path in run.glob("*checkpoint*")] == ["checkpoint"]  # for a longer run
+    assert "checkpoint" not in (run / "manifest.json").read_text()  # it holds pickles, and is never shared
+
+
+def test_a_finished_run_goes_on_for_longer(here, capsys):
+    folder = Path("longer")
+    spec = dataclasses.replace(small_spec("my_envs.toys:Point"), save_freq=30)
+    _, begun = run(spec, folder / "mbpo", keep_checkpoint=True)
+    with pytest.raises(ValueError, match="steps must be at least the 60 that the run was started with, got 50"):
+        zoo.resume(folder, steps=50)
+    assert main(["train", "--resume", str(folder), "-n", "90"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "mbrl-zoo: the run in longer/mbpo goes on to 90 steps\n"
+    assert "mbrl-zoo train --resume longer -n 180" in out
+    rows = read_rows(folder / "mbpo" / "progress.csv", Evaluation)
+    assert without_times(rows[: len(begun)]) == without_times(begun)
+    assert rows[-1].steps == 90 and rows[-1].updates == 70
+    agent = zoo.load(folder / "mbpo")
+    assert agent.num_timesteps == 90
+    again = {"params": PARAMS, "eval_episodes": 1, "baseline": False, "folder": folder}
+    training = zoo.train("mbpo", "my_envs.toys:Point", steps=90, save_freq=30, **again)
+    assert training.spec.steps == 90  # it is read, not repeated
+
+
+def test_a_finished_run_without_a_checkpoint_can_not_go_on(here):
+    spec = small_spec("my_envs.toys:Point")
+    run(spec, Path("short") / "mbpo")
+    before = (Path("short") / "mbpo" / "job.json").read_bytes()
+    with pytest.raises(ValueError, match=r"steps must be 60 for the run in .* has no checkpoint to go on from, got 90"):
+        zoo.resume("short", steps=90)
+    assert (Path("short") / "mbpo" / "job.json").read_bytes() == before
+
+
+def test_the_settings_of_an_agent_are_listed(capsys):
+    assert main(["train", "--help", "mbpo"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"strategy\.real_ratio +0\.05\n", out) and re.search(r"model_based\.fit_every +\* 250\n", out)
+    for name in re.findall(r"^  (\w+\.\w+) ", out, re.MULTILINE):
+        section, _, argument = name.partition(".")
+        assert section in SECTIONS and argument not in ("self", "env", "seed", "device")
+    assert main(["train", "--help", "mpbo"]) == 2
+
+
+def test_every_listed_setting_is_a_param():
+    for agent in AGENTS:
+        recipe = load_recipe(agent, "")
+        for section, kind in constructors_of(agent, recipe).items():
+            names = {name: None for name in settable_names(section, kind)}
+            check_arguments(agent, dataclasses.replace(recipe, **{section: {}}))
+            assert names or section == "strategy"
+
+
+def test_the_list_is_the_source_of_tables(capsys):
+    assert main(["list", "--agents", "--markdown"]) == 0
+    assert capsys.readouterr().out == agent_table() + "\n"
+    assert main(["list", "--markdown"]) == 0
+    heading, line, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) >= 5 and {row.count("|") for row in (heading, line, *rows)} == {8}
+    assert any(row.startswith("| mbpo/CartPole-v1 | ") for row in rows)
+    assert main(["list", "--agents"]) == 0
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^{name} ", shown, re.MULTILINE) for name in AGENTS)
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mbrl-wrappers {mbrl_wrappers.__version__}\n"
+
+
+def test_without_a_screen_an_agent_is_filmed(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert main(["enjoy", "maac/Pendulum-v1", "--episodes", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "there is no screen" in err and "Video: enjoy.mp4" in out
+    assert (tmp_path / "enjoy.mp4").stat().st_size > 10_000
 
 
 def test_discrete_actions_and_no_baseline(here):
@@ -386,7 +464,12 @@ def test_a_function_can_make_the_env(here):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("mpbo", r"agent must be one of .*, got 'mpbo'"),
+        ("mpbo", r"agent must be one of .*, got 'mpbo'; did you mean 'mbpo'\?"),
+        ("", "agent must be one of .*, or --resume given, got neither"),
+        ("ppo", r"got 'ppo': ppo learns inside a model. .*PPO\('MlpPolicy', ImaginedVecEnv"),
+        ("td3", "got 'td3': mbpo makes it model-based. Write `mbrl-zoo train mbpo --algo TD3`"),
+        ("mbpo --algo PPO", "algo must be one of .*, got 'PPO': PPO learns inside a model"),
+        ("--resume nowhere", r"resume goes on with the arguments of the run in nowhere, leave out \['folder'\]"),
         ("mbpo --env Pendulun-v1", "env must be a Gymnasium id or .*, got 'Pendulun-v1': .*Did you mean: `Pendulum`"),
         ("mbpo --env nowhere:Env", "got 'nowhere:Env': No module named 'nowhere'"),
         ("mbpo --env nowhere:Env-v0", "got 'nowhere:Env-v0': No module named 'nowhere'"),
@@ -404,7 +487,10 @@ def test_a_function_can_make_the_env(here):
         ("mbpo --algo SACK", "algo must be one of .*, got 'SACK'; did you mean 'SAC'?"),
         ("mbpo --algo DQN", "DQN can't be built for Pendulum-v1: .*Discrete"),
         ("mbpo -n 0", "steps must be a whole number of at least 1, got 0"),
-        ("mbpo -n 250", "steps must be more than agent.learning_starts, which is 250, got 250"),
+        (
+            "mbpo -n 250 --params agent.learning_starts=250",
+            "steps must be more than agent.learning_starts, which is 250, got 250",
+        ),
         ("mbpo --seed -1", "seed must be a whole number of at least 0, got -1"),
         ("mbpo --eval-episodes 0", "eval_episodes must be a whole number of at least 1, got 0"),
         ("mbpo --save-freq -5", "save_freq must be a whole number of at least 0, got -5"),
@@ -429,7 +515,7 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(here, capsys, arguments, 
     assert not Path("never").exists()
 
 
-@pytest.mark.parametrize("arguments", [["train", "mbpo", "-n", "many"], ["train"], [], ["trian", "mbpo"]])
+@pytest.mark.parametrize("arguments", [["train", "mbpo", "-n", "many"], [], ["trian", "mbpo"]])
 def test_a_command_that_does_not_parse_ends_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)

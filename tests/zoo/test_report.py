@@ -166,6 +166,70 @@ def test_it_opens_offline_without_a_complaint(visit, report):
     assert not re.search(r"https?:|url\((?!#)", report.read_text())  # nothing to be fetched by any browser
 
 
+def test_a_figure_shows_the_values_at_the_pointer_and_a_part_enlarged(visit):
+    page = visit().page
+    section = page.locator("section", has=page.get_by_role("heading", name="Pendulum-v1", exact=True))
+    holder = section.locator("[data-curves]").first
+    svg, values = holder.locator("svg"), holder.locator("output")
+    whole = svg.get_attribute("viewBox")
+    svg.scroll_into_view_if_needed()
+    box = svg.bounding_box()
+
+    def point(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    page.mouse.move(*point(0.9, 0.3))
+    shown = values.inner_text()
+    assert shown.startswith("at 200 ") and "MBPO(SAC): " in shown
+    rows = table(page, "Results on Pendulum-v1")
+    mean = next(row[2] for row in rows if row[0] == "MBPO(SAC)").split(" ")[0]
+    assert f"MBPO(SAC): {mean}" in shown.replace("-", MINUS)  # the same number as in the table
+    page.mouse.move(*point(0.3, 0.2))
+    page.mouse.down()
+    page.mouse.move(*point(0.7, 0.6))
+    page.mouse.up()
+    x, y, width, height = map(float, svg.get_attribute("viewBox").split())
+    _, _, all_width, all_height = map(float, whole.split())
+    assert width == pytest.approx(0.4 * all_width, abs=1) and height == pytest.approx(0.4 * all_height, abs=1)
+    assert x == pytest.approx(0.3 * all_width, abs=1) and y == pytest.approx(0.2 * all_height, abs=1)
+    page.mouse.dblclick(*point(0.5, 0.4))
+    assert svg.get_attribute("viewBox") == whole
+
+
+def test_the_contents_and_the_files_can_be_reached(visit, runs):
+    page = visit().page
+    targets = page.locator("nav a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+    assert len(targets) >= 6
+    for target in targets:
+        assert page.locator(f"[id='{target.removeprefix('#')}']").count() == 1
+    files = page.locator("section a").evaluate_all(
+        "links => links.map(a => decodeURIComponent(a.getAttribute('href')))"
+    )
+    assert len(files) > 5 and all((runs / file).exists() for file in files)
+
+
+def test_the_page_says_how_it_was_made(visit):
+    page = visit().page
+    text = page.locator("main").inner_text()
+    assert "mbrl-zoo train mbpo --env Pendulum-v1 -n 200 --seed 0 --params " in text
+    assert re.search(r"Made with python 3\.\d+\.\d+, mbrl-wrappers ", text)
+    assert re.search(r"Written on \d{4}-\d\d-\d\d \d\d:\d\d UTC", page.locator("header").inner_text())
+    assert "The model's states" in page.locator(".verdict").last.inner_text()
+    assert re.search(r"MBPO\(SAC\) and SAC return the same: \S+ It took", text)  # one is a copy of the other
+
+
+def test_a_title_names_what_was_trained(trained, tmp_path):
+    html = build_report([trained], tmp_path / "report.html", videos=False).read_text()
+    assert "<title>MBPO(SAC) on Pendulum-v1</title>" in html
+
+
+def test_an_env_of_ones_own_is_filmed_where_it_is_named(trained, tmp_path):
+    folder = finished(tmp_path / "own", trained, env="my_envs:Mine")
+    without = build_report([folder], tmp_path / "without.html").read_text()
+    assert "<video" not in without and "--env" in without
+    assert "<video" in build_report([folder], tmp_path / "with.html", env="Pendulum-v1").read_text()
+
+
 def test_planted_scripts_are_text(visit):
     page = visit().page
     assert page.title() == f"Ours & {HOSTILE}"

@@ -115,8 +115,8 @@ def diagnose(
             steps=len(real),
             error=[_finite(row) for row in error],
             calibration=_calibration(dynamics, real, generator),
-            reward=_reward_error(dynamics.reward_fn is not None, said, real),
-            termination=_termination_errors(dynamics.termination_fn is not None, said, real),
+            reward=reward_error(dynamics.reward_fn is not None, said, real),
+            termination=termination_errors(dynamics.termination_fn is not None, said, real),
             exploitation=exploitation,
             threshold=TRUSTED_ERROR,
             trusted_steps=trusted_steps(error),
@@ -147,8 +147,8 @@ def _diagnose_dreams(
         steps=len(real),
         error=error,
         calibration=None,
-        reward=_reward_error(False, said, real),
-        termination=_termination_errors(False, said, real),
+        reward=reward_error(False, said, real),
+        termination=termination_errors(False, said, real),
         exploitation=_exploitation_gap(player, dynamics, episodes, steps, seed + 2),
         threshold=TRUSTED_ERROR,
         trusted_steps=trusted_steps(error),
@@ -268,14 +268,16 @@ def _real_valued_columns(dynamics: DynamicsModel) -> list[int]:
     ]
 
 
-def _reward_error(is_given: bool, said: Prediction | StepPrediction, real: Transitions) -> RewardError:
+def reward_error(is_given: bool, said: Prediction | StepPrediction, real: Transitions) -> RewardError:
+    """Compare predicted rewards with real ones."""
     scale = Normalizer(1).to(real.reward.device)
     scale.fit(real.reward[:, None])
     unit = float(scale.std)
     return RewardError(is_given, _or_inf(_rms(said.reward - real.reward) / unit), unit)
 
 
-def _termination_errors(is_given: bool, said: Prediction | StepPrediction, real: Transitions) -> TerminationErrors:
+def termination_errors(is_given: bool, said: Prediction | StepPrediction, real: Transitions) -> TerminationErrors:
+    """Count predicted and real terminations."""
     warned, ended = said.terminated, real.terminated
     cases = (warned & ended, ~warned & ended, warned & ~ended, ~warned & ~ended)
     return TerminationErrors(is_given, *(int(case.sum()) for case in cases))

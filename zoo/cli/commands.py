@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from mbrl_wrappers.zoo.training.recipe import parse_params
+from mbrl_wrappers.zoo.training.recipe import available_agents, parse_params
 
 if TYPE_CHECKING:
     from mbrl_wrappers.zoo.evaluation import Episode
@@ -21,6 +21,7 @@ Name = Annotated[Positional[str], arg(metavar="NAME|DIR")]
 Folders = Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="")]
 Env = Annotated[str | None, arg(metavar="ENV", help_behavior_hint="(default: the recorded one)")]
 Assignments = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")]
+Function = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
 Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a tenth of all)")]
 
 
@@ -31,7 +32,7 @@ class Train:
     Prints a table and writes curves.png; the same command again goes on.
     """
 
-    agent: Annotated[Positional[str], arg(metavar="AGENT")]
+    agent: Annotated[Positional[str], arg(metavar="AGENT", help_behavior_hint="")] = ""
     """
     alphazero, dhmbpo, dreamer, exit, i2a, m2ac, maac, macura, mad_td, mbpo, mve, pets, planet, poplin, rs, sac_svg,
     steve, svg, tdmpc2, world_models
@@ -47,13 +48,13 @@ class Train:
     algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by action space)")] = None
     """SAC, TD3, DDPG, TQC, CrossQ, DQN or QRDQN"""
     params: Assignments = ()
-    """changes to the recipe, such as strategy.real_ratio=0.1"""
+    """changes to the recipe; --help AGENT lists all"""
     recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
     resume: Annotated[Path | None, arg(aliases=["-i"], metavar="DIR", help_behavior_hint="")] = None
-    """go on with a run of your own, as it was started"""
+    """go on with a run of yours; with -n, for longer"""
     eval_freq: Steps = None
     """env steps between evaluations"""
     eval_episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 20; planners: 5)")] = None
@@ -82,22 +83,26 @@ class Train:
         params, env_kwargs = parse_params(self.params), parse_params(self.env_kwargs, "env_kwargs")
         if self.resume is not None:
             self._check_that_nothing_else_is_given()
+        elif not self.agent:
+            raise ValueError(f"agent must be one of {available_agents()}, or --resume given, got neither")
 
         from rich.console import Console
 
         from mbrl_wrappers.zoo.comparison import default_folder, resume, train
-        from mbrl_wrappers.zoo.terminal import result_table
+        from mbrl_wrappers.zoo.terminal import result_table, size_text
 
         folder = self.resume or self.folder or default_folder(self.agent, self.env, self.seed)
         try:
             if self.resume is not None:
                 training = resume(
                     folder,
+                    steps=self.steps,
                     track=self.track,
                     with_optimizer=self.with_optimizer,
                     progress_bar=self.progress,
                     executor=self.executor,
                     address=self.address,
+                    tell=say,
                 )
             else:
                 training = train(
@@ -120,6 +125,7 @@ class Train:
                     progress_bar=self.progress,
                     executor=self.executor,
                     address=self.address,
+                    tell=say,
                 )
         except (KeyboardInterrupt, SystemExit):  # the latter by SIGTERM
             say(_where_it_goes_on(folder))
@@ -130,10 +136,14 @@ class Train:
         console.print(result_table(f"{training.spec.env}\n{title}", training.curves, training.spec.eval_episodes))
         console.print(f"Curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
         console.print(f"Agents: {folder}/*", soft_wrap=True, highlight=False)
+        if size := sum(file.stat().st_size for file in folder.glob("*/checkpoint/*")):
+            more = f"mbrl-zoo train --resume {folder} -n {2 * training.spec.steps}"
+            text = f"Longer: {more} (for which {folder}/*/checkpoint keep {size_text(size)})"
+            console.print(text, soft_wrap=True, highlight=False)
         return OK
 
     def _check_that_nothing_else_is_given(self) -> None:
-        own = {"agent", "resume", "track", "progress", "with_optimizer", "executor", "address"}
+        own = {"agent", "resume", "steps", "track", "progress", "with_optimizer", "executor", "address"}
         default = Train(self.agent)
         given = [name for name in vars(self) if name not in own and getattr(self, name) != getattr(default, name)]
         if given:
@@ -152,6 +162,48 @@ def _where_it_goes_on(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Doctor:
+    """Look an env over before you train on it: faults, a small model, what to train.
+
+    The exit code is 1 if there are faults.
+    """
+
+    env: Annotated[Positional[str], arg(metavar="ENV")]
+    """Gymnasium id or package.module:Class"""
+    env_kwargs: Assignments = ()
+    """arguments of the env"""
+    reward_fn: Function = None
+    """a reward function of yours to compare with the env"""
+    termination_fn: Function = None
+    """a rule for terminations to compare with the env"""
+    steps: Annotated[int, arg(aliases=["-n"], metavar="N")] = 3000
+    """random steps to take"""
+    seed: int = 0
+    """of everything random"""
+    model: bool = True
+    """fit a small model"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.doctor import examine
+        from mbrl_wrappers.zoo.doctor.text import text_of
+        from mbrl_wrappers.zoo.environment import import_function
+
+        result = examine(
+            self.env,
+            env_kwargs=parse_params(self.env_kwargs, "env_kwargs"),
+            reward_fn=import_function("reward_fn", self.reward_fn),
+            termination_fn=import_function("termination_fn", self.termination_fn),
+            steps=self.steps,
+            seed=self.seed,
+            model=self.model,
+            estimate=self.model,
+        )
+        print(text_of(result))
+        return FAILED if result.faults else OK
+
+
+@dataclass(frozen=True)
 class List:
     """List the zoo's agents: their returns, their env steps, and where they lie."""
 
@@ -159,16 +211,25 @@ class List:
     """only this agent's"""
     env: Annotated[str, arg(metavar="ENV")] = ""
     """only this env's"""
+    agents: bool = False
+    """list what train can train, with the papers"""
+    markdown: bool = False
+    """as a table for a page"""
 
     def run(self) -> int:
         """Run the command."""
         from rich.console import Console
 
         from mbrl_wrappers.zoo.catalogue.lookup import places, try_to_open
-        from mbrl_wrappers.zoo.terminal import catalogue_table
+        from mbrl_wrappers.zoo.registry import agent_table
+        from mbrl_wrappers.zoo.terminal import algorithm_table, catalogue_markdown, catalogue_table
 
+        if self.agents:
+            Console().print(algorithm_table()) if not self.markdown else print(agent_table())
+            return OK
         wanted = [place for place in places() if self._is_wanted(place.name)]
-        Console().print(catalogue_table([(place, try_to_open(place)) for place in wanted]))
+        found = [(place, try_to_open(place)) for place in wanted]
+        Console().print(catalogue_table(found)) if not self.markdown else print(catalogue_markdown(found))
         return OK
 
     def _is_wanted(self, name: str) -> bool:
@@ -248,7 +309,7 @@ class Enjoy:
     env: Env = None
     """Gymnasium id or package.module:Class to play in"""
     record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
-    """write a video"""
+    """write a video; without a screen, enjoy.mp4"""
     render: bool = True
     """open a window"""
     deterministic: bool = True
@@ -256,25 +317,29 @@ class Enjoy:
 
     def run(self) -> int:
         """Run the command."""
-        from mbrl_wrappers.zoo.cli.enjoyment import enjoy
+        from mbrl_wrappers.zoo.cli.enjoyment import enjoy, has_screen
 
-        if self.record is not None and not self.deterministic:
-            raise ValueError("record shows the deterministic policy: leave out --no-deterministic")
-        window = self.render and self.record is None
+        record = self.record
+        if self.render and record is None and not has_screen():
+            record = Path("enjoy.mp4")
+            say(f"there is no screen (DISPLAY is not set): the episodes go into {record}; --no-render plays without")
+        if record is not None and not self.deterministic:
+            raise ValueError("record shows the deterministic policy: leave out --no-deterministic, or add --no-render")
+        window = self.render and record is None
         played = enjoy(
             self.name,
             episodes=self.episodes,
             seed=self.seed,
             env=self.env,
             render=window,
-            record=self.record,
+            record=record,
             deterministic=self.deterministic,
         )
         for episode in played:
             print(f"seed {episode.seed}: return {episode.total_reward:.2f} in {episode.length} steps")
         print(_summary(played))
-        if self.record is not None:
-            print(f"Video: {self.record}")
+        if record is not None:
+            print(f"Video: {record}")
         return OK
 
 
@@ -479,6 +544,62 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """Search for better settings on an env with Optuna; the same command goes on."""
+
+    agent: Annotated[Positional[str], arg(metavar="AGENT")]
+    """as for train"""
+    env: Annotated[str, arg(metavar="ENV")]
+    """Gymnasium id or package.module:Class"""
+    env_kwargs: Assignments = ()
+    """arguments of the env"""
+    trials: Annotated[int, arg(aliases=["-t"], metavar="N")] = 20
+    """settings to try in all"""
+    steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """env steps of each"""
+    seed: int = 0
+    """of all runs and choices"""
+    algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by action space)")] = None
+    """as for train"""
+    params: Assignments = ()
+    """changes to the recipe that stay as they are"""
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    """recipes of your own"""
+    folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
+    """where to write"""
+    workers: Annotated[int, arg(metavar="N")] = 1
+    """settings to try at a time, on a core each"""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_wrappers.zoo.environment import in_file_names
+        from mbrl_wrappers.zoo.sweeps.processes import sigterm_exits
+        from mbrl_wrappers.zoo.sweeps.tuning import tune
+
+        folder = self.folder or Path("runs") / f"tune_{self.agent}_{in_file_names(self.env)}"
+        with sigterm_exits():
+            found = tune(
+                self.agent,
+                self.env,
+                folder=folder,
+                trials=self.trials,
+                workers=self.workers,
+                seed=self.seed,
+                steps=self.steps,
+                algo=self.algo,
+                params=parse_params(self.params),
+                recipe=self.recipe,
+                env_kwargs=parse_params(self.env_kwargs, "env_kwargs"),
+                tell=lambda sentence: print(sentence, flush=True),
+            )
+        plain = "" if found.plain is None else f"; the recipe itself: {found.plain.value:.1f}"
+        print(f"\nBest: trial {found.best.number}, return {found.best.value:.1f} with seed {self.seed}{plain}\n")
+        print(found.file.read_text(encoding="utf-8"))
+        print(f"Train it: mbrl-zoo train {self.agent} --env {self.env} --recipe {found.file} --seed {self.seed + 1}")
+        return OK
+
+
+@dataclass(frozen=True)
 class Report:
     """Write curves, tables and videos of runs into one page that opens offline."""
 
@@ -486,6 +607,8 @@ class Report:
     """agents' folders, training runs, or the folder of a benchmark"""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FILE.html")] = Path("report.html")
     """where to write"""
+    env: Env = None
+    """Gymnasium id or package.module:Class of all runs, which may be imported"""
     videos: bool = True
     """show real beside imagined episodes"""
 
@@ -493,7 +616,7 @@ class Report:
         """Run the command."""
         from mbrl_wrappers.zoo.report import build_report
 
-        print(build_report(self.folders, self.output, videos=self.videos))
+        print(build_report(self.folders, self.output, env=self.env, videos=self.videos))
         return OK
 
 
@@ -551,6 +674,7 @@ class Match:
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "doctor": Doctor,
     "train": Train,
     "list": List,
     "enjoy": Enjoy,
@@ -559,6 +683,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "play": Play,
     "match": Match,
     "verify": Verify,
+    "tune": Tune,
     "report": Report,
     "benchmark": Benchmark,
     "export": Export,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.environment import playground
 from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import load_agent
+
+
+def has_screen() -> bool:
+    """Tell whether a window can be opened."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def enjoy(

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+import mbrl_wrappers
 from mbrl_wrappers.zoo.cli.commands import COMMANDS, FAILED, say
 from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed
 
@@ -34,11 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(str(Path.cwd()))
     given = sys.argv[1:] if arguments is None else arguments
     try:
+        if list(given) == ["--version"]:
+            print(f"mbrl-wrappers {mbrl_wrappers.__version__}")
+            return 0
         _refuse_repeated(given)
+        if agent := _agent_to_help_with(given):
+            from mbrl_wrappers.zoo.cli.settings import settings_text
+
+            print(settings_text(agent))
+            return 0
         command: Any = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="mbrl-zoo",
-            description="Train, keep and check model-based agents.",
+            description="Train, keep and check model-based agents. (--version: of the library.)\n\n"
+            "The shell completes words after: mbrl-zoo --tyro-write-completion bash FILE",
             args=given,
         )
         return command.run()
@@ -50,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _agent_to_help_with(given: Sequence[str]) -> str | None:
+    """Return AGENT of ``train --help AGENT``, whose settings are to be listed; else None."""
+    asks = len(given) == 3 and given[0] == "train" and given[1] in ("-h", "--help")
+    return given[2] if asks and not given[2].startswith("-") else None
 
 
 def _refuse_repeated(given: Sequence[str]) -> None:

@@ -130,7 +130,7 @@ def draw_ladder(ax: Axes, rows: Sequence[LadderRow]) -> None:
         ax.set_title("Score against opponents")
         ax.set_xlabel("CPU minutes of training")
         ax.set_ylabel("share of points")
-        ax.legend(loc="best", fontsize=8)
+        plots.legend_below(ax)
 
 
 def draw_agreement(ax: Axes, rows: Sequence[LadderRow]) -> None:
@@ -146,7 +146,7 @@ def draw_agreement(ax: Axes, rows: Sequence[LadderRow]) -> None:
         ax.set_title("Agreement with a perfect player")
         ax.set_xlabel("CPU minutes of training")
         ax.set_ylabel("share of moves")
-        ax.legend(loc="lower right")
+        plots.legend_below(ax)
 
 
 def draw_board(ax: Axes, game: Game, position: State) -> None:

@@ -17,7 +17,7 @@ from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.dreams import Dream, dream_in
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS, Diagnosis
 from mbrl_wrappers.zoo.analysis.plan_candidates import Candidates, candidates_in
-from mbrl_wrappers.zoo.environment import env_from_file
+from mbrl_wrappers.zoo.environment import named_env
 from mbrl_wrappers.zoo.registry import ALGORITHMS, DYNAMICS
 from mbrl_wrappers.zoo.report.sentences import one_line
 from mbrl_wrappers.zoo.storage.agent_file import model_config, model_of
@@ -46,12 +46,13 @@ class ModelFindings:
     missing: list[str] = field(default_factory=list)
 
 
-def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
+def look_into(folder: AgentFolder, *, video: bool, env: str | None = None) -> ModelFindings:
     """Collect the findings about an agent's model; parts that are not available are listed and raise no error.
 
     Args:
         folder: the folder of an agent with a model.
         video: whether to record a video.
+        env: the name of the env to play in, which may be imported; default: the recorded one.
     """
     findings = ModelFindings()
     stored = folder.file(DIAGNOSIS)
@@ -60,21 +61,21 @@ def look_into(folder: AgentFolder, *, video: bool) -> ModelFindings:
             findings.diagnosis = Diagnosis.from_json(stored)
             if not video and not _plans(folder) and not _dreams(folder):
                 return findings
-        with closing(env_from_file(folder.env.name, folder.env.kwargs)) as env:
-            agent = load_agent(folder, env, "cpu")
+        with closing(named_env(folder.env, env)) as real:
+            agent = load_agent(folder, real, "cpu")
             if findings.diagnosis is None:
-                findings.diagnosis = _diagnose(agent, env, findings)
+                findings.diagnosis = _diagnose(agent, real, findings)
             if isinstance(agent, PlanningAgent):
-                findings.candidates = _plan(agent, env, findings)
+                findings.candidates = _plan(agent, real, findings)
             if _dreams(folder):
                 dynamics = _model(agent)
-                findings.dream, findings.obs_codec = dream_in(agent, dynamics, env), dynamics.obs_codec
+                findings.dream, findings.obs_codec = dream_in(agent, dynamics, real), dynamics.obs_codec
     except MISFITS as error:
         what = "The model is not shown" if findings.diagnosis is None else _what_else(folder, video)
         findings.missing.append(f"{what}: {one_line(error)}")
         return findings
     if video:
-        findings.video = _record(agent, folder, findings)
+        findings.video = _record(agent, folder, env, findings)
     return findings
 
 
@@ -115,9 +116,9 @@ def _plan(agent: PlanningAgent, env: gym.Env, findings: ModelFindings) -> Candid
     return found
 
 
-def _record(agent: BaseAlgorithm, folder: AgentFolder, findings: ModelFindings) -> bytes | None:
+def _record(agent: BaseAlgorithm, folder: AgentFolder, env: str | None, findings: ModelFindings) -> bytes | None:
     def make_env() -> gym.Env:
-        return env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array")
+        return named_env(folder.env, env, render_mode="rgb_array")
 
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "video.mp4"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import importlib.resources
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from mbrl_wrappers.zoo.analysis.plan_candidates import PLANNED_STEPS, Candidates
 from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
 from mbrl_wrappers.zoo.environment import render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.report import board_games, plots
+from mbrl_wrappers.zoo.report import board_games, plots, reproduction
 from mbrl_wrappers.zoo.report.model import look_into
 from mbrl_wrappers.zoo.report.runs import EnvSection, Group, Run, find_runs, group_by_env, median_run
 from mbrl_wrappers.zoo.report.sentences import (
@@ -38,10 +40,11 @@ from mbrl_wrappers.zoo.report.sentences import (
     termination_sentence,
     trust_sentence,
 )
+from mbrl_wrappers.zoo.report.verdicts import comparison_sentences, model_verdict
 from mbrl_wrappers.zoo.storage.folder import MISFITS
 
-FIGURE_INCHES = (4.0, 3.1)
-WIDE_FIGURE_INCHES = (8.2, 3.1)
+FIGURE_INCHES = (4.0, 3.5)
+WIDE_FIGURE_INCHES = (8.2, 3.5)
 _SEEDS_NOTE = (
     "Thin lines: seeds. Bands: 95% bootstrap intervals of the mean over seeds; with few seeds they are too narrow."
 )
@@ -55,28 +58,36 @@ class Figure:
         svg: the drawing.
         alt: alternative text, for readers who can't see the picture.
         caption: an explanation of how to read it.
+        curves: JSON of the values that the page's script shows at the pointer; None for none.
         wide: whether it takes a page's width.
     """
 
     svg: Markup
     alt: str
     caption: str
+    curves: str | None = None
     wide: bool = False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text and its sort key."""
+    """A cell of a table: its text, its sort key and, for a folder, a link."""
 
     text: str
     value: float | str
+    href: str | None = None
 
 
 NOTHING = Cell("\N{EN DASH}", "")
 
 
 def build_report(
-    folders: Sequence[str | Path], output: str | Path, *, title: str | None = None, videos: bool = True
+    folders: Sequence[str | Path],
+    output: str | Path,
+    *,
+    title: str | None = None,
+    env: str | None = None,
+    videos: bool = True,
 ) -> Path:
     """Write a report of training runs as one HTML file, which needs nothing but a browser.
 
@@ -87,7 +98,8 @@ def build_report(
     Args:
         folders: agents' folders, training runs, or folders that contain these.
         output: the HTML file to write.
-        title: of the page.
+        title: of the page; default: one that names what was trained.
+        env: the name of the env of all runs, for envs of your own: a name that stands in a file is not imported.
         videos: whether to record videos of real and imagined rollouts side by side.
 
     Returns:
@@ -100,11 +112,14 @@ def build_report(
     runs, left_out = find_runs([Path(folder) for folder in folders])
     if not runs:
         raise ZooError(f"folders must hold at least one run that can be read: {left_out[0].path}: {left_out[0].reason}")
-    sections = [_section(section, videos) for section in group_by_env(runs)]
-    style, script = (_template_file(name) for name in ("style.css", "sort.js"))
+    grouped, page_file = group_by_env(runs), Path(output)
+    sections = [_section(section, page_file, env, videos) for section in grouped]
+    style, *scripts = (_template_file(name) for name in ("style.css", "sort.js", "figures.js"))
+    script = "\n".join(f"{{\n{part}}}" for part in scripts)
     page = _templates().get_template("report.html.j2")
     html = page.render(
-        title=title or "Training report",
+        title=title or _title(grouped),
+        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         num_runs=len(runs),
         sections=sections,
         left_out=left_out,
@@ -128,17 +143,43 @@ def _template_file(name: str) -> str:
     return (importlib.resources.files("mbrl_wrappers.zoo.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _section(section: EnvSection, videos: bool) -> dict[str, Any]:
+def _title(sections: Sequence[EnvSection]) -> str:
+    """Return a title that names what was trained."""
+    if len(sections) > 1:
+        return f"Training on {', '.join(section.name for section in sections[:3])}{' and more' * (len(sections) > 3)}"
+    labels = [group.label for group in sections[0].groups]
+    shown = " and ".join(labels) if len(labels) < 3 else f"{len(labels)} agents"
+    return f"{shown} on {sections[0].name}"
+
+
+def _section(section: EnvSection, page: Path, env: str | None, videos: bool) -> dict[str, Any]:
     """Return the template's values for one environment."""
     started = [group for group in section.groups if group.counted]
     return {
         "name": section.name,
         "figures": _return_figures(started),
         "table": [_row(group) for group in section.groups],
-        "runs": [_run_row(group, run) for group in section.groups for run in group.runs],
+        "runs": [_run_row(group, run, page) for group in section.groups for run in group.runs],
+        "comparisons": comparison_sentences(section.groups),
+        "made": _how_it_was_made(section, page),
         "num_unfinished": sum(run.folder is None for group in section.groups for run in group.runs),
-        "model": _model(section, videos),
+        "model": _model(section, env, videos),
         "game": _game(section),
+    }
+
+
+def _how_it_was_made(section: EnvSection, page: Path) -> dict[str, Any]:
+    """Return command, recipe, versions and files of a section's first run."""
+    run = next((run for group in section.groups for run in group.runs if run.folder is not None), None)
+    run = run or section.groups[0].runs[0]
+    evaluation = None if run.folder is None else run.folder.evaluation
+    versions = {} if evaluation is None else evaluation.versions
+    return {
+        "label": f"{run.spec.label()}, seed {run.spec.seed}",
+        "command": reproduction.command_of(run.spec),
+        "recipe": reproduction.recipe_text(run.spec),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "links": reproduction.links_to(run, page),
     }
 
 
@@ -204,12 +245,13 @@ def _iqm(group: Group) -> Cell:
     return Cell(f"{number(center)} [{number(low)}, {number(high)}]", center)
 
 
-def _run_row(group: Group, run: Run) -> list[Cell]:
+def _run_row(group: Group, run: Run, page: Path) -> list[Cell]:
     """Return a run's row of the table of runs."""
     state = "unfinished" if run.folder is None else "finished"
+    folder = Cell(str(run.path), str(run.path), reproduction.link_from(page, run.path))
     row = [Cell(group.label, group.label), Cell(str(run.spec.seed), run.spec.seed), Cell(state, state)]
     if not run.rows:
-        return [*row, Cell(f"0 of {run.spec.steps:,}", 0), *[NOTHING] * 4, Cell(str(run.path), str(run.path))]
+        return [*row, Cell(f"0 of {run.spec.steps:,}", 0), *[NOTHING] * 4, folder]
     last = run.rows[-1]
     return [
         *row,
@@ -218,7 +260,7 @@ def _run_row(group: Group, run: Run) -> list[Cell]:
         Cell(f"{number(last.return_mean)} ± {number(last.return_std)}", last.return_mean),
         Cell(seconds(last.wall_seconds), last.wall_seconds),
         Cell(seconds(last.cpu_seconds), last.cpu_seconds),
-        Cell(str(run.path), str(run.path)),
+        folder,
     ]
 
 
@@ -287,7 +329,7 @@ def _game_figures(found: board_games.GameFindings) -> list[Figure]:
     return figures
 
 
-def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
+def _model(section: EnvSection, env: str | None, videos: bool) -> dict[str, Any] | None:
     """Return the template's values for the model of a section; None if no agent has a model."""
     candidates = {group.label: [run for run in group.counted if run.has_model] for group in section.groups}
     candidates = {label: runs for label, runs in candidates.items() if runs}
@@ -296,7 +338,7 @@ def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
     label, runs = max(candidates.items(), key=lambda item: np.mean([run.last_return for run in item[1]]).item())
     run = median_run(runs)
     assert run.folder is not None  # since it has a model
-    findings = look_into(run.folder, video=videos)
+    findings = look_into(run.folder, video=videos, env=env)
     view: dict[str, Any] = {
         "label": label,
         "seed": run.spec.seed,
@@ -310,6 +352,7 @@ def _model(section: EnvSection, videos: bool) -> dict[str, Any] | None:
     if findings.diagnosis is not None:
         try:
             view.update(
+                verdict=model_verdict(findings.diagnosis),
                 trust=trust_sentence(findings.diagnosis),
                 reward=reward_sentence(findings.diagnosis.reward),
                 termination=termination_sentence(findings.diagnosis.termination, findings.diagnosis.steps),
@@ -451,4 +494,5 @@ def _figure(draw: Callable[[Axes], None], alt: str, caption: str, *, wide: bool 
     figure, (ax,) = plots.new_figure(1, "")
     figure.set_size_inches(*(WIDE_FIGURE_INCHES if wide else FIGURE_INCHES))
     draw(ax)
-    return Figure(Markup(plots.svg_of(figure)), alt, caption, wide)
+    svg, curves = plots.svg_of(figure), plots.curves_of(figure)
+    return Figure(Markup(svg), alt, caption, None if curves is None else json.dumps(curves), wide)

@@ -16,10 +16,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from mbrl_wrappers.zoo.analysis.findings import Calibration, ExploitationGap
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
@@ -33,6 +34,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Always predicting the mean state has an error of 1; an axis that shows much more leaves no room for useful models.
 MAX_SHOWN_ERROR = 2.0
 MAX_SHOWN_CANDIDATES = 100
+# Points of a line whose values a page shows at the pointer.
+MAX_HOVERED = 400
 MAX_DREAM_LINES = 3
 
 STYLE: dict[Any, Any] = {
@@ -101,7 +104,7 @@ def learning_curves(
         ax.set_title("Learning curves" if over == "steps" else "Learning curves over time")
         ax.set_xlabel(unit)
         ax.set_ylabel("return")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def _on_one_grid(paths: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +144,7 @@ def profiles(ax: Axes, scores: Mapping[str, Scores]) -> None:
         ax.set_xlabel("return τ")
         ax.set_ylabel("share of episodes above τ")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
-        ax.legend(loc="lower left")
+        legend_below(ax)
 
 
 def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None = None) -> None:
@@ -161,7 +164,7 @@ def model_error(ax: Axes, rows: Sequence[HorizonError], threshold: float | None 
         ax.set_title("Model error over the horizon")
         ax.set_xlabel("steps ahead, open loop")
         ax.set_ylabel("error / spread of the states")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def reward_error(ax: Axes, rows: Sequence[HorizonError]) -> None:
@@ -172,7 +175,7 @@ def reward_error(ax: Axes, rows: Sequence[HorizonError]) -> None:
         ax.set_title("Reward error over the horizon")
         ax.set_xlabel("imagined steps ahead")
         ax.set_ylabel("error / spread of the rewards")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def divergence(ax: Axes, rows: Sequence[HorizonError]) -> None:
@@ -183,7 +186,7 @@ def divergence(ax: Axes, rows: Sequence[HorizonError]) -> None:
         ax.set_title("What a dream does not know")
         ax.set_xlabel("imagined steps ahead")
         ax.set_ylabel("KL(posterior || imagined) (nats)")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def dream_lines(ax: Axes, real: np.ndarray, dreamed: np.ndarray, entries: Sequence[int], warm_up: int) -> None:
@@ -204,7 +207,7 @@ def dream_lines(ax: Axes, real: np.ndarray, dreamed: np.ndarray, entries: Sequen
         ax.set_title("A dream beside reality")
         ax.set_xlabel("step")
         ax.set_ylabel("observation")
-        ax.legend(loc="best", fontsize=7, ncols=2)
+        legend_below(ax)
 
 
 def dream_frames(ax: Axes, real: np.ndarray, dreamed: np.ndarray, steps: Sequence[int], warm_up: int) -> None:
@@ -242,7 +245,7 @@ def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:
         ax.set_title("Uncertainty along imagined rollouts")
         ax.set_xlabel("imagined step")
         ax.set_ylabel("one-versus-rest divergence (nats)")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def _band_over_horizon(ax: Axes, rows: Sequence[HorizonError], of: str, *, log: bool = False) -> None:
@@ -263,7 +266,7 @@ def gradient_norms(ax: Axes, rows: Sequence[HorizonError]) -> None:
         ax.set_title("Gradient of the first action")
         ax.set_xlabel("imagined steps before the critic's value")
         ax.set_ylabel("norm")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def horizon_weights(ax: Axes, weights: Sequence[float]) -> None:
@@ -299,7 +302,7 @@ def spread_calibration(ax: Axes, calibration: Calibration) -> None:
         ax.set_title("Spread of one-step predictions")
         ax.set_xlabel("predicted / spread of the changes")
         ax.set_ylabel("observed / spread of the changes")
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def coverage(ax: Axes, calibration: Calibration) -> None:
@@ -312,7 +315,7 @@ def coverage(ax: Axes, calibration: Calibration) -> None:
         ax.set_title("Coverage of one-step intervals")
         ax.set_xlabel("predicted interval (%)")
         ax.set_ylabel("real outcomes inside (%)")
-        ax.legend(loc="lower right")
+        legend_below(ax)
 
 
 def exploitation(ax: Axes, gap: ExploitationGap) -> None:
@@ -331,7 +334,7 @@ def exploitation(ax: Axes, gap: ExploitationGap) -> None:
         ax.set_ylabel("imagined return")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5))
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def plan_candidates(ax: Axes, candidates: Candidates) -> None:
@@ -348,7 +351,7 @@ def plan_candidates(ax: Axes, candidates: Candidates) -> None:
             _candidate_paths(ax, candidates)
         else:
             _first_actions(ax, candidates)
-        ax.legend(loc="best")
+        legend_below(ax)
 
 
 def _candidate_paths(ax: Axes, candidates: Candidates) -> None:
@@ -434,6 +437,49 @@ def svg_of(figure: Figure) -> str:
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]  # HTML needs no XML declaration
     body = re.sub(r' id="\w+_\d+"', "", body)  # unused ids, which would repeat from figure to figure
     return f'<svg viewBox="0 0 {width:g} {height:g}" aria-hidden="true">{body}'
+
+
+def legend_below(ax: Axes) -> None:
+    """Put the legend under the axes, where it covers nothing."""
+    lengths = sorted(map(len, ax.get_legend_handles_labels()[1]), reverse=True)
+    columns = 1 if sum(lengths[:2]) > 30 else 2
+    below = ax.transAxes + ScaledTranslation(0, -40 / 72, ax.figure.dpi_scale_trans)  # below ticks and label
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(-0.02, 0),
+        bbox_transform=below,
+        ncols=columns,
+        borderaxespad=0.0,
+        columnspacing=1.2,
+    )
+
+
+def curves_of(figure: Figure) -> dict[str, Any] | None:
+    """Return the labelled lines of a drawn figure with one axes, for a script that shows values at the pointer.
+
+    Returns:
+        ``box``, the corners of the axes, and ``curves``: ``label``, ``color`` and ``points``, each ``[x, y, text of x,
+        text of y]``, all in the units of :func:`svg_of`'s viewBox; None where there are no such lines.
+    """
+    figure.canvas.draw()  # lays the axes out
+    ax, scale = figure.axes[0], 72 / figure.dpi
+    height = 72 * figure.get_size_inches()[1]
+    curves = []
+    for line in ax.get_lines():
+        label, data = str(line.get_label()), np.asarray(line.get_xydata(), float)
+        is_curve = line.get_linestyle() == "-" and 2 <= len(data) <= MAX_HOVERED  # others are limits and diagonals
+        if label.startswith("_") or not is_curve or not np.isfinite(data).all():
+            continue
+        places = ax.transData.transform(data) * scale
+        points = [
+            [round(x, 1), round(height - y, 1), f"{value:,.4g}", f"{result:,.4g}"]
+            for (x, y), (value, result) in zip(places.tolist(), data.tolist(), strict=True)
+        ]
+        color = to_hex(line.get_color())
+        curves.append({"label": label.replace(r"\$", "$"), "color": color, "points": points})
+    (left, bottom), (right, top) = (ax.bbox.get_points() * scale).tolist()
+    box = [round(value, 1) for value in (left, height - top, right, height - bottom)]
+    return {"box": box, "curves": curves} if curves else None
 
 
 def plain(label: str) -> str:

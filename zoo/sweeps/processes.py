@@ -44,6 +44,7 @@ class TrainingProcess:
         folder: where to write.
         track: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         with_optimizer: see :func:`~mbrl_wrappers.zoo.training.run.run`.
+        keep_checkpoint: see :func:`~mbrl_wrappers.zoo.training.run.run`.
         executor: where the agent's workers live, "local" or "ray".
         address: of the Ray cluster.
         lock: of the folder; the process holds it until it ends, even if its parent is killed.
@@ -57,6 +58,7 @@ class TrainingProcess:
         *,
         track: str | None = None,
         with_optimizer: bool = False,
+        keep_checkpoint: bool = False,
         executor: str = "local",
         address: str | None = None,
         lock: FolderLock | None = None,
@@ -64,7 +66,13 @@ class TrainingProcess:
         self.label = label
         self.folder = folder
         self.total_steps = spec.steps
-        options = {"track": track, "with_optimizer": with_optimizer, "executor": executor, "address": address}
+        options = {
+            "track": track,
+            "with_optimizer": with_optimizer,
+            "keep_checkpoint": keep_checkpoint,
+            "executor": executor,
+            "address": address,
+        }
         context = multiprocessing.get_context("spawn")
         self._state = context.Array("d", [0.0, 0.0, math.nan, math.nan], lock=False)
         self._errors, errors = context.Pipe(duplex=False)

@@ -41,7 +41,7 @@ from mbrl_wrappers.zoo.registry import (
     registered_classes,
 )
 from mbrl_wrappers.zoo.training.job import JobSpec
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name
+from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name, hint_about
 
 # Arguments that a run sets itself, so a recipe must not.
 _NOT_IN_RECIPES = {
@@ -95,6 +95,8 @@ def algorithm_of(agent: str, algo: str, *, model: bool = True) -> type[BaseAlgor
         }
     else:
         valid = {record.kind.__name__: ALGORITHMS[record.kind.__name__]}
+    if algo not in valid and isinstance(algo, str) and (hint := hint_about(algo)).startswith(":"):
+        raise ValueError(f"algo must be one of {sorted(valid)}, got {algo!r}{hint}")
     check_name(algo, valid, "algo")
     if not model and record.control is not None:
         return COMPILED.get(record.control, ALGORITHMS[record.control])
@@ -111,25 +113,34 @@ def base_of(spec: JobSpec) -> JobSpec:
     return dataclasses.replace(spec, recipe=recipe, model=False)
 
 
-def check_arguments(agent: str, recipe: Recipe) -> None:
-    """Refuse arguments that the constructors do not have, and sections whose constructor is not called.
-
-    Raises:
-        ValueError: naming the argument and the most similar valid one, or the section.
-    """
+def constructors_of(agent: str, recipe: Recipe) -> dict[str, type]:
+    """Return the constructors that take the arguments of a recipe's sections; sections without one must be empty."""
     algorithm, strategy = algorithm_of(agent, recipe.algo), AGENTS[agent].strategy
     constructors: dict[str, type] = {"agent": algorithm, "dynamics": dynamics_kind(recipe)}
     if strategy is not None:
         constructors.update(model_based=ModelBased, normalize=VecNormalize)
         if argument_names(strategy):
             constructors.update(strategy=strategy)
+    return constructors
+
+
+def settable_names(section: str, constructor: type) -> set[str]:
+    """Return the names of the arguments that a section of a recipe may set."""
+    names = set(argument_types(constructor)) - _NOT_IN_RECIPES
+    if section == "dynamics":
+        names |= {"kind"}
+    return names | _NOISE_ARGUMENTS if "action_noise" in names else names
+
+
+def check_arguments(agent: str, recipe: Recipe) -> None:
+    """Refuse arguments that the constructors do not have, and sections whose constructor is not called.
+
+    Raises:
+        ValueError: naming the argument and the most similar valid one, or the section.
+    """
+    algorithm, constructors = algorithm_of(agent, recipe.algo), constructors_of(agent, recipe)
     for section, constructor in constructors.items():
-        types = argument_types(constructor)
-        valid = types.keys() - _NOT_IN_RECIPES
-        if section == "dynamics":
-            valid |= {"kind"}
-        if "action_noise" in valid:
-            valid |= _NOISE_ARGUMENTS
+        types, valid = argument_types(constructor), settable_names(section, constructor)
         for name, value in getattr(recipe, section).items():
             check_name(name, valid, f"argument of {section} ({constructor.__name__})")
             _check_type(f"{section}.{name}", value, types.get(name, Any))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, dynamics_kind, training_env
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import load_recipe, override
+from mbrl_wrappers.zoo.training.scaling import shorten
 
 NUM_CURVE_POINTS = 10
 NUM_CHECKPOINTS = 10
@@ -38,6 +39,7 @@ def make_job(
     eval_episodes: int | None = None,
     save_freq: int | None = None,
     device: str = "cpu",
+    tell: Callable[[str], None] | None = None,
 ) -> JobSpec:
     """Merge a recipe with the user's arguments, and test that agent and model can be built.
 
@@ -54,16 +56,23 @@ def make_job(
         eval_episodes: episodes per evaluation; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        tell: gets a sentence about each thing that is other than the arguments and the recipe say. If it is given, a
+            recipe for more steps is fitted to ``steps``, see :func:`~mbrl_wrappers.zoo.training.scaling.shorten`.
 
     Raises:
         ValueError: for an argument that can't be used.
     """
     load_recipe(agent, env, file=recipe)  # refuses an unknown agent before the env is made
+    asked_for = env
     with make_env(env, **(env_kwargs or {})) as real, _naming(recipe):
         env = full_name(env, real)
         discrete = isinstance(real.action_space, spaces.Discrete)
         settings = load_recipe(agent, env, file=recipe, algo=algo, discrete_actions=discrete)
         settings = override(settings, params or {})
+        if tell is not None and isinstance(steps, int):
+            settings, changes = shorten(settings, steps, fixed=params or {})
+            for change in changes:
+                tell(change)
         check_arguments(agent, settings)
         _check_spaces(real, images=dynamics_kind(settings).takes_images)
         steps = settings.steps if steps is None else steps
@@ -89,7 +98,23 @@ def make_job(
             build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, real))
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
+    if tell is not None:
+        _tell_more(spec, asked_for, tell)
     return spec
+
+
+def _tell_more(spec: JobSpec, asked_for: str, tell: Callable[[str], None]) -> None:
+    """Say what an id without a version stands for, when a run ends, and which device ``"auto"`` is."""
+    if spec.env != asked_for:
+        tell(f"{asked_for} is {spec.env} here; write its version, since the next one may be another env")
+    at_once = spec.recipe.agent.get("train_freq", 1)
+    if isinstance(at_once, int) and spec.steps % at_once:
+        end = -(-spec.steps // at_once) * at_once
+        tell(f"steps are taken {at_once} at a time (agent.train_freq): the run ends after {end:,}, not {spec.steps:,}")
+    elif isinstance(at_once, list) and at_once[-1] == "episode":
+        tell(f"steps are taken by whole episodes (agent.train_freq): the run may end after more than {spec.steps:,}")
+    if spec.device == "auto" and not torch.cuda.is_available():
+        tell("device auto is the CPU: torch finds no CUDA here")
 
 
 @contextmanager

@@ -22,6 +22,10 @@ SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
 
 _EXAMPLES = {"params": "strategy.real_ratio=0.1", "env_kwargs": "g=9.81"}
 
+# SB3's and sb3-contrib's agents, which people may write in place of ours.
+_ON_POLICY = ("a2c", "ars", "maskableppo", "ppo", "recurrentppo", "trpo")
+_OFF_POLICY = {name.lower(): name for name in ("SAC", "TD3", "DDPG", "TQC", "CrossQ", "DQN", "QRDQN")}
+
 # Arguments that mean the same to every off-policy agent, so that they stay when another algorithm is chosen.
 SHARED_ARGUMENTS = (
     "learning_starts",
@@ -114,17 +118,28 @@ def load_recipe(
     Raises:
         ValueError: for an agent without recipes, or an unknown key (the nearest valid one is named).
     """
-    shipped = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
-    if file is None:
-        if not agent.isidentifier() or not shipped.is_file():
-            raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}")
-        entries = read_literals(shipped.read_text(encoding="utf-8"))
-    else:
-        entries = _read_file(Path(file))
+    entries = _shipped(agent) if file is None else _read_file(Path(file))
     try:
         return recipe_from(entries, env_id, algo=algo, discrete_actions=discrete_actions)
     except ValueError as error:
-        raise ValueError(f"recipe {shipped.name if file is None else file}: {error}") from error
+        raise ValueError(f"recipe {f'{agent}.yml' if file is None else file}: {error}") from error
+
+
+def has_entry(agent: str, env_id: str) -> bool:
+    """Tell whether the library's recipes of an agent have settings for an env, and not the defaults alone.
+
+    Raises:
+        ValueError: for an agent without recipes.
+    """
+    entries = _shipped(agent)
+    return env_id in entries or env_id.rpartition(":")[2] in entries
+
+
+def _shipped(agent: str) -> Mapping[str, Any]:
+    file = importlib.resources.files("mbrl_wrappers.zoo") / "recipes" / f"{agent}.yml"
+    if not agent.isidentifier() or not file.is_file():
+        raise ValueError(f"agent must be one of {available_agents()}, got {agent!r}{hint_about(agent)}")
+    return read_literals(file.read_text(encoding="utf-8"))
 
 
 def _read_file(file: Path) -> Mapping[str, Any]:
@@ -169,6 +184,12 @@ def recipe_from(
     }
     sections = {name: {**default.get(name, {}), **own.get(name, {})} for name in SECTIONS}
     return Recipe(algo=algo, steps=own.get("steps", default["steps"]), **{**sections, "agent": arguments})
+
+
+def recipe_yaml(recipe: Recipe, steps: int) -> str:
+    """Return a file of recipes with this one as its default, for ``mbrl-zoo train --recipe``."""
+    sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
+    return yaml.safe_dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, sort_keys=False)
 
 
 def available_agents() -> list[str]:
@@ -236,6 +257,19 @@ def check_name(name: str, valid: Iterable[str], what: str) -> None:
             raise ValueError(f"{what} must be one of {valid}, got {name!r}")
         nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)[0]
         raise ValueError(f"{what} must be one of {valid}, got {name!r}; did you mean {nearest!r}?")
+
+
+def hint_about(name: str) -> str:
+    """Return what to write in place of a name of SB3's agents, or of a similar one of ours; it begins with a colon."""
+    if name.lower() in _ON_POLICY:
+        return (
+            f": {name} learns inside a model. Train one by `mbrl-zoo train mbpo`, and then "
+            f"`{name.upper()}('MlpPolicy', ImaginedVecEnv(zoo.load_dynamics(FOLDER), num_envs=64)).learn(100_000)`"
+        )
+    if name.lower() in _OFF_POLICY:
+        return f": mbpo makes it model-based. Write `mbrl-zoo train mbpo --algo {_OFF_POLICY[name.lower()]}`"
+    nearest = difflib.get_close_matches(name, available_agents(), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _arguments_for(algo: str, written_for: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -70,6 +71,7 @@ def run(
     progress_bar: bool = False,
     track: str | None = None,
     with_optimizer: bool = False,
+    keep_checkpoint: bool = False,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     on_step: Callable[[OffPolicyAlgorithm], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -84,6 +86,8 @@ def run(
         progress_bar: show SB3's progress bar.
         track: ``"tensorboard"`` or ``"wandb"``, to log SB3's metrics to the folder's ``tensorboard``.
         with_optimizer: whether the agent's files keep optimisers and replay buffer too.
+        keep_checkpoint: whether the last checkpoint stays when the run is finished, so that :func:`lengthen` can let it
+            go on. It holds pickles and is none of the agent's files.
         on_evaluation: called with each row.
         on_step: called with the agent after each env step.
         should_stop: called between an update and the next step; once it returns True, the run writes a checkpoint at
@@ -137,7 +141,41 @@ def run(
                 recorder.checkpoint()  # so that a stop from here on loses nothing
         played = recorder.evaluate(agent)
         _keep(agent, spec, folder, eval_env, played, rows, ladder, with_optimizer)
+        if not keep_checkpoint:
+            for left in (checkpoint, *folder.glob(f".{CHECKPOINT}.*")):
+                shutil.rmtree(left, ignore_errors=True)  # a pickle, which should not be shared
     return agent, rows
+
+
+def lengthen(spec: JobSpec, folder: Path) -> Callable[[], None] | None:
+    """Prepare a run to go on for more steps than it was started for.
+
+    Args:
+        spec: the job with more steps.
+        folder: of the run, finished or not.
+
+    Returns:
+        What has to be called to let it go on; None where the folder holds no run that is shorter and otherwise alike.
+
+    Raises:
+        ValueError: for a finished run without a checkpoint.
+    """
+    if not (folder / JOB).exists():
+        return None
+    old = JobSpec.from_json(read_bytes(folder / JOB, MAX_JSON_BYTES))
+    if old.steps >= spec.steps or dataclasses.replace(old, steps=spec.steps) != spec:
+        return None
+    if is_finished(folder) and not has_checkpoint(folder / CHECKPOINT):
+        raise ValueError(
+            f"steps must be {old.steps:,} for the run in {folder}, which is finished and has no checkpoint to go on "
+            f"from, got {spec.steps:,}"
+        )
+
+    def go_on() -> None:
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: with the old job and no manifest it is finished again
+        write_atomically(folder / JOB, spec.to_json().encode())
+
+    return go_on
 
 
 def _read_ladder(folder: Path, steps: int) -> list[LadderRow]:
@@ -189,8 +227,6 @@ def _keep(
         other_files=files,
         with_optimizer=with_optimizer,
     )
-    for checkpoint in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*")):
-        shutil.rmtree(checkpoint, ignore_errors=True)  # no longer needed, and a pickle should not be shared
 
 
 def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:

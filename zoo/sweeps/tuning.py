@@ -1,0 +1,298 @@
+"""Search for better settings of a recipe on one env, with Optuna."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mbrl_wrappers.arguments import check_whole_number
+from mbrl_wrappers.files import write_atomically
+from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.registry import argument_defaults
+from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.sweeps.executors import POLL_SECONDS
+from mbrl_wrappers.zoo.sweeps.lock import FolderLock
+from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess, stop_all
+from mbrl_wrappers.zoo.training.building import constructors_of, settable_names
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import Recipe, override, recipe_yaml
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY = "study.log"
+BEST = "best.yml"
+# Trials before the first one may be stopped early, and the share of a run that each of them gets in any case.
+_LEAST_TRIALS = 4
+_LEAST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two bounds, drawn by its logarithm."""
+
+    low: float
+    high: float
+
+
+Choices = tuple[Any, ...]
+# What is looked for: settings that matter in every agent that has them, and few, since each run is long.
+SPACE: dict[str, Range | Choices] = {
+    "agent.learning_rate": Range(1e-4, 3e-3),  # of actor and critic
+    "agent.gradient_steps": (1, 5, 10, 20),  # updates per env step
+    "agent.horizon": (1, 3, 5),  # imagined steps of MAAC, SVG and the like
+    "strategy.real_ratio": (0.05, 0.25, 0.5, 0.95),  # share of real rows in a batch
+    "strategy.rollout_length": (1, 3, 5, 10),  # imagined steps from a real state
+    "strategy.horizon": (1, 3, 5),  # imagined steps of MVE's and STEVE's targets
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried.
+
+    Attributes:
+        number: from 0.
+        params: the settings.
+        value: mean return of the last evaluation; None where there was none.
+        state: ``"complete"``, ``"pruned"`` or ``"failed"``.
+    """
+
+    number: int
+    params: dict[str, Any]
+    value: float | None
+    state: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The result of :func:`tune`.
+
+    Attributes:
+        trials: all of them, those of earlier calls included.
+        best: the best one that was complete.
+        plain: the first one with the recipe as it is; None where it was not complete.
+        recipe: its recipe.
+        file: with this recipe, for ``mbrl-zoo train --recipe``.
+    """
+
+    trials: list[Trial]
+    best: Trial
+    plain: Trial | None
+    recipe: Recipe
+    file: Path
+
+
+def search_space(agent: str, recipe: Recipe, fixed: Mapping[str, Any] | None = None) -> dict[str, Range | Choices]:
+    """Return the settings to look for: those of :data:`SPACE` that the agent has and the user has not fixed.
+
+    The recipe's own value is always among the choices. A value of 0 or 1 for ``real_ratio`` is part of what the agent
+    is and stays, as do schedules.
+
+    Raises:
+        ZooError: if there are none.
+    """
+    constructors, found = constructors_of(agent, recipe), dict[str, Range | Choices]()
+    for name, values in SPACE.items():
+        section, _, argument = name.partition(".")
+        if section not in constructors or argument not in settable_names(section, constructors[section]):
+            continue
+        own = own_value(agent, recipe, name)
+        is_part = isinstance(own, str | list) or (argument == "real_ratio" and own in (0, 1))
+        if name in (fixed or {}) or is_part:
+            continue
+        if isinstance(values, tuple) and own is not None and own not in values:
+            values = tuple(sorted((*values, own)))
+        found[name] = values
+    if not found:
+        raise ZooError(f"agent must have settings to look for, one of {sorted(SPACE)}, got {agent!r}")
+    return found
+
+
+def tune(
+    agent: str,
+    env: str,
+    *,
+    folder: str | Path,
+    trials: int = 20,
+    workers: int = 1,
+    seed: int = 0,
+    tell: Callable[[str], None] = print,
+    **arguments: Any,
+) -> Tuning:
+    """Try settings and keep the best ones; a study that was interrupted goes on in its folder.
+
+    The first trial is the recipe as it is. Optuna's TPE chooses the others, and stops those that fall below the median
+    of the earlier ones (after at least 30% of their steps). All trials train with one seed, so the best return is too
+    good: train the best recipe with other seeds.
+
+    Args:
+        agent: registered name.
+        env: a Gymnasium id or ``"package.module:Class"``.
+        folder: of the study.
+        trials: in all, those of earlier calls included.
+        workers: trials at a time, on a core each.
+        seed: of the runs, and of the choices.
+        tell: gets a sentence about each trial.
+        **arguments: of :func:`~mbrl_wrappers.zoo.training.job_making.make_job`; ``params`` are not looked for.
+
+    Raises:
+        ValueError: for an argument that can't be used, or where Optuna is missing.
+    """
+    check_whole_number("trials", trials)
+    check_whole_number("workers", workers)
+    folder = Path(folder)
+    fixed = arguments.pop("params", None) or {}
+    plain = make_job(agent, env, seed=seed, params=fixed, **arguments)
+    space = search_space(agent, plain.recipe, fixed)
+    lock = FolderLock.take_if_free(folder)
+    if lock is None:
+        raise ZooError(f"folder must not be in use, but another process is tuning in {folder}")
+    with closing(lock):
+        study = _open_study(folder, plain, space, seed)
+        _run_trials(study, plain, space, folder, trials, workers, tell)
+        return _result(study, plain, space, folder)
+
+
+def _open_study(folder: Path, plain: JobSpec, space: Mapping[str, Range | Choices], seed: int) -> optuna.Study:
+    """Open the folder's study; what was being tried when it was interrupted is tried again."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise ZooError("tune needs optuna: pip install 'mbrl-wrappers[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / STUDY)))
+    done = len(storage.get_all_trials(storage.get_all_studies()[0]._study_id)) if storage.get_all_studies() else 0
+    study = optuna.create_study(
+        storage=storage,
+        study_name="tune",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=seed + done, n_startup_trials=_LEAST_TRIALS),
+        pruner=optuna.pruners.MedianPruner(_LEAST_TRIALS, n_warmup_steps=int(_LEAST_SHARE * plain.steps)),
+    )
+    described = {"job": plain.to_json(), "space": sorted(space)}
+    before = study.user_attrs.get("described", described)
+    if before != described:
+        raise ZooError(f"folder must be new or hold a study of the same job, got {folder}")
+    study.set_user_attr("described", described)
+    if not study.trials:
+        study.enqueue_trial(_own_values(plain, space))
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def own_value(agent: str, recipe: Recipe, name: str) -> Any:
+    """Return the value of a setting in a recipe, or else the default of its constructor."""
+    section, _, argument = name.partition(".")
+    default = argument_defaults(constructors_of(agent, recipe)[section]).get(argument)
+    return getattr(recipe, section).get(argument, default)
+
+
+def _own_values(job: JobSpec, space: Mapping[str, Range | Choices]) -> dict[str, Any]:
+    """Return the settings of the recipe itself, but for those out of their range."""
+    own = {name: own_value(job.agent, job.recipe, name) for name in space}
+    return {
+        name: value
+        for name, value in own.items()
+        if not isinstance(values := space[name], Range) or values.low <= value <= values.high
+    }
+
+
+def _run_trials(
+    study: optuna.Study,
+    plain: JobSpec,
+    space: Mapping[str, Range | Choices],
+    folder: Path,
+    trials: int,
+    workers: int,
+    tell: Callable[[str], None],
+) -> None:
+    running: list[_Running] = []
+    try:
+        while True:
+            while len(running) < workers and _num_tried(study) + len(running) < trials:
+                running.append(_Running(study.ask(), plain, space, folder))
+            if not running:
+                return
+            time.sleep(POLL_SECONDS)
+            for one in list(running):
+                if (ended := one.look(study)) is not None:
+                    running.remove(one)
+                    tell(f"trial {one.trial.number}: {ended}  {_shown(one.params)}")
+    finally:
+        stop_all([one.process for one in running])
+
+
+def _num_tried(study: optuna.Study) -> int:
+    return len([trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")])
+
+
+class _Running:
+    """A trial whose run goes on in a process."""
+
+    def __init__(self, trial: optuna.Trial, plain: JobSpec, space: Mapping[str, Range | Choices], folder: Path) -> None:
+        self.trial = trial
+        self.params = {name: _suggest(trial, name, values) for name, values in space.items()}
+        spec = dataclasses.replace(plain, recipe=override(plain.recipe, self.params))
+        self._folder = folder / "trials" / spec.digest()
+        self._reported = 0
+        self.process = TrainingProcess(spec.label(), spec, self._folder)
+
+    def look(self, study: optuna.Study) -> str | None:
+        """Report what is new; return how the trial ended, None while it goes on."""
+        import optuna
+
+        is_running = self.process.is_running()
+        steps, mean = self.process.last_evaluation
+        if steps > self._reported:
+            self._reported = steps
+            self.trial.report(mean, steps)
+        if not is_running:
+            self.process.stop()
+            value = read_rows(self._folder / "progress.csv", Evaluation)[-1].return_mean
+            study.tell(self.trial, value)
+            return f"return {value:.1f}"
+        if self.trial.should_prune():
+            self.process.stop()
+            study.tell(self.trial, state=optuna.trial.TrialState.PRUNED)
+            return f"stopped after {steps:,} steps with a return of {mean:.1f}"
+        return None
+
+
+def _suggest(trial: optuna.Trial, name: str, values: Range | Choices) -> Any:
+    if isinstance(values, Range):
+        return trial.suggest_float(name, values.low, values.high, log=True)
+    return trial.suggest_categorical(name, values)
+
+
+def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Choices], folder: Path) -> Tuning:
+    states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    all_trials = [
+        Trial(one.number, one.params, one.value, states[one.state.name])
+        for one in study.trials
+        if one.state.name in states
+    ]
+    complete = [trial for trial in all_trials if trial.state == "complete" and trial.value is not None]
+    best = max(complete, key=lambda trial: trial.value or 0.0)
+    recipe = override(plain.recipe, best.params)
+    write_atomically(folder / BEST, recipe_yaml(recipe, plain.steps).encode())
+    own = _own_values(plain, space)
+    itself = next((trial for trial in complete if own.items() <= trial.params.items()), None)
+    return Tuning(all_trials, best, itself, recipe, folder / BEST)
+
+
+def _shown(params: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    )
