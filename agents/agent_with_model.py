@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.envs.finite import check_finite
+from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.seeding import set_apart
 
@@ -27,12 +28,15 @@ class AgentWithModel(OffPolicyAlgorithm):
 
     dynamics: Any  # None until the default model is built
     _view: AgentView
+    _real: tuple[ReplayBuffer, ReplayExperience] | None = None
+    _num_unseen = 0  # steps that were stored since the buffer's sequences were last asked for
 
     def _adopt(self, dynamics: Any) -> None:
         """Take a model of the env's spaces for the agent's own."""
         dynamics.check_spaces(self.observation_space, self.action_space)
         self.dynamics = dynamics.to(self.device)
         self._view = AgentView(self, self.dynamics)
+        self._real = None  # it has the former view
 
     # -- learning -------------------------------------------------------------------------------
 
@@ -55,6 +59,17 @@ class AgentWithModel(OffPolicyAlgorithm):
         check_finite("reward", reward, self.num_timesteps)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._last_episode_starts = dones
+        self._num_unseen += 1
+
+    def _experience(self) -> ReplayExperience:
+        """Return the buffer's sequences; it is kept, since only what was added has to be looked at then."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        is_known = self._real is not None and self._real[0] is buffer and self._num_unseen < buffer.buffer_size
+        if self._real is None or not is_known:
+            self._real = buffer, ReplayExperience(buffer, self._view, self.dynamics)
+        self._num_unseen = 0
+        return self._real[1]
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -103,4 +118,4 @@ class AgentWithModel(OffPolicyAlgorithm):
             self.dynamics.to(self.device)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_view"]
+        return [*super()._excluded_save_params(), "_num_unseen", "_real", "_view"]

@@ -152,9 +152,7 @@ class AlphaZero(BaseAlgorithm):
         try:
             self._method(is_quiet=False)
         except TypeError as error:
-            raise ValueError(
-                f"search_kwargs must be arguments of the search {search!r}, got {search_kwargs}"
-            ) from error
+            raise ValueError(f"search_kwargs must be arguments of {search!r}, got {search_kwargs}") from error
         self.num_games, self.explored_moves, self.random_opening = num_games, explored_moves, random_opening
         self.value_mix, self.reuse_trees = value_mix, reuse_trees
         self.buffer_size, self.learning_starts = buffer_size, learning_starts

@@ -272,7 +272,7 @@ class Dreamer(RememberingAgent):
         loss = self.dynamics.loss(drawn)
         norm = ascend(-loss.total, self.dynamics, self.max_grad_norm, (), Stepper(self.model_optimizer))
         features, is_over = loss.features.flatten(0, 1), drawn.terminated.flatten()  # [B T, F], [B T]
-        self.dynamics.keep_starts(features)  # for imagined envs
+        self.dynamics.keep_starts(features[~is_over])  # for imagined envs
         if self.imagination_starts is not None:
             rows = torch.randperm(len(features), device=self.device)[: self.imagination_starts]
             features, is_over = features[rows], is_over[rows]

@@ -257,8 +257,9 @@ class I2A(OnPolicyAlgorithm):
         futures = self._futures
         if futures is None or cast(_Recorder, futures.venv).venv is not env:
             futures = self._futures = VecImaginedFutures(_Recorder(env), core)
-        if not isinstance(self._last_obs, dict):  # the env was reset
-            self._last_obs = futures.imagined(cast(Any, self._last_obs))
+        # Imagined anew, since model and rollout policy have learned, and a resumed run has the env's observation alone.
+        last: Any = self._last_obs["observation"] if isinstance(self._last_obs, dict) else self._last_obs
+        self._last_obs = futures.imagined(last)
         recorder = cast(_Recorder, futures.venv)
         recorder.obs, recorder.buffer = self._last_obs["observation"], self.replay_buffer
         return super().collect_rollouts(futures, callback, rollout_buffer, n_rollout_steps)

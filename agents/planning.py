@@ -292,9 +292,8 @@ class PlanningAgent(PlansActions):
         """Fit the model on all real data; SB3 calls this every ``train_freq``. The arguments are ignored."""
         buffer = self.replay_buffer
         assert buffer is not None
-        experience = ReplayExperience(buffer, self._view, self.dynamics)
-        if len(experience.rows()):
-            self._fit(experience)
+        if buffer.size():
+            self._fit(ReplayExperience(buffer, self._view, self.dynamics))
 
     def _fit(self, experience: Experience) -> None:
         """Fit everything that is learned to all real experience."""

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
 from mbrl_wrappers.agents.agent_with_model import AgentWithModel
-from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 
 
 class Memory(NamedTuple):
@@ -37,7 +35,6 @@ class RememberingAgent(AgentWithModel):
     """
 
     _memory: Memory | None = None
-    _real: tuple[ReplayBuffer, ReplayExperience] | None = None
 
     @abstractmethod
     def _act(self, features: Tensor, generator: torch.Generator | None = None, deterministic: bool = False) -> Tensor:
@@ -51,18 +48,6 @@ class RememberingAgent(AgentWithModel):
     def act_on(self, features: Tensor, deterministic: bool = True) -> Tensor:
         """Return the actions ``[B, A]``, flat and in the env's units, for features ``[B, F]`` of the model's states."""
         return self._env_action(self._act(features, None, deterministic))
-
-    def _adopt(self, dynamics: Any) -> None:
-        super()._adopt(dynamics)
-        self._real = None  # it has the former view
-
-    def _experience(self) -> ReplayExperience:
-        """Return the buffer's sequences; it is kept, since only what was added has to be looked at then."""
-        buffer = self.replay_buffer
-        assert buffer is not None
-        if self._real is None or self._real[0] is not buffer:
-            self._real = buffer, ReplayExperience(buffer, self._view, self.dynamics)
-        return self._real[1]
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -159,4 +144,4 @@ class RememberingAgent(AgentWithModel):
     # -- saving ---------------------------------------------------------------------------------
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_memory", "_real"]
+        return [*super()._excluded_save_params(), "_memory"]

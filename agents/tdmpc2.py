@@ -19,7 +19,6 @@ from mbrl_wrappers.agents.networks.tdmpc2 import TDMPC2Policy
 from mbrl_wrappers.agents.planning import PlansActions
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.experience import Experience
-from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.models.env_specs import spec_of
 from mbrl_wrappers.models.implicit import ImplicitModel, Unrolled
 from mbrl_wrappers.models.implicit.model import ENCODER_LEARNING_RATE
@@ -103,7 +102,6 @@ class TDMPC2(PlansActions):
 
     policy: TDMPC2Policy
     _planner: MPPI
-    _real: tuple[ReplayBuffer, ReplayExperience] | None = None
     _owed_updates = 0.0
 
     def __init__(
@@ -206,8 +204,9 @@ class TDMPC2(PlansActions):
             self.dynamics = ImplicitModel(self.observation_space, self.action_space, seed=self.seed or 0, **size)
         if not isinstance(self.dynamics, ImplicitModel):
             raise ValueError(f"dynamics must be an ImplicitModel for TDMPC2, got {type(self.dynamics).__name__}")
+        if self.size not in (None, self.dynamics.settings["size"]):
+            raise ValueError(f"size must be that of dynamics, {self.dynamics.settings['size']!r}, got {self.size!r}")
         self._adopt(self.dynamics)
-        self._real = None  # it has the former view
         self._planner = self._make_planner()
         self.policy.build(
             self.dynamics.num_features, self.dynamics.action_codec.dim, self.size or self.dynamics.settings["size"]
@@ -222,6 +221,7 @@ class TDMPC2(PlansActions):
         )
         if not hasattr(self, "_plan_generator"):  # a loaded agent has its own
             self._plan_generator = torch.Generator().manual_seed(stream_seed(self.seed, "plan"))
+        self.policy.set_training_mode(False)  # but for updates: with dropout, plans would be random
 
     def _make_planner(self) -> MPPI:
         many = self.dynamics.action_codec.dim >= MANY_ACTIONS
@@ -262,14 +262,6 @@ class TDMPC2(PlansActions):
         self._n_updates += num_updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         record_means(self.logger, log)
-
-    def _experience(self) -> ReplayExperience:
-        """Return the buffer's sequences; it is kept, since only what was added has to be looked at then."""
-        buffer = self.replay_buffer
-        assert buffer is not None
-        if self._real is None or self._real[0] is not buffer:
-            self._real = buffer, ReplayExperience(buffer, self._view, self.dynamics)
-        return self._real[1]
 
     def _update(self, experience: Experience, batch_size: int) -> Logged:
         """Train model and critics, then the policy, then the slow critics, once."""
@@ -438,7 +430,7 @@ class TDMPC2(PlansActions):
         return ["policy", "model_optimizer", "actor_optimizer"], []
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_real", "_learners"]
+        return [*super()._excluded_save_params(), "_learners"]
 
 
 def discount_for(max_episode_steps: int | None) -> float:

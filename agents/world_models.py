@@ -75,7 +75,8 @@ class WorldModels(RememberingAgent):
 
     Raises:
         ValueError: for an argument out of its range, another action space, a model of other spaces than the env's, or
-            rollouts that are shorter than the model's sequences; when learning begins, if cma is not installed.
+            too few random steps or too small a buffer for the model's sequences; when learning begins, if cma is not
+            installed.
 
     Example:
         >>> agent = WorldModels("MlpPolicy", "Pendulum-v1", learning_starts=5_000, dream_length=200)  # doctest: +SKIP
@@ -185,7 +186,9 @@ class WorldModels(RememberingAgent):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         check_cma()
-        return super()._setup_learn(*args, **kwargs)
+        result = super()._setup_learn(*args, **kwargs)
+        self._steps_at_fit = min(self._steps_at_fit, self.num_timesteps)  # which may count anew
+        return result
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Do the next piece of work; SB3 calls this after each step of all envs, once the random ones are done.
@@ -290,6 +293,7 @@ class WorldModels(RememberingAgent):
         if self.num_timesteps >= learning_starts:
             self._held = None
             return action, own
+        self._trials = None  # random play is no candidate's
         held = self._held
         if held is None or len(held.left) != n_envs:
             held = _Held(action, own, np.zeros(n_envs, int))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradients
+import latent
 import learning_report
 import locomotion
 import reward_scale
@@ -21,7 +22,7 @@ from learning_report import at_steps
 from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
 
 # The newest settings come first: an agent's row on a later page is of older ones.
-PAGES = (locomotion.PAGE, trust.PAGE, gradients.PAGE, reward_scale.PAGE)
+PAGES = (locomotion.PAGE, latent.PAGE, trust.PAGE, gradients.PAGE, reward_scale.PAGE)
 TEXT = """\
 # Results by task
 

@@ -3,9 +3,9 @@
 python examples/i2a_imagination.py
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from mbrl_wrappers.agents import I2A
 from mbrl_wrappers.envs import GamesVecEnv
@@ -29,7 +29,8 @@ right = (imagined["frames"] == real["frames"]).all((-3, -2, -1))[0]  # [first ac
 print(f"share of imagined frames that are right, by step: {np.round(right.mean(0), 2)}")
 print(f"chosen: {['up', 'down', 'left', 'right'][int(agent.predict(obs, deterministic=True)[0][0])]}")
 
-figure, axes = plt.subplots(8, 6, figsize=(9, 12))
+figure = Figure(figsize=(9, 12))
+axes = figure.subplots(8, 6)
 for action, name in enumerate(["up", "down", "left", "right"]):
     for row, (source, frames) in enumerate([("imagined", imagined["frames"]), ("real", real["frames"])]):
         shown = [obs[0], *frames[0, action]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
 from mbrl_wrappers.zoo.training.recipe import check_name
-from mbrl_wrappers.zoo.training.run import check_folder, is_finished, lengthen
+from mbrl_wrappers.zoo.training.run import check_folder, check_track, is_finished, lengthen
 from mbrl_wrappers.zoo.training.scaling import continued
 
 POLL_SECONDS = 0.2
@@ -216,22 +216,27 @@ def _train_all(
     if baseline and AGENTS[spec.agent].strategy is not None:
         base = base_of(spec)
         variants[base.label()] = (base, folder / BASE)
+    check_track(options["track"])
     longer = {name: lengthen(*variant) for name, variant in variants.items()}  # all of them, or none
-    for name, go_on in longer.items():
-        if go_on is not None:
-            go_on()
-            tell(f"the run in {variants[name][1]} goes on to {spec.steps:,} steps")
-    for variant, variant_folder in variants.values():
+    for name, (variant, variant_folder) in variants.items():
+        if longer[name] is not None:
+            continue
         check_folder(variant, variant_folder)
         is_late = options["with_optimizer"] and is_finished(variant_folder)
         if is_late and "training" not in open_folder(variant_folder).config:
             raise ZooError(f"with_optimizer comes too late: the run in {variant_folder} is finished without")
-    unfinished = {name: (s, f) for name, (s, f) in variants.items() if not is_finished(f)}
+    unfinished = {name: (s, f) for name, (s, f) in variants.items() if longer[name] or not is_finished(f)}
     with (
+        _locked(unfinished) as locks,  # first: a finished run is opened again below
         sigterm_exits(),
-        _started(unfinished, options) as processes,
-        TrainingProgress(processes) if progress_bar else nullcontext() as progress,
+        ExitStack() as stack,
     ):
+        for name, go_on in longer.items():
+            if go_on is not None:
+                go_on()
+                tell(f"the run in {variants[name][1]} goes on to {spec.steps:,} steps")
+        processes = stack.enter_context(_started(unfinished, locks, options))
+        progress = stack.enter_context(TrainingProgress(processes) if progress_bar else nullcontext())
         while any([process.is_running() for process in processes]):
             time.sleep(POLL_SECONDS)
             if progress is not None:
@@ -255,16 +260,28 @@ def default_folder(agent: str, env: str, seed: int) -> Path:
 
 
 @contextmanager
-def _started(variants: Mapping[str, tuple[JobSpec, Path]], options: dict[str, Any]) -> Iterator[list[TrainingProcess]]:
+def _locked(variants: Mapping[str, tuple[JobSpec, Path]]) -> Iterator[dict[str, FolderLock]]:
+    """Take the right to write to the runs' folders."""
+    with ExitStack() as stack:
+        locks = {}
+        for label, (_, folder) in variants.items():
+            lock = FolderLock.take_if_free(folder)
+            if lock is None:
+                raise ZooError(f"folder must not be in use, but another process is training in {folder}")
+            locks[label] = stack.enter_context(closing(lock))
+        yield locks
+
+
+@contextmanager
+def _started(
+    variants: Mapping[str, tuple[JobSpec, Path]], locks: Mapping[str, FolderLock], options: dict[str, Any]
+) -> Iterator[list[TrainingProcess]]:
     """Start the runs; when the block ends, for whatever reason, all of them are stopped."""
     processes: list[TrainingProcess] = []
     try:
         for label, (spec, folder) in variants.items():
-            lock = FolderLock.take_if_free(folder)
-            if lock is None:
-                raise ZooError(f"folder must not be in use, but another process is training in {folder}")
-            with closing(lock):  # the process inherits the lock
-                processes.append(TrainingProcess(label, spec, folder, lock=lock, keep_checkpoint=True, **options))
+            process = TrainingProcess(label, spec, folder, lock=locks[label], keep_checkpoint=True, **options)
+            processes.append(process)  # which inherits the lock
         yield processes
     finally:
         stop_all(processes)

@@ -185,7 +185,6 @@ DYNAMICS: dict[str, type[WorldModel]] = {
     kind.__name__: kind
     for kind in (CopyDynamics, EnsembleDynamics, FrameDynamics, ImplicitModel, MDNRNN, RSSM, SokobanDynamics)
 }
-DEFAULT_DYNAMICS = "EnsembleDynamics"
 
 OBJECTS: dict[str, Any] = {
     **{

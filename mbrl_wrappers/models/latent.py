@@ -66,7 +66,9 @@ class LatentModel(DescribedBySettings):
         return int(self._num_starts)
 
     def keep_starts(self, rows: Tensor) -> None:
-        """Keep states of real experience, spread over the rows ``[N, W]``, for imagined episodes to begin from."""
+        """Keep states of real experience in which episodes go on, spread over their rows ``[N, W]``, as beginnings."""
+        if not len(rows):
+            return
         chosen = torch.linspace(0, len(rows) - 1, min(NUM_STARTS, len(rows)), device=rows.device).long()
         kept = rows[chosen].detach()
         self.start_states[: len(kept)] = kept

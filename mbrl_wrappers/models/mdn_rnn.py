@@ -212,9 +212,10 @@ class MDNRNN(LatentModel):
         generator: torch.Generator | None = None,
     ) -> MDNRNNState:
         """Return the state after a real step, its latent a sample of V's; see :meth:`WorldModel.observe`."""
-        goes_on = (~is_first[:, None]).float()
-        memory, cell = self._remember(state, self._scaled(action))
-        return MDNRNNState(self._drawn(self.encode(obs), generator), memory * goes_on, cell * goes_on)
+        memory, cell = (
+            part.masked_fill(is_first[:, None], 0) for part in self._remember(state, self._scaled(action))
+        )  # a product with 0 would keep what is not finite
+        return MDNRNNState(self._drawn(self.encode(obs), generator), memory, cell)
 
     def step(
         self,

@@ -76,8 +76,8 @@ class StateReturns:
         factor = 1.0
         for action in actions.unbind(1):
             state, said = self.dynamics.step(state, action, generator, deterministic=not self.sample_noise)
-            paid = torch.where(said.diverged, -torch.inf, said.reward)
-            total = total + factor * torch.where(alive, paid, 0.0)  # sum_t gamma^t r_t
+            paid = torch.where(said.diverged, -torch.inf, factor * said.reward)
+            total = total + torch.where(alive, paid, 0.0)  # sum_t gamma^t r_t
             alive = alive & ~said.terminated
             factor *= self.discount
         return total

@@ -25,7 +25,7 @@ from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.cli.commands import COMMANDS
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import make_env
-from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.registry import AGENTS, agent_table
 from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
 from mbrl_wrappers.zoo.training.building import algorithm_of, check_arguments, constructors_of, settable_names

@@ -185,7 +185,7 @@ def test_a_given_function_is_compared_with_the_env() -> None:
     )
     assert [finding.topic for finding in wrong.faults] == ["given", "given"]
     reward, end = (finding.says for finding in wrong.faults)
-    says, real = map(float, re.search(r"says (\S+) where the env says (\S+),", reward).groups())  # type: ignore[union-attr]
+    says, real = map(float, re.search(r"says (\S+) where the env says (\S+),", reward).groups())
     assert 1 - real == pytest.approx((1 - says) / 2, abs=1e-4)
     assert "termination_fn (yours) says 1 where the env says 0" in end
     right = examine(f"{MODULE}:Sound", reward_fn=right_reward, steps=800, model=False, estimate=False)

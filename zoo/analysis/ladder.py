@@ -43,8 +43,8 @@ def ladder_from_json(data: bytes, source: object) -> list[LadderRow]:
 
 def _row(row: dict[str, Any]) -> LadderRow:
     results = {_name(name): MatchResult(*map(_count, counts)) for name, counts in row["results"].items()}
-    if len(results) > MAX_OPPONENTS or not all(sum(result) for result in results.values()):
-        raise ValueError(f"at most {MAX_OPPONENTS} matches, of at least one game each")
+    if not 1 <= len(results) <= MAX_OPPONENTS or not all(sum(result) for result in results.values()):
+        raise ValueError(f"1 to {MAX_OPPONENTS} matches, of at least one game each")
     shares = (None if row[name] is None else _number(row[name], 1.0) for name in ("kept", "kept_by_network"))
     return LadderRow(int(_number(row["steps"], 2**62)), _number(row["cpu_seconds"], 1e12), results, *shares)
 

@@ -110,4 +110,5 @@ def _of_advice(result: Examination) -> Iterator[str]:
         yield from _entry("recipe", ", ".join(parts))
     if advice.seconds is not None:
         yield from _entry("time", f"about {seconds(advice.seconds)} of one CPU core, and its control beside it")
-    yield from _entry("command", advice.command)
+    yield "  command"
+    yield advice.command  # as it stands, to be copied

@@ -17,7 +17,7 @@ from mbrl_wrappers.zoo.registry import argument_defaults
 from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.sweeps.executors import POLL_SECONDS
 from mbrl_wrappers.zoo.sweeps.lock import FolderLock
-from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess, stop_all
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess, stop_all
 from mbrl_wrappers.zoo.training.building import constructors_of, settable_names
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
@@ -31,6 +31,7 @@ STUDY = "study.log"
 BEST = "best.yml"
 # Trials before the first one may be stopped early, and the share of a run that each of them gets in any case.
 _LEAST_TRIALS = 4
+_FAILED = "failed"  # marks a trial whose run has raised an error, unlike one that was interrupted
 _LEAST_SHARE = 0.3
 
 
@@ -80,7 +81,7 @@ class Tuning:
         best: the best one that was complete.
         plain: the first one with the recipe as it is; None where it was not complete.
         recipe: its recipe.
-        file: with this recipe, for ``mbrl-zoo train --recipe``.
+        file: with this recipe, for ``--recipe FILE``.
     """
 
     trials: list[Trial]
@@ -235,7 +236,8 @@ def _run_trials(
 
 
 def _num_tried(study: optuna.Study) -> int:
-    return len([trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")])
+    ended = ("COMPLETE", "PRUNED")
+    return len([trial for trial in study.trials if trial.state.name in ended or _FAILED in trial.user_attrs])
 
 
 class _Running:
@@ -253,7 +255,12 @@ class _Running:
         """Report what is new; return how the trial ended, None while it goes on."""
         import optuna
 
-        is_running = self.process.is_running()
+        try:
+            is_running = self.process.is_running()
+        except TrainingFailed as error:  # the settings may be to blame, and others may work
+            self.trial.set_user_attr(_FAILED, True)
+            study.tell(self.trial, state=optuna.trial.TrialState.FAIL)
+            return f"failed: {error}"
         steps, mean = self.process.last_evaluation
         if steps > self._reported:
             self._reported = steps
@@ -264,7 +271,7 @@ class _Running:
             study.tell(self.trial, value)
             return f"return {value:.1f}"
         if self.trial.should_prune():
-            self.process.stop()
+            stop_all([self.process])
             study.tell(self.trial, state=optuna.trial.TrialState.PRUNED)
             return f"stopped after {steps:,} steps with a return of {mean:.1f}"
         return None
@@ -284,6 +291,8 @@ def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Cho
         if one.state.name in states
     ]
     complete = [trial for trial in all_trials if trial.state == "complete" and trial.value is not None]
+    if not complete:
+        raise ZooError(f"trials must come to an end to compare them, got none of {len(all_trials)} in {folder}")
     best = max(complete, key=lambda trial: trial.value or 0.0)
     recipe = override(plain.recipe, best.params)
     write_atomically(folder / BEST, recipe_yaml(recipe, plain.steps).encode())

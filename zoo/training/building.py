@@ -34,14 +34,13 @@ from mbrl_wrappers.zoo.registry import (
     AGENTS,
     ALGORITHMS,
     COMPILED,
-    DEFAULT_DYNAMICS,
     DYNAMICS,
     argument_names,
     argument_types,
     registered_classes,
 )
 from mbrl_wrappers.zoo.training.job import JobSpec
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, check_name, hint_about
+from mbrl_wrappers.zoo.training.recipe import DEFAULT_DYNAMICS, SECTIONS, Recipe, check_name, hint_about
 
 # Arguments that a run sets itself, so a recipe must not.
 _NOT_IN_RECIPES = {

@@ -15,10 +15,11 @@ import yaml
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.registry import DEFAULT_DYNAMICS
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
+
+DEFAULT_DYNAMICS = "EnsembleDynamics"  # the kind of a recipe's model, if it names none
 
 _EXAMPLES = {"params": "strategy.real_ratio=0.1", "env_kwargs": "g=9.81"}
 
@@ -187,7 +188,7 @@ def recipe_from(
 
 
 def recipe_yaml(recipe: Recipe, steps: int) -> str:
-    """Return a file of recipes with this one as its default, for ``mbrl-zoo train --recipe``."""
+    """Return a file of recipes with this one as its default, for ``--recipe FILE``."""
     sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
     return yaml.safe_dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, sort_keys=False)
 

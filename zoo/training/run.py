@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import time
@@ -229,21 +230,28 @@ def _keep(
     )
 
 
+def check_track(track: str | None) -> None:
+    """Refuse a tracker that is unknown or not installed.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if track not in (None, "tensorboard", "wandb"):
+        raise ValueError(f"track must be 'tensorboard' or 'wandb', got {track!r}")
+    for package in (track, track and "tensorboard"):
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ValueError(f"track={track!r} needs {package}: pip install {package}")
+
+
 def _tracker(track: str, folder: Path, spec: JobSpec) -> Any:
     """Make the logger that SB3 writes to."""
-    if track not in ("tensorboard", "wandb"):
-        raise ValueError(f"track must be 'tensorboard' or 'wandb', got {track!r}")
+    check_track(track)
     target = str(folder / "tensorboard")
     if track == "wandb":
-        try:
-            import wandb
-        except ImportError as error:
-            raise ValueError("track='wandb' needs wandb: pip install wandb") from error
+        import wandb
+
         wandb.init(project="mbrl-zoo", config=asdict(spec), dir=str(folder), sync_tensorboard=True)
-    try:
-        return configure(target, ["tensorboard"])
-    except AssertionError as error:  # SB3's error when tensorboard is not installed
-        raise ValueError(f"track={track!r} needs tensorboard: pip install tensorboard") from error
+    return configure(target, ["tensorboard"])
 
 
 def check_folder(spec: JobSpec, folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _LINEAR_FROM = 20.0  # where float32 no longer tells tanh(softplus(x)) from 1
@@ -55,6 +56,7 @@ class _Mish(torch.autograd.Function):
         return torch.addcmul(x, x, fraction, value=-1, out=fraction)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (slope,) = ctx.saved_tensors
         return gradients[0] * slope

@@ -175,9 +175,9 @@ class RSSM(LatentModel):
         generator: torch.Generator | None = None,
     ) -> RSSMState:
         """Return a sample of the posterior state after a real step; see :meth:`WorldModel.observe`."""
-        goes_on = (~is_first[:, None]).float()
-        projected = self.cell.project(self._scaled(action) * goes_on)
-        deter = self.cell(state.deter * goes_on, state.stoch * goes_on, projected)
+        # A product with 0 would keep what is not finite.
+        deter, stoch, action = (part.masked_fill(is_first[:, None], 0) for part in (*state, self._scaled(action)))
+        deter = self.cell(deter, stoch, self.cell.project(action))
         of = self.latent.distribution(self.posterior(deter, self.posterior.project(self._embed(obs))))
         return RSSMState(deter, self.latent.sample(of, self.latent.noise(len(of), like=of, generator=generator)))
 
@@ -375,6 +375,6 @@ class RSSM(LatentModel):
             loss.total.backward()
             nn.utils.clip_grad_norm_(self.parameters(), MAX_GRAD_NORM)
             optimizer.step()
-        self.keep_starts(loss.features.flatten(0, 1))
+        self.keep_starts(loss.features.flatten(0, 1)[~drawn.terminated.flatten().to(self.device)])
         terms = {name: float(term) for name, term in loss.terms.items()}
         return {**terms, "grad_steps": float(self.settings["train_steps"])}
