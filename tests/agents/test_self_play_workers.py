@@ -81,6 +81,7 @@ def workers_of(agent: AlphaZero) -> SelfPlayWorkers:
     return agent.self_play
 
 
+@pytest.mark.slow
 def test_processes_play_what_would_be_played_here_also_after_a_kill() -> None:
     """With weights that stay, until there are none: then the error of the process is the run's."""
 

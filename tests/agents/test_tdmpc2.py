@@ -529,3 +529,36 @@ def test_models_spaces_and_ends_that_do_not_fit_are_named() -> None:
         agent.predict(np.full((1, 2), np.nan, np.float32))
     with pytest.raises(ValueError, match="episodic must be True for the model of an env whose episodes terminate"):
         make(model={"episodic": False}).learn(200)
+
+
+def test_a_loaded_agent_that_has_learned_acts_like_the_one_that_was_saved(tmp_path: Any) -> None:
+    """Its critics are no longer zero, so dropout would show; and random numbers are the agent's own."""
+    agent = make(updates_per_step=1.0).learn(80)
+    agent.save(tmp_path / "agent.zip")
+    loaded = TDMPC2.load(tmp_path / "agent.zip", env=Walk(), device="cpu")
+    obs = np.full((3, 2), 0.3, np.float32)[:, : Walk().observation_space.shape[0]]
+    before = torch.get_rng_state()
+    actions = [one.predict(obs, deterministic=True)[0] for one in (agent, loaded, loaded)]
+    assert np.array_equal(actions[0], actions[1]) and np.array_equal(actions[1], actions[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sequences_are_looked_at_anew_once_the_whole_buffer_was_overwritten() -> None:
+    agent = make(buffer_size=20, learning_starts=1_000).learn(30)
+    experience = agent._experience()
+    experience.sequences(4, 3)
+    assert agent._experience() is experience
+    agent.learn(19, reset_num_timesteps=False)
+    assert agent._experience() is experience  # a step is left of what was looked at
+    agent.learn(20, reset_num_timesteps=False)
+    renewed = agent._experience()
+    assert renewed is not experience
+    drawn = renewed.sequences(200, 3)
+    goes_on = ~drawn.is_first[:, 1:]
+    moved = (drawn.obs[:, 1:] - drawn.obs[:, :-1]).abs().amax(-1)
+    assert (moved[goes_on] < 2.0).all()  # a walk makes small steps
+
+
+def test_a_size_must_be_that_of_the_model() -> None:
+    with pytest.raises(ValueError, match=r"size must be that of dynamics, '0\.6M', got '5M'"):
+        make(size="5M")

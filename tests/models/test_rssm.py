@@ -328,7 +328,7 @@ def test_imagined_episodes_begin_at_stored_posteriors() -> None:
     env = ImaginedVecEnv(model, 50, observe="features", seed=0)
     shown = torch.as_tensor(env.reset())
     kept = model.start_states[: model.num_starts]
-    assert model.num_starts == 16 * 8 and shown.shape == (50, model.num_features)
+    assert 64 < model.num_starts <= 16 * 8 and shown.shape == (50, model.num_features)  # without those at an end
     assert torch.cdist(shown, kept).amin(1).max() < 1e-3 and len(shown.unique(dim=0)) > 10
     assert ImaginedVecEnv(model, 2, seed=0).reset().shape == (2, 2)
 
@@ -437,3 +437,34 @@ def test_the_description_of_another_model_is_refused() -> None:
     described = tiny().description()
     with pytest.raises(ValueError, match="the description is not that of RSSM"):
         RSSM.from_description({**described, "settings": {"hidden": [3]}})
+
+
+@pytest.mark.parametrize("settings", VERSIONS)
+def test_imagined_episodes_begin_where_real_ones_go_on(settings: dict[str, Any]) -> None:
+    """Episodes of four steps, whose last observation, 9, is terminal."""
+    sequences = Sequences(
+        torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [9.0, 9.0]]).repeat(8, 1, 1),
+        torch.zeros(8, 5, 1),
+        torch.zeros(8, 5),
+        torch.tensor([False] * 4 + [True]).repeat(8, 1),
+        torch.tensor([True] + [False] * 4).repeat(8, 1),
+    )
+
+    class Same:
+        def sequences(self, *_: Any) -> Sequences:
+            return sequences
+
+    model = tiny(**settings, train_steps=200)
+    model.fit(Same(), seeded())  # type: ignore[arg-type]
+    shown = model.decode(model.draw_starts(400, seeded()))
+    assert model.num_starts == 32 and (shown[:, 1] < 4.5).all()
+
+
+@pytest.mark.parametrize("settings", VERSIONS)
+def test_a_beginning_forgets_what_is_not_finite(settings: dict[str, Any]) -> None:
+    model = without_noise(tiny(**settings))
+    obs, lost = torch.ones(2, 2), torch.full((2, 1), torch.nan)
+    gone = RSSMState(*(torch.full_like(part, torch.nan) for part in model.begin(obs)))
+    after = model.observe(gone, lost, obs, torch.tensor([True, True]))
+    for part, fresh in zip(after, model.begin(obs), strict=True):
+        assert torch.equal(part, fresh)

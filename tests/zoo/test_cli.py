@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.cli.commands import COMMANDS
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS, agent_table
 from mbrl_wrappers.zoo.storage.tables import read_rows
+from mbrl_wrappers.zoo.sweeps.lock import FolderLock
 from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
 from mbrl_wrappers.zoo.training.building import algorithm_of, check_arguments, constructors_of, settable_names
 from mbrl_wrappers.zoo.training.job import JobSpec
@@ -308,6 +311,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplac
     assert "checkpoint" not in (run / "manifest.json").read_text()  # it holds pickles, and is never shared
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_longer(here, capsys):
     folder = Path("longer")
     spec = dataclasses.replace(small_spec("my_envs.toys:Point"), save_freq=30)
@@ -326,6 +330,11 @@ def test_a_finished_run_goes_on_for_longer(here, capsys):
     again = {"params": PARAMS, "eval_episodes": 1, "baseline": False, "folder": folder}
     training = zoo.train("mbpo", "my_envs.toys:Point", steps=90, save_freq=30, **again)
     assert training.spec.steps == 90  # it is read, not repeated
+    with closing(FolderLock.take(folder / "mbpo")), pytest.raises(ZooError, match="folder must not be in use"):
+        zoo.resume(folder, steps=120)
+    with pytest.raises(ValueError, match="track must be"):
+        zoo.resume(folder, steps=120, track="nothing")
+    assert zoo.load(folder / "mbpo").num_timesteps == 90  # what could not go on is still there
 
 
 def test_a_finished_run_without_a_checkpoint_can_not_go_on(here):

@@ -306,6 +306,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_self_play_on_ray_is_the_one_here_also_after_a_kill(here):
     with ray_process(SELF_PLAY) as process:
         out, err = process.communicate(timeout=SECONDS)

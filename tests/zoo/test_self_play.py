@@ -23,6 +23,7 @@ PARAMS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_has_workers_of_its_own(tmp_path: Path) -> None:
     trained = zoo.train("alphazero", ENV, steps=200, params=PARAMS, eval_episodes=1, folder=tmp_path / "run")
     assert isinstance(trained.agent, AlphaZero)

@@ -10,6 +10,7 @@ import pytest
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS
+from mbrl_wrappers.zoo.sweeps.processes import TrainingFailed, TrainingProcess
 from mbrl_wrappers.zoo.sweeps.tuning import SPACE, Range, search_space, tune
 from mbrl_wrappers.zoo.training.building import check_arguments
 from mbrl_wrappers.zoo.training.job_making import make_job
@@ -95,6 +96,27 @@ def test_a_trial_that_falls_behind_is_stopped(tmp_path: Path, monkeypatch: pytes
     found = tune("mbpo", "Pendulum-v1", folder=tmp_path, trials=2, tell=told.append, **{**ARGUMENTS, "steps": 300})
     assert [trial.state for trial in found.trials] == ["complete", "pruned"]
     assert "stopped after" in told[1] and found.best.number == 0
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_after_a_run_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run of the recipe's own settings ends in an error; the next one ends well."""
+    looks = TrainingProcess.is_running
+    failed: list[TrainingProcess] = []
+
+    def is_running(self: TrainingProcess) -> bool:
+        if not failed:
+            failed.append(self)
+        if self is failed[0]:
+            self.stop(0)
+            raise TrainingFailed("out of memory")
+        return looks(self)
+
+    monkeypatch.setattr(TrainingProcess, "is_running", is_running)
+    said: list[str] = []
+    found = tune("mbpo", "Pendulum-v1", folder=tmp_path, trials=2, tell=said.append, **ARGUMENTS)
+    assert [trial.state for trial in found.trials] == ["failed", "complete"]
+    assert "failed: out of memory" in said[0]
 
 
 def test_a_mistake_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
