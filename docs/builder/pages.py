@@ -63,9 +63,13 @@ LINK = re.compile(r"(?<=\]\()(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 # -- MkDocs calls these ---------------------------------------------------------------------------------------------
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Name the pages that are found rather than listed, and lay out the sources for mkdocstrings."""
+def on_startup(*, command: str, dirty: bool) -> None:
+    """Lay out the sources for mkdocstrings, which looks for their folder when it is configured."""
     link_packages(CHECKOUT / "build" / "docs" / "mbrl_wrappers")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Name the pages that are found rather than listed."""
     for entry in config.nav or []:
         (title, pages), *_ = entry.items()
         if title == "Guides":

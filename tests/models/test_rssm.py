@@ -455,7 +455,7 @@ def test_imagined_episodes_begin_where_real_ones_go_on(settings: dict[str, Any])
             return sequences
 
     model = tiny(**settings, train_steps=200)
-    model.fit(Same(), seeded())  # type: ignore[arg-type]
+    model.fit(Same(), seeded())
     shown = model.decode(model.draw_starts(400, seeded()))
     assert model.num_starts == 32 and (shown[:, 1] < 4.5).all()
 
