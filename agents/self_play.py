@@ -136,7 +136,7 @@ class SelfPlay:
                 self._opening[game] = self.generators[game].integers(self.random_opening + 1)
 
     def _with_openings(self, action: np.ndarray, legal: np.ndarray) -> np.ndarray:
-        """Put random moves in the place of those of games that are in their opening."""
+        """Replace the moves of games that are still in their random opening by random ones."""
         action = action.copy()
         for game in np.flatnonzero(self.moves < self._opening):
             action[game] = self.generators[game].choice(np.flatnonzero(legal[game]))

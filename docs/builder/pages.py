@@ -319,7 +319,7 @@ def trained_cells(folder: AgentFolder) -> list[str]:
 
 
 def measured(name: str) -> str:
-    """Return the agent's rows of results/index.md, and those of agents without a model from the same pages."""
+    """Return the rows of results/index.md for an agent, and for those without a model that it was compared with."""
     head = "| task | agent | env steps | seeds | return, mean ± std | CPU s | from |\n|---|---|---|---|---|---|---|"
     rows = []
     for task, entries in index_rows().items():

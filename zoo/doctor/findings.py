@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""Faults and remarks about an env, collected while `mbrl-zoo doctor` examines it."""
 
 from __future__ import annotations
 

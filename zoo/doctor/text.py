@@ -84,7 +84,7 @@ def _of_trial(trial: Trial) -> Iterator[str]:
 
 
 def _shown(columns: list[Column]) -> list[Column]:
-    """Return all columns, or those that are predicted worst, in their order."""
+    """Return the columns to show, in their order: all if they are few, else the worst predicted ones."""
     if len(columns) <= _MOST_COLUMNS:
         return columns
     worst = sorted(columns, key=lambda column: -column.errors[0] / column.spread)[:_MOST_COLUMNS]

@@ -1,4 +1,4 @@
-"""What a report comes to, in plain words: which agent was better at what cost, and what its model is good for."""
+"""Conclusions of a report in plain words: which agent was better, at what cost, how far to trust its model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model_verdict(d: Diagnosis) -> str:
 
 
 def _joined(good: Sequence[str], bad: Sequence[str]) -> str:
-    """Put what is good before what is not, as one sentence about the model."""
+    """Return one sentence about the model, with its strengths before its weaknesses."""
     clauses = [_listed([part if part[:3] == "it " else f"its {part}" for part in parts]) for parts in (good, bad)]
     text = ", but ".join(clause for clause in clauses if clause).replace("its states", "the model's states", 1)
     return f"{text[0].upper()}{text[1:]}."
