@@ -66,6 +66,8 @@ class AlphaZero(BaseAlgorithm):
         search: ``"gumbel"`` or ``"puct"``.
         search_kwargs: arguments of :class:`~mbrl_wrappers.planners.tree.Gumbel` or
             :class:`~mbrl_wrappers.planners.tree.PUCT`, such as Gumbel's ``value_scale``.
+        deterministic_search_kwargs: replace entries of ``search_kwargs`` in searches without noise: those of
+            ``predict(..., deterministic=True)`` and of matches. Play can then trust values more than learning does.
         num_games: games at a time.
         explored_moves: moves of each game that are chosen with temperature 1, the others with 0; default: all.
         random_opening: games of self-play begin with some random moves, a number from 0 to this, whose positions are
@@ -112,6 +114,7 @@ class AlphaZero(BaseAlgorithm):
         num_simulations: int = 32,
         search: str = "gumbel",
         search_kwargs: dict[str, Any] | None = None,
+        deterministic_search_kwargs: dict[str, Any] | None = None,
         num_games: int = 128,
         explored_moves: int | None = None,
         random_opening: int = 0,
@@ -148,11 +151,13 @@ class AlphaZero(BaseAlgorithm):
         check_number("value_mix", value_mix, 0, 1)
         check_device("device", device)
         self.game = game
-        self.num_simulations, self.search, self.search_kwargs = num_simulations, search, search_kwargs
-        try:
-            self._method(is_quiet=False)
-        except TypeError as error:
-            raise ValueError(f"search_kwargs must be arguments of {search!r}, got {search_kwargs}") from error
+        self.num_simulations, self.search = num_simulations, search
+        self.search_kwargs, self.deterministic_search_kwargs = search_kwargs, deterministic_search_kwargs
+        for name, is_quiet in (("search_kwargs", False), ("deterministic_search_kwargs", True)):
+            try:
+                self._method(is_quiet)
+            except TypeError as error:
+                raise ValueError(f"{name} must be arguments of {search!r}, got {getattr(self, name)}") from error
         self.num_games, self.explored_moves, self.random_opening = num_games, explored_moves, random_opening
         self.value_mix, self.reuse_trees = value_mix, reuse_trees
         self.buffer_size, self.learning_starts = buffer_size, learning_starts
@@ -226,7 +231,7 @@ class AlphaZero(BaseAlgorithm):
         return TreeSearch(count, self._method(is_quiet))
 
     def _method(self, is_quiet: bool) -> Method:
-        kwargs = self.search_kwargs or {}
+        kwargs = {**(self.search_kwargs or {}), **((self.deterministic_search_kwargs or {}) if is_quiet else {})}
         if self.search == "gumbel":
             return Gumbel(**kwargs)
         return PUCT(**{**kwargs, "dirichlet_fraction": 0.0}) if is_quiet else PUCT(**kwargs)

@@ -36,7 +36,7 @@ class ExIt(AlphaZero):
         value_weight: ``w_v``: the value of a state is ``(z + w_v v) / (1 + w_v)``, with the outcome ``z`` of a random
             game and the apprentice's value ``v``; 0 for random games alone.
         iteration_size: positions of an iteration, after which the buffer is emptied; default: it never is.
-        **kwargs: :class:`AlphaZero`'s, but for ``search`` and ``search_kwargs``.
+        **kwargs: :class:`AlphaZero`'s, but for ``search`` and its arguments.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -63,8 +63,9 @@ class ExIt(AlphaZero):
             ("value_weight", value_weight),
         ):
             check_number(name, value, 0, math.inf)
-        if kwargs.get("search_kwargs"):
-            raise ValueError(f"search_kwargs must be left out, since ExIt has its own, got {kwargs['search_kwargs']}")
+        for name in ("search_kwargs", "deterministic_search_kwargs"):
+            if kwargs.get(name):
+                raise ValueError(f"{name} must be left out, since ExIt has its own, got {kwargs[name]}")
         if iteration_size is not None:
             check_whole_number("iteration_size", iteration_size)
         self.exploration, self.prior_bonus, self.value_weight = exploration, prior_bonus, value_weight

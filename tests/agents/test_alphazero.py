@@ -19,7 +19,7 @@ from mbrl_wrappers.envs.games.env import GameEnv
 from mbrl_wrappers.envs.games.matches import play_match
 from mbrl_wrappers.envs.games.opponents import perfect_player, random_player
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
-from mbrl_wrappers.planners.tree import PUCT, TreeSearch
+from mbrl_wrappers.planners.tree import PUCT, Gumbel, TreeSearch
 from mbrl_wrappers.planners.tree.games import GameExpansion
 
 TIC_TAC_TOE = make_game("TicTacToe")
@@ -286,6 +286,20 @@ def test_the_search_takes_arguments_and_keeps_them(tmp_path: Path) -> None:
     assert puct._method(is_quiet=True) == PUCT(c_init=0.0, dirichlet_fraction=0.0)
 
 
+def test_play_without_noise_has_arguments_of_its_own(tmp_path: Path) -> None:
+    """Self-play searches with softer policies than matches do, also after loading."""
+    arguments = {"search_kwargs": {"visit_offset": 10.0, "value_scale": 0.1}}
+    agent = make_agent(**arguments, deterministic_search_kwargs={"value_scale": 1.0})
+    agent.save(tmp_path / "agent.zip")
+    for one in (agent, AlphaZero.load(tmp_path / "agent.zip", GameEnv("TicTacToe"))):
+        assert one._method(is_quiet=False) == Gumbel(visit_offset=10.0, value_scale=0.1)
+        assert one._method(is_quiet=True) == Gumbel(visit_offset=10.0, value_scale=1.0)
+    start, soft = agent.rules.initial(1), make_agent(**arguments)
+    quiet, noisy = (agent.think(start, 64, temperature, seed=0).policy.max() for temperature in (0.0, 1.0))
+    assert quiet > soft.think(start, 64, seed=0).policy.max() + 0.1
+    assert noisy == soft.think(start, 64, 1.0, seed=0).policy.max()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -296,6 +310,10 @@ def test_the_search_takes_arguments_and_keeps_them(tmp_path: Path) -> None:
         ({"random_opening": -1}, "random_opening must be a whole number of at least 0, got -1"),
         ({"value_mix": 1.1}, r"value_mix must be in \[0, 1\], got 1.1"),
         ({"search_kwargs": {"c_init": 1}}, "search_kwargs must be arguments of 'gumbel', got {'c_init': 1}"),
+        (
+            {"deterministic_search_kwargs": {"c": 1}},
+            "deterministic_search_kwargs must be arguments of 'gumbel', got {'c'",
+        ),
         ({"search_kwargs": {"value_scale": -1.0}}, "value_scale must be in .*, got -1.0"),
     ],
 )

@@ -98,6 +98,10 @@ def test_a_run_that_resumes_is_the_one_that_never_stopped(tmp_path: Path) -> Non
         ({"prior_bonus": -1.0}, "prior_bonus must be in .*, got -1.0"),
         ({"value_weight": -0.5}, "value_weight must be in .*, got -0.5"),
         ({"search_kwargs": {"c_init": 1}}, "search_kwargs must be left out, since ExIt has its own, got {'c_init': 1}"),
+        (
+            {"deterministic_search_kwargs": {"c_init": 1}},
+            "deterministic_search_kwargs must be left out, .*{'c_init': 1}",
+        ),
         ({"iteration_size": 0}, "iteration_size must be a whole number of at least 1, got 0"),
     ],
 )
