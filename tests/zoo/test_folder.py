@@ -165,6 +165,32 @@ def test_a_model_based_agent_comes_back_with_its_model(tmp_path):
     assert loaded.num_timesteps == 120
 
 
+def test_layers_that_a_network_shares_are_saved_once(tmp_path):
+    agent = make_agent("AlphaZero")
+    aliases = [name for name in agent.policy.state_dict() if name.startswith(("pi_features_ex", "vf_features_ex"))]
+    assert aliases
+    folder = keep(agent, tmp_path / "agent")
+    assert not {f"policy.{name}" for name in aliases} & load_file(folder / "model.safetensors").keys()
+    assert same_weights(zoo.load(folder, device="cpu"), agent)
+
+
+def test_a_folder_that_holds_shared_layers_under_each_of_their_names_is_loaded(tmp_path):
+    """As folders did before."""
+    agent = make_agent("AlphaZero")
+    folder = keep(agent, tmp_path / "agent")
+    tensors = {f"policy.{name}": value.contiguous().clone() for name, value in agent.policy.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, [file.name for file in folder.iterdir()])
+    assert same_weights(zoo.load(folder, device="cpu"), agent)
+    tensors["policy.vf_features_extractor.layers.1.bias"] = torch.zeros(3)
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, [file.name for file in folder.iterdir()])
+    with pytest.raises(ZooError, match=r"tensor policy.vf_features_extractor.layers.1.bias must have shape"):
+        zoo.load(folder, device="cpu")
+
+
 def test_a_loaded_agent_without_a_buffer_starts_over_with_its_weights(saved):
     loaded: Any = zoo.load(saved, device="cpu")
     before = {name: value.clone() for name, value in loaded.model_based.dynamics.state_dict().items()}

@@ -6,7 +6,7 @@ its tensors are loaded. Classes and functions have their names in :mod:`mbrl_wra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from mbrl_wrappers.zoo.storage.tensors import (
     Tensors,
     check_shapes,
     prefixed,
+    unshared,
     without_prefix,
 )
 from mbrl_wrappers.zoo.storage.training_state import describe_training, fill_training
@@ -110,7 +111,7 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
             },
         }
     )
-    described.tensors.update(prefixed("policy", agent.policy.state_dict()))
+    described.tensors.update(prefixed("policy", unshared(agent.policy.state_dict())))
     described.tensors.update(prefixed("variable", _variables_of(agent)))
     callback = getattr(agent, "model_based", None)
     if callback is not None:
@@ -206,7 +207,7 @@ def rebuild_agent(
     if config.get("model_based") is not None:
         agent.model_based = _rebuild_model_based(config["model_based"], records, source)  # type: ignore[attr-defined]
     of_agent = {name: record for name, record in records.items() if name.split(".")[0] in ("policy", "variable")}
-    check_shapes(of_agent, expected_tensors(agent), source)
+    check_shapes(of_agent, expected_tensors(agent, of_agent), source)
     return agent
 
 
@@ -272,9 +273,17 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
         fill_training(agent, config["training"], without_prefix("training", tensors), source)
 
 
-def expected_tensors(agent: BaseAlgorithm) -> Tensors:
-    """Return the tensors that an agent's file must hold besides its model."""
-    return {**prefixed("policy", agent.policy.state_dict()), **prefixed("variable", _variables_of(agent))}
+def expected_tensors(agent: BaseAlgorithm, records: Collection[str]) -> Tensors:
+    """Return the tensors that an agent's file must hold besides its model.
+
+    Args:
+        agent: of the file's description.
+        records: names in the file. Older files hold a tensor that layers share under each of its names.
+    """
+    policy = agent.policy.state_dict()
+    needed = unshared(policy).keys()
+    policy = {name: value for name, value in policy.items() if name in needed or f"policy.{name}" in records}
+    return {**prefixed("policy", policy), **prefixed("variable", _variables_of(agent))}
 
 
 def arguments_of(value: Any, what: str) -> dict[str, Any]:

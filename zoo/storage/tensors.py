@@ -132,6 +132,18 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
     return {f"{prefix}.{name}": value.detach() for name, value in tensors.items()}
 
 
+def unshared(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return tensors without those that are an earlier one under another name, as in layers that SB3's policies share."""
+    found: Tensors = {}
+    places = set()
+    for name, value in tensors.items():
+        place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() == 0 or place not in places:
+            found[name] = value
+        places.add(place)
+    return found
+
+
 def without_prefix(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries that :func:`prefixed` put under a prefix; the values may be records too."""
     return {name.removeprefix(f"{prefix}."): v for name, v in values.items() if name.startswith(f"{prefix}.")}
