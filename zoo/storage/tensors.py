@@ -133,7 +133,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return tensors without those that are an earlier one under another name, as in layers that SB3's policies share."""
+    """Return tensors without those that are an earlier one under another name, as layers that policies share are."""
     found: Tensors = {}
     places = set()
     for name, value in tensors.items():
