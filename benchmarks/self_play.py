@@ -38,6 +38,7 @@ FOLDER, SEEDS = RESULTS / "self_play", (20, 21, 22)
 METHODS = tuple((search, simulations) for simulations in (16, 32, 64) for search in ("gumbel", "puct"))
 COMPARED_SECONDS = 60
 ALONE = "itself without search"
+RANDOM_OPENING = 4  # moves of games between agents, which have no randomness of their own
 KEPT = ("kept, searched", "kept, network")
 
 
@@ -93,9 +94,11 @@ def train(name: str, seed: int) -> None:
 
 
 def score(agent: AlphaZero, opponent: str, simulations: int, games: int, seed: int) -> Any:
-    """Return the games won, drawn and lost against an opponent."""
-    other = agent.player(0) if opponent == ALONE else find_opponent(opponent)
-    return "-".join(map(str, play_match(agent.rules, agent.player(simulations), other, games, 1000 + seed)))
+    """Return the games won, drawn and lost against an opponent; those between agents begin with random moves."""
+    is_alone = opponent == ALONE
+    other = agent.player(0) if is_alone else find_opponent(opponent)
+    opening = RANDOM_OPENING if is_alone else 0
+    return "-".join(map(str, play_match(agent.rules, agent.player(simulations), other, games, 1000 + seed, opening)))
 
 
 def heading(opponent: str, simulations: int) -> str:
@@ -116,7 +119,8 @@ def compare(seed: int) -> None:
     where = solvable_positions(ConnectFour())
     assert where is not None
     for search, simulations in METHODS:
-        agent, spent = new_agent(seed, search=search, num_simulations=simulations), 0.0
+        changes = {} if search == "gumbel" else {"search_kwargs": None, "deterministic_search_kwargs": None}
+        agent, spent = new_agent(seed, search=search, num_simulations=simulations, **changes), 0.0
         while spent < COMPARED_SECONDS:
             started = time.process_time()
             agent.learn(10_000, reset_num_timesteps=False, log_interval=0)
@@ -128,7 +132,9 @@ def compare(seed: int) -> None:
         row |= {"kept, network": agreement(agent.rules, agent.player(0), where)}
         agents[search, simulations] = agent
         if search == "puct":
-            duel = play_match(agent.rules, agents["gumbel", simulations].player(), agent.player(), 200, 1000 + seed)
+            duel = play_match(
+                agent.rules, agents["gumbel", simulations].player(), agent.player(), 200, 1000 + seed, RANDOM_OPENING
+            )
             row |= dict(zip(("gumbel won", "gumbel drawn", "gumbel lost"), duel, strict=True))
         else:
             row |= {"gumbel won": "", "gumbel drawn": "", "gumbel lost": ""}
@@ -186,7 +192,8 @@ def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:
 def of_ends(experiment: Experiment, ends: dict[int, list[dict[str, str]]]) -> list[str]:
     rows = [run[0] for run in ends.values()]
     lines = [
-        f"At the end, matches of {experiment.games:,} games:",
+        f"At the end, matches of {experiment.games:,} games; those against itself begin with {RANDOM_OPENING} random",
+        "moves, the same in two games:",
         "",
         "| match | won-drawn-lost, by seed |",
         "|---|---|",
@@ -206,8 +213,9 @@ def of_methods(runs: dict[int, list[dict[str, str]]]) -> list[str]:
         "## Gumbel's search against PUCT, equal time",
         "",
         f"Each learned Connect Four for {COMPARED_SECONDS} core-seconds, with the recipe but for search and",
-        "simulations, and plays with as many simulations as it has learned with. Matches of 200 games against UCT-100",
-        f"and between the two. Seeds {', '.join(map(str, runs))}.",
+        "simulations; PUCT has the paper's constants. Each plays with as many simulations as it learned with. Matches",
+        f"of 200 games against UCT-100 and, from {RANDOM_OPENING} random moves, between the two. Seeds",
+        f"{', '.join(map(str, runs))}.",
         "",
         "| simulations | search | moves | points against UCT-100 | kept, searched | kept, network | Gumbel-PUCT |",
         "|---|---|---|---|---|---|---|",

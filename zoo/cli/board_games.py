@@ -93,7 +93,13 @@ def _asked(game: Game, state: State, ask: Callable[[str], str], show: Callable[[
 
 
 def play_matches(
-    names: Sequence[str], *, game: str | None, num_games: int, num_simulations: int | None, seed: int
+    names: Sequence[str],
+    *,
+    game: str | None,
+    num_games: int,
+    num_simulations: int | None,
+    seed: int,
+    random_opening: int = 0,
 ) -> Iterator[str]:
     """Let everybody meet everybody, and yield lines of results and ratings.
 
@@ -103,6 +109,7 @@ def play_matches(
         num_games: of each match.
         num_simulations: of agents' searches; default: their own.
         seed: of all random numbers.
+        random_opening: random moves that games begin with.
 
     Raises:
         ValueError: for fewer than two names, or where the game is not known.
@@ -116,7 +123,7 @@ def play_matches(
     if other := {agent.rules.name for agent in agents.values()} - {rules[0].name}:
         raise ValueError(f"all players must play {rules[0].name}, got an agent for {sorted(other)}")
     players = {name: agents[name].player(num_simulations) if name in agents else find_opponent(name) for name in names}
-    results = round_robin(rules[0], players, num_games, seed)
+    results = round_robin(rules[0], players, num_games, seed, random_opening)
     for (one, other_name), result in results.items():
         yield f"{one} against {other_name}: {result.wins} won, {result.draws} drawn, {result.losses} lost"
     for name, rating in sorted(elo_ratings(results).items(), key=lambda item: -item[1]):

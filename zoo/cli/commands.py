@@ -659,6 +659,8 @@ class Match:
     """its name, where no agent plays"""
     simulations: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the agents')")] = None
     """of each search of an agent"""
+    random_opening: Annotated[int, arg(metavar="N")] = 0
+    """random moves that games begin with: without any, agents repeat one game, since they play without noise"""
     seed: int = 0
     """of all random numbers"""
 
@@ -667,7 +669,12 @@ class Match:
         from mbrl_wrappers.zoo.cli.board_games import play_matches
 
         for line in play_matches(
-            self.names, game=self.game, num_games=self.games, num_simulations=self.simulations, seed=self.seed
+            self.names,
+            game=self.game,
+            num_games=self.games,
+            num_simulations=self.simulations,
+            seed=self.seed,
+            random_opening=self.random_opening,
         ):
             print(line)
         return OK

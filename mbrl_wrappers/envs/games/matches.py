@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.envs.games.base import Game, Opponent, take_games
+from mbrl_wrappers.envs.games.base import Game, Opponent, State, take_games
+from mbrl_wrappers.envs.games.opponents import random_player
 from mbrl_wrappers.seeding import stream_seed
 
 
@@ -26,26 +27,38 @@ class MatchResult(NamedTuple):
         return (self.wins + 0.5 * self.draws) / sum(self)
 
 
-def play_match(game: Game, one: Opponent, other: Opponent, num_games: int, seed: int | None = 0) -> MatchResult:
+def play_match(
+    game: Game, one: Opponent, other: Opponent, num_games: int, seed: int | None = 0, random_opening: int = 0
+) -> MatchResult:
     """Let two players meet; each begins in every other game.
+
+    Players without randomness repeat one game for each of them who begins, unless games begin with random moves.
 
     Args:
         game: the rules.
         one: a player, from whose view the result is.
         other: the other player.
         num_games: number of games, all of which are played at once.
-        seed: of the players' random numbers.
+        seed: of all random numbers.
+        random_opening: the number of random moves that games begin with, up to half of the longest game. The games of a
+            pair, one begun by each player, have the same ones.
 
     Raises:
-        ValueError: if ``num_games`` is not a whole number of at least 1, or a player makes an illegal move.
+        ValueError: for an argument out of its range, or a player that makes an illegal move.
     """
     check_whole_number("num_games", num_games)
-    state, begins = game.initial(num_games), np.arange(num_games) % 2 == 0
+    check_whole_number("random_opening", random_opening, 0)
+    if random_opening > game.max_length // 2:
+        raise ValueError(f"random_opening must be at most {game.max_length // 2} in {game.name}, got {random_opening}")
+    opening = np.random.default_rng(stream_seed(seed, "opening"))
+    pairs = _open(game, -(-num_games // 2), random_opening, opening)
+    state, begins = take_games(pairs, np.arange(num_games) // 2), np.arange(num_games) % 2 == 0
     players = {True: one, False: other}
     generators = {True: "one", False: "other"}
     draws = {is_one: np.random.default_rng(stream_seed(seed, name)) for is_one, name in generators.items()}
+    moves_first = state.player.copy()
     while not state.ended.all():
-        is_ones = ((state.player == 0) == begins) & ~state.ended
+        is_ones = ((state.player == moves_first) == begins) & ~state.ended
         action = np.zeros(num_games, np.int64)
         for is_one, player in players.items():
             rows = np.flatnonzero((is_ones == is_one) & ~state.ended)
@@ -53,16 +66,31 @@ def play_match(game: Game, one: Opponent, other: Opponent, num_games: int, seed:
                 action[rows] = player(game, take_games(state, rows), draws[is_one])
         game.check(state, action)
         state = game.step(state, action)
-    outcome = np.where((state.player == 0) == begins, state.outcome, -state.outcome)
+    outcome = np.where((state.player == moves_first) == begins, state.outcome, -state.outcome)
     return MatchResult(*(int((outcome == points).sum()) for points in (1, 0, -1)))
 
 
+def _open(game: Game, num_games: int, moves: int, generator: np.random.Generator) -> State:
+    """Begin games with random moves, anew where they end by them."""
+    state = game.initial(num_games)
+    for _ in range(moves):
+        state = game.step(state, random_player(game, state, generator))
+    ended = np.flatnonzero(state.ended)
+    if len(ended):
+        again = _open(game, len(ended), moves, generator)
+        for field, fresh in zip(state, again, strict=True):
+            field[ended] = fresh
+    return state
+
+
 def round_robin(
-    game: Game, players: Mapping[str, Opponent], num_games: int, seed: int | None = 0
+    game: Game, players: Mapping[str, Opponent], num_games: int, seed: int | None = 0, random_opening: int = 0
 ) -> dict[tuple[str, str], MatchResult]:
-    """Let every player meet every other in a match of ``num_games``."""
+    """Let every player meet every other in a match, see :func:`play_match`."""
     return {
-        (one, other): play_match(game, players[one], players[other], num_games, stream_seed(seed, f"{one} {other}"))
+        (one, other): play_match(
+            game, players[one], players[other], num_games, stream_seed(seed, f"{one} {other}"), random_opening
+        )
         for one, other in combinations(players, 2)
     }
 

@@ -35,6 +35,28 @@ def test_each_player_begins_in_every_other_game() -> None:
     assert result == MatchResult(5, 0, 5)
 
 
+@pytest.mark.parametrize("opening", [1, 2, 3])
+def test_the_games_of_a_pair_begin_with_the_same_random_moves(opening: int) -> None:
+    """So that players who are equal win as often as they lose, and games differ."""
+    seen: list[np.ndarray] = []
+
+    def watching(game: Game, state: State, generator: np.random.Generator) -> np.ndarray:
+        seen.append(state.board)
+        return first_cell(game, state, generator)
+
+    result = play_match(TIC_TAC_TOE, watching, first_cell, 200, random_opening=opening)
+    assert result.wins == result.losses > 20 and sum(result) == 200
+    assert (np.abs(seen[0]).sum((1, 2)) == opening).all()  # of the 100 games that it begins
+    assert len(np.unique(seen[0], axis=0)) > 5
+    assert play_match(TIC_TAC_TOE, perfect_player, random_player, 41, random_opening=4).wins > 20
+
+
+def test_an_opening_that_ended_is_drawn_anew() -> None:
+    hex5 = make_game("Hex5")
+    result = play_match(hex5, first_cell, first_cell, 300, random_opening=12)
+    assert sum(result) == 300 and result.draws == 0
+
+
 def test_perfect_players_draw_and_draws_are_half_points() -> None:
     result = play_match(TIC_TAC_TOE, perfect_player, perfect_player, 30)
     assert result == MatchResult(0, 30, 0) and result.score == 0.5
@@ -55,6 +77,10 @@ def test_an_illegal_move_is_refused() -> None:
         play_match(TIC_TAC_TOE, first_cell, illegal, 2)
     with pytest.raises(ValueError, match="num_games must be a whole number of at least 1, got 0"):
         play_match(TIC_TAC_TOE, first_cell, first_cell, 0)
+    with pytest.raises(ValueError, match=r"random_opening must be a whole number of at least 0, got 0\.5"):
+        play_match(TIC_TAC_TOE, first_cell, first_cell, 2, random_opening=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="random_opening must be at most 4 in TicTacToe, got 5"):
+        play_match(TIC_TAC_TOE, first_cell, first_cell, 2, random_opening=5)
 
 
 def test_ratings_explain_the_expected_score() -> None:
