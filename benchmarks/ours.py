@@ -40,8 +40,9 @@ from workload import (
 )
 
 from mbrl_wrappers.agents import TDMPC2, CompiledSAC, Dreamer
-from mbrl_wrappers.models import RSSM, EnsembleDynamics, ImplicitModel, TrajectoryReturns
+from mbrl_wrappers.models import MDNRNN, RSSM, EnsembleDynamics, ImplicitModel, TrajectoryReturns
 from mbrl_wrappers.models.fit import FitData, FitSettings, fit_ensemble
+from mbrl_wrappers.models.mdn_rnn import Encoded
 
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (OBS_DIM,))
 ACTION_SPACE = spaces.Box(-1, 1, (ACTION_DIM,))
@@ -135,8 +136,42 @@ def _prepare(agent: Any, rows: Rows) -> None:
     agent._setup_learn(1)
 
 
+def world_models_call(case: Latent) -> Callable[[], object]:
+    """Return a gradient step of V or of M, at the paper's sizes, or steps of a dream."""
+    frames = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    model = MDNRNN(frames, ACTION_SPACE, latent=32, memory=case.units, units=case.units)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+
+    def step_down(losses: dict[str, torch.Tensor]) -> None:
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+
+    if case.what == "vision":
+        obs = torch.randint(256, (100, model.obs_codec.dim), dtype=torch.uint8)
+        return lambda: step_down(model.vision_loss(obs))
+    if case.what == "memory":
+        shape = (16, 256)
+        of, action = torch.randn(*shape, 2, 32), torch.randn(*shape, ACTION_DIM)
+        no = torch.zeros(shape, dtype=torch.bool)
+        real = Encoded(of, action, torch.randn(shape), no, no)
+        return lambda: step_down(model.memory_loss(real))
+    start = model.state_of(torch.randn(256, sum(model.state_widths)))
+    action = torch.rand(256, ACTION_DIM)
+
+    def dream() -> None:
+        state = start
+        with torch.no_grad():
+            for _ in range(10):
+                state, _ = model.step(state, action)
+
+    return dream
+
+
 def latent_call(case: Latent) -> Callable[[], object]:
     """Return an update of Dreamer or TD-MPC2, or a plan of the latter's; their steps are of one episode."""
+    if case.what in ("vision", "memory", "dream"):
+        return world_models_call(case)
     rows = make_rows(2_000)
     rows = dataclasses.replace(rows, next_obs=rows.obs.roll(-1, dims=0))
     arguments: dict[str, Any] = {"buffer_size": 2_000, "seed": 0, "device": "cpu"}

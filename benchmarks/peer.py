@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from workload import Case, Update
+from workload import Case, Latent, Update
 
 HERE = Path(__file__).resolve().parent
 # The same torch on all sides.
@@ -64,7 +64,7 @@ MBRL_LIB = Library(
         ("--no-deps", "mbrl==0.2.0"),
     ),
     "peer_mbrl_lib.py",
-    lambda case: True,
+    lambda case: not isinstance(case, Latent),
     lambda threads: {"OMP_NUM_THREADS": str(threads)},
 )
 

@@ -136,6 +136,8 @@ the same torch. Times are milliseconds, median and (minimum).
   steps included: model, imagination, heads, optimizers; 17 observations, 6 actions. Dreamer is version 3 with 41 bins,
   latents of 16 x 16, a horizon of 15 and 256 imagination starts; TD-MPC2 has the size 0.6M and 101 bins, its plan 24
   proposals. The arithmetic is the time of the products that such a call computes, counted, at the peak.
+- World Models: losses, gradients and Adam's step of V (latents of 32) and of M (five components), on data at hand;
+  a dream's step is one of 256 dreams, reward and end included. The arithmetic as above.
 - GFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).
 - A share above 100% is no error: the peak is that of `torch.mm`, and oneDNN's products pass it on some processors.
 """

@@ -28,10 +28,9 @@ def measure(repetitions: int, threads: int, only: str) -> Run:
     peak = 0.0
     with Peer(MBRL_LIB, threads) as mbrl_lib, Peer(SBX, threads) as sbx:
         sides: dict[str, Any] = {OURS: ours(), "mbrl-lib": mbrl_lib, "SB3": sb3(), "SBX": sbx}
-        served = {
-            case: [name for name, side in sides.items() if side.serves(case)] for case in CASES if only in case.name
-        }
-        for case, names in served.items():  # a first time for caches, allocators and compilers, not counted
+        cases = [case for case in CASES if only in case.name]
+        served = [(case, [name for name, side in sides.items() if side.serves(case)]) for case in cases]
+        for case, names in served:  # a first time for caches, allocators and compilers, not counted
             for name in names:
                 sides[name].measure(case)
         results = [
@@ -39,7 +38,7 @@ def measure(repetitions: int, threads: int, only: str) -> Run:
                 dataclasses.replace(case, flops=sides[OURS].counted(case)) if math.isnan(case.flops) else case,
                 {name: [] for name in names},
             )
-            for case, names in served.items()
+            for case, names in served
         ]
         for _ in range(repetitions):
             peak = max(peak, 2 * PEAK_SIZE**3 / seconds_per_call(lambda: square @ square, 1))

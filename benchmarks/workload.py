@@ -72,7 +72,7 @@ class Update(Case):
 
 @dataclass(frozen=True)
 class Latent(Case):
-    """An update of an agent with a latent model, or a plan: ``what`` is done, by networks of ``units``."""
+    """Work of a latent model or its agent: ``what`` is done, by networks of ``units``."""
 
     what: str = ""
     units: int = 1
@@ -121,6 +121,9 @@ CASES: tuple[Case, ...] = (
     _latent("dreamer", "Dreamer update, 64 units, 16 x 64", 64, 2.0),
     _latent("tdmpc2", "TD-MPC2 update, 128 units, batch 256 x 3", 128, 1.3),
     _latent("plan", "TD-MPC2 plan, 128 units, 512 x 3 x 6", 128, 1.3),
+    _latent("vision", "World Models' V, step on 100 frames of 64 x 64", 256, 1.5),
+    _latent("memory", "World Models' M, step on 16 x 256, 256 units", 256, 1.5),
+    _latent("dream", "World Models' dream, 256 x 10 steps, 256 units", 256, 1.5),
 )
 
 
