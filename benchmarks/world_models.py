@@ -38,10 +38,11 @@ ENV = "mbrl_wrappers/PixelPendulum-v0"
 SEEDS = (1, 2, 3)
 FOLDER = RESULTS / "world_models"
 EVAL_EPISODES, TEST_STEPS = 20, 10_000
-CHUNK = 10  # generations between checkpoints
-REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 4, "generations": 80}
+CHUNK = 10  # real generations between checkpoints
+DREAM_CHUNK = 500  # env steps between checkpoints, each followed by a piece of work
+REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 2, "generations": 150}
 NUM_REAL_ENVS = 64
-TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 60
+TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
 
 
 def make_env() -> gym.Env:
@@ -58,7 +59,7 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
     agent, spent = (make(), 0.0) if not has_checkpoint(folder) else (None, checkpoint_extra(folder)["cpu"])
     if agent is None:
         agent = load_checkpoint(WorldModels, folder, env, device="cpu")
-    while agent.num_timesteps < steps and agent._stage != "over":
+    while agent.num_timesteps < steps and (agent._stage != "over" or agent.fit_every is not None):
         start = time.process_time()
         agent.learn(min(chunk, steps - agent.num_timesteps), reset_num_timesteps=False, log_interval=10**9)
         spent += time.process_time() - start
@@ -78,7 +79,7 @@ def dreamer(seed: int) -> tuple[WorldModels, float]:
         agent, _ = build_agent(spec, env)
         return agent.learn(starts, reset_num_timesteps=False, log_interval=10**9)
 
-    return go_on(folder, make, env, spec.steps, CHUNK)
+    return go_on(folder, make, env, spec.steps, DREAM_CHUNK)
 
 
 def control(seed: int) -> list[dict[str, Any]]:
