@@ -16,10 +16,12 @@ from mbrl_wrappers.zoo.storage.agent_file import model_of
 
 # Mean returns over the first evaluation episodes that a broken policy is far from.
 LEAST = {
+    "alphazero/TicTacToe": 0.5,
     "dhmbpo/Hopper-v5": 2900.0,
     "dreamer/Pendulum-v1": -300.0,
     "dreamer/PixelPendulum-v0": -300.0,
     "maac/Pendulum-v1": -300.0,
+    "exit/Hex5": 0.5,
     "m2ac/InvertedPendulum-v5": 950.0,
     "mbpo/CartPole-v1": 475.0,
     "mbpo/InvertedPendulum-v5": 950.0,
@@ -34,9 +36,11 @@ LEAST = {
     "svg/Pendulum-v1": -600.0,
 }
 OF_FEWER_SEEDS = {
+    "alphazero/TicTacToe": [20, 21, 22],
     "dhmbpo/Hopper-v5": [0, 1, 2],
     "dreamer/Pendulum-v1": [1, 2, 3],
     "dreamer/PixelPendulum-v0": [1],
+    "exit/Hex5": [20, 21, 22],
 }
 MAX_BYTES = 25_000_000
 
@@ -70,8 +74,8 @@ def test_each_is_the_median_of_its_seeds(name):
     assert returns[own] == pytest.approx(mean_and_std(evaluation.episodes)[0])
 
 
-@pytest.mark.parametrize("name", LEAST)
-def test_each_brings_its_model(name):
+@pytest.mark.parametrize("name", [name for name in LEAST if not name.startswith(("alphazero", "exit"))])
+def test_each_that_learned_a_model_brings_it(name):
     dynamics = zoo.load_dynamics(name)
     env = ImaginedEnv(dynamics, horizon=5)
     obs, _ = env.reset(seed=0)
