@@ -26,6 +26,10 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results" / "updates.md"
 BATCH, MEMBERS, CRITICS, HORIZON, RANDOM_STEPS = 256, 5, 2, 5, 1_000
 
 
+# Torch's registry lacks oneDNN's LSTM; back, there are products for its weights and for its inputs.
+LSTM_PRODUCTS = {torch.ops.aten.mkldnn_rnn_layer: 1, torch.ops.aten.mkldnn_rnn_layer_backward: 2}
+
+
 class FlopCounter(TorchDispatchMode):
     """Counts the FLOPs of matrix products, backward passes included.
 
@@ -39,6 +43,9 @@ class FlopCounter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if count := flop_registry.get(func._overloadpacket):
             self.total += count(*args, **(kwargs or {}), out_val=result)
+        if products := LSTM_PRODUCTS.get(func._overloadpacket):
+            inputs, of_input, of_memory = args[:3]  # [T, B, F], [4 H, F], [4 H, H]
+            self.total += products * 2 * inputs[..., 0].numel() * (of_input.numel() + of_memory.numel())
         return result
 
 

@@ -15,26 +15,26 @@ class Mixture(NamedTuple):
     """Independent mixtures of ``K`` Gaussians for ``Z`` dimensions; every dimension has mixture weights of its own.
 
     Attributes:
-        log_weight: logarithms of the weights, which add up to 1, ``[..., Z, K]``.
+        logit: of the weights, which are its softmax, ``[..., Z, K]``.
         mean: of the components, ``[..., Z, K]``.
         log_std: logarithms of their standard deviations, ``[..., Z, K]``.
     """
 
-    log_weight: Tensor
+    logit: Tensor
     mean: Tensor
     log_std: Tensor
 
     @classmethod
     def of(cls, outputs: Tensor, components: int) -> Mixture:
         """Turn a network's outputs ``[..., 3 Z K]`` into mixtures of ``components``, which is ``K``."""
-        log_weight, mean, log_std = outputs.unflatten(-1, (3, -1, components)).unbind(-3)
-        return cls(log_weight.log_softmax(-1), mean, log_std.clamp(LEAST_LOG_STD, LARGEST_LOG_STD))
+        logit, mean, log_std = outputs.unflatten(-1, (3, -1, components)).unbind(-3)
+        return cls(logit, mean, log_std.clamp(LEAST_LOG_STD, LARGEST_LOG_STD))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the logarithms of the densities of values ``[..., Z]``, for each dimension, ``[..., Z]``."""
         error = (value[..., None] - self.mean) * (-self.log_std).exp()
         of_component = -0.5 * error.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        return (self.log_weight + of_component).logsumexp(-1)
+        return (self.logit + of_component).logsumexp(-1) - self.logit.logsumexp(-1)
 
     def sample(self, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Draw values ``[..., Z]``.
@@ -47,11 +47,12 @@ class Mixture(NamedTuple):
             generator: the source of all randomness; default: torch's global one.
         """
         if temperature == 0:
-            return self._taken(self.mean, self.log_weight.argmax(-1, keepdim=True))
+            return self._taken(self.mean, self.logit.argmax(-1, keepdim=True))
         shape, like = self.mean.shape[:-1], {"dtype": self.mean.dtype, "device": self.mean.device}
         place = torch.rand(*shape, 1, generator=generator, **like)  # type: ignore[call-overload]
-        below = (self.log_weight / temperature).softmax(-1).cumsum(-1)[..., :-1]
-        component = (place > below).sum(-1, keepdim=True)
+        # Sums of weights up to a common factor, which is cheaper than a softmax over a few components.
+        sums = ((self.logit - self.logit.amax(-1, keepdim=True)) / temperature).exp().cumsum(-1)
+        component = (place * sums[..., -1:] > sums[..., :-1]).sum(-1, keepdim=True)
         noise = torch.randn(shape, generator=generator, **like)  # type: ignore[call-overload]
         std = math.sqrt(temperature) * self._taken(self.log_std, component).exp()
         return torch.addcmul(self._taken(self.mean, component), std, noise)

@@ -55,16 +55,16 @@ def mixture(*shape: int, components: int = 4) -> Mixture:
 
 def test_the_likelihood_is_that_of_a_mixture_for_each_dimension() -> None:
     of, value = mixture(7), torch.randn(7, 5, generator=seeded(1), dtype=torch.float64)
-    wanted = MixtureSameFamily(Categorical(logits=of.log_weight), Normal(of.mean, of.log_std.exp())).log_prob(value)
-    assert of.log_weight.shape == (7, 5, 4) and torch.allclose(of.log_prob(value), wanted)
+    wanted = MixtureSameFamily(Categorical(logits=of.logit), Normal(of.mean, of.log_std.exp())).log_prob(value)
+    assert of.logit.shape == (7, 5, 4) and torch.allclose(of.log_prob(value), wanted)
 
 
 def test_every_dimension_has_weights_of_its_own() -> None:
     """One of two dimensions is split in halves, the other is not: weights that are shared can't say so."""
     of = mixture(1)
-    assert not torch.allclose(of.log_weight[0, 0], of.log_weight[0, 1])
+    assert not torch.allclose(of.logit[0, 0], of.logit[0, 1])
     model = tiny(components=4)
-    assert model.foresee(torch.zeros(6, 8), torch.zeros(6, 3)).log_weight.shape == (6, 3, 4)
+    assert model.foresee(torch.zeros(6, 8), torch.zeros(6, 3)).logit.shape == (6, 3, 4)
 
 
 def test_one_component_is_a_gaussian() -> None:
@@ -94,7 +94,7 @@ def test_a_divergence_within_the_tolerance_costs_the_same_as_none() -> None:
 
 def test_at_temperature_0_each_value_is_the_mean_of_its_likeliest_component() -> None:
     of = mixture(50)
-    wanted = of.mean.gather(-1, of.log_weight.argmax(-1, keepdim=True))[..., 0]
+    wanted = of.mean.gather(-1, of.logit.argmax(-1, keepdim=True))[..., 0]
     assert torch.equal(of.sample(0.0), wanted)
     assert torch.allclose(of.sample(1e-8, seeded()), wanted, atol=1e-2)
 
