@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_wrappers.agents import Dreamer, PlaNet
-from mbrl_wrappers.models import RSSM
+from mbrl_wrappers.models import MDNRNN, RSSM
 from mbrl_wrappers.types import Sequences
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.dreams import WARM_UP, Remembered, dream_of, errors_of_dreams, remembered
@@ -153,6 +153,41 @@ def runs(brief_diagnosis: None, tmp_path_factory: pytest.TempPathFactory) -> dic
             folders[env],
         )
     return folders
+
+
+def test_samples_of_dreams_are_the_freer_the_higher_the_temperature() -> None:
+    """From the last observation that was seen on; a model that takes no temperature has no samples."""
+    assert not dream_of(CartModel(), played(CartModel())).samples
+    env = gym.make("Pendulum-v1")
+    model = MDNRNN.for_env(env, latent=2, memory=4, units=4)
+    obs, action = torch.randn(30, 3), torch.zeros(29, 1)
+    path = remembered(model, obs, action, [0.0] * 29, seeded())
+    dreams = [dream_of(model, path, seed=seed) for seed in range(5)]
+    assert list(dreams[0].samples) == [0.5, 1.0, 1.5]
+    off = []
+    for temperature in dreams[0].samples:
+        drawn = torch.stack([dream.samples[temperature] - dream.dreamed for dream in dreams])
+        assert drawn[:, :WARM_UP].abs().max() == 0
+        off.append(float(drawn[:, WARM_UP:].abs().mean()))
+    assert 0 < off[0] < off[1] < off[2]
+    again = dream_of(model, path, seed=3).samples
+    assert all(torch.equal(again[temperature], value) for temperature, value in dreams[3].samples.items())
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", PIXELS])
+def test_a_report_shows_dreams_at_temperatures(brief_diagnosis: None, env: str, tmp_path: Path) -> None:
+    pytest.importorskip("cma")
+    params: dict[str, Any] = {
+        "agent": {"learning_starts": 100, "generations": 1, "population": 2, "dreams": 1, "dream_length": 3},
+        "dynamics": {"latent": 2, "memory": 4, "units": 4, "depth": 2, "batch_size": 4, "num_sequences": 2,
+                     "sequence_length": 8, "vision_steps": 1, "memory_steps": 1},
+    }  # fmt: skip
+    flat = {f"{section}.{name}": value for section, part in params.items() for name, value in part.items()}
+    spec = make_job("world_models", env, steps=110, params=flat, eval_freq=110, eval_episodes=1, save_freq=0)
+    run(spec, tmp_path / "run")
+    page = build_report([tmp_path / "run"], tmp_path / "page", videos=False).read_text()
+    assert all(f"temperature {temperature}" in page for temperature in ("0.5", "1", "1.5"))
+    assert "the more freely the higher it is" in page
 
 
 def test_a_report_shows_dreams_beside_reality(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +23,7 @@ from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
 # Real steps that a model has seen of an episode, if that is long enough, before it imagines on.
 WARM_UP = 5
 SHOWN_STEPS = 50
+TEMPERATURES = (0.5, 1.0, 1.5)  # of the dreams that are shown of a model that takes one
 
 
 @dataclass(frozen=True)
@@ -148,31 +149,43 @@ class Dream:
     """A real episode beside the model's dream of it.
 
     Attributes:
-        real, dreamed: ``[T + 1, D]`` observations.
+        real: ``[T + 1, D]`` observations.
+        dreamed: ``[T + 1, D]``, by the model's mean.
         warm_up: the first observations that the model has seen; there ``dreamed`` is what it makes of what it sees.
+        samples: dreams like ``dreamed`` that are drawn at a temperature, by this; empty for a model that takes none.
     """
 
     real: Tensor
     dreamed: Tensor
     warm_up: int
+    samples: dict[float, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def dream_of(dynamics: WorldModel, path: Remembered, warm_up: int = WARM_UP) -> Dream:
+def dream_of(dynamics: WorldModel, path: Remembered, warm_up: int = WARM_UP, seed: int = FIRST_SEED) -> Dream:
     """Let a model see the first observations of an episode, and imagine the rest from the real actions.
 
     Args:
         dynamics: the model.
         path: the episode.
         warm_up: observations that it sees; fewer if the episode is shorter.
+        seed: of samples.
     """
     seen = min(warm_up, len(path.obs) - 1)
-    state = tree_map(lambda part: part[seen - 1 : seen], path.states)
-    shown = [dynamics.decode(tree_map(lambda part: part[:seen], path.states))]
-    for action in path.action[seen - 1 :]:
-        state, _ = dynamics.step(state, action[None], deterministic=True)
-        shown.append(dynamics.decode(state))
-    return Dream(path.obs, torch.cat(shown), seen)
+
+    def dreamed(**how: Any) -> Tensor:
+        state = tree_map(lambda part: part[seen - 1 : seen], path.states)
+        shown = [dynamics.decode(tree_map(lambda part: part[:seen], path.states))]
+        for action in path.action[seen - 1 :]:
+            state, _ = dynamics.step(state, action[None], **how)
+            shown.append(dynamics.decode(state))
+        return torch.cat(shown)
+
+    samples = {}
+    for temperature in TEMPERATURES if dynamics.takes_temperature else ():
+        generator = torch.Generator(dynamics.device).manual_seed(seed)
+        samples[temperature] = dreamed(generator=generator, temperature=temperature)
+    return Dream(path.obs, dreamed(deterministic=True), seen, samples)
 
 
 def dream_in(agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, *, seed: int = FIRST_SEED) -> Dream:
@@ -199,4 +212,4 @@ def dream_in(agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, *, seed: 
         rewards.append(float(reward))
         over = terminated or truncated
     generator = torch.Generator(dynamics.device).manual_seed(seed)
-    return dream_of(dynamics, remembered(dynamics, torch.cat(seen), torch.cat(done), rewards, generator))
+    return dream_of(dynamics, remembered(dynamics, torch.cat(seen), torch.cat(done), rewards, generator), seed=seed)

@@ -45,6 +45,9 @@ from mbrl_wrappers.zoo.storage.folder import MISFITS
 
 FIGURE_INCHES = (4.0, 3.5)
 WIDE_FIGURE_INCHES = (8.2, 3.5)
+_OF_SAMPLES = (
+    "Without a temperature the model's likeliest step is taken; the others are drawn, the more freely the higher it is."
+)
 _SEEDS_NOTE = (
     "Thin lines: seeds. Bands: 95% bootstrap intervals of the mean over seeds; with few seeds they are too narrow."
 )
@@ -347,7 +350,7 @@ def _model(section: EnvSection, env: str | None, videos: bool) -> dict[str, Any]
         "video": None if findings.video is None else base64.b64encode(findings.video).decode(),
         "diagnosis": findings.diagnosis,
         "plan": [] if findings.candidates is None else [_plan_figure(findings.candidates)],
-        "dream": [] if findings.dream is None else [_dream_figure(findings.dream, findings.obs_codec)],
+        "dream": [] if findings.dream is None else _dream_figures(findings.dream, findings.obs_codec),
     }
     if findings.diagnosis is not None:
         try:
@@ -448,7 +451,7 @@ def _latent_figures(d: Diagnosis) -> list[Figure]:
     return figures
 
 
-def _dream_figure(dream: Dream, codec: FlatSpace | None) -> Figure:
+def _dream_figures(dream: Dream, codec: FlatSpace | None) -> list[Figure]:
     assert codec is not None  # comes with the dream
     last = len(dream.real) - 1
     beginning = (
@@ -457,19 +460,38 @@ def _dream_figure(dream: Dream, codec: FlatSpace | None) -> Figure:
     )
     if codec.images:
         steps = sorted({0, dream.warm_up - 1, *(round(last * share) for share in np.linspace(0.2, 1, 6))})
-        real, dreamed = (frames_of(codec, part[steps]) for part in (dream.real, dream.dreamed))
-        draw: Callable[[Axes], None] = lambda ax: plots.dream_frames(ax, real, dreamed, steps, dream.warm_up)  # noqa: E731
-        return _figure(draw, "Frames of a real episode above those of the model's dream of it", beginning, wide=True)
+        rows = {"real": dream.real, "dream": dream.dreamed}
+        rows |= {f"temperature {temperature:g}": sample for temperature, sample in dream.samples.items()}
+        frames = {name: frames_of(codec, part[steps]) for name, part in rows.items()}
+        draw: Callable[[Axes], None] = lambda ax: plots.dream_frames(ax, frames, steps, dream.warm_up)  # noqa: E731
+        more = f" {_OF_SAMPLES}" if dream.samples else ""
+        alt = "Frames of a real episode above those of the model's dream of it"
+        return [_figure(draw, alt, beginning + more, wide=True)]
     spread = dream.real.float().std(0)
     chosen = spread.argsort(descending=True)[: plots.MAX_DREAM_LINES].sort().values
     entries, dreams = (part[:, chosen].float().cpu().numpy() for part in (dream.real, dream.dreamed))
     note = "" if len(chosen) == len(spread) else f" Shown are the {len(chosen)} entries that vary most."
-    return _figure(
-        lambda ax: plots.dream_lines(ax, entries, dreams, chosen.tolist(), dream.warm_up),
-        "Entries of the observation along a real episode and along the model's dream of it",
-        beginning + note,
-        wide=True,
-    )
+    figures = [
+        _figure(
+            lambda ax: plots.dream_lines(ax, entries, dreams, chosen.tolist(), dream.warm_up),
+            "Entries of the observation along a real episode and along the model's dream of it",
+            beginning + note,
+            wide=True,
+        )
+    ]
+    if dream.samples:
+        entry = int(spread.argmax())
+        real, *sampled = (part[:, entry].float().cpu().numpy() for part in (dream.real, *dream.samples.values()))
+        by_temperature = dict(zip(dream.samples, sampled, strict=True))
+        figures.append(
+            _figure(
+                lambda ax: plots.dream_samples(ax, real, by_temperature, entry, dream.warm_up),
+                "The entry of the observation that varies most, along a real episode and along dreams at temperatures",
+                _OF_SAMPLES,
+                wide=True,
+            )
+        )
+    return figures
 
 
 def _plan_figure(candidates: Candidates) -> Figure:

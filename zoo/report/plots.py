@@ -210,29 +210,50 @@ def dream_lines(ax: Axes, real: np.ndarray, dreamed: np.ndarray, entries: Sequen
         legend_below(ax)
 
 
-def dream_frames(ax: Axes, real: np.ndarray, dreamed: np.ndarray, steps: Sequence[int], warm_up: int) -> None:
-    """Draw frames along a real episode above those of the model's dream of it.
+def dream_samples(ax: Axes, real: np.ndarray, samples: Mapping[float, np.ndarray], entry: int, warm_up: int) -> None:
+    """Draw an entry of observations along a real episode and along dreams of it at several temperatures.
 
     Args:
         ax: the axes to draw into.
-        real: ``[N, H, W, 3]`` uint8.
-        dreamed: ``[N, H, W, 3]`` uint8.
+        real: ``[T + 1]``.
+        samples: ``[T + 1]``, by temperature.
+        entry: its number in the observation.
+        warm_up: the first observations, which the model has seen.
+    """
+    with mpl.rc_context(STYLE):
+        ax.plot(real, color="0.3", linewidth=1.6, label="real")
+        for (temperature, values), color in zip(samples.items(), colors(len(samples)), strict=True):
+            ax.plot(values, color=color, linewidth=1.2, linestyle="--", label=f"temperature {temperature:g}")
+        ax.axvline(warm_up - 1, color="0.4", linewidth=1.0, linestyle=":")
+        ax.set_title("Dreams at three temperatures")
+        ax.set_xlabel("step")
+        ax.set_ylabel(f"entry {entry} of the observation")
+        legend_below(ax)
+
+
+def dream_frames(ax: Axes, rows_of: Mapping[str, np.ndarray], steps: Sequence[int], warm_up: int) -> None:
+    """Draw frames along a real episode above those of the model's dreams of it.
+
+    Args:
+        ax: the axes to draw into.
+        rows_of: ``[N, H, W, 3]`` uint8, by what stands in front of a row, from top to bottom.
         steps: ``N`` steps at which the frames are.
         warm_up: the first observations, which the model has seen.
     """
-    gap = max(1, real.shape[2] // 12)
+    first = next(iter(rows_of.values()))
+    gap = max(1, first.shape[2] // 12)
     rows = []
-    for frames in (real, dreamed):
+    for frames in rows_of.values():
         bordered = np.pad(frames, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255)
         rows.append(np.concatenate(bordered, axis=1))
-    height, width = rows[0].shape[0], real.shape[2] + 2 * gap
+    height, width = rows[0].shape[0], first.shape[2] + 2 * gap
     with mpl.rc_context(STYLE):
         ax.imshow(np.concatenate(rows), interpolation="nearest")
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
         names = [f"{step}, seen" if step < warm_up else str(step) for step in steps]
         ax.set_xticks([width * (place + 0.5) for place in range(len(steps))], names, fontsize=8)
-        ax.set_yticks([height / 2, 1.5 * height], ["real", "dream"])
+        ax.set_yticks([height * (row + 0.5) for row in range(len(rows))], list(rows_of))
         ax.tick_params(length=0)
         ax.set_xlabel("step")
         ax.set_title("A dream beside reality")
