@@ -4,7 +4,8 @@
     python benchmarks/world_models.py table
 
 A run writes its rows to docs/results/world_models/PART_seedN.csv when it is finished; until then it goes on from the
-checkpoints in runs/world_models/seedN. `table` makes docs/results/world_models.md.
+checkpoints in runs/world_models. The agent of a seed is trained as `mbrl-zoo train` does, and can be exported. `table`
+makes docs/results/world_models.md.
 """
 
 from __future__ import annotations
@@ -31,15 +32,14 @@ from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import MDNRNN
 from mbrl_wrappers.zoo.evaluation import mean_and_std, play_episodes
-from mbrl_wrappers.zoo.training.building import build_agent, training_env
 from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.run import CHECKPOINT, run
 
 ENV = "mbrl_wrappers/PixelPendulum-v0"
 SEEDS = (1, 2, 3)
 FOLDER = RESULTS / "world_models"
-EVAL_EPISODES, TEST_STEPS = 20, 10_000
+EVAL_FREQ, EVAL_EPISODES, TEST_STEPS = 5_000, 20, 10_000
 CHUNK = 10  # real generations between checkpoints
-DREAM_CHUNK = 500  # env steps between checkpoints, each followed by a piece of work
 REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 2, "generations": 150}
 NUM_REAL_ENVS = 64
 TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
@@ -59,7 +59,7 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
     agent, spent = (make(), 0.0) if not has_checkpoint(folder) else (None, checkpoint_extra(folder)["cpu"])
     if agent is None:
         agent = load_checkpoint(WorldModels, folder, env, device="cpu")
-    while agent.num_timesteps < steps and (agent._stage != "over" or agent.fit_every is not None):
+    while agent.num_timesteps < steps and agent._stage != "over":
         start = time.process_time()
         agent.learn(min(chunk, steps - agent.num_timesteps), reset_num_timesteps=False, log_interval=10**9)
         spent += time.process_time() - start
@@ -69,17 +69,15 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
 
 
 def dreamer(seed: int) -> tuple[WorldModels, float]:
-    """Return the agent that learned in the dream, by its recipe."""
-    spec = make_job("world_models", ENV, seed=seed)
-    env = training_env(spec.recipe, make_env())
-    folder = ROOT / "runs" / "world_models" / f"seed{seed}" / "dream"
-    starts = spec.recipe.agent["learning_starts"]
-
-    def make() -> Any:
-        agent, _ = build_agent(spec, env)
-        return agent.learn(starts, reset_num_timesteps=False, log_interval=10**9)
-
-    return go_on(folder, make, env, spec.steps, DREAM_CHUNK)
+    """Train in the dream as `mbrl-zoo train` does; returns the agent with its buffer, and the CPU seconds."""
+    folder = ROOT / "runs" / "world_models" / f"seed{seed}"
+    spec = make_job(
+        "world_models", ENV, seed=seed, device="cpu", eval_freq=EVAL_FREQ, eval_episodes=EVAL_EPISODES,
+        save_freq=EVAL_FREQ,
+    )  # fmt: skip
+    _, rows = run(spec, folder, keep_checkpoint=True, on_evaluation=lambda row: print(seed, row, flush=True))
+    agent = load_checkpoint(WorldModels, folder / CHECKPOINT, make_env(), device="cpu")
+    return agent, rows[-1].cpu_seconds
 
 
 def control(seed: int) -> list[dict[str, Any]]:
@@ -92,7 +90,7 @@ def control(seed: int) -> list[dict[str, Any]]:
     envs = DummyVecEnv([make_env] * NUM_REAL_ENVS)
     envs.seed(seed)
     per_generation = REALITY["dreams"] * agent.population * 200
-    folder = ROOT / "runs" / "world_models" / f"seed{seed}" / "reality"
+    folder = ROOT / "runs" / "world_models" / f"seed{seed}_reality"
 
     def make() -> WorldModels:
         least = agent.dynamics.settings["sequence_length"] * NUM_REAL_ENVS  # random steps, as few as it takes
@@ -216,9 +214,9 @@ def write() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run")
-    run.add_argument("parts", nargs="+", choices=list(PARTS))
-    run.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    runs = commands.add_parser("run")
+    runs.add_argument("parts", nargs="+", choices=list(PARTS))
+    runs.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     commands.add_parser("table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
