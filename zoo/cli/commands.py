@@ -345,7 +345,10 @@ class Enjoy:
 
 @dataclass(frozen=True)
 class Dream:
-    """Watch an agent play inside its own model, or play there yourself."""
+    """Watch an agent play inside its own model, or play there yourself.
+
+    Ctrl-D quits; episodes that had ended count, and the exit code is 0.
+    """
 
     name: Name
     """the zoo's name of an agent, or a folder"""
@@ -378,7 +381,7 @@ class Dream:
         for episode in played:
             print(f"seed {episode.seed}: dreamed return {episode.total_reward:.2f} in {episode.length} steps")
         if self.record is not None:
-            print(f"Video: {self.record}")
+            print(f"Video: {self.record}" if played else "No video: no episode came to its end")
         return OK
 
 
@@ -622,7 +625,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Play:
-    """Play a board game against an agent in the terminal, and see what it thinks."""
+    """Play a board game against an agent in the terminal, and see what it thinks.
+
+    Ctrl-D resigns. The exit code is 0 whoever wins.
+    """
 
     name: Name
     """the zoo's name of an agent that plays a game, or a folder"""
