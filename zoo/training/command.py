@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mbrl_wrappers.zoo.training.building import base_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import merged_recipe, usual_numbers
@@ -27,11 +29,12 @@ def command_of(spec: JobSpec, recipe: str | Path | None = None) -> str | None:
             steps; default: the library's recipes, with changes to them behind ``--params``.
 
     Returns:
-        None for an agent that this version does not know, or a job that the library's recipes can't be changed to.
+        None for an agent that this version does not know, a job that the library's recipes can't be changed to, and
+        values that are no literals.
     """
     try:
         words = _words(spec, recipe)
-    except (AttributeError, KeyError, TypeError, ValueError):  # a job may come from another version, or from anywhere
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):  # a job may come from anywhere
         return None
     return None if words is None else shlex.join(words)
 
