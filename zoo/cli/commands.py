@@ -354,10 +354,7 @@ class Enjoy:
 
 @dataclass(frozen=True)
 class Dream:
-    """Watch an agent play inside its own model, or play there yourself.
-
-    Ctrl-D quits; episodes that had ended count, and the exit code is 0.
-    """
+    """Watch an agent play inside its own model, or play there yourself."""
 
     name: Name
     """the zoo's name of an agent, or a folder"""
@@ -372,7 +369,7 @@ class Dream:
     record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
     """write a video"""
     keyboard: bool = False
-    """choose the actions yourself"""
+    """choose the actions yourself; Ctrl-D quits after the episodes that have ended (exit code 0)"""
 
     def run(self) -> int:
         """Run the command."""
@@ -639,15 +636,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Play:
-    """Play a board game against an agent in the terminal, and see what it thinks.
-
-    Ctrl-D resigns. The exit code is 0 whoever wins.
-    """
+    """Play a board game against an agent in the terminal, and see what it thinks."""
 
     name: Name
     """the zoo's name of an agent that plays a game, or a folder"""
     against: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: you)")] = None
-    """another agent, or random, one_ply, perfect, endgame or uct_N with N simulations"""
+    """another agent, or random, one_ply, perfect, endgame or uct_N with N simulations; Ctrl-D resigns (exit code 0)"""
     simulations: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the agent's)")] = None
     """of each search"""
     first: bool = True

@@ -93,8 +93,8 @@ def examine(
         if findings.faults:
             return result
         watched = Watched(real, findings)
-        functions = [reporting("reward_fn", reward_fn), reporting("termination_fn", termination_fn)]
-        collected = _play(watched, findings, *functions, steps, seed)
+        reward, end = reporting("reward_fn", reward_fn), reporting("termination_fn", termination_fn)
+        collected = _play(watched, findings, reward, end, steps, seed)
         _describe_play(watched, result)
         if collected is None:
             return result

@@ -323,9 +323,11 @@ class _Running:
             return f"stopped after {steps:,} steps with a return of {mean:.1f}"
         return None
 
-    def _tell(self, study: optuna.Study, *values: float, **state: Any) -> None:
+    def _tell(
+        self, study: optuna.Study, value: float | None = None, state: optuna.trial.TrialState | None = None
+    ) -> None:
         for trial in self.trials:
-            study.tell(trial, *values, **state)
+            study.tell(trial, value, state)
 
 
 def _suggest(trial: optuna.Trial, name: str, values: Range | Choices) -> Any:
