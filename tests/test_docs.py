@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nbclient import NotebookClient
 from playwright.sync_api import sync_playwright
 
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.zoo.cli.commands import COMMANDS, Train
+from mbrl_wrappers.zoo.cli.commands import COMMANDS, Doctor, Train
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.training.job_making import make_job
@@ -171,7 +171,7 @@ def test_the_documents_name_commands():
 
 
 def check_mbrl_zoo(words: list[str]) -> None:
-    """Parse a command; of a training, build agent and env too."""
+    """Parse a command; of a training, build agent and env too, and look an env over in few steps."""
     if not words or words == ["COMMAND", "--help"]:
         return
     name, *arguments = words
@@ -183,6 +183,8 @@ def check_mbrl_zoo(words: list[str]) -> None:
     except SystemExit as ended:
         assert ended.code == 0, "does not parse"
         return
+    if isinstance(parsed, Doctor):
+        assert replace(parsed, steps=200, model=False).run() == 0
     if isinstance(parsed, Train):
         params, kwargs = parse_params(parsed.params), parse_params(parsed.env_kwargs, "env_kwargs")
         spec = make_job(parsed.agent, parsed.env, steps=parsed.steps, params=params, env_kwargs=kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def test_a_person_is_asked_until_the_move_is_legal(folder: Path) -> None:
     assert "'z9' is no move here; these are: a1 b1 c1 a2 b2 c2 a3 b3 c3" in text
     assert "move  visits  value" in text and "plays " in text
     assert text.splitlines()[-1] in ("x has won", "o has won", "draw")
+
+
+@pytest.mark.parametrize("moves", [[], ["a1"], ["nowhere"]])
+def test_a_person_who_ends_the_input_resigns(
+    moves: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{move}\n" for move in moves)))
+    assert main(["play", str(folder), "--simulations", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("\nYou resign.\nYou have lost\n") and err == ""
 
 
 def test_the_agent_takes_its_chance_to_win(folder: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tyro
 from matplotlib.image import imread
 
 import mbrl_wrappers
 from mbrl_wrappers import zoo
 from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
-from mbrl_wrappers.zoo.cli.commands import COMMANDS
+from mbrl_wrappers.zoo.cli.commands import COMMANDS, Train
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
@@ -335,6 +337,15 @@ def test_a_finished_run_goes_on_for_longer(here, capsys):
     with pytest.raises(ValueError, match="track must be"):
         zoo.resume(folder, steps=120, track="nothing")
     assert zoo.load(folder / "mbpo").num_timesteps == 90  # what could not go on is still there
+
+
+def test_the_command_for_a_longer_run_keeps_its_options():
+    """Those that no run keeps for itself, and folders with a space."""
+    given = Train("mbpo", track="tensorboard", with_optimizer=True, executor="ray", address="head:6379", seed=3)
+    words = shlex.split(given._longer(Path("my runs"), 60))
+    parsed = tyro.cli(Train, args=words[2:])
+    assert words[:2] == ["mbrl-zoo", "train"]
+    assert parsed == dataclasses.replace(given, agent="", seed=0, resume=Path("my runs"), steps=60)
 
 
 def test_a_finished_run_without_a_checkpoint_can_not_go_on(here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +19,15 @@ from mbrl_wrappers import EnsembleDynamics
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.doctor import examine
-from mbrl_wrappers.zoo.doctor.advice import expected_seconds
+from mbrl_wrappers.zoo.doctor.advice import expected_cost
+from mbrl_wrappers.zoo.doctor.findings import Findings
 from mbrl_wrappers.zoo.doctor.text import WIDTH, text_of
-from mbrl_wrappers.zoo.environment import make_env
+from mbrl_wrappers.zoo.doctor.watching import Pace, Watched
+from mbrl_wrappers.zoo.environment import MAX_EPISODE_STEPS, make_env
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.recipe import parse_params
 from testing.broken_envs import FAULTS, Sound
+from testing.commands import parser_of_commands
 
 MODULE = "testing.broken_envs"
 HERE = __name__
@@ -48,6 +52,18 @@ class Noisy(Sound):
 
     def shown(self) -> Any:
         return np.array([self.state[0], 4 * self.np_random.random()], np.float32)
+
+
+class Waits(Sound):
+    """Sleeps, as for a network or a simulator in another process."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        time.sleep(0.02)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.002)
+        return super().step(action)
 
 
 class Pixels(Sound):
@@ -202,9 +218,92 @@ def test_the_time_of_a_run_grows_with_its_steps(examined: Any) -> None:
     spec = make_job("mbpo", "Pendulum-v1", params={"agent.gradient_steps": 1, "dynamics.max_steps": 50})
     with make_env("Pendulum-v1") as env:
         steps = collect_transitions(env, EnsembleDynamics.for_env(env, hidden=(8,)), 200, seed=0)
-    short, long = (expected_seconds(replace(spec, steps=steps_), steps) for steps_ in (1000, 100_000))
-    assert short is not None and long is not None and 0 < 10 * short < long
-    assert expected_seconds(make_job("pets", "Pendulum-v1"), steps) is None
+    quick = Pace(step=0.0, step_cpu=0.0, reset=0.0, reset_cpu=0.0, length=200)
+    short, long = (expected_cost(replace(spec, steps=steps_), steps, quick) for steps_ in (1000, 100_000))
+    assert short is not None and long is not None and 0 < 10 * short.seconds < long.seconds
+    assert expected_cost(make_job("pets", "Pendulum-v1"), steps, quick) is None
+    waits = replace(quick, step=10.0, reset=200.0)  # 11 s a step
+    slow = expected_cost(replace(spec, steps=1000, eval_freq=400, eval_episodes=3), steps, waits)
+    assert slow is not None
+    num_steps = 1000 + 3 * 3 * 200 + 2 * 2000 + 20 * 100  # of training, evaluations and the diagnosis
+    assert slow.in_env == pytest.approx(11 * num_steps)
+    assert slow.seconds == pytest.approx(slow.in_env, rel=0.01) and slow.seconds > slow.in_env
+    busy = expected_cost(replace(spec, steps=1000), steps, replace(waits, step_cpu=10.0, reset_cpu=200.0))
+    assert busy is not None and waits.waiting == 11 and busy.in_env > 1000 * 11 > busy.in_env - busy.seconds > 0
+
+
+def test_waiting_is_time_too() -> None:
+    """Of a step, and of a reset."""
+    result = examine(f"{HERE}:Waits", steps=200, model=False, estimate=False)
+    assert result.faults == []
+    step, cpu, reset = (float(number) for number in re.findall(r"(\S+) ms", result.facts["time"]))
+    assert step >= 2 and step > cpu and reset >= 20
+    env = Watched(Waits(), Findings())
+    for _ in range(2):
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+    pace = env.pace()
+    assert pace.step >= 0.002 and pace.reset >= 0.02 and pace.length == MAX_EPISODE_STEPS
+    assert pace.step_cpu < pace.step and 0 < pace.waiting < pace.per_step
+
+
+def test_a_board_game_keeps_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    kwargs = {"opponent": "one_ply", "first": False}
+    result = examine("mbrl_wrappers/TicTacToe-v0", env_kwargs=kwargs)
+    assert result.advice is not None and result.advice.spec.env_kwargs == kwargs
+    assert parser_of_commands(monkeypatch)(result.advice.command or "") == result.advice.spec
+    assert "opponent=one_ply first=false" in text_of(result)
+
+
+def test_arguments_that_can_not_be_typed_leave_the_advice() -> None:
+    result = examine("mbrl_wrappers/TicTacToe-v0", env_kwargs={"opponent": lambda game, state, generator: None})
+    assert result.advice is not None and result.advice.command is None and "Train alphazero" in text_of(result)
+
+
+def raises_in_words(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    raise ValueError("no such column")
+
+
+def takes_one_row(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    return next_obs[0, 7]
+
+
+def returns_a_list(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> Any:
+    return [1.0] * len(obs)
+
+
+def dislikes_what_is_imagined(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    if len(obs) == 200:  # all real steps
+        return next_obs[:, 0].abs() > 2
+    raise ZeroDivisionError("a state that no env has")
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (raises_in_words, r"reward_fn \(yours\) raises ValueError in line \d+ of .*test_doctor.py: no such column;"),
+        (takes_one_row, r"reward_fn \(yours\) raises IndexError in line \d+ of .*test_doctor.py: index 7 is out of "),
+        (returns_a_list, r"reward_fn must return a tensor of shape \(200,\) and floating dtype, got list:"),
+    ],
+)
+def test_a_given_function_that_fails_is_a_finding(function: Any, says: str) -> None:
+    result = examine(f"{MODULE}:Sound", reward_fn=function, termination_fn=ends_early, steps=200)
+    assert [finding.topic for finding in result.faults] == ["given", "given"]  # the other one is compared as well
+    (found,) = (finding.says for finding in result.faults if "reward_fn" in finding.says)
+    assert re.match(says, found)
+    assert len(found) < 500 and found.endswith(
+        "; it was called with obs [200, 2], action [200, 1] and next_obs [200, 2]"
+    )
+    assert result.trial is None and result.advice is None
+
+
+def test_a_given_function_that_fails_in_the_model_only_is_a_finding() -> None:
+    result = examine(f"{MODULE}:Sound", termination_fn=dislikes_what_is_imagined, steps=200)
+    (fault,) = result.faults
+    assert re.match(
+        r"termination_fn \(yours\) raises ZeroDivisionError .*: a state that no env has; .* with obs", fault.says
+    )
+    assert result.trial is None and result.advice is None
 
 
 def test_the_command_prints_and_ends_with_a_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,28 @@ def test_a_person_plays_and_is_recorded(pixels: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert played[0].length == 3 and not list(answers)  # 5 is beyond the bounds, and "left" is no number
     assert len(shown) == 3 and len(shown[0].splitlines()) == 16 and (tmp_path / "dream.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("actions", "says"),
+    [
+        (3, ["seed 1: dreamed return", "Video: "]),
+        (2, ["No video: no episode came to its end"]),
+        (0, ["No video: no episode came to its end"]),
+    ],
+)
+def test_a_person_who_ends_the_input_quits(
+    actions: int, says: list[str], pixels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n" * actions))
+    file = tmp_path / "dream.mp4"
+    words = ["dream", pixels, "--keyboard", "--steps", "3", "--episodes", "2", "--seed", "1", "--record", str(file)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    after = out.partition("\nYou quit.\n")[2].splitlines()
+    for line, start in zip(after, says, strict=True):
+        assert line.startswith(start)
+    assert err == "" and file.exists() == (actions == 3)
 
 
 def test_vectors_are_shown_by_the_env_s_renderer(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
@@ -39,6 +40,7 @@ from mbrl_wrappers.zoo.report.sentences import (
 from mbrl_wrappers.zoo.storage.folder import ENV, JOB, open_folder
 from mbrl_wrappers.zoo.storage.manifest import write_manifest
 from mbrl_wrappers.zoo.storage.tables import write_rows
+from mbrl_wrappers.zoo.training.command import command_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
@@ -399,6 +401,18 @@ def test_runs_that_only_started_make_a_page(trained, tmp_path):
     unfinished(tmp_path / "a", spec, [])
     html = build_report([tmp_path], tmp_path / "r.html").read_text()
     assert "0 of 200" in html and "<svg" not in html and "No finished agent here has a model" in html
+
+
+def test_the_page_has_the_whole_command(trained, tmp_path):
+    spec = JobSpec.from_json((trained / JOB).read_text())
+    unfinished(tmp_path / "a", spec, [])
+    html = build_report([tmp_path], tmp_path / "r.html").read_text()
+    assert f'<pre class="command">{escape(command_of(spec))}</pre>' in html and "--eval-episodes 4" in html
+    (tmp_path / "a" / JOB).write_text(
+        dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, agent={})).to_json()
+    )
+    html = build_report([tmp_path], tmp_path / "r.html").read_text()
+    assert "with the recipe below saved as recipe.yml" in html and "--recipe recipe.yml" in html
 
 
 def test_other_settings_are_not_taken_for_seeds(trained, tmp_path):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from pathlib import Path
 
 import pytest
 
 from mbrl_wrappers.zoo.analysis.findings import Diagnosis, ExploitationGap, RewardError, TerminationErrors
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
-from mbrl_wrappers.zoo.report.reproduction import command_of, link_from
+from mbrl_wrappers.zoo.report.reproduction import link_from
 from mbrl_wrappers.zoo.report.runs import Group, Run
 from mbrl_wrappers.zoo.report.sentences import MINUS
 from mbrl_wrappers.zoo.report.verdicts import comparison_sentences, model_verdict
-from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
-from mbrl_wrappers.zoo.training.recipe import parse_params
 
 
 def diagnosis(trusted: int, rmse: float, hits: int, misses: int, imagined: float) -> Diagnosis:
@@ -93,41 +90,6 @@ def test_the_better_agent_is_named_with_its_lead_and_its_cost() -> None:
     (single,) = comparison_sentences([group("A", [1.0], 100.0), group("B", [2.0], 101.0)])
     assert "With one seed of each that says little" in single and "about as much CPU time" in single
     assert comparison_sentences([group("A", [1.0], 100.0)]) == []
-
-
-@pytest.mark.parametrize(
-    ("agent", "env", "more"),
-    [
-        ("mbpo", "CartPole-v1", {}),
-        ("dhmbpo", "Pendulum-v1", {"params": {"dynamics.hidden": [16], "agent.ent_coef": "auto_0.1"}, "steps": 900}),
-        ("mbpo", "Pendulum-v1", {"algo": "TD3", "env_kwargs": {"g": 9.5}, "seed": 3}),
-    ],
-)
-def test_the_command_makes_the_same_job(agent: str, env: str, more: dict) -> None:
-    spec = make_job(agent, env, **more)
-    words = shlex.split(command_of(spec) or "")
-    assert words[:3] == ["mbrl-zoo", "train", agent]
-    given: dict[str, list[str]] = {}
-    for word in words[3:]:
-        if word.startswith("-"):
-            values = given.setdefault(word.strip("-"), [])
-        else:
-            values.append(word)
-    again = make_job(
-        agent,
-        given["env"][0],
-        steps=int(given["n"][0]),
-        seed=int(given["seed"][0]),
-        algo=given.get("algo", [None])[0],
-        params=parse_params(given.get("params", [])),
-        env_kwargs=parse_params(given.get("env-kwargs", []), "env_kwargs"),
-    )
-    assert again == spec
-
-
-def test_an_unknown_agent_has_no_command() -> None:
-    spec: JobSpec = dataclasses.replace(make_job("mbpo", "Pendulum-v1"), agent="$m_{b}$<b>")
-    assert command_of(spec) is None
 
 
 def test_a_link_leads_from_the_page_to_the_file(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ TRUSTED_ERROR = 0.25
 NUM_SAMPLES = 99  # real outcomes rank among 99 samples at one of 100 places, so every level below is met exactly
 NUM_BINS = 10
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+NUM_STEPS = 2000
 NUM_STARTS = 20
 GAP_STEPS = 100
 NUM_ROLLOUTS = 256
@@ -63,7 +64,7 @@ def diagnose(
     dynamics: WorldModel,
     env: gym.Env,
     *,
-    steps: int = 2000,
+    steps: int = NUM_STEPS,
     horizon: int = 30,
     seed: int = 0,
 ) -> Diagnosis:

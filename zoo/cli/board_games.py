@@ -18,6 +18,10 @@ from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.storage.folder import load_agent
 
 
+class _Resigned(Exception):
+    """A person gives the game up."""
+
+
 def load_player(name: str) -> AlphaZero:
     """Load an agent that plays a game.
 
@@ -52,7 +56,7 @@ def play_against_agent(
         show: shows a text.
 
     Returns:
-        The outcome for the opponent: 1 won, 0 drawn, -1 lost.
+        The outcome for the opponent: 1 won, 0 drawn, -1 lost. A person resigns by Ctrl-D (the end of the input).
 
     Raises:
         ZooError: as :func:`load_player`.
@@ -65,7 +69,11 @@ def play_against_agent(
     while not state.ended[0]:
         show(text(game, state))
         if (state.player[0] == 0) == begins:
-            action = _asked(game, state, ask, show) if opponent is None else opponent(game, state, generator)
+            try:
+                action = _asked(game, state, ask, show) if opponent is None else opponent(game, state, generator)
+            except _Resigned:
+                show("\nYou resign.")  # the cursor stands behind the question
+                return -1
         else:
             result = agent.think(state, num_simulations, seed=int(generator.integers(2**63)))
             show(thoughts(game, result))
@@ -85,10 +93,17 @@ def thoughts(game: Game, result: SearchResult, shown: int = 5) -> str:
 
 
 def _asked(game: Game, state: State, ask: Callable[[str], str], show: Callable[[str], None]) -> np.ndarray:
-    """Ask a person until the move is legal."""
+    """Ask a person until the move is legal.
+
+    Raises:
+        _Resigned: at the end of the input.
+    """
     legal = {name_of_move(game, int(action)): action for action in np.flatnonzero(game.legal_actions(state)[0])}
-    while (answer := ask("your move: ").strip().lower()) not in legal:
-        show(f"{answer!r} is no move here; these are: {' '.join(legal)}")
+    try:
+        while (answer := ask("your move: ").strip().lower()) not in legal:
+            show(f"{answer!r} is no move here; these are: {' '.join(legal)}")
+    except EOFError:
+        raise _Resigned from None
     return np.array([legal[answer]])
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -137,10 +138,18 @@ class Train:
         console.print(f"Curves: {folder / 'curves.png'}", soft_wrap=True, highlight=False)
         console.print(f"Agents: {folder}/*", soft_wrap=True, highlight=False)
         if size := sum(file.stat().st_size for file in folder.glob("*/checkpoint/*")):
-            more = f"mbrl-zoo train --resume {folder} -n {2 * training.spec.steps}"
+            more = self._longer(folder, 2 * training.spec.steps)
             text = f"Longer: {more} (for which {folder}/*/checkpoint keep {size_text(size)})"
             console.print(text, soft_wrap=True, highlight=False)
         return OK
+
+    def _longer(self, folder: Path, steps: int) -> str:
+        """Return the command that goes on to more steps, with the options that no run keeps for itself."""
+        words = ["mbrl-zoo", "train", "--resume", str(folder), "-n", str(steps)]
+        for name in ("track", "executor", "address"):
+            if (value := getattr(self, name)) != getattr(Train(), name):
+                words += [f"--{name}", value]
+        return shlex.join([*words, *["--with-optimizer"] * self.with_optimizer])
 
     def _check_that_nothing_else_is_given(self) -> None:
         own = {"agent", "resume", "steps", "track", "progress", "with_optimizer", "executor", "address"}
@@ -360,7 +369,7 @@ class Dream:
     record: Annotated[Path | None, arg(metavar="FILE.mp4", help_behavior_hint="")] = None
     """write a video"""
     keyboard: bool = False
-    """choose the actions yourself"""
+    """choose the actions yourself; Ctrl-D quits after the episodes that have ended (exit code 0)"""
 
     def run(self) -> int:
         """Run the command."""
@@ -378,7 +387,7 @@ class Dream:
         for episode in played:
             print(f"seed {episode.seed}: dreamed return {episode.total_reward:.2f} in {episode.length} steps")
         if self.record is not None:
-            print(f"Video: {self.record}")
+            print(f"Video: {self.record}" if played else "No video: no episode came to its end")
         return OK
 
 
@@ -539,7 +548,7 @@ class Benchmark:
             print(f"{ended}/{len(specs)}  {spec.label()} on {spec.env}, seed {spec.seed}: {how}", flush=True)
 
         run_sweep(specs, folder, executor, on_update=on_update)
-        print(f"Jobs: {folder}; pictures: mbrl-zoo report {folder}")
+        print(f"Jobs: {folder}; pictures: {shlex.join(['mbrl-zoo', 'report', str(folder)])}")
         return OK
 
 
@@ -574,7 +583,8 @@ class Tune:
         """Run the command."""
         from mbrl_wrappers.zoo.environment import in_file_names
         from mbrl_wrappers.zoo.sweeps.processes import sigterm_exits
-        from mbrl_wrappers.zoo.sweeps.tuning import tune
+        from mbrl_wrappers.zoo.sweeps.tuning import brief, tune
+        from mbrl_wrappers.zoo.training.command import command_of
 
         folder = self.folder or Path("runs") / f"tune_{self.agent}_{in_file_names(self.env)}"
         with sigterm_exits():
@@ -594,8 +604,12 @@ class Tune:
             )
         plain = "" if found.plain is None else f"; the recipe itself: {found.plain.value:.1f}"
         print(f"\nBest: trial {found.best.number}, return {found.best.value:.1f} with seed {self.seed}{plain}\n")
-        print(found.file.read_text(encoding="utf-8"))
-        print(f"Train it: mbrl-zoo train {self.agent} --env {self.env} --recipe {found.file} --seed {self.seed + 1}")
+        print("What it changes in the recipe:" if found.changes else "It is the recipe itself.")
+        for name, (own, best) in found.changes.items():
+            print(f"  {name}: {brief(best)} in place of {brief(own)}")
+        print(f"\n{found.file}:\n{found.file.read_text(encoding='utf-8')}")
+        print("Train it with another seed:")
+        print(command_of(replace(found.job, seed=self.seed + 1), found.file))
         return OK
 
 
@@ -627,7 +641,7 @@ class Play:
     name: Name
     """the zoo's name of an agent that plays a game, or a folder"""
     against: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: you)")] = None
-    """another agent, or random, one_ply, perfect, endgame or uct_N with N simulations"""
+    """another agent, or random, one_ply, perfect, endgame or uct_N with N simulations; Ctrl-D resigns (exit code 0)"""
     simulations: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the agent's)")] = None
     """of each search"""
     first: bool = True

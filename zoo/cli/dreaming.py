@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from mbrl_wrappers.agents.remembering import RememberingAgent
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs import ImaginedEnv
 from mbrl_wrappers.envs.rendering import frames_of
 from mbrl_wrappers.models import WorldModel
@@ -51,13 +52,17 @@ def dream(
         seed: of the first episode.
         temperature: of the dreams, for a model that takes one.
         record: the video file to write: of images that the model shows, or of vectors by the env's renderer.
-        by_keyboard: whether a person is asked for each action.
+        by_keyboard: whether a person is asked for each action, who quits by Ctrl-D (the end of the input).
         ask: asks a person for an action.
         show: shows a text.
+
+    Returns:
+        The episodes that were played to their ends, which alone are recorded.
 
     Raises:
         ZooError: if the agent can't be loaded, has no model, or its dreams can't be rendered.
     """
+    check_whole_number("episodes", episodes)
     folder = open_agent(name)
     agent = load_agent(folder, None, "cpu")
     model = model_of(agent)
@@ -72,13 +77,20 @@ def dream(
                 options["render_env"] = stack.enter_context(playground(folder.env, None, render_mode="rgb_array"))
         env: gym.Env = TimeLimit(_Enlarged(ImaginedEnv(model, temperature=temperature, **options)), steps)
         player: Any = _Person(model, env, ask, show) if by_keyboard else _OnFeatures(agent) if remembers else agent
-        played = play_episodes(player, env, episodes, first_seed=seed)
-        if record is not None:
+        played: list[Episode] = []
+        with suppress(_Quit):
+            for number in range(episodes):
+                played += play_episodes(player, env, 1, first_seed=seed + number)
+        if record is not None and played:
             from mbrl_wrappers.zoo.video import record_video
 
             replayed: Any = _Replayed(player.actions) if by_keyboard else player
-            record_video(replayed, lambda: env, record, episodes=episodes, seed=seed)
+            record_video(replayed, lambda: env, record, episodes=len(played), seed=seed)
     return played
+
+
+class _Quit(Exception):
+    """A person breaks off a dream."""
 
 
 class _Enlarged(gym.Wrapper[Any, Any, Any, Any]):
@@ -124,8 +136,12 @@ class _Person(_Player):
         imagined: Any = self._env.unwrapped
         self._show(as_text(self._model, imagined.episodes.obs))
         action = None
-        while action is None:
-            action = self._understood(self._ask(f"your action, {_wanted(self._model.action_space)}: ").strip())
+        try:
+            while action is None:
+                action = self._understood(self._ask(f"your action, {_wanted(self._model.action_space)}: ").strip())
+        except EOFError:
+            self._show("\nYou quit.")  # the cursor stands behind the question
+            raise _Quit from None
         self._last = action
         self.actions.append(action)
         return action, None

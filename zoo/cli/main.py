@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; default: ``sys.argv``.
 
     Returns:
-        The exit code: 0; 1 if a run failed or ``verify`` found a difference; 2 for a user's mistake; 130 after Ctrl-C.
+        The exit code: 0, also where a person has ended ``play`` or ``dream`` by Ctrl-D; 1 if a run failed, ``verify``
+        found a difference or ``doctor`` a fault; 2 for a user's mistake; 130 after Ctrl-C.
 
     Raises:
         SystemExit: with the code 143 after SIGTERM, once running jobs have written their checkpoints.

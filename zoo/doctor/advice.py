@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
-import shlex
 import time
 import warnings
 from dataclasses import dataclass
@@ -15,13 +13,17 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
+from mbrl_wrappers.envs.games.env import GameEnv
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.types import Transitions
+from mbrl_wrappers.zoo.analysis.diagnosis import GAP_STEPS, NUM_STARTS, NUM_STEPS
 from mbrl_wrappers.zoo.doctor.checks import shows_images
 from mbrl_wrappers.zoo.doctor.findings import Findings
 from mbrl_wrappers.zoo.doctor.trial import Trial
+from mbrl_wrappers.zoo.doctor.watching import Pace
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.training.building import build_agent, training_env
+from mbrl_wrappers.zoo.training.command import command_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.recipe import has_entry
@@ -49,22 +51,35 @@ _TIMED_STEPS = 8
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What an agent's training may take, without its control, on one core.
+
+    Attributes:
+        seconds: CPU time of the agent and its model, and the time of the env on the clock.
+        in_env: the part that goes by in the env, evaluations and the final measurement of the model included.
+    """
+
+    seconds: float
+    in_env: float
+
+
+@dataclass(frozen=True)
 class Advice:
     """A recommendation.
 
     Attributes:
         agent: the name that ``mbrl-zoo train`` takes.
         why: in a sentence.
-        command: what to type.
-        spec: the job; None where the agent's cost is not estimated.
-        seconds: expected CPU time of the agent's training on one core, without its control; None where not estimated.
+        command: what to type; None where an argument of the env can't be typed.
+        spec: the job.
+        cost: expected; None where it is not estimated.
     """
 
     agent: str
     why: str
-    command: str
-    spec: JobSpec | None = None
-    seconds: float | None = None
+    command: str | None
+    spec: JobSpec
+    cost: Cost | None = None
 
 
 def advise(
@@ -82,20 +97,22 @@ def advise(
     """
     agent, why, params = _choose(env, name, trial, is_constant)
     steps = _SMALL_STEPS if params is _SMALL else None
-    words = ["mbrl-zoo", "train", agent, "--env", name, *(["-n", str(steps)] if steps else [])]
-    for option, values in (("--env-kwargs", env_kwargs), ("--params", params)):
-        words += [option, *(f"{key}={_literal(value)}" for key, value in values.items())] if values else []
-    command = shlex.join(words)
+    return _to_train(agent, why, name, findings, steps=steps, env_kwargs=env_kwargs, params=params)
+
+
+def advise_game(env: GameEnv, name: str, env_kwargs: dict[str, Any], findings: Findings) -> Advice | None:
+    """Recommend what learns a board game; see :func:`advise`."""
+    why = f"it learns {env.game.name} from games against itself"
+    return _to_train("alphazero", why, name, findings, env_kwargs=env_kwargs)
+
+
+def _to_train(agent: str, why: str, name: str, findings: Findings, **arguments: Any) -> Advice | None:
     try:
-        spec = make_job(agent, name, steps=steps, env_kwargs=env_kwargs, params=params)
+        spec = make_job(agent, name, **arguments)
     except ValueError as error:
         findings.remark("agents", str(error))
         return None
-    return Advice(agent, why, command, spec)
-
-
-def _literal(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return Advice(agent, why, command_of(spec), spec)
 
 
 def _choose(env: gym.Env, name: str, trial: Trial | None, is_constant: bool) -> tuple[str, str, dict[str, Any]]:
@@ -135,14 +152,16 @@ def _steps(trial: Trial) -> str:
     return f"{trial.trusted} {'step' if trial.trusted == 1 else 'steps'}{more}"
 
 
-def expected_seconds(spec: JobSpec, steps: Transitions) -> float | None:
-    """Estimate the CPU time of a job by taking a few of its steps; None for agents that are not estimated.
+def expected_cost(spec: JobSpec, steps: Transitions, pace: Pace) -> Cost | None:
+    """Estimate the time of a job by taking a few of its steps; None for agents that are not estimated.
 
     The model's fits are extrapolated: an epoch grows with the data, and a fit has at least ``patience + 2`` of them.
+    Episodes are taken to be as long as random ones.
 
     Args:
         spec: of an agent with an ensemble that the callback ``ModelBased`` fits.
         steps: real ones, to time a fit on.
+        pace: of the env.
     """
     if not spec.recipe.strategy or spec.recipe.dynamics.get("kind", "EnsembleDynamics") != "EnsembleDynamics":
         return None
@@ -164,8 +183,23 @@ def expected_seconds(spec: JobSpec, steps: Transitions) -> float | None:
         began = time.process_time()
         agent.learn(every, callback=callback, reset_num_timesteps=False)
         per_step = (time.process_time() - began) / every
+        obs, _ = env.reset(seed=0)
+        began = time.process_time()
+        for _ in range(_TIMED_STEPS):
+            agent.predict(obs)
+        per_action = (time.process_time() - began) / _TIMED_STEPS
     fits, per_fit = _fits(spec, steps, learning_starts)
-    return per_step * (spec.steps - learning_starts) + fits * per_fit
+    played = _played_beside(spec, pace)
+    updated = spec.steps - learning_starts  # the CPU time of their steps in the env is in per_step
+    seconds = per_step * updated + fits * per_fit + pace.waiting * updated
+    seconds += pace.per_step * (learning_starts + played) + per_action * played
+    return Cost(seconds, pace.per_step * (spec.steps + played))
+
+
+def _played_beside(spec: JobSpec, pace: Pace) -> float:
+    """Return the number of env steps that a run takes beside those of its training: evaluations and the diagnosis."""
+    evaluations = math.ceil(spec.steps / spec.eval_freq) * spec.eval_episodes * pace.length
+    return evaluations + 2 * NUM_STEPS + NUM_STARTS * min(GAP_STEPS, pace.length)
 
 
 def _fits(spec: JobSpec, steps: Transitions, learning_starts: int) -> tuple[int, float]:

@@ -18,14 +18,15 @@ from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.seeding import set_apart
 from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.zoo.doctor import checks
-from mbrl_wrappers.zoo.doctor.advice import Advice, advise, expected_seconds
+from mbrl_wrappers.zoo.doctor.advice import Advice, advise, advise_game, expected_cost
 from mbrl_wrappers.zoo.doctor.findings import Finding, Findings
-from mbrl_wrappers.zoo.doctor.trial import Trial, note_given, run_trial, small_model
+from mbrl_wrappers.zoo.doctor.trial import GivenFailed, Trial, note_given, reporting, run_trial, small_model
 from mbrl_wrappers.zoo.doctor.watching import Unusable, Watched, note_ends, note_rewards
 from mbrl_wrappers.zoo.environment import make_env, render_without_display
 
 LEAST_STEPS = 200
 _MOST_PLAY_SECONDS = 20.0
+_WARM_UP = 10  # steps in which an env may compile or load something
 
 
 @dataclass
@@ -86,13 +87,14 @@ def examine(
     with make() as real:
         result.facts.update(observations=_described(real.observation_space), actions=_described(real.action_space))
         if isinstance(real.unwrapped, GameEnv):
-            result.advice = _of_game(env, real.unwrapped)
+            result.advice = advise_game(real.unwrapped, env, kwargs, findings)
             return result
         checks.check_spaces(real, findings)
         if findings.faults:
             return result
         watched = Watched(real, findings)
-        collected = _play(watched, findings, reward_fn, termination_fn, steps, seed)
+        reward, end = reporting("reward_fn", reward_fn), reporting("termination_fn", termination_fn)
+        collected = _play(watched, findings, reward, end, steps, seed)
         _describe_play(watched, result)
         if collected is None:
             return result
@@ -107,14 +109,17 @@ def examine(
         if transitions is not None and (transitions.next_obs == transitions.obs[0]).all():
             findings.fault("observations", "they never change: whatever is done, the agent sees the same")
         elif small is not None and transitions is not None:
-            note_given(real, small, transitions, findings)
-            if model:
-                result.trial = run_trial(small, transitions, findings, seed)
+            try:
+                if note_given(real, small, transitions, findings) and model:
+                    result.trial = run_trial(small, transitions, findings, seed)
+            except GivenFailed as error:  # only in the model, such as for states that it has imagined
+                findings.fault("given", str(error))
         if not findings.faults and _is_for_agents(real):
             is_constant = np.ptp(watched.rewards) == 0
             result.advice = advise(real, env, kwargs, result.trial, is_constant, findings)
             if estimate and transitions is not None and result.advice is not None and result.advice.spec is not None:
-                result.advice = replace(result.advice, seconds=expected_seconds(result.advice.spec, transitions))
+                cost = expected_cost(result.advice.spec, transitions, watched.pace(LEAST_STEPS))
+                result.advice = replace(result.advice, cost=cost)
     return result
 
 
@@ -130,7 +135,7 @@ def _play(
     with findings.catching("episodes", "a random episode"):
         try:
             _walk(watched, LEAST_STEPS, seed)
-            rest = min(steps, int(_MOST_PLAY_SECONDS / max(float(np.mean(watched.step_seconds)), 1e-9)))
+            rest = min(steps, int(_MOST_PLAY_SECONDS / max(watched.pace(_WARM_UP).per_step, 1e-9)))
             if checks.shows_images(watched):
                 return None, None
             small = small_model(watched.env, reward_fn, termination_fn, seed)
@@ -151,11 +156,6 @@ def _walk(env: gym.Env, steps: int, seed: int) -> None:
 
 def _is_for_agents(env: gym.Env) -> bool:
     return isinstance(env.action_space, spaces.Box | spaces.Discrete)
-
-
-def _of_game(name: str, env: GameEnv) -> Advice:
-    why = f"it learns {env.game.name} from games against itself"
-    return Advice("alphazero", why, f"mbrl-zoo train alphazero --env {name}")
 
 
 def _described(space: spaces.Space) -> str:
@@ -189,5 +189,9 @@ def _describe_play(watched: Watched, result: Examination) -> None:
         result.facts["rewards"] = (
             f"{rewards.min():.4g} to {rewards.max():.4g}, mean {rewards.mean():.4g}, spread {rewards.std():.4g}"
         )
-    if watched.step_seconds:
-        result.facts["time"] = f"{1e3 * np.median(watched.step_seconds):.3g} ms a step"
+    if watched.step_times:
+        pace = watched.pace(LEAST_STEPS if len(watched.step_times) > LEAST_STEPS else 0)
+        result.facts["time"] = (
+            f"{1e3 * pace.step:.3g} ms a step on the clock, {1e3 * pace.step_cpu:.3g} ms of CPU time here; "
+            f"{1e3 * pace.reset:.3g} ms a reset"
+        )

@@ -50,7 +50,12 @@ class Findings(list[Finding]):
         try:
             yield
         except Exception as error:  # code of somebody else's may raise anything
-            self.fault(topic, f"{when} raises {type(error).__name__}{_place(error)}: {_short(error)}")
+            self.fault(topic, f"{when} {raised(error)}")
+
+
+def raised(error: Exception) -> str:
+    """Return what somebody's code did: raise an error, of which kind, where, and saying what."""
+    return f"raises {type(error).__name__}{_place(error)}: {short(error)}"
 
 
 def _place(error: Exception) -> str:
@@ -58,6 +63,7 @@ def _place(error: Exception) -> str:
     return f" in line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """Return an error's message in one line that is not too long."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}…"

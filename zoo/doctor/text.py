@@ -108,7 +108,12 @@ def _of_advice(result: Examination) -> Iterator[str]:
         if "rollout_length" in recipe.strategy:
             parts.append(f"rollouts of {recipe.strategy['rollout_length']} steps")
         yield from _entry("recipe", ", ".join(parts))
-    if advice.seconds is not None:
-        yield from _entry("time", f"about {seconds(advice.seconds)} of one CPU core, and its control beside it")
-    yield "  command"
-    yield advice.command  # as it stands, to be copied
+    if advice.cost is not None:
+        yield from _entry(
+            "time",
+            f"about {seconds(advice.cost.seconds)} on one CPU core, {seconds(advice.cost.in_env)} of them in the env "
+            "(on the clock, in evaluations too), and its control beside it",
+        )
+    if advice.command is not None:
+        yield "  command"
+        yield advice.command  # as it stands, to be copied

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.env_specs import spaces_and_id
-from mbrl_wrappers.models.given import GivenFunction, first_disagreement, known_functions, resolve
+from mbrl_wrappers.models.given import GivenFunction, call_given, first_disagreement, known_functions, resolve
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.rollout import open_loop
 from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.zoo.analysis.diagnosis import reward_error, termination_errors, trusted_steps
 from mbrl_wrappers.zoo.analysis.findings import RewardError, TerminationErrors
 from mbrl_wrappers.zoo.analysis.model_error import error_on_windows, windows_of
-from mbrl_wrappers.zoo.doctor.findings import Findings
+from mbrl_wrappers.zoo.doctor.findings import Findings, raised, short
 
 AHEAD = (1, 5, 10, 30)
 # Small, so that it takes seconds, and most of a minute where observations are wide.
@@ -88,6 +88,34 @@ class Trial:
         return 1 - self.reward.rmse**2
 
 
+class GivenFailed(Exception):
+    """A function of the user's has raised an error, or returned what it must not; the message says all of it."""
+
+
+def reporting(name: str, function: GivenFunction | None) -> GivenFunction | None:
+    """Return a function of the user's that tells its errors from ours; None for None.
+
+    Args:
+        name: ``"reward_fn"`` or ``"termination_fn"``.
+        function: the user's.
+    """
+    if function is None:
+        return None
+
+    def given(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        got = f"with obs {list(obs.shape)}, action {list(action.shape)} and next_obs {list(next_obs.shape)}"
+        try:
+            output = function(obs, action, next_obs)
+        except Exception as error:  # code of somebody else's may raise anything
+            raise GivenFailed(f"{name} (yours) {raised(error)}; it was called {got}") from error
+        try:
+            return call_given(lambda *_: output, name, obs, action, next_obs)
+        except ValueError as error:
+            raise GivenFailed(f"{short(error)}; it was called {got}") from error
+
+    return given
+
+
 def small_model(
     env: gym.Env, reward_fn: GivenFunction | None, termination_fn: GivenFunction | None, seed: int
 ) -> EnsembleDynamics:
@@ -101,12 +129,17 @@ def small_model(
     return EnsembleDynamics.for_env(env, seed=seed, **_SETTINGS, **kept)
 
 
-def note_given(env: gym.Env, model: EnsembleDynamics, steps: Transitions, findings: Findings) -> None:
-    """Compare the functions that are given, or known by the env's id, with real steps."""
+def note_given(env: gym.Env, model: EnsembleDynamics, steps: Transitions, findings: Findings) -> bool:
+    """Compare the functions that are given, or known by the env's id, with real steps.
+
+    Returns:
+        Whether they can be called, so that a model can be fitted with them.
+    """
     known = known_functions(spaces_and_id(env)[2], known_reward=True)
     known_reward = known.get("reward_fn")
     functions = {"reward_fn": model.reward_fn or resolve(known_reward, "reward_fn")[0]}
     functions["termination_fn"] = model.termination_fn
+    work = True
     for name, function in functions.items():
         if function is None:
             continue
@@ -114,11 +147,12 @@ def note_given(env: gym.Env, model: EnsembleDynamics, steps: Transitions, findin
         source = "yours" if is_own else "the one known by the env's id"
         try:
             row = first_disagreement(function, name, steps)
-        except ValueError as error:
+            if row is not None:
+                _note_disagreement(name, function, steps, row, source, findings)
+        except GivenFailed as error:
             findings.fault("given", str(error))
-            continue
-        if row is not None:
-            _note_disagreement(name, function, steps, row, source, findings)
+            work = False
+    return work
 
 
 def _note_disagreement(
@@ -146,6 +180,9 @@ def run_trial(model: EnsembleDynamics, steps: Transitions, findings: Findings, s
         steps: in the order in which they were taken.
         findings: where its weak points are noted.
         seed: of the fit.
+
+    Raises:
+        GivenFailed: by a function of the user's.
     """
     cut = round(len(steps) * (1 - _TEST_SHARE))
     train, test = steps[:cut], steps[cut:]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +16,35 @@ from gymnasium import spaces
 from mbrl_wrappers.envs.finite import check_finite, scalar_reward
 from mbrl_wrappers.zoo.doctor.findings import Findings
 from mbrl_wrappers.zoo.environment import MAX_EPISODE_STEPS
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an env takes, in seconds: on the clock, and of this process's CPU time. The difference is waiting.
+
+    Attributes:
+        step: of a step on the clock, on average.
+        step_cpu: CPU time of a step.
+        reset: of a reset on the clock; 0 where none was taken.
+        reset_cpu: CPU time of a reset.
+        length: steps of an episode, on average.
+    """
+
+    step: float
+    step_cpu: float
+    reset: float
+    reset_cpu: float
+    length: float
+
+    @property
+    def per_step(self) -> float:
+        """On the clock, with a step's share of its episode's reset."""
+        return self.step + self.reset / self.length
+
+    @property
+    def waiting(self) -> float:
+        """The part of ``per_step`` in which this process does nothing: sleep, a network, a simulator elsewhere."""
+        return max(self.per_step - self.step_cpu - self.reset_cpu / self.length, 0.0)
 
 
 class Watched(gym.Wrapper[Any, Any, Any, Any]):
@@ -26,7 +58,8 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
         ends: of each episode that ended: its length, and whether it was terminated and truncated.
         rewards: of all steps.
         length: steps of the current episode.
-        step_seconds: CPU time of each step.
+        step_times: of each step: seconds on the clock, and of CPU time.
+        reset_times: of each reset.
     """
 
     def __init__(self, env: gym.Env, findings: Findings) -> None:
@@ -35,12 +68,14 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
         self._last: tuple[Any, Any] | None = None  # an observation as it was returned, and a copy
         self.ends: list[tuple[int, bool, bool]] = []
         self.rewards: list[float] = []
-        self.step_seconds: list[float] = []
+        self.step_times: list[tuple[float, float]] = []
+        self.reset_times: list[tuple[float, float]] = []
         self.length = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
-        returned: Any = self.env.reset(seed=seed, options=options)
+        with _timed(self.reset_times):
+            returned: Any = self.env.reset(seed=seed, options=options)
         if not isinstance(returned, tuple) or len(returned) != 2:
             self._findings.fault("episodes", f"reset must return (observation, info), got {_brief(returned)}")
             raise Unusable
@@ -50,9 +85,9 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step."""
-        given, began = copy.deepcopy(action), time.process_time()
-        returned: Any = self.env.step(action)
-        self.step_seconds.append(time.process_time() - began)
+        given = copy.deepcopy(action)
+        with _timed(self.step_times):
+            returned: Any = self.env.step(action)
         if not isinstance(returned, tuple) or len(returned) != 5:
             says = "step must return (observation, reward, terminated, truncated, info)"
             number = f"{len(returned)} values" if isinstance(returned, tuple) else _brief(returned)
@@ -71,6 +106,17 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
         if terminated or truncated:
             self.ends.append((self.length, bool(terminated), bool(truncated)))
         return returned
+
+    def pace(self, skipped: int = 0) -> Pace:
+        """Return how long the env takes.
+
+        Args:
+            skipped: steps to leave out at the beginning, where an env may compile or load something.
+        """
+        step, step_cpu = np.mean(self.step_times[skipped:], axis=0)
+        reset, reset_cpu = np.mean(self.reset_times[1:] or self.reset_times or [(0.0, 0.0)], axis=0)
+        length = np.mean([length for length, _, _ in self.ends]) if self.ends else MAX_EPISODE_STEPS
+        return Pace(*map(float, (step, step_cpu, reset, reset_cpu, length)))
 
     def _look(self, obs: Any, source: str) -> None:
         """Check an observation, and that the last one is still what it was."""
@@ -103,6 +149,14 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
 
 class Unusable(Exception):
     """The env can't be played on; the fault was noted."""
+
+
+@contextmanager
+def _timed(times: list[tuple[float, float]]) -> Iterator[None]:
+    """Add the time that the block takes, on the clock and of CPU."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    yield
+    times.append((time.perf_counter() - clock, time.process_time() - cpu))
 
 
 def note_ends(watched: Watched, findings: Findings) -> None:

@@ -42,6 +42,7 @@ from mbrl_wrappers.zoo.report.sentences import (
 )
 from mbrl_wrappers.zoo.report.verdicts import comparison_sentences, model_verdict
 from mbrl_wrappers.zoo.storage.folder import MISFITS
+from mbrl_wrappers.zoo.training.command import command_of
 
 FIGURE_INCHES = (4.0, 3.5)
 WIDE_FIGURE_INCHES = (8.2, 3.5)
@@ -177,9 +178,11 @@ def _how_it_was_made(section: EnvSection, page: Path) -> dict[str, Any]:
     run = run or section.groups[0].runs[0]
     evaluation = None if run.folder is None else run.folder.evaluation
     versions = {} if evaluation is None else evaluation.versions
+    command = command_of(run.spec)
     return {
         "label": f"{run.spec.label()}, seed {run.spec.seed}",
-        "command": reproduction.command_of(run.spec),
+        "command": command or command_of(run.spec, reproduction.RECIPE),
+        "recipe_file": None if command else reproduction.RECIPE,
         "recipe": reproduction.recipe_text(run.spec),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "links": reproduction.links_to(run, page),

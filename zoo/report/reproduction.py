@@ -1,21 +1,19 @@
-"""How a run can be made again: its command, its recipe, the versions that it was made with, and its files."""
+"""What belongs to a run that is to be made again, apart from its command: its recipe, and its files."""
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mbrl_wrappers.zoo.report.runs import Run
 from mbrl_wrappers.zoo.storage.folder import CARD, JOB, PROGRESS
 from mbrl_wrappers.zoo.training.job import JobSpec
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, load_recipe, recipe_yaml
+from mbrl_wrappers.zoo.training.recipe import recipe_yaml
 
 FILES = (CARD, JOB, PROGRESS, "eval.json", "diagnosis.json", "model_error.csv", "replay.mp4")
+RECIPE = "recipe.yml"  # what the page's recipe is to be saved as, for a command that needs it
 
 
 @dataclass(frozen=True)
@@ -24,42 +22,6 @@ class Link:
 
     text: str
     href: str
-
-
-def command_of(spec: JobSpec) -> str | None:
-    """Return the command that trains a job; None for an agent that this version does not know.
-
-    What the library's recipe says is left out, all other settings stand behind ``--params``.
-    """
-    try:
-        usual = load_recipe(spec.agent, spec.env, algo=spec.recipe.algo)
-    except (KeyError, TypeError, ValueError):
-        return None
-    words = ["mbrl-zoo", "train", spec.agent, "--env", spec.env, "-n", str(spec.steps), "--seed", str(spec.seed)]
-    words += ["--algo", spec.recipe.algo] if load_algo(spec) != spec.recipe.algo else []
-    if spec.env_kwargs:
-        words += ["--env-kwargs", *(f"{name}={_literal(value)}" for name, value in spec.env_kwargs.items())]
-    if changes := _changes(usual, spec.recipe):
-        words += ["--params", *changes]
-    return shlex.join(words)
-
-
-def load_algo(spec: JobSpec) -> str:
-    """Return the algorithm that the library's recipe names for a job's env and kind of actions."""
-    names = {load_recipe(spec.agent, spec.env, discrete_actions=discrete).algo for discrete in (False, True)}
-    return spec.recipe.algo if spec.recipe.algo in names else names.pop()
-
-
-def _changes(usual: Recipe, recipe: Recipe) -> list[str]:
-    changes = []
-    for section in SECTIONS:
-        before, now = getattr(usual, section), getattr(recipe, section)
-        changes += [f"{section}.{name}={_literal(now[name])}" for name in now if before.get(name, now) != now[name]]
-    return changes
-
-
-def _literal(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def recipe_text(spec: JobSpec) -> str:

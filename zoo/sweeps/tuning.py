@@ -77,25 +77,27 @@ class Tuning:
     """The result of :func:`tune`.
 
     Attributes:
-        trials: all of them, those of earlier calls included.
+        trials: all of them, those of earlier calls included. Trials that were given equal settings share a run.
         best: the best one that was complete.
         plain: the first one with the recipe as it is; None where it was not complete.
-        recipe: its recipe.
+        changes: the settings in which it differs from the recipe, with the recipe's value and its own.
+        job: the best trial's, with its recipe.
         file: with this recipe, for ``--recipe FILE``.
     """
 
     trials: list[Trial]
     best: Trial
     plain: Trial | None
-    recipe: Recipe
+    changes: dict[str, tuple[Any, Any]]
+    job: JobSpec
     file: Path
 
 
 def search_space(agent: str, recipe: Recipe, fixed: Mapping[str, Any] | None = None) -> dict[str, Range | Choices]:
     """Return the settings to look for: those of :data:`SPACE` that the agent has and the user has not fixed.
 
-    The recipe's own value is always among the choices. A value of 0 or 1 for ``real_ratio`` is part of what the agent
-    is and stays, as do schedules.
+    The recipe's own value is always among the choices, or in the range. A value of 0 or 1 for ``real_ratio`` is part of
+    what the agent is and stays, as do schedules.
 
     Raises:
         ZooError: if there are none.
@@ -111,6 +113,8 @@ def search_space(agent: str, recipe: Recipe, fixed: Mapping[str, Any] | None = N
             continue
         if isinstance(values, tuple) and own is not None and own not in values:
             values = tuple(sorted((*values, own)))
+        if isinstance(values, Range) and isinstance(own, int | float) and own > 0:
+            values = Range(min(values.low, own), max(values.high, own))
         found[name] = values
     if not found:
         raise ZooError(f"agent must have settings to look for, one of {sorted(SPACE)}, got {agent!r}")
@@ -131,8 +135,9 @@ def tune(
     """Try settings and keep the best ones; a study that was interrupted goes on in its folder.
 
     The first trial is the recipe as it is. Optuna's TPE chooses the others, and stops those that fall below the median
-    of the earlier ones (after at least 30% of their steps). All trials train with one seed, so the best return is too
-    good: train the best recipe with other seeds.
+    of the earlier ones (after at least 30% of their steps). Settings that it chooses again are not trained again: the
+    trial gets the result of the one that was or is being trained. All trials train with one seed, so the best return is
+    too good: train the best recipe with other seeds.
 
     Args:
         agent: registered name.
@@ -222,17 +227,48 @@ def _run_trials(
     running: list[_Running] = []
     try:
         while True:
-            while len(running) < workers and _num_tried(study) + len(running) < trials:
-                running.append(_Running(study.ask(), plain, space, folder))
+            while len(running) < workers and _num_tried(study) + sum(len(one.trials) for one in running) < trials:
+                trial = study.ask()
+                spec = _spec_of(plain, {name: _suggest(trial, name, values) for name, values in space.items()})
+                if (same := next((one for one in running if one.spec.digest() == spec.digest()), None)) is not None:
+                    same.trials.append(trial)
+                elif (before := _tried_before(study, plain, spec)) is not None:
+                    tell(f"trial {trial.number}: {_repeat(study, trial, before)}  {_shown(trial.params)}")
+                else:
+                    running.append(_Running(trial, spec, folder))
             if not running:
                 return
             time.sleep(POLL_SECONDS)
             for one in list(running):
                 if (ended := one.look(study)) is not None:
                     running.remove(one)
-                    tell(f"trial {one.trial.number}: {ended}  {_shown(one.params)}")
+                    for trial in one.trials:
+                        tell(f"trial {trial.number}: {ended}  {_shown(trial.params)}")
     finally:
-        stop_all([one.process for one in running])
+        stop_all([one.process for one in running if one.process is not None])
+
+
+def _spec_of(plain: JobSpec, params: Mapping[str, Any]) -> JobSpec:
+    return dataclasses.replace(plain, recipe=override(plain.recipe, params))
+
+
+def _tried_before(study: optuna.Study, plain: JobSpec, spec: JobSpec) -> optuna.trial.FrozenTrial | None:
+    """Return a trial of the same job that came to its end or was stopped early; what failed may be tried again."""
+    import optuna
+
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    digest = spec.digest()
+    trials = study.get_trials(deepcopy=False, states=ended)
+    return next((trial for trial in trials if _spec_of(plain, trial.params).digest() == digest), None)
+
+
+def _repeat(study: optuna.Study, trial: optuna.Trial, before: optuna.trial.FrozenTrial) -> str:
+    """End a trial as another one ended; return how."""
+    for step, value in before.intermediate_values.items():
+        trial.report(value, step)
+    study.tell(trial, before.value if before.state.name == "COMPLETE" else None, state=before.state)
+    how = f"return {before.value:.1f}" if before.state.name == "COMPLETE" else "stopped"
+    return f"{how}, as trial {before.number} of the same settings"
 
 
 def _num_tried(study: optuna.Study) -> int:
@@ -241,40 +277,57 @@ def _num_tried(study: optuna.Study) -> int:
 
 
 class _Running:
-    """A trial whose run goes on in a process."""
+    """A run that goes on in a process, and the trials of its settings."""
 
-    def __init__(self, trial: optuna.Trial, plain: JobSpec, space: Mapping[str, Range | Choices], folder: Path) -> None:
-        self.trial = trial
-        self.params = {name: _suggest(trial, name, values) for name, values in space.items()}
-        spec = dataclasses.replace(plain, recipe=override(plain.recipe, self.params))
+    def __init__(self, trial: optuna.Trial, spec: JobSpec, folder: Path) -> None:
+        self.trials = [trial]
+        self.spec = spec
         self._folder = folder / "trials" / spec.digest()
         self._reported = 0
-        self.process = TrainingProcess(spec.label(), spec, self._folder)
+        self.process = self._start()
+
+    def _start(self) -> TrainingProcess | None:
+        """Start the run; None while a process has the folder that an interrupted study has left behind."""
+        lock = FolderLock.take_if_free(self._folder)
+        if lock is None:
+            return None
+        with closing(lock):  # which the process inherits
+            return TrainingProcess(self.spec.label(), self.spec, self._folder, lock=lock)
 
     def look(self, study: optuna.Study) -> str | None:
-        """Report what is new; return how the trial ended, None while it goes on."""
+        """Report what is new; return how the trials ended, None while they go on."""
         import optuna
 
+        if self.process is None:
+            self.process = self._start()
+            return None
         try:
             is_running = self.process.is_running()
         except TrainingFailed as error:  # the settings may be to blame, and others may work
-            self.trial.set_user_attr(_FAILED, True)
-            study.tell(self.trial, state=optuna.trial.TrialState.FAIL)
+            for trial in self.trials:
+                trial.set_user_attr(_FAILED, True)
+            self._tell(study, state=optuna.trial.TrialState.FAIL)
             return f"failed: {error}"
         steps, mean = self.process.last_evaluation
-        if steps > self._reported:
-            self._reported = steps
-            self.trial.report(mean, steps)
+        for trial in self.trials if steps > self._reported else []:
+            trial.report(mean, steps)
+        self._reported = steps
         if not is_running:
             self.process.stop()
             value = read_rows(self._folder / "progress.csv", Evaluation)[-1].return_mean
-            study.tell(self.trial, value)
+            self._tell(study, value)
             return f"return {value:.1f}"
-        if self.trial.should_prune():
+        if self.trials[0].should_prune():
             stop_all([self.process])
-            study.tell(self.trial, state=optuna.trial.TrialState.PRUNED)
+            self._tell(study, state=optuna.trial.TrialState.PRUNED)
             return f"stopped after {steps:,} steps with a return of {mean:.1f}"
         return None
+
+    def _tell(
+        self, study: optuna.Study, value: float | None = None, state: optuna.trial.TrialState | None = None
+    ) -> None:
+        for trial in self.trials:
+            study.tell(trial, value, state)
 
 
 def _suggest(trial: optuna.Trial, name: str, values: Range | Choices) -> Any:
@@ -294,14 +347,19 @@ def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Cho
     if not complete:
         raise ZooError(f"trials must come to an end to compare them, got none of {len(all_trials)} in {folder}")
     best = max(complete, key=lambda trial: trial.value or 0.0)
-    recipe = override(plain.recipe, best.params)
+    recipe = dataclasses.replace(override(plain.recipe, best.params), steps=plain.steps)
     write_atomically(folder / BEST, recipe_yaml(recipe, plain.steps).encode())
     own = _own_values(plain, space)
     itself = next((trial for trial in complete if own.items() <= trial.params.items()), None)
-    return Tuning(all_trials, best, itself, recipe, folder / BEST)
+    all_own = {name: own_value(plain.agent, plain.recipe, name) for name in space}
+    changes = {name: (all_own[name], value) for name, value in best.params.items() if value != all_own[name]}
+    return Tuning(all_trials, best, itself, changes, dataclasses.replace(plain, recipe=recipe), folder / BEST)
 
 
 def _shown(params: Mapping[str, Any]) -> str:
-    return " ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
-    )
+    return " ".join(f"{name}={brief(value)}" for name, value in params.items())
+
+
+def brief(value: Any) -> str:
+    """Return the value of a setting, with three digits if it is a float."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

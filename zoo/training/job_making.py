@@ -18,7 +18,7 @@ from mbrl_wrappers.zoo.environment import full_name, make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
 from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, dynamics_kind, training_env
 from mbrl_wrappers.zoo.training.job import JobSpec
-from mbrl_wrappers.zoo.training.recipe import load_recipe, override
+from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 from mbrl_wrappers.zoo.training.scaling import shorten
 
 NUM_CURVE_POINTS = 10
@@ -67,26 +67,28 @@ def make_job(
     with make_env(env, **(env_kwargs or {})) as real, _naming(recipe):
         env = full_name(env, real)
         discrete = isinstance(real.action_space, spaces.Discrete)
-        settings = load_recipe(agent, env, file=recipe, algo=algo, discrete_actions=discrete)
-        settings = override(settings, params or {})
-        if tell is not None and isinstance(steps, int):
-            settings, changes = shorten(settings, steps, fixed=params or {})
+        fitted_to = steps if tell is not None and isinstance(steps, int) else None
+        settings, changes = merged_recipe(
+            agent, env, params or {}, fitted_to, file=recipe, algo=algo, discrete_actions=discrete
+        )
+        if tell is not None:
             for change in changes:
                 tell(change)
         check_arguments(agent, settings)
         _check_spaces(real, images=dynamics_kind(settings).takes_images)
         steps = settings.steps if steps is None else steps
         check_whole_number("steps", steps, 1)
-        default_episodes = num_episodes(algorithm_of(agent, settings.algo))
+        given = {"eval_freq": eval_freq, "eval_episodes": eval_episodes, "save_freq": save_freq}
         spec = JobSpec(
             env=env,
             recipe=settings,
             model=True,
             seed=seed,
             steps=steps,
-            eval_freq=max(1, steps // NUM_CURVE_POINTS) if eval_freq is None else eval_freq,
-            eval_episodes=default_episodes if eval_episodes is None else eval_episodes,
-            save_freq=max(1, steps // NUM_CHECKPOINTS) if save_freq is None else save_freq,
+            **{
+                name: default if (own := given[name]) is None else own
+                for name, default in usual_numbers(agent, settings.algo, steps).items()
+            },
             device=device,
             agent=agent,
             env_kwargs=dict(env_kwargs or {}),
@@ -101,6 +103,34 @@ def make_job(
     if tell is not None:
         _tell_more(spec, asked_for, tell)
     return spec
+
+
+def merged_recipe(
+    agent: str, env: str, params: Mapping[str, Any], fitted_to: int | None, **which: Any
+) -> tuple[Recipe, list[str]]:
+    """Merge a recipe with changes, and fit it to fewer steps.
+
+    Args:
+        agent: as for :func:`make_job`.
+        env: with its version.
+        params: as for :func:`make_job`.
+        fitted_to: env steps, see :func:`~mbrl_wrappers.zoo.training.scaling.shorten`; None for the recipe as it is.
+        **which: recipe, see :func:`~mbrl_wrappers.zoo.training.recipe.load_recipe`.
+
+    Returns:
+        The recipe, and a sentence for each setting that was fitted.
+    """
+    settings = override(load_recipe(agent, env, **which), params)
+    return (settings, []) if fitted_to is None else shorten(settings, fitted_to, fixed=params)
+
+
+def usual_numbers(agent: str, algo: str, steps: int) -> dict[str, int]:
+    """Return a job's frequencies and number of episodes where the user gives none."""
+    return {
+        "eval_freq": max(1, steps // NUM_CURVE_POINTS),
+        "eval_episodes": num_episodes(algorithm_of(agent, algo)),
+        "save_freq": max(1, steps // NUM_CHECKPOINTS),
+    }
 
 
 def _tell_more(spec: JobSpec, asked_for: str, tell: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -76,6 +77,24 @@ def read_literals(text: str) -> Any:
         yaml.YAMLError: for text that is not YAML, has a Python tag, or a whole number that begins with 0.
     """
     return yaml.load(text, Loader=_Literals)  # safe: _Literals is a SafeLoader
+
+
+class _Writer(yaml.SafeDumper):
+    """Writes what :class:`_Literals` reads: the string ``1e-3``, no number to YAML 1.1, in quotes."""
+
+    yaml_implicit_resolvers = _Literals.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal values out each time."""
+        return True
+
+
+def write_literal(value: Any) -> str:
+    """Return a value as the text of which :func:`read_literals` makes it again, in one line where it has none."""
+    text = yaml.dump(
+        value, Dumper=_Writer, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 @dataclass(frozen=True)
@@ -190,7 +209,7 @@ def recipe_from(
 def recipe_yaml(recipe: Recipe, steps: int) -> str:
     """Return a file of recipes with this one as its default, for ``--recipe FILE``."""
     sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
-    return yaml.safe_dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, sort_keys=False)
+    return yaml.dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, Dumper=_Writer, sort_keys=False)
 
 
 def available_agents() -> list[str]:
