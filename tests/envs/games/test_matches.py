@@ -78,7 +78,7 @@ def test_an_illegal_move_is_refused() -> None:
     with pytest.raises(ValueError, match="num_games must be a whole number of at least 1, got 0"):
         play_match(TIC_TAC_TOE, first_cell, first_cell, 0)
     with pytest.raises(ValueError, match=r"random_opening must be a whole number of at least 0, got 0\.5"):
-        play_match(TIC_TAC_TOE, first_cell, first_cell, 2, random_opening=0.5)  # type: ignore[arg-type]
+        play_match(TIC_TAC_TOE, first_cell, first_cell, 2, random_opening=0.5)
     with pytest.raises(ValueError, match="random_opening must be at most 4 in TicTacToe, got 5"):
         play_match(TIC_TAC_TOE, first_cell, first_cell, 2, random_opening=5)
 
