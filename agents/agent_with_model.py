@@ -19,6 +19,17 @@ from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.seeding import set_apart
 
 
+def check_state(state: tuple[np.ndarray, ...], shapes: list[tuple[int, ...]]) -> None:
+    """Refuse a recurrent state of ``predict`` whose parts have other shapes; the last one is that of the batch.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    found = [np.shape(part) for part in state]
+    if found != shapes:
+        raise ValueError(f"state must be of {shapes[-1][0]} environments with shapes {shapes}, got {found}")
+
+
 class AgentWithModel(OffPolicyAlgorithm):
     """An SB3 agent whose model is an argument ``dynamics``, saved with it; see also ``ModelBasedAgent``.
 

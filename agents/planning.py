@@ -12,7 +12,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from mbrl_wrappers.agents.agent_with_model import AgentWithModel
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel, check_state
 from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.callback import default_dynamics
@@ -160,10 +160,7 @@ class PlansActions(AgentWithModel):
         if state is None:
             return fresh, 0
         shapes = [tuple(value.shape) for value in fresh.values()] + [(batch,)]
-        if [np.shape(part) for part in state] != shapes:
-            raise ValueError(
-                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
-            )
+        check_state(state, shapes)
         parts = {name: torch.as_tensor(part, device=self.device) for name, part in zip(fresh, state, strict=False)}
         return parts, int(state[-1][0])
 

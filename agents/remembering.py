@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
-from mbrl_wrappers.agents.agent_with_model import AgentWithModel
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel, check_state
 
 
 class Memory(NamedTuple):
@@ -134,10 +134,7 @@ class RememberingAgent(AgentWithModel):
         if state is None:
             return None, 0
         shapes = [(batch, sum(self.dynamics.state_widths)), (batch, self.dynamics.action_codec.dim), (batch,)]
-        if [np.shape(part) for part in state] != shapes:
-            raise ValueError(
-                f"state must be of {batch} environments with shapes {shapes}, got {[np.shape(p) for p in state]}"
-            )
+        check_state(state, shapes)
         rows, action = (torch.as_tensor(part, device=self.device) for part in state[:2])
         return Memory(rows, action), int(state[2][0])
 

@@ -104,6 +104,22 @@ class Sequences(NamedTuple):
     terminated: Tensor
     is_first: Tensor
 
+    def to(self, device: torch.device | str) -> Sequences:
+        """Return the same sequences on another device."""
+        return Sequences(*(part.to(device) for part in self))
+
+    def check(self, obs_dim: int, action_dim: int, least_length: int = 1) -> None:
+        """Refuse sequences of other widths than a model's, or too short ones.
+
+        Raises:
+            ValueError: naming the part and its shape.
+        """
+        for name, dim in (("obs", obs_dim), ("action", action_dim)):
+            shape = tuple(getattr(self, name).shape)
+            if len(shape) != 3 or shape[1] < least_length or shape[-1] != dim:
+                more = f" with T from {least_length} on" if least_length > 1 else ""
+                raise ValueError(f"sequences.{name} must have shape [B, T, {dim}]{more}, got {shape}")
+
 
 class Outcome(NamedTuple):
     """Where a step leads, as in :class:`Prediction`: ``[..., D]``, ``[...]`` and ``[...]`` bool."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mbrl_wrappers.models.action_scale import ActionScale
 from mbrl_wrappers.models.described import DescribedBySettings
-from mbrl_wrappers.types import Sequences
 
 NUM_STARTS = 512
 
@@ -100,9 +99,3 @@ class LatentModel(DescribedBySettings):
     def _stretched(self, vector: Tensor) -> Tensor:
         """Return the inverse of :meth:`_squashed`."""
         return vector
-
-    def _check_widths(self, sequences: Sequences) -> None:
-        for name, codec in (("obs", self.obs_codec), ("action", self.action_codec)):
-            shape = tuple(getattr(sequences, name).shape)
-            if len(shape) != 3 or shape[-1] != codec.dim:
-                raise ValueError(f"sequences.{name} must have shape [B, T, {codec.dim}], got {shape}")

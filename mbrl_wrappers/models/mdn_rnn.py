@@ -19,7 +19,6 @@ from mbrl_wrappers.models.rssm.networks import Decoder, Encoder, Layers, linear
 from mbrl_wrappers.models.rssm.scalars import ScalarHead, symexp, symlog
 from mbrl_wrappers.models.world_model import StepPrediction
 from mbrl_wrappers.seeding import stream_seed
-from mbrl_wrappers.types import Sequences
 
 MAX_GRADIENT = 1.0  # of M, an entry
 LAST_LEARNING_RATE = 0.01  # of M at the end of a fit, as a share of its first one
@@ -326,7 +325,7 @@ class MDNRNN(LatentModel):
         optimizer = torch.optim.Adam(parameters, self.settings["vision_learning_rate"])
         for _ in range(self.settings["vision_steps"]):
             drawn = experience.sequences(self.settings["batch_size"], 1, generator)
-            self._check_widths(drawn)
+            drawn.check(self.obs_codec.dim, self.action_codec.dim)
             log = self.vision_loss(drawn.obs[:, 0].to(self.device), own)
             _descend(log["observation"] + log["divergence"], optimizer)
         return _numbers(log)
@@ -376,8 +375,8 @@ class MDNRNN(LatentModel):
         for start in range(0, count, self.settings["num_sequences"]):
             number = min(self.settings["num_sequences"], count - start)
             drawn = experience.sequences(number, self.settings["sequence_length"], generator)
-            self._check_widths(drawn)
-            real = Sequences(*(part.to(self.device) for part in drawn))
+            drawn.check(self.obs_codec.dim, self.action_codec.dim)
+            real = drawn.to(self.device)
             of = self.encode(real.obs.flatten(0, 1)).unflatten(0, real.reward.shape)
             pieces.append(Encoded(of, self._scaled(real.action), real.reward, real.terminated, real.is_first))
         return Encoded(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))

@@ -215,7 +215,7 @@ class ImplicitModel(DescribedBySettings):
         Raises:
             ValueError: if the widths are not the model's.
         """
-        self._check_widths(sequences)
+        sequences.check(self.obs_codec.dim, self.action_codec.dim, least_length=2)
         obs, action = sequences.obs, self._scaled(sequences.action[:, 1:].transpose(0, 1))
         reward, terminated = sequences.reward[:, 1:].T, sequences.terminated[:, 1:].T
         counts = (~sequences.is_first[:, 1:].T).cumprod(0).bool()
@@ -261,7 +261,7 @@ class ImplicitModel(DescribedBySettings):
         optimizer = torch.optim.Adam(self.parameter_groups(settings["learning_rate"]))
         for _ in range(settings["train_steps"]):
             drawn = experience.sequences(settings["batch_size"], settings["horizon"] + 1, generator)
-            drawn = Sequences(*(part.to(self.device) for part in drawn))
+            drawn = drawn.to(self.device)
             losses = self.losses(self.unroll(drawn, settings["rho"]))
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
@@ -275,12 +275,6 @@ class ImplicitModel(DescribedBySettings):
         """Keep observations in which an episode goes on, for imagined episodes to begin from."""
         goes_on = sequences.obs[:, :-1].flatten(0, 1)[~sequences.terminated[:, :-1].flatten()]
         self.start_obs = goes_on[:NUM_STARTS].detach().clone().to(self.start_obs)
-
-    def _check_widths(self, sequences: Sequences) -> None:
-        for name, codec in (("obs", self.obs_codec), ("action", self.action_codec)):
-            shape = tuple(getattr(sequences, name).shape)
-            if len(shape) != 3 or shape[1] < 2 or shape[-1] != codec.dim:
-                raise ValueError(f"sequences.{name} must have shape [B, T, {codec.dim}] with T from 2 on, got {shape}")
 
 
 def form_of_layers(units: int) -> Layers:

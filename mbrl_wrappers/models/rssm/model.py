@@ -287,7 +287,7 @@ class RSSM(LatentModel):
         Raises:
             ValueError: if the widths are not the model's.
         """
-        self._check_widths(sequences)
+        sequences.check(self.obs_codec.dim, self.action_codec.dim)
         seen = self._seen(sequences.obs.flatten(0, 1))  # [B T, ...]
         begins = sequences.is_first.clone()
         begins[:, 0] = True
@@ -370,7 +370,7 @@ class RSSM(LatentModel):
         own.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         for _ in range(self.settings["train_steps"]):
             drawn = experience.sequences(self.settings["batch_size"], self.settings["sequence_length"], generator)
-            loss = self.loss(Sequences(*(part.to(self.device) for part in drawn)), own)
+            loss = self.loss(drawn.to(self.device), own)
             optimizer.zero_grad()
             loss.total.backward()
             nn.utils.clip_grad_norm_(self.parameters(), MAX_GRAD_NORM)
