@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,23 +51,23 @@ class Experiment:
         agent: its name in the zoo.
         evaluations: over the recipe's steps.
         end: matches at the end: the opponent's name, or `ALONE`, and the agent's simulations.
-        simulations: of the agent's moves that are compared with a perfect player's at the end.
+        kept: simulations of the agent's moves that are compared with a perfect player's at the end; 0: the network's.
         games: of each of these matches.
     """
 
     agent: str
     evaluations: int
     end: tuple[tuple[str, int], ...]
-    simulations: int
+    kept: tuple[int, ...]
     games: int = 100
 
 
 EXPERIMENTS = {
-    "TicTacToe": Experiment("alphazero", 8, (("one_ply", 32), ("perfect", 32)), 32, games=1000),
+    "TicTacToe": Experiment("alphazero", 8, (("one_ply", 32), ("perfect", 32)), (32, 0), games=1000),
     "ConnectFour": Experiment(
-        "alphazero", 4, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), 400
+        "alphazero", 4, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), (1600, 400, 0)
     ),
-    "Hex5": Experiment("exit", 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100)), 100),
+    "Hex5": Experiment("exit", 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100)), (100, 0)),
 }
 
 
@@ -87,8 +88,7 @@ def train(name: str, seed: int) -> None:
     ends = {heading(*match): score(agent, *match, experiment.games, seed) for match in experiment.end}
     where = solvable_positions(agent.rules)
     if where is not None:
-        ends["kept, searched"] = agreement(agent.rules, agent.player(experiment.simulations), where)
-        ends["kept, network"] = agreement(agent.rules, agent.player(0), where)
+        ends |= {kept(count): agreement(agent.rules, agent.player(count), where) for count in experiment.kept}
     write_csv(FOLDER / f"{name}_end_seed{seed}.csv", [ends])
     print(name, seed, ends, flush=True)
 
@@ -103,6 +103,10 @@ def score(agent: AlphaZero, opponent: str, simulations: int, games: int, seed: i
 
 def heading(opponent: str, simulations: int) -> str:
     return f"{simulations or 'no'} simulations against {opponent}"
+
+
+def kept(simulations: int) -> str:
+    return f"kept, {f'{simulations} simulations' if simulations else 'network alone'}"
 
 
 def new_agent(seed: int, **changes: Any) -> AlphaZero:
@@ -200,12 +204,12 @@ def of_ends(experiment: Experiment, ends: dict[int, list[dict[str, str]]]) -> li
     ]
     for match in experiment.end:
         lines.append(f"| {heading(*match)} | {', '.join(row[heading(*match)] for row in rows)} |")
-    labels = (f"kept, {experiment.simulations} simulations", "kept, network alone")
-    return [*lines, *(f"| {label} | {share} |" for label, share in zip(labels, shares(rows), strict=True))]
+    names = [kept(count) for count in experiment.kept]
+    return [*lines, *(f"| {name} | {share} |" for name, share in zip(names, shares(rows, names), strict=True))]
 
 
-def shares(rows: list[dict[str, str]]) -> list[str]:
-    return [spread([100 * value for value in numbers(rows, name)], 1) + "%" for name in KEPT]
+def shares(rows: list[dict[str, str]], names: Iterable[str] = KEPT) -> list[str]:
+    return [spread([100 * value for value in numbers(rows, name)], 1) + "%" for name in names]
 
 
 def of_methods(runs: dict[int, list[dict[str, str]]]) -> list[str]:
