@@ -179,8 +179,8 @@ def read_runs(name: str) -> dict[int, list[dict[str, str]]]:
 def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:
     opponents = [name for name in next(iter(runs.values()))[0] if name not in ("moves", "cpu_seconds", *KEPT)]
     lines = [
-        f"While it learned, seeds {', '.join(map(str, runs))}: won-drawn-lost of 100 games with its own number of",
-        "simulations.",
+        f"While it learned, seeds {', '.join(map(str, runs))}: won-drawn-lost of 100 games, with as many simulations",
+        "as in self-play.",
         "",
         "| moves | core-s | " + " | ".join([*opponents, *KEPT]) + " |",
         "|" + "---|" * (2 + len(opponents) + len(KEPT)),
@@ -195,9 +195,9 @@ def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:
 
 def of_ends(experiment: Experiment, ends: dict[int, list[dict[str, str]]]) -> list[str]:
     rows = [run[0] for run in ends.values()]
+    opened = f", those against itself from {RANDOM_OPENING} random moves that are the same in two games"
     lines = [
-        f"At the end, matches of {experiment.games:,} games; those against itself begin with {RANDOM_OPENING} random",
-        "moves, the same in two games:",
+        f"At the end, matches of {experiment.games:,} games{opened if ALONE in dict(experiment.end) else ''}:",
         "",
         "| match | won-drawn-lost, by seed |",
         "|---|---|",
