@@ -227,7 +227,7 @@ class WorldModels(RememberingAgent):
             candidates = self._evolution.ask()
             returns = self.dream(torch.as_tensor(candidates)).mean(1).double().cpu().numpy()
         elif self._trials is None:
-            self._trials = Trials(self._evolution.ask(), self.dreams, self.n_envs)
+            self._trials = self._new_trials()
             return
         elif not self._trials.are_over:
             return
@@ -244,6 +244,12 @@ class WorldModels(RememberingAgent):
         self.logger.record("controller/sigma", self._evolution.sigma)
         if self._generation >= self.generations:
             self._stage = "over"
+        elif self.train_in == "reality":
+            self._trials = self._new_trials()  # now, so that the episodes that begin next are trials
+
+    def _new_trials(self) -> Trials:
+        assert self._evolution is not None
+        return Trials(self._evolution.ask(), self.dreams, self.n_envs)
 
     def dream(self, vectors: Tensor | None = None, dreams: int | None = None, seed: int | None = None) -> Tensor:
         """Let controllers dream, all from the same starts.

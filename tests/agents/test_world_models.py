@@ -167,6 +167,16 @@ def test_candidates_are_tried_in_reality(num_envs: int) -> None:
     assert agent._generation == 2 and agent._stage == "over" and agent._trials is None
 
 
+def test_every_real_episode_tries_a_candidate() -> None:
+    """3 generations of 4 candidates, 2 episodes each, once the episode is over in which V and M were fitted."""
+    agent = make(train_in="reality").learn(43)
+    assert agent._trials is not None
+    before = agent._episode_num
+    while agent._stage != "over":
+        agent.learn(1, reset_num_timesteps=False)
+    assert agent._episode_num - before == 1 + 3 * 4 * 2
+
+
 @pytest.mark.parametrize("env", [Walk(), Walk(discrete=True), Walk("dict")])
 def test_it_learns_and_acts_in_any_space(env: Walk) -> None:
     agent = make(env).learn(60)
