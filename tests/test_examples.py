@@ -34,7 +34,9 @@ SMALLER: dict[str, dict[str, str]] = {
         "dpi=80": "dpi=30",
     },
     "examples/learn_connect_four.py": {
-        "num_games=256, batch_size=1024, gradient_steps=2": "num_games=8, num_simulations=4, gradient_steps=1",
+        "num_games=256,": "num_games=8, num_simulations=4,",
+        "batch_size=1024,": "batch_size=64,",
+        "gradient_steps=2": "gradient_steps=1",
         "agent.learn(1_000_000)": "agent.learn(400)",
         "agent.player(200)": "agent.player(4)",
         "num_games=100": "num_games=4",
