@@ -31,11 +31,12 @@ agent.learn(1_000_000)  # moves; `progress_bar=True` shows how far it is
 zoo.save(agent, "connect_four", episodes=0)
 
 game = agent.rules
-wins, draws, losses = play_match(game, agent.player(200), one_ply_player, num_games=100)
+player = agent.player(num_simulations=200)
+wins, draws, losses = play_match(game, player, one_ply_player, num_games=100)
 print(f"against a player that wins and prevents wins at once: {wins} wins, {draws} draws, {losses} losses")
 
 generator, state = np.random.default_rng(0), game.initial(1)
-players = [agent.player(200), one_ply_player]
+players = [player, one_ply_player]
 while not state.ended[0]:
     state = game.step(state, players[state.player[0]](game, state, generator))
 print(text(game, state))

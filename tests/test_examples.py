@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
-from mbrl_wrappers import EnsembleDynamics
+from mbrl_wrappers import EnsembleDynamics, zoo
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -38,7 +39,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "batch_size=1024,": "batch_size=64,",
         "gradient_steps=2": "gradient_steps=1",
         "agent.learn(1_000_000)": "agent.learn(400)",
-        "agent.player(200)": "agent.player(4)",
+        "num_simulations=200": "num_simulations=4",
         "num_games=100": "num_games=4",
     },
     "examples/search_a_simulator.py": {
@@ -130,7 +131,8 @@ def run_smaller(tmp_path, monkeypatch, capsys):
 
 def test_every_example_is_run_here():
     examples = {f"examples/{file.name}" for file in (CHECKOUT / "examples").glob("*.py")}
-    assert set(SMALLER) == examples
+    run = re.findall(r'run_smaller\("(.*?)"\)', Path(__file__).read_text(encoding="utf-8"))
+    assert set(SMALLER) == set(run) == examples
 
 
 def test_fit_a_model(run_smaller):
@@ -146,6 +148,18 @@ def test_improve_a_policy(run_smaller):
 def test_i2a_imagination(run_smaller):
     assert "share of imagined frames that are right, by step: [" in run_smaller("examples/i2a_imagination.py")
     assert Path("i2a_imagination.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_learn_connect_four(run_smaller):
+    printed = run_smaller("examples/learn_connect_four.py")
+    assert "against a player that wins and prevents wins at once: " in printed
+    assert "mbrl-zoo play connect_four" in printed
+    assert zoo.load("connect_four").rules.name == "ConnectFour"
+
+
+def test_search_a_simulator(run_smaller):
+    printed = run_smaller("examples/search_a_simulator.py")
+    assert printed.count("the pole stood for 5 of 200 steps") == 2
 
 
 def test_mbpo_on_your_env(run_smaller):
