@@ -68,6 +68,7 @@ class AlphaZero(BaseAlgorithm):
             :class:`~mbrl_wrappers.planners.tree.PUCT`, such as Gumbel's ``value_scale``.
         deterministic_search_kwargs: replace entries of ``search_kwargs`` in searches without noise: those of
             ``predict(..., deterministic=True)`` and of matches. Play can then trust values more than learning does.
+            PUCT's ``dirichlet_fraction`` is 0 there in any case.
         num_games: games at a time.
         explored_moves: moves of each game that are chosen with temperature 1, the others with 0; default: all.
         random_opening: games of self-play begin with some random moves, a number from 0 to this, whose positions are

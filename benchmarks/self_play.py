@@ -39,7 +39,8 @@ FOLDER, SEEDS = RESULTS / "self_play", (20, 21, 22)
 METHODS = tuple((search, simulations) for simulations in (16, 32, 64) for search in ("gumbel", "puct"))
 COMPARED_SECONDS = 60
 ALONE = "itself without search"
-RANDOM_OPENING = 4  # moves of games between agents, which have no randomness of their own
+AS_IN_SELF_PLAY = "400 simulations against uct_1000, with the search arguments of self-play"
+RANDOM_OPENING = 4  # moves of games between agents: AlphaZero's have no randomness of their own
 KEPT = ("kept, searched", "kept, network")
 
 
@@ -50,24 +51,33 @@ class Experiment:
     Attributes:
         agent: its name in the zoo.
         evaluations: over the recipe's steps.
-        end: matches at the end: the opponent's name, or `ALONE`, and the agent's simulations.
+        end: matches at the end: the opponent's name, or `ALONE`; the agent's simulations; and the random moves that
+            games begin with, the same in two games.
         kept: simulations of the agent's moves that are compared with a perfect player's at the end; 0: the network's.
         games: of each of these matches.
     """
 
     agent: str
     evaluations: int
-    end: tuple[tuple[str, int], ...]
+    end: tuple[tuple[str, int, int], ...]
     kept: tuple[int, ...]
     games: int = 100
 
 
 EXPERIMENTS = {
-    "TicTacToe": Experiment("alphazero", 8, (("one_ply", 32), ("perfect", 32)), (32, 0), games=1000),
+    "TicTacToe": Experiment("alphazero", 8, (("one_ply", 32, 0), ("perfect", 32, 0)), (32, 0), games=1000),
     "ConnectFour": Experiment(
-        "alphazero", 4, (("one_ply", 400), ("uct_1000", 400), ("uct_5000", 400), (ALONE, 32)), (1600, 400, 0)
+        "alphazero",
+        4,
+        (("one_ply", 400, 0), ("uct_1000", 400, 0), ("uct_5000", 400, 0), (ALONE, 32, RANDOM_OPENING)),
+        (1600, 400, 0),
     ),
-    "Hex5": Experiment("exit", 8, (("uct_100", 100), ("uct_100", 0), (ALONE, 100)), (100, 0)),
+    "Hex5": Experiment(
+        "exit",
+        8,
+        (("uct_100", 100, 0), ("uct_100", 0, 0), (ALONE, 100, 0), (ALONE, 100, RANDOM_OPENING)),
+        (100, 0),
+    ),
 }
 
 
@@ -86,6 +96,10 @@ def train(name: str, seed: int) -> None:
     write_csv(FOLDER / f"{name}_seed{seed}.csv", rows)
     agent: Any = zoo.load(str(folder), env=GameEnv(name), device="cpu")
     ends = {heading(*match): score(agent, *match, experiment.games, seed) for match in experiment.end}
+    if agent.deterministic_search_kwargs:
+        agent.deterministic_search_kwargs = None
+        ends[AS_IN_SELF_PLAY] = score(agent, "uct_1000", 400, 0, experiment.games, seed)
+        agent = zoo.load(str(folder), env=GameEnv(name), device="cpu")
     where = solvable_positions(agent.rules)
     if where is not None:
         ends |= {kept(count): agreement(agent.rules, agent.player(count), where) for count in experiment.kept}
@@ -93,16 +107,16 @@ def train(name: str, seed: int) -> None:
     print(name, seed, ends, flush=True)
 
 
-def score(agent: AlphaZero, opponent: str, simulations: int, games: int, seed: int) -> Any:
-    """Return the games won, drawn and lost against an opponent; those between agents begin with random moves."""
-    is_alone = opponent == ALONE
-    other = agent.player(0) if is_alone else find_opponent(opponent)
-    opening = RANDOM_OPENING if is_alone else 0
-    return "-".join(map(str, play_match(agent.rules, agent.player(simulations), other, games, 1000 + seed, opening)))
+def score(agent: AlphaZero, opponent: str, simulations: int, opening: int, games: int, seed: int) -> str:
+    """Return the games won, drawn and lost against an opponent."""
+    other = agent.player(0) if opponent == ALONE else find_opponent(opponent)
+    result = play_match(agent.rules, agent.player(simulations), other, games, 1000 + seed, opening)
+    return "-".join(map(str, result))
 
 
-def heading(opponent: str, simulations: int) -> str:
-    return f"{simulations or 'no'} simulations against {opponent}"
+def heading(opponent: str, simulations: int, opening: int) -> str:
+    text = f"{simulations or 'no'} simulations against {opponent}"
+    return f"{text}, {opening} random moves" if opening else text
 
 
 def kept(simulations: int) -> str:
@@ -123,7 +137,9 @@ def compare(seed: int) -> None:
     where = solvable_positions(ConnectFour())
     assert where is not None
     for search, simulations in METHODS:
-        changes = {} if search == "gumbel" else {"search_kwargs": None, "deterministic_search_kwargs": None}
+        changes: dict[str, Any] = {"learning_rate": 1e-3}  # a schedule would end with each call of `learn`
+        if search == "puct":
+            changes |= {"search_kwargs": None, "deterministic_search_kwargs": None}
         agent, spent = new_agent(seed, search=search, num_simulations=simulations, **changes), 0.0
         while spent < COMPARED_SECONDS:
             started = time.process_time()
@@ -195,17 +211,17 @@ def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:
 
 def of_ends(experiment: Experiment, ends: dict[int, list[dict[str, str]]]) -> list[str]:
     rows = [run[0] for run in ends.values()]
-    opened = f", those against itself from {RANDOM_OPENING} random moves that are the same in two games"
+    names = [heading(*match) for match in experiment.end]
+    names += [AS_IN_SELF_PLAY] if AS_IN_SELF_PLAY in rows[0] else []
     lines = [
-        f"At the end, matches of {experiment.games:,} games{opened if ALONE in dict(experiment.end) else ''}:",
+        f"At the end, matches of {experiment.games:,} games:",
         "",
         "| match | won-drawn-lost, by seed |",
         "|---|---|",
     ]
-    for match in experiment.end:
-        lines.append(f"| {heading(*match)} | {', '.join(row[heading(*match)] for row in rows)} |")
-    names = [kept(count) for count in experiment.kept]
-    return [*lines, *(f"| {name} | {share} |" for name, share in zip(names, shares(rows, names), strict=True))]
+    lines += [f"| {name} | {', '.join(row[name] for row in rows)} |" for name in names]
+    moves = [kept(count) for count in experiment.kept]
+    return [*lines, *(f"| {name} | {share} |" for name, share in zip(moves, shares(rows, moves), strict=True))]
 
 
 def shares(rows: list[dict[str, str]], names: Iterable[str] = KEPT) -> list[str]:
@@ -216,10 +232,10 @@ def of_methods(runs: dict[int, list[dict[str, str]]]) -> list[str]:
     lines = [
         "## Gumbel's search against PUCT, equal time",
         "",
-        f"Each learned Connect Four for {COMPARED_SECONDS} core-seconds, with the recipe but for search and",
-        "simulations; PUCT has the paper's constants. Each plays with as many simulations as it learned with. Matches",
-        f"of 200 games against UCT-100 and, from {RANDOM_OPENING} random moves, between the two. Seeds",
-        f"{', '.join(map(str, runs))}.",
+        f"Each learned Connect Four for {COMPARED_SECONDS} core-seconds, with the recipe but for search, simulations",
+        "and a constant learning rate; PUCT has the paper's constants. Each plays with as many simulations as it",
+        f"learned with. Matches of 200 games against UCT-100 and, from {RANDOM_OPENING} random moves, between the two.",
+        f"Seeds {', '.join(map(str, runs))}.",
         "",
         "| simulations | search | moves | points against UCT-100 | kept, searched | kept, network | Gumbel-PUCT |",
         "|---|---|---|---|---|---|---|",

@@ -41,7 +41,7 @@ FOLDER = RESULTS / "world_models"
 EVAL_FREQ, EVAL_EPISODES, TEST_STEPS = 5_000, 20, 10_000
 CHUNK = 10  # real generations between checkpoints
 REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 2, "generations": 150}
-NUM_REAL_ENVS = 64
+NUM_REAL_ENVS = 48  # a generation has twice as many trials
 TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
 
 

@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
         """Return the logarithms of the densities of values ``[..., Z]``, for each dimension, ``[..., Z]``."""
         error = (value[..., None] - self.mean) * (-self.log_std).exp()
         of_component = -0.5 * error.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        return (self.logit + of_component).logsumexp(-1) - self.logit.logsumexp(-1)
+        return (self.logit.log_softmax(-1) + of_component).logsumexp(-1)
 
     def sample(self, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Draw values ``[..., Z]``.

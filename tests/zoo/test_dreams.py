@@ -186,7 +186,7 @@ def test_a_report_shows_dreams_at_temperatures(brief_diagnosis: None, env: str, 
     spec = make_job("world_models", env, steps=110, params=flat, eval_freq=110, eval_episodes=1, save_freq=0)
     run(spec, tmp_path / "run")
     page = build_report([tmp_path / "run"], tmp_path / "page", videos=False).read_text()
-    assert all(f"temperature {temperature}" in page for temperature in ("0.5", "1", "1.5"))
+    assert all(f">temperature {temperature}<" in page for temperature in ("0.5", "1", "1.5"))
     assert "the more freely the higher it is" in page
 
 

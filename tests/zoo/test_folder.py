@@ -174,12 +174,34 @@ def test_layers_that_a_network_shares_are_saved_once(tmp_path):
     assert same_weights(zoo.load(folder, device="cpu"), agent)
 
 
+def test_weights_that_were_tied_later_come_back(tmp_path):
+    agent = make_agent("SAC")
+    agent.critic.qf1[0].weight = agent.critic.qf0[0].weight
+    folder = keep(agent, tmp_path / "agent")
+    assert "policy.critic.qf1.0.weight" not in load_file(folder / "model.safetensors")
+    assert same_weights(zoo.load(folder, device="cpu"), agent)
+
+
+def test_a_shared_layer_that_is_missing_is_named(tmp_path):
+    folder = keep(make_agent("AlphaZero"), tmp_path / "agent")
+    config = json.loads((folder / "config.json").read_bytes())
+    config["shared_weights"]["vf_features_extractor.layers.1.bias"] = "elsewhere"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, [file.name for file in folder.iterdir()])
+    with pytest.raises(ZooError, match=r"lacks the tensor policy\.elsewhere, which is policy\.vf_features_extractor"):
+        zoo.load(folder, device="cpu")
+
+
 def test_a_folder_that_holds_shared_layers_under_each_of_their_names_is_loaded(tmp_path):
     """As folders did before."""
     agent = make_agent("AlphaZero")
     folder = keep(agent, tmp_path / "agent")
     tensors = {f"policy.{name}": value.contiguous().clone() for name, value in agent.policy.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_bytes())
+    del config["shared_weights"]
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "manifest.json").unlink()
     write_manifest(folder, [file.name for file in folder.iterdir()])
     assert same_weights(zoo.load(folder, device="cpu"), agent)

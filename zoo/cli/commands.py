@@ -674,7 +674,7 @@ class Match:
     simulations: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the agents')")] = None
     """of each search of an agent"""
     random_opening: Annotated[int, arg(metavar="N")] = 0
-    """random moves that games begin with: without any, agents repeat one game, since they play without noise"""
+    """random moves that games begin with: without any, two AlphaZeros play the same two games over and over"""
     seed: int = 0
     """of all random numbers"""
 

@@ -189,15 +189,15 @@ def expected_cost(spec: JobSpec, steps: Transitions, pace: Pace) -> Cost | None:
             agent.predict(obs)
         per_action = (time.process_time() - began) / _TIMED_STEPS
     fits, per_fit = _fits(spec, steps, learning_starts)
-    played = _played_beside(spec, pace)
+    played = _steps_outside_training(spec, pace)
     updated = spec.steps - learning_starts  # the CPU time of their steps in the env is in per_step
     seconds = per_step * updated + fits * per_fit + pace.waiting * updated
     seconds += pace.per_step * (learning_starts + played) + per_action * played
     return Cost(seconds, pace.per_step * (spec.steps + played))
 
 
-def _played_beside(spec: JobSpec, pace: Pace) -> float:
-    """Return the number of env steps that a run takes beside those of its training: evaluations and the diagnosis."""
+def _steps_outside_training(spec: JobSpec, pace: Pace) -> float:
+    """Return the number of env steps that a run takes besides those of its training: evaluations and the diagnosis."""
     evaluations = math.ceil(spec.steps / spec.eval_freq) * spec.eval_episodes * pace.length
     return evaluations + 2 * NUM_STEPS + NUM_STARTS * min(GAP_STEPS, pace.length)
 

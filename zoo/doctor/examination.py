@@ -117,7 +117,7 @@ def examine(
         if not findings.faults and _is_for_agents(real):
             is_constant = np.ptp(watched.rewards) == 0
             result.advice = advise(real, env, kwargs, result.trial, is_constant, findings)
-            if estimate and transitions is not None and result.advice is not None and result.advice.spec is not None:
+            if estimate and transitions is not None and result.advice is not None:
                 cost = expected_cost(result.advice.spec, transitions, watched.pace(LEAST_STEPS))
                 result.advice = replace(result.advice, cost=cost)
     return result

@@ -97,22 +97,24 @@ def _of_advice(result: Examination) -> Iterator[str]:
         yield "Mend the faults first, and run this command again." if result.faults else "No agent here fits this env."
         return
     yield f"Train {advice.agent}: {advice.why}."
-    if advice.spec is not None:
-        recipe = advice.spec.recipe
+    recipe = advice.spec.recipe
+    if advice.agent == "alphazero":  # whose learning_starts are no random steps
+        parts = [f"{recipe.algo}, {advice.spec.steps:,} moves against itself"]
+    else:
         parts = [f"{recipe.algo}, {advice.spec.steps:,} env steps"]
         parts += [
             f"{value} {words}"
             for name, words in (("learning_starts", "of them random"), ("gradient_steps", "updates a step"))
             if (value := recipe.agent.get(name)) is not None
         ]
-        if "rollout_length" in recipe.strategy:
-            parts.append(f"rollouts of {recipe.strategy['rollout_length']} steps")
-        yield from _entry("recipe", ", ".join(parts))
+    if "rollout_length" in recipe.strategy:
+        parts.append(f"rollouts of {recipe.strategy['rollout_length']} steps")
+    yield from _entry("recipe", ", ".join(parts))
     if advice.cost is not None:
         yield from _entry(
             "time",
-            f"about {seconds(advice.cost.seconds)} on one CPU core, {seconds(advice.cost.in_env)} of them in the env "
-            "(on the clock, in evaluations too), and its control beside it",
+            f"about {seconds(advice.cost.seconds)} on one CPU core, without its control; "
+            f"{seconds(advice.cost.in_env)} of that in the env, evaluations included",
         )
     if advice.command is not None:
         yield "  command"

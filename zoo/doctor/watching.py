@@ -43,7 +43,7 @@ class Pace:
 
     @property
     def waiting(self) -> float:
-        """The part of ``per_step`` in which this process does nothing: sleep, a network, a simulator elsewhere."""
+        """The part of ``per_step`` in which this process does nothing: sleep, a network, other processes."""
         return max(self.per_step - self.step_cpu - self.reset_cpu / self.length, 0.0)
 
 

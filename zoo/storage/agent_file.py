@@ -6,7 +6,7 @@ its tensors are loaded. Classes and functions have their names in :mod:`mbrl_wra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +31,9 @@ from mbrl_wrappers.zoo.storage.tensors import (
     AllocationLimit,
     TensorRecord,
     Tensors,
+    aliases,
     check_shapes,
     prefixed,
-    unshared,
     without_prefix,
 )
 from mbrl_wrappers.zoo.storage.training_state import describe_training, fill_training
@@ -111,7 +111,10 @@ def describe_agent(agent: BaseAlgorithm, *, with_optimizer: bool = False) -> Des
             },
         }
     )
-    described.tensors.update(prefixed("policy", unshared(agent.policy.state_dict())))
+    weights = agent.policy.state_dict()
+    if shared := aliases(weights):
+        described.config["shared_weights"] = shared
+    described.tensors.update(prefixed("policy", {name: weights[name] for name in weights if name not in shared}))
     described.tensors.update(prefixed("variable", _variables_of(agent)))
     callback = getattr(agent, "model_based", None)
     if callback is not None:
@@ -207,7 +210,7 @@ def rebuild_agent(
     if config.get("model_based") is not None:
         agent.model_based = _rebuild_model_based(config["model_based"], records, source)  # type: ignore[attr-defined]
     of_agent = {name: record for name, record in records.items() if name.split(".")[0] in ("policy", "variable")}
-    check_shapes(of_agent, expected_tensors(agent, of_agent), source)
+    check_shapes({**of_agent, **prefixed_aliases(config, of_agent, source)}, expected_tensors(agent), source)
     return agent
 
 
@@ -265,7 +268,7 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
     if dynamics is not None:
         fill_dynamics(dynamics, without_prefix("dynamics", tensors))
         dynamics.to(agent.device)
-    weights: dict[str, Any] = {"policy": without_prefix("policy", tensors)}
+    weights = {"policy": without_prefix("policy", {**tensors, **prefixed_aliases(config, tensors, source)})}
     agent.set_parameters(weights, exact_match=False, device=agent.device)
     if getattr(agent, "use_sde", False):
         agent.policy.reset_noise()  # type: ignore[operator]
@@ -273,17 +276,23 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
         fill_training(agent, config["training"], without_prefix("training", tensors), source)
 
 
-def expected_tensors(agent: BaseAlgorithm, records: Collection[str]) -> Tensors:
-    """Return the tensors that an agent's file must hold besides its model.
+def expected_tensors(agent: BaseAlgorithm) -> Tensors:
+    """Return the tensors that an agent's file must hold besides its model."""
+    return {**prefixed("policy", agent.policy.state_dict()), **prefixed("variable", _variables_of(agent))}
 
-    Args:
-        agent: of the file's description.
-        records: names in the file. Older files hold a tensor that layers share under each of its names.
+
+def prefixed_aliases(config: Mapping[str, Any], of_file: Mapping[str, Any], source: object) -> dict[str, Any]:
+    """Return the values that a file holds once for several names of a policy's tensors, under their other names.
+
+    Raises:
+        ZooError: if a name stands for one that the file does not hold.
     """
-    policy = agent.policy.state_dict()
-    needed = unshared(policy).keys()
-    policy = {name: value for name, value in policy.items() if name in needed or f"policy.{name}" in records}
-    return {**prefixed("policy", policy), **prefixed("variable", _variables_of(agent))}
+    found = {}
+    for alias, name in config.get("shared_weights", {}).items():
+        if f"policy.{name}" not in of_file:
+            raise ZooError(f"{source} lacks the tensor policy.{name}, which is policy.{alias} too")
+        found[f"policy.{alias}"] = of_file[f"policy.{name}"]
+    return found
 
 
 def arguments_of(value: Any, what: str) -> dict[str, Any]:

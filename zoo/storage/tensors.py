@@ -132,15 +132,18 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
     return {f"{prefix}.{name}": value.detach() for name, value in tensors.items()}
 
 
-def unshared(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return tensors without those that are an earlier one under another name, as layers that policies share are."""
-    found: Tensors = {}
-    places = set()
+def aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names of tensors that are earlier ones under another name, and these names.
+
+    SB3's policies list layers that actor and critic share several times.
+    """
+    first: dict[Any, str] = {}
+    found = {}
     for name, value in tensors.items():
-        place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() == 0 or place not in places:
-            found[name] = value
-        places.add(place)
+        if value.numel() and not value.is_meta:
+            place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+            if first.setdefault(place, name) != name:
+                found[name] = first[place]
     return found
 
 

@@ -101,8 +101,8 @@ def _ladder(last: LadderRow) -> list[str]:
     if last.kept is not None and last.kept_by_network is not None:
         lines += [
             "",
-            f"After random moves, {last.kept:.1%} of its own keep what the position is worth to a perfect player, and "
-            f"{last.kept_by_network:.1%} of its network's without search.",
+            f"After random moves, {last.kept:.1%} of its moves keep what the position is worth to a perfect player; of "
+            f"its network's without search, {last.kept_by_network:.1%} do.",
         ]
     return lines
 

@@ -32,7 +32,7 @@ def play_match(
 ) -> MatchResult:
     """Let two players meet; each begins in every other game.
 
-    Players without randomness repeat one game for each of them who begins, unless games begin with random moves.
+    Two players without randomness play the same two games over and over, unless games begin with random moves.
 
     Args:
         game: the rules.
@@ -51,7 +51,7 @@ def play_match(
     if random_opening > game.max_length // 2:
         raise ValueError(f"random_opening must be at most {game.max_length // 2} in {game.name}, got {random_opening}")
     opening = np.random.default_rng(stream_seed(seed, "opening"))
-    pairs = _open(game, -(-num_games // 2), random_opening, opening)
+    pairs = open_games(game, -(-num_games // 2), random_opening, opening)
     state, begins = take_games(pairs, np.arange(num_games) // 2), np.arange(num_games) % 2 == 0
     players = {True: one, False: other}
     generators = {True: "one", False: "other"}
@@ -70,14 +70,14 @@ def play_match(
     return MatchResult(*(int((outcome == points).sum()) for points in (1, 0, -1)))
 
 
-def _open(game: Game, num_games: int, moves: int, generator: np.random.Generator) -> State:
-    """Begin games with random moves, anew where they end by them."""
+def open_games(game: Game, num_games: int, moves: int, generator: np.random.Generator) -> State:
+    """Begin games with a number of random moves, anew where they end by them."""
     state = game.initial(num_games)
     for _ in range(moves):
         state = game.step(state, random_player(game, state, generator))
     ended = np.flatnonzero(state.ended)
     if len(ended):
-        again = _open(game, len(ended), moves, generator)
+        again = open_games(game, len(ended), moves, generator)
         for field, fresh in zip(state, again, strict=True):
             field[ended] = fresh
     return state

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbrl_wrappers.envs.games import Game, State, make_game
-from mbrl_wrappers.envs.games.matches import MatchResult, elo_ratings, play_match, round_robin
+from mbrl_wrappers.envs.games.matches import MatchResult, elo_ratings, open_games, play_match, round_robin
 from mbrl_wrappers.envs.games.opponents import one_ply_player, perfect_player, random_player
 from mbrl_wrappers.envs.games.searching import uct_player
 
@@ -52,9 +52,9 @@ def test_the_games_of_a_pair_begin_with_the_same_random_moves(opening: int) -> N
 
 
 def test_an_opening_that_ended_is_drawn_anew() -> None:
-    hex5 = make_game("Hex5")
-    result = play_match(hex5, first_cell, first_cell, 300, random_opening=12)
-    assert sum(result) == 300 and result.draws == 0
+    """More than half of all games of Connect Four have ended after 21 random moves."""
+    state = open_games(make_game("ConnectFour"), 150, 21, np.random.default_rng(0))
+    assert not state.ended.any() and (np.abs(state.board).sum((1, 2)) == 21).all()
 
 
 def test_perfect_players_draw_and_draws_are_half_points() -> None:
