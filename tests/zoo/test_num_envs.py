@@ -278,7 +278,10 @@ def test_the_command_line_takes_it(
     job_of = parser_of_commands(monkeypatch)
     assert job_of("mbrl-zoo train i2a --env mbrl_wrappers/Sokoban-v0 --num-envs 8 -n 101").recipe.num_envs == 8
     told = capsys.readouterr().err
-    assert "steps are taken 40 at a time (agent.n_steps, of each of 8 envs): the run ends after 120, not 101" in told
+    assert "steps are taken 40 at a time (agent.n_steps, in each of 8 envs): the run ends after 120, not 101" in told
+    job_of("mbrl-zoo train mbpo --env Pendulum-v1 --num-envs 2 -n 500 --params agent.gradient_steps=3")
+    told = capsys.readouterr().err
+    assert "agent.gradient_steps counts updates for each 2 steps in 2 envs: 6, not 3, are as many for each" in told
 
 
 @pytest.mark.slow

@@ -152,21 +152,34 @@ def _tell_more(spec: JobSpec, asked_for: str, tell: Callable[[str], None]) -> No
     """Say what an id without a version stands for, when a run ends, and which device ``"auto"`` is."""
     if spec.env != asked_for:
         tell(f"{asked_for} is {spec.env} here; write its version, since the next one may be another env")
-    algorithm, num_envs = algorithm_of(spec.agent, spec.recipe.algo), spec.recipe.num_envs
-    name = "n_steps" if issubclass(algorithm, OnPolicyAlgorithm) else "train_freq"
-    usual = argument_defaults(algorithm).get(name) if num_envs > 1 else None
-    at_once = spec.recipe.agent.get(name, usual or 1)
-    if isinstance(at_once, int) and spec.steps % (all_at_once := at_once * num_envs):
-        end = -(-spec.steps // all_at_once) * all_at_once
-        of_each = f", of each of {num_envs} envs" if num_envs > 1 else ""
-        tell(
-            f"steps are taken {all_at_once} at a time (agent.{name}{of_each}): the run ends after {end:,}, not "
-            f"{spec.steps:,}"
-        )
-    elif isinstance(at_once, list) and at_once[-1] == "episode":
-        tell(f"steps are taken by whole episodes (agent.train_freq): the run may end after more than {spec.steps:,}")
+    for sentence in _about_steps(spec):
+        tell(sentence)
     if spec.device == "auto" and not torch.cuda.is_available():
         tell("device auto is the CPU: torch finds no CUDA here")
+
+
+def _about_steps(spec: JobSpec) -> Iterator[str]:
+    """Say when a run ends, and how many updates it makes in several envs."""
+    algorithm, num_envs = algorithm_of(spec.agent, spec.recipe.algo), spec.recipe.num_envs
+    settings = {**(argument_defaults(algorithm) if num_envs > 1 else {}), **spec.recipe.agent}
+    name = "n_steps" if issubclass(algorithm, OnPolicyAlgorithm) else "train_freq"
+    of_each = settings.get(name) or 1
+    if isinstance(of_each, list) and of_each[-1] == "episode":
+        yield f"steps are taken by whole episodes (agent.train_freq): the run may end after more than {spec.steps:,}"
+    if not isinstance(of_each, int):
+        return
+    at_once, updates = of_each * num_envs, settings.get("gradient_steps")
+    if spec.steps % at_once:
+        end = -(-spec.steps // at_once) * at_once
+        envs = f", in each of {num_envs} envs" if num_envs > 1 else ""
+        yield (
+            f"steps are taken {at_once} at a time (agent.{name}{envs}): the run ends after {end:,}, not {spec.steps:,}"
+        )
+    if num_envs > 1 and isinstance(updates, int) and updates > 0:
+        yield (
+            f"agent.gradient_steps counts updates for each {at_once} steps in {num_envs} envs: {updates * num_envs}, "
+            f"not {updates}, are as many for each step as in one env"
+        )
 
 
 @contextmanager
