@@ -42,7 +42,7 @@ class Train:
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
     """arguments of the env"""
-    num_envs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's, mostly 1)")] = None
+    num_envs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
     """envs to train in at once"""
     steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
     """env steps"""
