@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.envs import GamesVecEnv
@@ -73,7 +73,8 @@ def content(agent: Any) -> dict[str, Any]:
     if getattr(agent, "replay_buffer", None) is not None:
         buffer = plain_buffer(agent)
         found |= {name: getattr(buffer, name) for name in ("observations", "actions", "rewards", "dones", "timeouts")}
-    if isinstance(normalizer := agent.get_vec_normalize_env(), VecNormalize):
+    normalizer: Any = agent.get_vec_normalize_env()
+    if normalizer is not None:
         found |= {"mean": normalizer.obs_rms.mean, "returns": normalizer.ret_rms.var}
     return {name: np.asarray(value) for name, value in found.items()}
 

@@ -206,8 +206,12 @@ def recipe_from(
         **_arguments_for(algo, own_algo, own.get("agent", {})),
     }
     sections = {name: {**default.get(name, {}), **own.get(name, {})} for name in SECTIONS}
-    numbers = {"steps": own.get("steps", default["steps"]), "num_envs": own.get("num_envs", default.get("num_envs", 1))}
-    return Recipe(algo=algo, **numbers, **{**sections, "agent": arguments})
+    return Recipe(
+        algo=algo,
+        steps=own.get("steps", default["steps"]),
+        num_envs=own.get("num_envs", default.get("num_envs", 1)),
+        **{**sections, "agent": arguments},
+    )
 
 
 def recipe_yaml(recipe: Recipe, steps: int) -> str:

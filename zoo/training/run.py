@@ -7,7 +7,6 @@ import importlib.util
 import json
 import shutil
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.her import HerReplayBuffer
 
 from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.agents.ladder import LadderRow, measure_ladder
@@ -410,11 +408,6 @@ def _break_off_episodes(agent: Any) -> None:
     """Mark the newest steps in an agent's replay buffer as the last of their episodes, cut as by a time limit."""
     buffer = None if getattr(agent, "replay_buffer", None) is None else plain_buffer(agent)
     if buffer is None or buffer.size() == 0:
-        return
-    if isinstance(buffer, HerReplayBuffer):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of what is wanted here
-            buffer.truncate_last_trajectory()
         return
     newest = (buffer.pos - 1) % buffer.buffer_size
     goes_on = buffer.dones[newest] == 0
