@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mbrl_wrappers.arguments import check_device, check_whole_number
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
-from mbrl_wrappers.zoo.environment import in_file_names, make_env
+from mbrl_wrappers.zoo.environment import in_file_names
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS
 from mbrl_wrappers.zoo.report.plots import save_training_figure
@@ -25,6 +25,7 @@ from mbrl_wrappers.zoo.sweeps.lock import FolderLock
 from mbrl_wrappers.zoo.sweeps.processes import TrainingProcess, sigterm_exits, stop_all
 from mbrl_wrappers.zoo.terminal import TrainingProgress
 from mbrl_wrappers.zoo.training.building import base_of
+from mbrl_wrappers.zoo.training.envs import env_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
@@ -66,6 +67,7 @@ def train(
     params: Mapping[str, Any] | None = None,
     recipe: str | Path | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    num_envs: int | None = None,
     folder: str | Path | None = None,
     eval_freq: int | None = None,
     eval_episodes: int | None = None,
@@ -97,6 +99,7 @@ def train(
         params: changes to the recipe by ``"section.argument"``, such as ``{"strategy.real_ratio": 0.1}``.
         recipe: a file of recipes to use in place of the library's.
         env_kwargs: arguments of the env.
+        num_envs: envs to train in at once; default: the recipe's. Evaluations have one env in any case.
         folder: where to write ``curves.png`` and two subfolders, named after the agent (such as ``mbpo``) and ``base``,
             with the files of :func:`~mbrl_wrappers.zoo.training.run.run`; default: :func:`default_folder`.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
@@ -128,6 +131,7 @@ def train(
         params=params,
         recipe=recipe,
         env_kwargs=env_kwargs,
+        num_envs=num_envs,
         eval_freq=eval_freq,
         eval_episodes=eval_episodes,
         save_freq=save_freq,
@@ -242,7 +246,7 @@ def _train_all(
             if progress is not None:
                 progress.update()
     result = Training(
-        agent=load_agent(open_folder(own), make_env(spec.env, **spec.env_kwargs), spec.device),
+        agent=load_agent(open_folder(own), env_of(spec), spec.device),
         spec=spec,
         folder=folder,
         curves={name: read_rows(f / PROGRESS, Evaluation) for name, (_, f) in variants.items()},

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from mbrl_wrappers.envs.autoreset import CoreStep
+from mbrl_wrappers.envs.grid_games import GamesVectorEnv
 from mbrl_wrappers.envs.sb3_core import CoreVecEnv
 from mbrl_wrappers.tasks.grids import Games
 
@@ -50,3 +52,25 @@ class GamesVecEnv(CoreVecEnv):
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return a picture ``[16 H, 16 W, 3]`` of each game."""
         return [self.games.picture(row) for row in range(self.num_envs)]
+
+
+def games_vec_env(env_id: str, num_envs: int, **arguments: Any) -> GamesVecEnv | None:
+    """Make games of a registered env.
+
+    Args:
+        env_id: as for ``gymnasium.make``, with its version.
+        num_envs: ``B``.
+        **arguments: of the env, ``max_episode_steps`` among them.
+
+    Returns:
+        None for an env that is none of this library's grid games, or is given what only the single env takes, such as
+        ``render_mode``.
+    """
+    registered = gym.registry.get(env_id.rpartition(":")[2])
+    if registered is None or not str(registered.vector_entry_point).startswith("mbrl_wrappers."):
+        return None
+    try:
+        made = gym.make_vec(registered, num_envs, vectorization_mode="vector_entry_point", **arguments)
+    except TypeError:
+        return None
+    return GamesVecEnv(made.games) if isinstance(made, GamesVectorEnv) else None

@@ -112,20 +112,26 @@ def load_checkpoint(kind: type[Agent], folder: str | Path, env: GymEnv, device: 
     if model_based is not None:
         prefix = "model_based."
         model_based.load_full_state({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    _start_episode(agent)
+    start_episodes(agent)
     _restore_random_state(agent, tensors, _numbers(folder)["random"])
     return agent
 
 
-def _start_episode(agent: Any) -> None:
-    """Reset the env as ``learn`` would do, but leave VecNormalize's statistics, which count this reset already."""
-    assert agent.env is not None
+def start_episodes(agent: Any, env: Any = None) -> None:
+    """Reset the env as ``learn`` would do, but leave VecNormalize's statistics, which may count this reset already.
+
+    Args:
+        agent: an SB3 agent.
+        env: what the agent has put around its env, if anything; default: its env.
+    """
+    env = agent.env if env is None else env
+    assert env is not None
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None:
-        agent._last_obs = agent.env.reset()
+        agent._last_obs = env.reset()
     else:
         was_training, normalizer.training = normalizer.training, False
-        agent._last_obs = agent.env.reset()
+        agent._last_obs = env.reset()
         agent._last_original_obs = normalizer.get_original_obs()
         normalizer.training = was_training
     agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)

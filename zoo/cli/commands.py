@@ -42,6 +42,8 @@ class Train:
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
     """arguments of the env"""
+    num_envs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """envs to train in at once"""
     steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
     """env steps"""
     seed: int = 0
@@ -115,6 +117,7 @@ class Train:
                     params=params,
                     recipe=self.recipe,
                     env_kwargs=env_kwargs,
+                    num_envs=self.num_envs,
                     folder=folder,
                     eval_freq=self.eval_freq,
                     eval_episodes=self.eval_episodes,

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 from mbrl_wrappers.zoo.errors import ZooError
@@ -60,8 +59,9 @@ def fill_training(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tens
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         except (KeyError, TypeError, ValueError) as error:
             raise ZooError(f"{source}: the settings of the optimizer {name} don't fit: {error!r}") from error
-    if "replay_buffer" in config and isinstance(agent, OffPolicyAlgorithm) and agent.replay_buffer is not None:
-        _fill_buffer(agent.replay_buffer, config["replay_buffer"], without_prefix("replay_buffer", tensors), source)
+    buffer = getattr(agent, "replay_buffer", None)
+    if "replay_buffer" in config and buffer is not None:
+        _fill_buffer(buffer, config["replay_buffer"], without_prefix("replay_buffer", tensors), source)
     callback = getattr(agent, "model_based", None)
     if callback is not None:
         callback.load_full_state(without_prefix("model_based", tensors))

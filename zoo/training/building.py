@@ -18,9 +18,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule, get_device
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.agents.agent_with_model import AgentWithModel
 from mbrl_wrappers.agents.model_based_agent import ModelBasedAgent
 from mbrl_wrappers.agents.planning import PlanningAgent
@@ -160,15 +162,16 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} must be {'a whole number (int)' if kinds == (int,) else wanted}, got {value!r}")
 
 
-def training_env(recipe: Recipe, env: gym.Env) -> gym.Env | VecNormalize:
-    """Put the recipe's VecNormalize around an env, with the agent's discount unless the recipe names one."""
+def training_env(recipe: Recipe, env: gym.Env | VecEnv) -> gym.Env | VecEnv:
+    """Put the recipe's VecNormalize around an env or several, with the agent's discount unless the recipe names one."""
     if not recipe.normalize:
         return env
     gamma = {name: value for name, value in recipe.agent.items() if name == "gamma"}
-    return VecNormalize(DummyVecEnv([lambda: env]), **{**gamma, **_copy(recipe.normalize)})
+    venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    return VecNormalize(venv, **{**gamma, **_copy(recipe.normalize)})
 
 
-def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorithm, BaseCallback | None]:
+def build_agent(spec: JobSpec, env: gym.Env | VecEnv) -> tuple[BaseAlgorithm, BaseCallback | None]:
     """Make the SB3 agent of a job and, if a strategy gives it a model, the callback that does so.
 
     Args:
@@ -186,6 +189,7 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
     if strategy is None and "dynamics" in argument_names(algorithm):
         arguments["dynamics"] = _build_dynamics(spec, get_device(spec.device), algorithm)
     agent = algorithm(policy, env, seed=spec.seed, device=spec.device, **arguments)
+    _check_num_envs(spec, agent)
     set_apart(agent.action_space)  # for agents without a model too, so that both start with the same random actions
     if strategy is None or not spec.model:
         return agent, None
@@ -194,6 +198,17 @@ def build_agent(spec: JobSpec, env: gym.Env | VecNormalize) -> tuple[BaseAlgorit
         check_predicts(dynamics)
     bound = strategy(**{name: _tuple(value) for name, value in _copy(spec.recipe.strategy).items()})
     return agent, ModelBased(bound, dynamics, seed=spec.seed, **spec.recipe.model_based)
+
+
+def _check_num_envs(spec: JobSpec, agent: Any) -> None:
+    """Refuse several envs for an agent that can't learn in them."""
+    why = None
+    if isinstance(agent, AlphaZero):
+        why = "which plays against itself, agent.num_games at a time, and takes no steps in an env"
+    elif isinstance(agent, OffPolicyAlgorithm) and agent.train_freq.unit == TrainFrequencyUnit.EPISODE:  # type: ignore[union-attr]
+        why = "whose agent.train_freq is in episodes: give a number of steps, such as agent.train_freq=200"
+    if why is not None and spec.recipe.num_envs > 1:
+        raise ValueError(f"num_envs must be 1 for {spec.agent}, {why}, got {spec.recipe.num_envs}")
 
 
 def _build_dynamics(spec: JobSpec, device: torch.device, algorithm: type[BaseAlgorithm] | None = None) -> Any:
@@ -219,7 +234,7 @@ def dynamics_kind(recipe: Recipe) -> type[WorldModel]:
     return DYNAMICS[name]
 
 
-def _agent_arguments(recipe: Recipe, env: gym.Env | VecNormalize) -> dict[str, Any]:
+def _agent_arguments(recipe: Recipe, env: gym.Env | VecEnv) -> dict[str, Any]:
     arguments = {name: _schedule(value) for name, value in _copy(recipe.agent).items()}
     if "train_freq" in arguments:
         arguments["train_freq"] = _train_freq(arguments["train_freq"])
@@ -259,7 +274,7 @@ def _policy(name: Any, algorithm: type[BaseAlgorithm], space: spaces.Space) -> A
     return known[name]
 
 
-def _action_noise(kind: Any, std: Any, env: gym.Env | VecNormalize) -> ActionNoise:
+def _action_noise(kind: Any, std: Any, env: gym.Env | VecEnv) -> ActionNoise:
     """Make the noise of a recipe, with the same standard deviation in each of SB3's scaled actions."""
     check_name(kind, _NOISES, "agent.noise_type")
     if not isinstance(std, int | float) or isinstance(std, bool) or not std > 0:

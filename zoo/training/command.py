@@ -47,6 +47,8 @@ def _assignments(option: str, values: dict[str, Any]) -> list[str]:
 def _words(spec: JobSpec, recipe: str | Path | None) -> list[str] | None:
     words = ["mbrl-zoo", "train", spec.agent, "--env", spec.env, "-n", str(spec.steps), "--seed", str(spec.seed)]
     words += _assignments("--env-kwargs", spec.env_kwargs)
+    if recipe is None and load_recipe(spec.agent, spec.env).num_envs != spec.recipe.num_envs:
+        words += ["--num-envs", str(spec.recipe.num_envs)]
     if recipe is not None:
         words += ["--recipe", str(recipe)]
         changes: dict[str, Any] | None = {}
@@ -84,7 +86,7 @@ def _changes(spec: JobSpec, algo: str | None, kinds: list[bool]) -> dict[str, An
 def _changed(spec: JobSpec, algo: str | None, discrete: bool, changes: dict[str, Any]) -> Recipe:
     """Return the recipe that the command would make of the library's."""
     which = {"algo": algo, "discrete_actions": discrete}
-    return merged_recipe(spec.agent, spec.env, changes, spec.steps, **which)[0]
+    return merged_recipe(spec.agent, spec.env, changes, spec.steps, spec.recipe.num_envs, **which)[0]
 
 
 def _differences(usual: Recipe, recipe: Recipe) -> Iterator[tuple[str, Any]]:

@@ -57,6 +57,8 @@ class JobSpec:
         fields = dataclasses.asdict(self)
         if not self.recipe.normalize:  # so that jobs from before this section keep their digests
             del fields["recipe"]["normalize"]
+        if self.recipe.num_envs == 1:  # likewise
+            del fields["recipe"]["num_envs"]
         return json.dumps(fields, indent=1, sort_keys=True)
 
     @classmethod

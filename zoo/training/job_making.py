@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.zoo.environment import full_name, make_env
 from mbrl_wrappers.zoo.evaluation import num_episodes
+from mbrl_wrappers.zoo.registry import argument_defaults
+from mbrl_wrappers.zoo.storage.literals import MAX_ENVS
 from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, dynamics_kind, training_env
+from mbrl_wrappers.zoo.training.envs import vec_env
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
 from mbrl_wrappers.zoo.training.scaling import shorten
@@ -35,6 +39,7 @@ def make_job(
     params: Mapping[str, Any] | None = None,
     recipe: str | Path | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    num_envs: int | None = None,
     eval_freq: int | None = None,
     eval_episodes: int | None = None,
     save_freq: int | None = None,
@@ -52,6 +57,7 @@ def make_job(
         params: changes to the recipe by ``"section.argument"``.
         recipe: a file of recipes to use in place of the library's.
         env_kwargs: arguments of the env.
+        num_envs: envs to train in at once; default: the recipe's. Evaluations have one env in any case.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
         eval_episodes: episodes per evaluation; default: 20, or 5 for an agent that plans.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
@@ -69,7 +75,7 @@ def make_job(
         discrete = isinstance(real.action_space, spaces.Discrete)
         fitted_to = steps if tell is not None and isinstance(steps, int) else None
         settings, changes = merged_recipe(
-            agent, env, params or {}, fitted_to, file=recipe, algo=algo, discrete_actions=discrete
+            agent, env, params or {}, fitted_to, num_envs, file=recipe, algo=algo, discrete_actions=discrete
         )
         if tell is not None:
             for change in changes:
@@ -97,7 +103,8 @@ def make_job(
         _check_device(device)
         try:
             # On the CPU, because the job may run on another machine than this one.
-            build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, real))
+            with nullcontext(real) if settings.num_envs == 1 else closing(vec_env(spec)) as trained_in:
+                build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, trained_in))
         except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
             raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
     if tell is not None:
@@ -106,7 +113,12 @@ def make_job(
 
 
 def merged_recipe(
-    agent: str, env: str, params: Mapping[str, Any], fitted_to: int | None, **which: Any
+    agent: str,
+    env: str,
+    params: Mapping[str, Any],
+    fitted_to: int | None,
+    num_envs: int | None = None,
+    **which: Any,
 ) -> tuple[Recipe, list[str]]:
     """Merge a recipe with changes, and fit it to fewer steps.
 
@@ -115,12 +127,15 @@ def merged_recipe(
         env: with its version.
         params: as for :func:`make_job`.
         fitted_to: env steps, see :func:`~mbrl_wrappers.zoo.training.scaling.shorten`; None for the recipe as it is.
+        num_envs: None for the recipe's.
         **which: recipe, see :func:`~mbrl_wrappers.zoo.training.recipe.load_recipe`.
 
     Returns:
         The recipe, and a sentence for each setting that was fitted.
     """
     settings = override(load_recipe(agent, env, **which), params)
+    if num_envs is not None:
+        settings = dataclasses.replace(settings, num_envs=num_envs)
     return (settings, []) if fitted_to is None else shorten(settings, fitted_to, fixed=params)
 
 
@@ -137,14 +152,34 @@ def _tell_more(spec: JobSpec, asked_for: str, tell: Callable[[str], None]) -> No
     """Say what an id without a version stands for, when a run ends, and which device ``"auto"`` is."""
     if spec.env != asked_for:
         tell(f"{asked_for} is {spec.env} here; write its version, since the next one may be another env")
-    at_once = spec.recipe.agent.get("train_freq", 1)
-    if isinstance(at_once, int) and spec.steps % at_once:
-        end = -(-spec.steps // at_once) * at_once
-        tell(f"steps are taken {at_once} at a time (agent.train_freq): the run ends after {end:,}, not {spec.steps:,}")
-    elif isinstance(at_once, list) and at_once[-1] == "episode":
-        tell(f"steps are taken by whole episodes (agent.train_freq): the run may end after more than {spec.steps:,}")
+    for sentence in _about_steps(spec):
+        tell(sentence)
     if spec.device == "auto" and not torch.cuda.is_available():
         tell("device auto is the CPU: torch finds no CUDA here")
+
+
+def _about_steps(spec: JobSpec) -> Iterator[str]:
+    """Say when a run ends, and how many updates it makes in several envs."""
+    algorithm, num_envs = algorithm_of(spec.agent, spec.recipe.algo), spec.recipe.num_envs
+    settings = {**(argument_defaults(algorithm) if num_envs > 1 else {}), **spec.recipe.agent}
+    name = "n_steps" if issubclass(algorithm, OnPolicyAlgorithm) else "train_freq"
+    of_each = settings.get(name) or 1
+    if isinstance(of_each, list) and of_each[-1] == "episode":
+        yield f"steps are taken by whole episodes (agent.train_freq): the run may end after more than {spec.steps:,}"
+    if not isinstance(of_each, int):
+        return
+    at_once, updates = of_each * num_envs, settings.get("gradient_steps")
+    if spec.steps % at_once:
+        end = -(-spec.steps // at_once) * at_once
+        envs = f", in each of {num_envs} envs" if num_envs > 1 else ""
+        yield (
+            f"steps are taken {at_once} at a time (agent.{name}{envs}): the run ends after {end:,}, not {spec.steps:,}"
+        )
+    if num_envs > 1 and isinstance(updates, int) and updates > 0:
+        yield (
+            f"agent.gradient_steps counts updates for each {at_once} steps in {num_envs} envs: {updates * num_envs}, "
+            f"not {updates}, are as many for each step as in one env"
+        )
 
 
 @contextmanager
@@ -161,6 +196,10 @@ def _naming(recipe: str | Path | None) -> Iterator[None]:
 def _check_numbers(spec: JobSpec) -> None:
     for name, least in (("seed", 0), ("eval_freq", 1), ("eval_episodes", 1), ("save_freq", 0)):
         check_whole_number(name, getattr(spec, name), least)
+    num_envs = spec.recipe.num_envs
+    check_whole_number("num_envs", num_envs)
+    if num_envs > MAX_ENVS:
+        raise ValueError(f"num_envs must be at most {MAX_ENVS}, got {num_envs}")
     learning_starts = spec.recipe.agent.get("learning_starts", 0)
     check_whole_number("agent.learning_starts", learning_starts, 0)
     if spec.steps <= learning_starts:

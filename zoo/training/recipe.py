@@ -106,6 +106,8 @@ class Recipe:
         steps: env steps to train for.
         agent, strategy, model_based, dynamics: keyword arguments of the four constructors.
         normalize: keyword arguments of SB3's VecNormalize around the training env; empty for no VecNormalize.
+        num_envs: envs to train in at once. Steps are those of all envs together, except in SB3's ``train_freq`` and
+            ``n_steps``, which count the steps of each env.
     """
 
     algo: str
@@ -115,6 +117,7 @@ class Recipe:
     model_based: dict[str, Any]
     dynamics: dict[str, Any]
     normalize: dict[str, Any] = field(default_factory=dict)
+    num_envs: int = 1
 
 
 def load_recipe(
@@ -203,13 +206,20 @@ def recipe_from(
         **_arguments_for(algo, own_algo, own.get("agent", {})),
     }
     sections = {name: {**default.get(name, {}), **own.get(name, {})} for name in SECTIONS}
-    return Recipe(algo=algo, steps=own.get("steps", default["steps"]), **{**sections, "agent": arguments})
+    return Recipe(
+        algo=algo,
+        steps=own.get("steps", default["steps"]),
+        num_envs=own.get("num_envs", default.get("num_envs", 1)),
+        **{**sections, "agent": arguments},
+    )
 
 
 def recipe_yaml(recipe: Recipe, steps: int) -> str:
     """Return a file of recipes with this one as its default, for ``--recipe FILE``."""
     sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
-    return yaml.dump({"default": {"algo": recipe.algo, "steps": steps, **sections}}, Dumper=_Writer, sort_keys=False)
+    num_envs = {} if recipe.num_envs == 1 else {"num_envs": recipe.num_envs}
+    default = {"algo": recipe.algo, "steps": steps, **num_envs, **sections}
+    return yaml.dump({"default": default}, Dumper=_Writer, sort_keys=False)
 
 
 def available_agents() -> list[str]:
@@ -323,10 +333,11 @@ def _check_entries(entries: Mapping[str, Any]) -> None:
 
 
 def _check_entry(entry: Any, name: str) -> None:
-    _check_mapping(name, entry, "of algo, steps and sections of arguments")
+    _check_mapping(name, entry, "of algo, steps, num_envs and sections of arguments")
     for key in entry:
-        check_name(key, ("algo", "steps", *SECTIONS), f"recipe key of {name}")
+        check_name(key, ("algo", "steps", "num_envs", *SECTIONS), f"recipe key of {name}")
     check_whole_number(f"steps of {name}", entry.get("steps", 1))
+    check_whole_number(f"num_envs of {name}", entry.get("num_envs", 1))
     check_text(f"algo of {name}", entry.get("algo", ""))
     for section in SECTIONS:
         _check_mapping(f"{section} of {name}", entry.get(section, {}))

@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.agents.ladder import LadderRow, measure_ladder
 from mbrl_wrappers.arguments import check_device
-from mbrl_wrappers.envs.finite import FiniteEnv
 from mbrl_wrappers.files import remove_abandoned, write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_wrappers.imagination.buffer import plain_buffer
+from mbrl_wrappers.imagination.checkpoint import start_episodes
 from mbrl_wrappers.workers import WorkerExecutor
 from mbrl_wrappers.zoo.analysis.diagnosis import diagnose
 from mbrl_wrappers.zoo.analysis.findings import DIAGNOSIS
 from mbrl_wrappers.zoo.analysis.ladder import LADDER, ladder_from_json, ladder_to_json
-from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, make_env, record_env, with_episode_limit
+from mbrl_wrappers.zoo.environment import SeededEpisodes, installed_versions, record_env
 from mbrl_wrappers.zoo.evaluation import Episode, mean_and_std, play_episodes
 from mbrl_wrappers.zoo.storage.agent_file import model_of
 from mbrl_wrappers.zoo.storage.folder import (
@@ -48,6 +51,7 @@ from mbrl_wrappers.zoo.storage.manifest import MANIFEST
 from mbrl_wrappers.zoo.storage.tables import read_rows, write_rows
 from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, training_env
 from mbrl_wrappers.zoo.training.card import write_card
+from mbrl_wrappers.zoo.training.envs import SeededStarts, guarded_env, vec_env
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.progress import Evaluation
 
@@ -80,6 +84,10 @@ def run(
 ) -> tuple[OffPolicyAlgorithm, list[Evaluation]]:
     """Train an agent, going on from the folder's checkpoint if there is one; a finished run is read, not repeated.
 
+    A resumed run is, bit for bit, the one that was never interrupted. With one env, checkpoints are written at ends of
+    episodes. With several envs there is hardly a step at which all episodes end, so each checkpoint breaks all episodes
+    off: they are stored as cut by a time limit, and new ones begin, whether the run is interrupted or not.
+
     Args:
         spec: the job.
         folder: where to write ``job.json``, ``progress.csv`` (one row per evaluation), ``checkpoint`` during the run,
@@ -92,8 +100,9 @@ def run(
         on_evaluation: called with each row.
         on_step: called with the agent after each env step.
         should_stop: called between an update and the next step; once it returns True, the run writes a checkpoint at
-            the episode's end and raises :class:`Stopped`. An episode that takes more than 10 s is broken off; the
-            resumed run then starts with the next episode and differs from one that was never stopped.
+            the episode's end and raises :class:`Stopped`. An episode that takes more than 10 s is broken off, and so
+            are those of several envs at once; the resumed run then starts with the next ones and differs from one that
+            was never stopped.
         executor: starts the agent's workers, if it has any; default: processes of this machine.
 
     Returns:
@@ -110,8 +119,9 @@ def run(
         write_atomically(folder / JOB, spec.to_json().encode())
     checkpoint = folder / CHECKPOINT
     kind: Any = algorithm_of(spec.agent, spec.recipe.algo, model=spec.model)
-    episodes = SeededEpisodes(_env_of(spec), spec.seed)
-    with Monitor(episodes) as env, _env_of(spec) as eval_env:
+    episodes: Any
+    episodes, monitored = _seeded_env(spec)
+    with closing(monitored) as env, guarded_env(spec) as eval_env:
         if is_finished(folder):
             agent: Any = load_agent(open_folder(folder), env, spec.device)
             return agent, read_rows(folder / PROGRESS, Evaluation)
@@ -186,9 +196,13 @@ def _read_ladder(folder: Path, steps: int) -> list[LadderRow]:
     return [row for row in rows if row.steps <= steps]
 
 
-def _env_of(spec: JobSpec) -> gym.Env:
-    """Make the job's env, guarded against values that are not finite and against episodes that never end."""
-    return with_episode_limit(FiniteEnv(make_env(spec.env, **spec.env_kwargs)))
+def _seeded_env(spec: JobSpec) -> tuple[SeededEpisodes | SeededStarts, Monitor | VecEnv]:
+    """Make the job's env to train in, or several; also return what seeds its episodes."""
+    if spec.recipe.num_envs > 1:
+        starts = SeededStarts(vec_env(spec), spec.seed)
+        return starts, starts
+    episodes = SeededEpisodes(guarded_env(spec), spec.seed)
+    return episodes, Monitor(episodes)
 
 
 def _keep(
@@ -297,7 +311,7 @@ class _Recorder(BaseCallback):
         self,
         spec: JobSpec,
         folder: Path,
-        episodes: SeededEpisodes,
+        episodes: SeededEpisodes | SeededStarts,
         eval_env: gym.Env,
         clock: _Clock,
         rows: list[Evaluation],
@@ -330,9 +344,11 @@ class _Recorder(BaseCallback):
         last = self._rows[-1].steps if self._rows else 0
         if steps // self._spec.eval_freq > last // self._spec.eval_freq:
             self.evaluate(self.model)
-        every = self._spec.save_freq
-        if every and self._episode_over and steps - self._last_checkpoint >= every:
+        every, has_several = self._spec.save_freq, self._spec.recipe.num_envs > 1
+        if every and (self._episode_over or has_several) and steps - self._last_checkpoint >= every:
             self.checkpoint()
+            if has_several:
+                start_episodes(self.model, self.locals["env"])
         if self._should_stop is not None and self._should_stop():
             self._stop()
 
@@ -340,7 +356,7 @@ class _Recorder(BaseCallback):
         """Write a checkpoint and raise ``Stopped`` once the episode is over or has taken too long."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_SECONDS
-        if self._episode_over or time.monotonic() > self._stop_by:
+        if self._episode_over or self._spec.recipe.num_envs > 1 or time.monotonic() > self._stop_by:
             if self._last_checkpoint < self.model.num_timesteps:
                 self.checkpoint()
             raise Stopped(f"stopped at step {self.model.num_timesteps}")
@@ -372,9 +388,13 @@ class _Recorder(BaseCallback):
     def checkpoint(self) -> None:
         """Write everything that the rest of the run depends on."""
         reading = self._clock.read()
+        episode = self._episodes.episode - 1  # the episode that has just started is started again at a resume
+        if self._spec.recipe.num_envs > 1:
+            episode += 1
+            _break_off_episodes(self.model)
         state = {
             "steps": self.model.num_timesteps,
-            "episode": self._episodes.episode - 1,  # the episode that has just started is started again at a resume
+            "episode": episode,
             "rows": [asdict(row) for row in self._rows],
             "wall_seconds": reading[0],
             "cpu_seconds": reading[1],
@@ -382,3 +402,15 @@ class _Recorder(BaseCallback):
         save_checkpoint(self.model, self._folder / CHECKPOINT, state)
         self._last_checkpoint = self.model.num_timesteps
         self._clock.skip(reading)
+
+
+def _break_off_episodes(agent: Any) -> None:
+    """Mark the newest steps in an agent's replay buffer as the last of their episodes, cut as by a time limit."""
+    buffer = None if getattr(agent, "replay_buffer", None) is None else plain_buffer(agent)
+    if buffer is None or buffer.size() == 0:
+        return
+    newest = (buffer.pos - 1) % buffer.buffer_size
+    goes_on = buffer.dones[newest] == 0
+    buffer.dones[newest, goes_on] = 1
+    if buffer.handle_timeout_termination:
+        buffer.timeouts[newest, goes_on] = 1
