@@ -257,9 +257,10 @@ class I2A(OnPolicyAlgorithm):
         futures = self._futures
         if futures is None or cast(_Recorder, futures.venv).venv is not env:
             futures = self._futures = VecImaginedFutures(_Recorder(env), core)
-        # Imagined anew, since model and rollout policy have learned, and a resumed run has the env's observation alone.
+        # Imagined anew, since model and rollout policy have learned, and a resumed run has the env's observation alone;
+        # from random numbers of its own, so that a run which resumes here imagines the same.
         last: Any = self._last_obs["observation"] if isinstance(self._last_obs, dict) else self._last_obs
-        self._last_obs = futures.imagined(last)
+        self._last_obs = futures.begin(last, stream_seed(self.seed, f"futures at {self.num_timesteps}"))
         recorder = cast(_Recorder, futures.venv)
         recorder.obs, recorder.buffer = self._last_obs["observation"], self.replay_buffer
         return super().collect_rollouts(futures, callback, rollout_buffer, n_rollout_steps)

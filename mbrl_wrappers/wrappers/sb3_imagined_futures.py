@@ -37,18 +37,33 @@ class VecImaginedFutures(VecEnvWrapper):
         super().__init__(venv, observation_space=core.space)
         self.core = core
         self._generator = None if seed is None else torch.Generator(core.dynamics.device).manual_seed(seed)
+        self._start_seed: int | None = None
 
     def imagined(self, obs: np.ndarray) -> dict[str, np.ndarray]:
         """Return the env's own observations with what follows them."""
         return self.core.imagine(obs, self._generator)
 
+    def begin(self, obs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """Return observations at the start of a rollout with what follows them, which depends on the seed alone.
+
+        If all episodes start anew before the first step, the same seed serves for what follows then.
+
+        Args:
+            obs: of all envs.
+            seed: of the rollouts' actions.
+        """
+        self._start_seed = seed
+        return self.core.imagine(obs, torch.Generator(self.core.dynamics.device).manual_seed(seed))
+
     def reset(self) -> dict[str, np.ndarray]:
         """Start all episodes."""
-        return self.imagined(self.venv.reset())  # type: ignore[arg-type]
+        obs: Any = self.venv.reset()
+        return self.imagined(obs) if self._start_seed is None else self.begin(obs, self._start_seed)
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Take the step, and imagine what follows it; last observations of episodes get their futures too."""
         obs, rewards, dones, infos = self.venv.step_wait()
+        self._start_seed = None
         ended = [info for info, done in zip(infos, dones, strict=True) if done and "terminal_observation" in info]
         if ended:
             last = self.imagined(np.stack([info["terminal_observation"] for info in ended]))

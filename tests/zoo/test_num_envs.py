@@ -119,6 +119,18 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name: str, whole: A
         assert (one.steps, one.return_mean) == (two.steps, two.return_mean)
 
 
+def test_i2a_in_one_env_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    spec = job("i2a", num_envs=1, steps=160, save_freq=40)
+
+    def stop(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "broken", on_evaluation=stop)
+    torch.manual_seed(99)
+    assert_same(run(spec, tmp_path / "broken")[0], run(spec, tmp_path / "whole")[0])
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_run_counts_the_steps_of_all_its_envs(name: str, whole: Any) -> None:
     agent, rows, folder = whole[name]
