@@ -95,7 +95,7 @@ def train(name: str, seed: int) -> None:
         rows.append({**row, "kept, searched": rung.kept, "kept, network": rung.kept_by_network})
     write_csv(FOLDER / f"{name}_seed{seed}.csv", rows)
     agent: Any = zoo.load(str(folder), env=GameEnv(name), device="cpu")
-    ends = {heading(*match): score(agent, *match, experiment.games, seed) for match in experiment.end}
+    ends: dict[str, Any] = {heading(*match): score(agent, *match, experiment.games, seed) for match in experiment.end}
     if agent.deterministic_search_kwargs:
         agent.deterministic_search_kwargs = None
         ends[AS_IN_SELF_PLAY] = score(agent, "uct_1000", 400, 0, experiment.games, seed)

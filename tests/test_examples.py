@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,8 @@ def test_learn_connect_four(run_smaller):
     printed = run_smaller("examples/learn_connect_four.py")
     assert "against a player that wins and prevents wins at once: " in printed
     assert "mbrl-zoo play connect_four" in printed
-    assert zoo.load("connect_four").rules.name == "ConnectFour"
+    loaded: Any = zoo.load("connect_four")
+    assert loaded.rules.name == "ConnectFour"
 
 
 def test_search_a_simulator(run_smaller):

@@ -16,6 +16,7 @@ from mbrl_wrappers.zoo.storage.agent_file import model_of
 
 # Mean returns over the first evaluation episodes that a broken policy is far from.
 LEAST = {
+    "alphazero/ConnectFour": 0.5,
     "alphazero/TicTacToe": 0.5,
     "dhmbpo/Hopper-v5": 2900.0,
     "dreamer/Pendulum-v1": -300.0,
@@ -34,13 +35,16 @@ LEAST = {
     "rs/MBBLCartPole-v0": 195.0,
     "steve/Pendulum-v1": -300.0,
     "svg/Pendulum-v1": -600.0,
+    "world_models/PixelPendulum-v0": -450.0,
 }
 OF_FEWER_SEEDS = {
+    "alphazero/ConnectFour": [20, 21, 22],
     "alphazero/TicTacToe": [20, 21, 22],
     "dhmbpo/Hopper-v5": [0, 1, 2],
     "dreamer/Pendulum-v1": [1, 2, 3],
     "dreamer/PixelPendulum-v0": [1],
     "exit/Hex5": [20, 21, 22],
+    "world_models/PixelPendulum-v0": [1, 2, 3],
 }
 MAX_BYTES = 25_000_000
 

@@ -268,7 +268,9 @@ def fill_agent(agent: BaseAlgorithm, config: Mapping[str, Any], tensors: Tensors
     if dynamics is not None:
         fill_dynamics(dynamics, without_prefix("dynamics", tensors))
         dynamics.to(agent.device)
-    weights = {"policy": without_prefix("policy", {**tensors, **prefixed_aliases(config, tensors, source)})}
+    weights: dict[str, Any] = {
+        "policy": without_prefix("policy", {**tensors, **prefixed_aliases(config, tensors, source)})
+    }
     agent.set_parameters(weights, exact_match=False, device=agent.device)
     if getattr(agent, "use_sde", False):
         agent.policy.reset_noise()  # type: ignore[operator]
