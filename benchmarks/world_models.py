@@ -181,7 +181,7 @@ def table(part: str, key: str, columns: dict[str, str]) -> list[str]:
         cells = [str(row[key])]
         for column in columns:
             values = [float(rows[index][column]) for rows in seeds.values()]
-            digits = 2 if max(map(abs, values)) < 100 else 0
+            digits = 0 if all(value.is_integer() for value in values) or max(map(abs, values)) >= 100 else 2
             cells.append(", ".join(f"{v:,.{digits}f}" for v in values) + f" ({spread(values, digits)})")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
@@ -199,6 +199,10 @@ def write() -> None:
         "Written by `python benchmarks/world_models.py table` from the CSV files in the folder `world_models`.",
         "",
         "## A controller from the dream, and one of the same size from reality",
+        "",
+        "V and M are the dreamer's in both. In the dream: after each of three fits 100 generations of 48 candidates, 12",
+        f"dreams of 100 steps each. In reality: {REALITY['generations']} generations of 48 candidates, {REALITY['dreams']}",
+        "whole episodes each; its real steps leave out those that V and M were fitted on.",
         "",
         *table("control", "trained_in", {"real_steps": "real steps", "return": "return", "cpu": "CPU s"}),
         "## Log likelihood of latents a dimension, nats, on other episodes",
