@@ -35,7 +35,7 @@ LEAST = {
     "rs/MBBLCartPole-v0": 195.0,
     "steve/Pendulum-v1": -300.0,
     "svg/Pendulum-v1": -600.0,
-    "world_models/PixelPendulum-v0": -450.0,
+    "world_models/PixelPendulum": -450.0,
 }
 OF_FEWER_SEEDS = {
     "alphazero/ConnectFour": [20, 21, 22],
@@ -44,7 +44,7 @@ OF_FEWER_SEEDS = {
     "dreamer/Pendulum-v1": [1, 2, 3],
     "dreamer/PixelPendulum-v0": [1],
     "exit/Hex5": [20, 21, 22],
-    "world_models/PixelPendulum-v0": [1, 2, 3],
+    "world_models/PixelPendulum": [1, 2, 3],
 }
 MAX_BYTES = 25_000_000
 
