@@ -144,7 +144,8 @@ def _catalogue_cells(folder: AgentFolder) -> list[str]:
         return ["", "", "", "", size]
     mean, std = mean_and_std(folder.evaluation.episodes)
     trained = folder.evaluation.trained_seeds
-    steps = f"{max(seed.steps for seed in trained):,}" if trained else ""
+    most = max((seed.steps for seed in trained), default=0)
+    steps = f"{most / 1e6:.3g} M" if most >= 1_000_000 else f"{most:,}" if trained else ""
     seconds = round(sum(seed.wall_seconds for seed in trained) / len(trained)) if trained else 0
     return [f"{mean:.1f} ± {std:.1f}", str(len(trained)), steps, f"{seconds // 60}:{seconds % 60:02d}", size]
 
