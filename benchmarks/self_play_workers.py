@@ -20,15 +20,13 @@ import numpy as np
 import torch
 from experiments import RESULTS, versions
 from report import machine
+from self_play import new_agent
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mbrl_wrappers.agents import AlphaZero
 from mbrl_wrappers.agents.self_play import SelfPlay
 from mbrl_wrappers.agents.self_play_workers import Weights
-from mbrl_wrappers.envs.games.env import GameEnv
-from mbrl_wrappers.zoo.training.recipe import load_recipe
 
-GAME = "ConnectFour"
 WORKERS = (0, 1, 2, 4)
 # Moves of each worker before the first measurement: games end at any time by then.
 WARM_UP = 60
@@ -105,8 +103,7 @@ class Measured:
 
 
 def measure(workers: int, rounds: int, repeats: int) -> Measured:
-    recipe = load_recipe("alphazero", f"mbrl_wrappers/{GAME}-v0")
-    agent = AlphaZero("MlpPolicy", GameEnv(GAME), seed=0, device="cpu", **{**recipe.agent, "workers": workers})
+    agent = new_agent(0, workers=workers)
     watch = Stopwatch(WARM_UP * max(workers, 1), rounds)
     agent.learn((watch._warm_up + rounds * repeats + 1) * agent.num_games, callback=watch, log_interval=0)
     least = Times(**{name: min(vars(period)[name] for period in watch.periods) for name in vars(Times())})

@@ -200,9 +200,10 @@ def write() -> None:
         "",
         "## A controller from the dream, and one of the same size from reality",
         "",
-        "V and M are the dreamer's in both. In the dream: after each of three fits 100 generations of 48 candidates, 12",
-        f"dreams of 100 steps each. In reality: {REALITY['generations']} generations of 48 candidates, {REALITY['dreams']}",
-        "whole episodes each; its real steps leave out those that V and M were fitted on.",
+        "V and M are the dreamer's in both. In the dream: after each of three fits 100 generations of 48 candidates,",
+        f"12 dreams of 100 steps each. In reality: {REALITY['generations']} generations of 48 candidates, "
+        f"{REALITY['dreams']} whole",
+        "episodes each; its real steps leave out those that V and M were fitted on.",
         "",
         *table("control", "trained_in", {"real_steps": "real steps", "return": "return", "cpu": "CPU s"}),
         "## Log likelihood of latents a dimension, nats, on other episodes",
