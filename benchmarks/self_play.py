@@ -171,7 +171,7 @@ def table() -> None:
         "Learned from the rules alone, on one core, with the recipes `alphazero` and `exit`. Each player begins in",
         "half of the games of a match. `kept`: in what share of 200 positions after random moves the agent's move",
         "keeps what the position is worth to a perfect player. Core-seconds are those of self-play and learning; ± is",
-        "over seeds (n - 1). Settings were chosen on seed 0, but for the length of Connect Four's runs: it was doubled",
+        "over seeds (n - 1). Settings were chosen on other seeds, but for the length of Connect Four's runs: it was doubled",
         "after seeds 20 and 21 had been seen at half of it.",
         "",
         f"{versions()}.",
