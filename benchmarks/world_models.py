@@ -206,13 +206,18 @@ def write() -> None:
         "episodes each; its real steps leave out those that V and M were fitted on.",
         "",
         *table("control", "trained_in", {"real_steps": "real steps", "return": "return", "cpu": "CPU s"}),
-        "## Log likelihood of latents a dimension, nats, on other episodes",
-        "",
-        *table("likelihood", "components", {"log_likelihood": "log likelihood"}),
-        f"## Temperature, {SWEEP_GENERATIONS} generations each",
-        "",
-        *table("temperature", "temperature", {"dreamed": "return in the dream", "real": "return in reality"}),
     ]
+    titles = {
+        "likelihood": "## Log likelihood of latents a dimension, nats, on other episodes",
+        "temperature": f"## Temperature, {SWEEP_GENERATIONS} generations each",
+    }
+    columns = {
+        "likelihood": ("components", {"log_likelihood": "log likelihood"}),
+        "temperature": ("temperature", {"dreamed": "return in the dream", "real": "return in reality"}),
+    }
+    for part, title in titles.items():
+        if seeds := read(part):
+            lines += [title, "", f"Seeds {', '.join(map(str, seeds))}.", "", *table(part, *columns[part])]
     write_atomically(RESULTS / "world_models.md", "\n".join(lines).encode())
 
 

@@ -549,7 +549,7 @@ def test_sequences_are_looked_at_anew_once_the_whole_buffer_was_overwritten() ->
     experience.sequences(4, 3)
     assert agent._experience() is experience
     agent.learn(19, reset_num_timesteps=False)
-    assert agent._experience() is experience  # a step is left of what was looked at
+    assert agent._experience() is experience  # one of the steps it has read is still in the buffer
     agent.learn(20, reset_num_timesteps=False)
     renewed = agent._experience()
     assert renewed is not experience

@@ -18,7 +18,7 @@ from mbrl_wrappers.zoo.doctor.findings import Findings
 NUM_REPLAYED = 60
 NUM_SEEDS = 3
 _ROUNDING = 1e-3
-_LATE = 10  # steps, after which what was rounded may have made a contact come earlier or later
+_LATE = 10  # steps after which rounding errors may have moved a contact to another step
 # Complaints of Gymnasium's check that no agent suffers from: whether seeds work is tried out below.
 _HARMLESS = ("np_random", "random number generators", "random generates", "infos returned", "step info")
 

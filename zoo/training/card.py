@@ -101,8 +101,8 @@ def _ladder(last: LadderRow) -> list[str]:
     if last.kept is not None and last.kept_by_network is not None:
         lines += [
             "",
-            f"After random moves, {last.kept:.1%} of its moves keep what the position is worth to a perfect player; of "
-            f"its network's without search, {last.kept_by_network:.1%} do.",
+            f"In positions after random moves, {last.kept:.1%} of its moves are as good as a perfect player's; without "
+            f"search, {last.kept_by_network:.1%} of the moves that its network likes best are.",
         ]
     return lines
 
@@ -121,7 +121,7 @@ def _training(spec: JobSpec, evaluation: EvalRecord) -> list[str]:
         seconds = f"{trained.wall_seconds:.0f} s | {trained.cpu_seconds:.0f} s"
         lines.append(f"| {seed} | {trained.steps:,} | {trained.updates:,} | {last} | {seconds} |")
     if len(evaluation.trained_seeds) > 1:
-        lines += ["", f"The agent is that of seed {spec.seed}, the median of all that were trained."]
+        lines += ["", f"This is the agent of seed {spec.seed}, whose return is the median over all seeds."]
     return [*lines, "", "`job.json` holds every setting of the run."]
 
 
