@@ -1,6 +1,10 @@
 """World Models on the pixel pendulum: dream against reality, mixtures against Gaussians, and what temperature does.
 
+And its recipes on TakeCover and CarRacing, against random play.
+
     python benchmarks/world_models.py run control likelihood temperature --seeds 1 2 3
+    python benchmarks/world_models.py run TakeCover --seeds 1 2
+    python benchmarks/world_models.py run CarRacing --seeds 1
     python benchmarks/world_models.py table
 
 A run writes its rows to docs/results/world_models/PART_seedN.csv when it is finished; until then it goes on from the
@@ -14,6 +18,7 @@ import argparse
 import csv
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +50,11 @@ NUM_REAL_ENVS = 48  # a generation has twice as many trials
 TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
 
 
-def make_env() -> gym.Env:
-    return Monitor(gym.make(ENV))
+TASKS = {"TakeCover": ("mbrl_wrappers/TakeCover-v0", 100), "CarRacing": ("CarRacing-v3", 50)}  # and test episodes
+
+
+def make_env(env_id: str = ENV) -> gym.Env:
+    return Monitor(gym.make(env_id))
 
 
 def evaluated(agent: WorldModels) -> float:
@@ -68,16 +76,46 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
     return agent, spent
 
 
-def dreamer(seed: int) -> tuple[WorldModels, float]:
+def dreamer(seed: int, env_id: str = ENV, name: str = "") -> tuple[WorldModels, float]:
     """Train in the dream as `mbrl-zoo train` does; returns the agent with its buffer, and the CPU seconds."""
-    folder = ROOT / "runs" / "world_models" / f"seed{seed}"
+    folder = ROOT / "runs" / "world_models" / f"{name}seed{seed}"
     spec = make_job(
-        "world_models", ENV, seed=seed, device="cpu", eval_freq=EVAL_FREQ, eval_episodes=EVAL_EPISODES,
+        "world_models", env_id, seed=seed, device="cpu", eval_freq=EVAL_FREQ, eval_episodes=EVAL_EPISODES,
         save_freq=EVAL_FREQ,
     )  # fmt: skip
     _, rows = run(spec, folder, keep_checkpoint=True, on_evaluation=lambda row: print(seed, row, flush=True))
-    agent = load_checkpoint(WorldModels, folder / CHECKPOINT, make_env(), device="cpu")
+    agent = load_checkpoint(WorldModels, folder / CHECKPOINT, make_env(env_id), device="cpu")
     return agent, rows[-1].cpu_seconds
+
+
+def task(name: str, seed: int) -> list[dict[str, Any]]:
+    """Random play, and the agent of the recipe, which learns in its dreams; each in as many test episodes."""
+    env_id, episodes = TASKS[name]
+    agent, cpu = dreamer(seed, env_id, f"{name}_")
+    env = make_env(env_id)
+    env.action_space.seed(seed)
+    rows: list[dict[str, Any]] = []
+    for policy, steps, spent in (("random", 0, 0.0), ("World Models", agent.num_timesteps, cpu)):
+        if policy == "random":
+            returns = [random_return(env, number) for number in range(episodes)]
+        else:
+            returns = [episode.total_reward for episode in play_episodes(agent, env, episodes)]
+        error = float(np.std(returns, ddof=1)) / episodes**0.5
+        rows.append(
+            {"policy": policy, "real_steps": steps, "return": round(float(np.mean(returns)), 1),
+             "standard_error": round(error, 1), "cpu": round(spent)}
+        )  # fmt: skip
+    return rows
+
+
+def random_return(env: gym.Env, seed: int) -> float:
+    """Play an episode of random actions."""
+    env.reset(seed=seed)
+    total, done = 0.0, False
+    while not done:
+        _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        total, done = total + float(reward), terminated or truncated
+    return total
 
 
 def control(seed: int) -> list[dict[str, Any]]:
@@ -157,7 +195,12 @@ def temperature(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS = {"control": control, "likelihood": likelihood, "temperature": temperature}
+PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "control": control,
+    "likelihood": likelihood,
+    "temperature": temperature,
+    **{name: partial(task, name) for name in TASKS},
+}
 
 
 def read(part: str) -> dict[int, list[dict[str, float | str]]]:
@@ -210,8 +253,11 @@ def write() -> None:
     titles = {
         "likelihood": "## Log likelihood of latents a dimension, nats, on other episodes",
         "temperature": f"## Temperature, {SWEEP_GENERATIONS} generations each",
+        **{name: f"## {name}, {episodes} test episodes" for name, (_, episodes) in TASKS.items()},
     }
-    columns = {
+    of_task = {"real_steps": "real steps", "return": "return", "standard_error": "standard error", "cpu": "CPU s"}
+    columns: dict[str, tuple[str, dict[str, str]]] = {
+        **dict.fromkeys(TASKS, ("policy", of_task)),
         "likelihood": ("components", {"log_likelihood": "log likelihood"}),
         "temperature": ("temperature", {"dreamed": "return in the dream", "real": "return in reality"}),
     }

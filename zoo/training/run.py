@@ -58,6 +58,8 @@ from mbrl_wrappers.zoo.training.progress import Evaluation
 CHECKPOINT = "checkpoint"
 # A run that is asked to stop first finishes its episode, since it can only resume exactly from there, within this time.
 STOP_SECONDS = 10.0
+# A run that is killed loses no more than this time and the step after it, however long its episodes take.
+SAVE_SECONDS = 600.0
 
 
 class Stopped(Exception):
@@ -87,6 +89,9 @@ def run(
     A resumed run is, bit for bit, the one that was never interrupted. With one env, checkpoints are written at ends of
     episodes. With several envs there is hardly a step at which all episodes end, so each checkpoint breaks all episodes
     off: they are stored as cut by a time limit, and new ones begin, whether the run is interrupted or not.
+
+    If none was written for 10 minutes, one is written at once, within an episode. A run that is killed after that and
+    resumed begins a new episode there, and so differs from one that was never interrupted.
 
     Args:
         spec: the job.
@@ -149,7 +154,7 @@ def run(
             callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
             agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
             if spec.save_freq:
-                recorder.checkpoint()  # so that a stop from here on loses nothing
+                recorder.checkpoint(break_off=spec.recipe.num_envs > 1)  # so that a stop from here on loses nothing
         played = recorder.evaluate(agent)
         _keep(agent, spec, folder, eval_env, played, rows, ladder, with_optimizer)
         if not keep_checkpoint:
@@ -326,12 +331,13 @@ class _Recorder(BaseCallback):
         self._should_stop = should_stop
         self._stop_by: float | None = None
         self._episode_over = False
-        self._last_checkpoint = 0
+        self._last_checkpoint = 0  # of those that are due after a number of steps
+        self._saved_steps, self._saved_at = 0, time.monotonic()
         self._last_played: list[Episode] = []
         self.ladder = ladder
 
     def _on_training_start(self) -> None:
-        self._last_checkpoint = self.model.num_timesteps
+        self._last_checkpoint = self._saved_steps = self.model.num_timesteps
 
     def _on_step(self) -> bool:
         self._episode_over = bool(self.locals["dones"].all())
@@ -346,9 +352,12 @@ class _Recorder(BaseCallback):
             self.evaluate(self.model)
         every, has_several = self._spec.save_freq, self._spec.recipe.num_envs > 1
         if every and (self._episode_over or has_several) and steps - self._last_checkpoint >= every:
-            self.checkpoint()
+            self.checkpoint(break_off=has_several)
+            self._last_checkpoint = steps
             if has_several:
                 start_episodes(self.model, self.locals["env"])
+        elif every and steps > self._saved_steps and time.monotonic() - self._saved_at > SAVE_SECONDS:
+            self.checkpoint()
         if self._should_stop is not None and self._should_stop():
             self._stop()
 
@@ -357,8 +366,8 @@ class _Recorder(BaseCallback):
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_SECONDS
         if self._episode_over or self._spec.recipe.num_envs > 1 or time.monotonic() > self._stop_by:
-            if self._last_checkpoint < self.model.num_timesteps:
-                self.checkpoint()
+            if self._saved_steps < self.model.num_timesteps:
+                self.checkpoint(break_off=self._spec.recipe.num_envs > 1)
             raise Stopped(f"stopped at step {self.model.num_timesteps}")
 
     def evaluate(self, agent: Any) -> list[Episode]:
@@ -385,12 +394,18 @@ class _Recorder(BaseCallback):
         self._clock.skip(reading)
         return self._last_played
 
-    def checkpoint(self) -> None:
-        """Write everything that the rest of the run depends on."""
+    def checkpoint(self, break_off: bool = False) -> None:
+        """Write everything that the rest of the run depends on.
+
+        Args:
+            break_off: whether the episodes of several envs are stored as cut by a time limit. If not, the run goes on
+                as if nothing was written, and one that resumes from here begins new episodes.
+        """
         reading = self._clock.read()
         episode = self._episodes.episode - 1  # the episode that has just started is started again at a resume
         if self._spec.recipe.num_envs > 1:
             episode += 1
+        if break_off:
             _break_off_episodes(self.model)
         state = {
             "steps": self.model.num_timesteps,
@@ -400,7 +415,7 @@ class _Recorder(BaseCallback):
             "cpu_seconds": reading[1],
         }
         save_checkpoint(self.model, self._folder / CHECKPOINT, state)
-        self._last_checkpoint = self.model.num_timesteps
+        self._saved_steps, self._saved_at = self.model.num_timesteps, time.monotonic()
         self._clock.skip(reading)
 
 
