@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.models.latent import LatentModel
 from mbrl_wrappers.models.mixture import Mixture
 from mbrl_wrappers.models.rssm.networks import Decoder, Encoder, Layers, linear
@@ -108,6 +109,8 @@ class MDNRNN(LatentModel):
         units: of hidden layers that are neither convolutions nor the memory.
         kl_tolerance: nats for each dimension of ``z``.
         done_weight: how much more a termination counts in the loss than a step after which the episode goes on.
+        done_sees_latent: whether the chance of an end is read off ``z'`` and ``h'``, or off ``h'`` alone, as in the
+            paper. Where ends are seen in the observation after them, ``z'`` tells all, and M need not foresee them.
         batch_size: observations in a batch of V.
         num_sequences: sequences in a batch of M.
         sequence_length: entries of each of them.
@@ -145,6 +148,7 @@ class MDNRNN(LatentModel):
         units: int = 256,
         kl_tolerance: float = 0.5,
         done_weight: float = 10.0,
+        done_sees_latent: bool = True,
         batch_size: int = 100,
         num_sequences: int = 100,
         sequence_length: int = 64,
@@ -160,9 +164,10 @@ class MDNRNN(LatentModel):
         self.settings: dict[str, Any] = {
             "latent": latent, "memory": memory, "components": components, "learned_reward": learned_reward,
             "depth": depth, "units": units, "kl_tolerance": kl_tolerance, "done_weight": done_weight,
-            "batch_size": batch_size, "num_sequences": num_sequences, "sequence_length": sequence_length,
-            "vision_learning_rate": vision_learning_rate, "memory_learning_rate": memory_learning_rate,
-            "vision_steps": vision_steps, "memory_steps": memory_steps, "seed": seed,
+            "done_sees_latent": done_sees_latent, "batch_size": batch_size, "num_sequences": num_sequences,
+            "sequence_length": sequence_length, "vision_learning_rate": vision_learning_rate,
+            "memory_learning_rate": memory_learning_rate, "vision_steps": vision_steps, "memory_steps": memory_steps,
+            "seed": seed,
         }  # fmt: skip
         self._check_settings()
         with torch.random.fork_rng(devices=[]):
@@ -182,8 +187,9 @@ class MDNRNN(LatentModel):
         check_whole_number("sequence_length", self.settings["sequence_length"], 2)
         for name in ("vision_steps", "memory_steps"):
             check_whole_number(name, self.settings[name], 0)
-        if not isinstance(self.settings["learned_reward"], bool):
-            raise ValueError(f"learned_reward must be True or False, got {self.settings['learned_reward']!r}")
+        for name in ("learned_reward", "done_sees_latent"):
+            if not isinstance(self.settings[name], bool):
+                raise ValueError(f"{name} must be True or False, got {self.settings[name]!r}")
         check_number("kl_tolerance", self.settings["kl_tolerance"], 0, 1e6)
         check_number("done_weight", self.settings["done_weight"], 0, 1e6, low_is_valid=False)
         for name in ("vision_learning_rate", "memory_learning_rate"):
@@ -198,7 +204,8 @@ class MDNRNN(LatentModel):
         self.mixture = linear(memory, 3 * latent * self.settings["components"])
         has_reward = self.settings["learned_reward"]
         self.reward_head = ScalarHead(self.num_features, layers, 1, None) if has_reward else None
-        self.done_head = layers.mlp(self.num_features, 1, 1)
+        self._done_begins = 0 if self.settings["done_sees_latent"] else latent  # of what the head sees of features
+        self.done_head = layers.mlp(self.num_features - self._done_begins, 1, 1)
 
     # -- the verbs of a world model ----------------------------------------------------------------------
 
@@ -240,7 +247,7 @@ class MDNRNN(LatentModel):
         state = MDNRNNState(latent, memory, cell)
         features = self.features(state)
         reward, done = self.outcomes(features)
-        diverged = ~(torch.isfinite(features).all(-1) & torch.isfinite(reward))
+        diverged = has_diverged(features, reward)
         return state, StepPrediction(reward, done > self.done_threshold, torch.zeros_like(reward), diverged)
 
     def features(self, state: MDNRNNState) -> Tensor:
@@ -283,11 +290,14 @@ class MDNRNN(LatentModel):
 
     def outcomes(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return rewards of the steps that led to states of features ``[..., F]``, and the chances of an end there."""
-        done = self.done_head(features)[..., 0].sigmoid()
+        done = self._done_logit(features).sigmoid()
         if self.reward_head is None:
             return torch.ones_like(done), done
         mean, std = self._reward_scale
         return (mean + std * self.reward_head.mean(self.reward_head(features))).clamp(*self._reward_range), done
+
+    def _done_logit(self, features: Tensor) -> Tensor:
+        return self.done_head(features[..., self._done_begins :])[..., 0]
 
     def _remember(self, state: MDNRNNState, action: Tensor) -> tuple[Tensor, Tensor]:
         """Return memory and cell ``[B, H]`` after a step with scaled actions ``[B, A]``."""
@@ -392,7 +402,7 @@ class MDNRNN(LatentModel):
         features = torch.cat([latent[:, 1:], memory], dim=-1)
         ended = real.terminated[:, 1:].float()
         done = F.binary_cross_entropy_with_logits(
-            self.done_head(features)[..., 0], ended, 1 + (self.settings["done_weight"] - 1) * ended, reduction="none"
+            self._done_logit(features), ended, 1 + (self.settings["done_weight"] - 1) * ended, reduction="none"
         )
         losses = {"mixture": mixture, "done": done}
         if self.reward_head is not None:

@@ -9,7 +9,16 @@ from stable_baselines3 import SAC
 
 from mbrl_wrappers import EnsembleDynamics, ModelBased
 from mbrl_wrappers.agents import M2AC, MVE, STEVE, Dyna
-from mbrl_wrappers.models.divergence import RealRange, has_diverged
+from mbrl_wrappers.models.divergence import RealRange, all_finite, has_diverged
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_rows_of_finite_numbers_are_told_from_others(bad: float) -> None:
+    rows = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    assert all_finite(rows).all() and all_finite(rows[..., :0]).all()
+    rows[0, torch.arange(4), torch.arange(4)] = bad
+    rows[1, 5, :2] = torch.tensor([bad, -bad])
+    assert torch.equal(all_finite(rows), torch.isfinite(rows).all(-1)) and not all_finite(rows).all()
 
 
 class Diverging(EnsembleDynamics):

@@ -262,6 +262,18 @@ def test_as_many_ends_are_foreseen_as_there_were() -> None:
     assert ended > 20 and 0.7 < float(found / ended) < 1.4
 
 
+@pytest.mark.parametrize("sees", [True, False])
+def test_an_end_is_read_off_the_memory_and_off_the_next_latent_if_it_is_seen(sees: bool) -> None:
+    model = tiny(done_sees_latent=sees)
+    latent, memory = torch.randn(2, 5, 3, generator=seeded()), torch.randn(2, 5, 8, generator=seeded(1))
+
+    def chance(z: int, h: int) -> torch.Tensor:
+        return model.outcomes(torch.cat([latent[z], memory[h]], dim=-1))[1]
+
+    assert not torch.equal(chance(0, 0), chance(0, 1))
+    assert torch.equal(chance(0, 0), chance(1, 0)) != sees
+
+
 def test_survival_pays_1_for_each_step() -> None:
     model = tiny(learned_reward=False)
     state, action = model.state_of(torch.randn(5, 19, generator=seeded())), torch.ones(5, 1)
@@ -356,6 +368,7 @@ def test_bad_experience_is_named() -> None:
         ("sequence_length", 1, "sequence_length must be a whole number of at least 2, got 1"),
         ("memory_steps", -1, "memory_steps must be a whole number of at least 0, got -1"),
         ("learned_reward", 1, "learned_reward must be True or False, got 1"),
+        ("done_sees_latent", None, "done_sees_latent must be True or False, got None"),
         ("kl_tolerance", -1, r"kl_tolerance must be in \[0, 1e\+06\], got -1"),
         ("done_weight", 0, r"done_weight must be in \(0, 1e\+06\], got 0"),
         ("memory_learning_rate", math.nan, r"memory_learning_rate must be in \(0, 1\], got nan"),

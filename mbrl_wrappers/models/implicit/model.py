@@ -13,6 +13,7 @@ from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.models.action_scale import ActionScale
 from mbrl_wrappers.models.described import DescribedBySettings
+from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.models.implicit.layers import Mish, SimNorm
 from mbrl_wrappers.models.implicit.sizes import checked_settings
 from mbrl_wrappers.models.rssm.networks import Encoder, Layers
@@ -180,8 +181,7 @@ class ImplicitModel(DescribedBySettings):
             chance = self.termination_head(state)[..., 0].sigmoid()
             threshold = 0.5 if deterministic else torch.rand(len(chance), generator=generator, device=chance.device)
             terminated = chance > threshold
-        # Entries of a latent lie in [0, 1], or are NaN.
-        diverged = ~torch.isfinite(reward + state.detach().sum(-1))
+        diverged = has_diverged(state.detach(), reward)
         return state, StepPrediction(reward, terminated, nothing, diverged)
 
     def features(self, state: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mbrl_wrappers.arguments import check_device
 from mbrl_wrappers.experience import Experience
+from mbrl_wrappers.models.divergence import has_diverged
 from mbrl_wrappers.models.latent import LatentModel
 from mbrl_wrappers.models.rssm.cell import Cell, LatentNetwork
 from mbrl_wrappers.models.rssm.latents import make_latent
@@ -189,7 +190,7 @@ class RSSM(LatentModel):
         features = self.features(state)
         reward, goes_on = self.outcomes(features)
         threshold = 0.5 if deterministic else torch.rand(len(reward), generator=generator, device=reward.device)
-        diverged = ~(torch.isfinite(features).all(-1) & torch.isfinite(reward))
+        diverged = has_diverged(features, reward)
         return state, StepPrediction(reward, goes_on < threshold, torch.zeros_like(reward), diverged)
 
     def features(self, state: RSSMState) -> Tensor:
