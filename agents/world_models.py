@@ -22,6 +22,8 @@ from mbrl_wrappers.envs.imagined import ImaginedEpisodes
 from mbrl_wrappers.models import MDNRNN
 from mbrl_wrappers.seeding import stream_seed
 
+KEPT = 0.75  # a batch of dreams shrinks when at most this share of it goes on
+
 TrainIn = Literal["dream", "reality"]
 
 
@@ -277,16 +279,20 @@ class WorldModels(RememberingAgent):
         episodes.seed(own)
         starts = model.draw_starts(num, episodes.generator)
         episodes.state = tree_map(lambda part: part.repeat(count, 1), starts)
-        vectors = vectors.to(self.device)
-        goes_on = torch.ones(count * num, dtype=torch.bool, device=self.device)
+        shown = episodes.shown
+        acting = vectors.to(shown)  # a controller for each run of rows, one for each row once some dreams are over
         returns = torch.zeros(count * num, device=self.device)
-        for _ in range(self.dream_length):
-            action = self._env_action(self.policy.act_as(vectors, episodes.shown))
-            step = episodes.step(action)
-            returns += torch.where(goes_on, step.reward, 0.0)
+        places = torch.arange(count * num, device=self.device)  # of the rows among the returns
+        goes_on = torch.ones_like(places, dtype=torch.bool)
+        while len(places):
+            step = episodes.step(self._env_action(self.policy.act_as(acting, shown)))
+            shown = step.shown
+            returns[places] += torch.where(goes_on, step.reward, 0.0)
             goes_on &= ~(step.terminated | step.truncated)
-            if not goes_on.any():
-                break
+            if goes_on.sum() <= KEPT * len(places):  # most dreams may be short, and a few long
+                acting = acting.repeat_interleave(len(places) // len(acting), 0)[goes_on]
+                episodes.keep(goes_on)
+                places, shown, goes_on = places[goes_on], shown[goes_on], goes_on[goes_on]
         return returns.unflatten(0, (count, num))
 
     # -- acting ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.envs.rendering import check_renderable, frames_of, set_state_from_obs
@@ -218,6 +219,11 @@ class ImaginedEpisodes:
             self.state = put(self.state, rows, self._begun(count))
         self.steps = torch.where(rows, 0, self.steps)
         return self.shown
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the episodes only, those where a mask ``[B]`` is True."""
+        self.state = tree_map(lambda part: part[rows], self.state)
+        self.steps = self.steps[rows]
 
     @torch.no_grad()
     def step(self, action: Tensor, counts: Tensor | None = None) -> ImaginedStep:

@@ -72,6 +72,18 @@ def test_a_batch_of_dreams_is_each_dream_alone() -> None:
     assert len(together.unique()) > 4  # controllers and starts differ
 
 
+def test_a_dream_that_is_over_leaves_the_others_as_they_are() -> None:
+    """Lengths differ by controller and by start; dreams of a single controller and start are the measure."""
+    agent = make(model={"learned_reward": False}, temperature=0.0, dream_length=30).learn(60)
+    states = agent.dynamics.state_of(torch.randn(500, 19, generator=seeded(1)))
+    agent.dynamics.done_threshold.copy_(agent.dynamics.outcomes(agent.dynamics.features(states))[1].quantile(0.6))
+    vectors = 3 * torch.randn(12, len(agent.policy.vector), generator=seeded())
+    together = agent.dream(vectors, dreams=4, seed=3)
+    assert (together < 30).float().mean() > 0.5 and len(together.mean(0).unique()) > 1 < len(together.mean(1).unique())
+    for row, vector in enumerate(vectors):
+        assert torch.equal(agent.dream(vector[None], dreams=4, seed=3)[0], together[row])
+
+
 def test_nothing_counts_after_a_dream_s_end() -> None:
     agent = make(model={"learned_reward": False}, dream_length=9).learn(60)
     agent.dynamics.done_threshold.fill_(2.0)  # nothing is an end
