@@ -535,6 +535,46 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(here, capsys, arguments, 
     assert not Path("never").exists()
 
 
+FAILING_MODULES = {
+    "1 / 0": r"raises ZeroDivisionError in line 2 of \S+/failing.py: division by zero$",
+    "import nowhere_at_all": r"raises ModuleNotFoundError in line 2 of \S+: No module named 'nowhere_at_all'$",
+    "raise ValueError('two\\nlines')": r"raises ValueError in line 2 of \S+: two lines$",
+    "raise TypeError('no relative import')": r"raises TypeError in line 2 of \S+: no relative import$",
+    "raise SystemExit(3)": r"raises SystemExit in line 2 of \S+: 3$",
+    "def f(:": r"raises SyntaxError: invalid syntax \(failing.py, line 2\)$",
+    "def __getattr__(name): raise ImportError(name)": r"raises ImportError in line 2 of \S+: \w+(-v0)?$",
+}
+NAMING_MODULES = {
+    "train mbpo --env failing:Env": "env",
+    "train mbpo --env failing:Env-v0": "env",
+    "tune mbpo --env failing:Env": "env",
+    "doctor failing:Env": "env",
+    "doctor Pendulum-v1 --reward-fn failing:f": "reward_fn",
+    "doctor Pendulum-v1 --termination-fn failing:f": "termination_fn",
+    "enjoy mbpo/CartPole-v1 --no-render --env failing:Env": "env",
+    "evaluate mbpo/CartPole-v1 --env failing:Env": "env",
+    "verify mbpo/CartPole-v1 --env failing:Env": "env",
+}
+
+
+@pytest.mark.parametrize("command", NAMING_MODULES)
+def test_a_module_that_fails_while_it_is_imported_is_told_in_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for source, message in FAILING_MODULES.items():
+        Path("failing.py").write_text(f"# a module of the user's\n{source}\n")
+        sys.modules.pop("failing", None)
+        importlib.invalidate_caches()
+        assert main(command.split()) == 2
+        out, err = capsys.readouterr()
+        name = next(word for word in command.split() if word.startswith("failing:"))
+        told = f"mbrl-zoo: error: {NAMING_MODULES[command]} {name!r} can't be imported: module 'failing' "
+        assert out == "" and err.count("\n") == 1 and err.startswith(told), err
+        assert re.search(message, err), err
+    sys.modules.pop("failing", None)
+
+
 @pytest.mark.parametrize("arguments", [["train", "mbpo", "-n", "many"], [], ["trian", "mbpo"]])
 def test_a_command_that_does_not_parse_ends_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
