@@ -27,6 +27,7 @@ from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.cli.commands import COMMANDS, Train
 from mbrl_wrappers.zoo.cli.main import main
+from mbrl_wrappers.zoo.cli.settings import settings_text
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS, agent_table
@@ -37,7 +38,7 @@ from mbrl_wrappers.zoo.training.building import algorithm_of, check_arguments, c
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, available_agents, load_recipe
+from mbrl_wrappers.zoo.training.recipe import OPTIONS, SECTIONS, Recipe, available_agents, load_recipe
 from mbrl_wrappers.zoo.training.run import run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
@@ -374,6 +375,22 @@ def test_every_listed_setting_is_a_param():
             names = {name: None for name in settable_names(section, kind)}
             check_arguments(agent, dataclasses.replace(recipe, **{section: {}}))
             assert names or section == "strategy"
+
+
+def test_every_key_of_a_recipe_is_listed(capsys):
+    """As a section of --params, or with an option of the command that there is."""
+    assert {field.name for field in dataclasses.fields(Recipe)} == {*SECTIONS, *OPTIONS}
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    options = capsys.readouterr().out
+    for agent in AGENTS:
+        listed, recipe = settings_text(agent), load_recipe(agent, "")
+        for name, option in OPTIONS.items():
+            assert re.search(rf"^  {option} {name.upper()} +{getattr(recipe, name)}$", listed, re.MULTILINE), listed
+            assert re.search(rf"[ \u2502]{option}[ ,]", options), option
+        for section in SECTIONS:
+            names = [f"{section}.{argument}" for argument in getattr(recipe, section)]
+            assert all(re.search(rf"^  {name} +\* ", listed, re.MULTILINE) for name in names), agent
 
 
 def test_the_list_is_the_source_of_tables(capsys):
