@@ -565,6 +565,8 @@ class Tune:
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
     """arguments of the env"""
+    num_envs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """envs to train in at once"""
     trials: Annotated[int, arg(aliases=["-t"], metavar="N")] = 20
     """settings to try in all"""
     steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
@@ -586,7 +588,7 @@ class Tune:
         """Run the command."""
         from mbrl_wrappers.zoo.environment import in_file_names
         from mbrl_wrappers.zoo.sweeps.processes import sigterm_exits
-        from mbrl_wrappers.zoo.sweeps.tuning import brief, tune
+        from mbrl_wrappers.zoo.sweeps.tuning import change, tune
         from mbrl_wrappers.zoo.training.command import command_of
 
         folder = self.folder or Path("runs") / f"tune_{self.agent}_{in_file_names(self.env)}"
@@ -603,13 +605,14 @@ class Tune:
                 params=parse_params(self.params),
                 recipe=self.recipe,
                 env_kwargs=parse_params(self.env_kwargs, "env_kwargs"),
+                num_envs=self.num_envs,
                 tell=lambda sentence: print(sentence, flush=True),
             )
         plain = "" if found.plain is None else f"; the recipe itself: {found.plain.value:.1f}"
         print(f"\nBest: trial {found.best.number}, return {found.best.value:.1f} with seed {self.seed}{plain}\n")
         print("What it changes in the recipe:" if found.changes else "It is the recipe itself.")
         for name, (own, best) in found.changes.items():
-            print(f"  {name}: {brief(best)} in place of {brief(own)}")
+            print(f"  {name}: {change(own, best)}")
         print(f"\n{found.file}:\n{found.file.read_text(encoding='utf-8')}")
         print("Train it with another seed:")
         print(command_of(replace(found.job, seed=self.seed + 1), found.file))
