@@ -225,10 +225,8 @@ def test_a_study_ends_if_the_first_runs_all_fail(
     assert str(raised.value) == (
         f"the first 4 runs have all failed, so their settings are hardly the cause, the last one with: {said}"
     )
-    assert (
-        len(quick_runs) == 4
-        and [sentence.startswith(f"trial {n}: failed: ") for n, sentence in enumerate(told)] == [True] * 4
-    )
+    assert len(quick_runs) == len(told) == 4
+    assert all(sentence.startswith(f"trial {number}: failed: ") for number, sentence in enumerate(told))
     QuickRun.fails_with.clear()  # whatever it was has been mended
     found = tune("mbpo", "Pendulum-v1", folder=tmp_path, trials=8, tell=told.append, **FEW)
     assert [trial.state for trial in found.trials] == ["failed"] * 4 + ["complete"] * 4
@@ -339,7 +337,8 @@ def test_a_trial_that_falls_behind_is_stopped(tmp_path: Path, monkeypatch: pytes
     told: list[str] = []
     found = tune("mbpo", "Pendulum-v1", folder=tmp_path, trials=2, tell=told.append, **{**ARGUMENTS, "steps": 300})
     assert [trial.state for trial in found.trials] == ["complete", "pruned"]
-    assert re.match(r"trial 1: stopped after \d+ steps with a return of -\d+\.\d  agent.learning_rate=", told[1])
+    stopped = r"stopped after (0 steps with a return of nan|\d+ steps with a return of -\d+\.\d)"
+    assert re.match(rf"trial 1: {stopped}  agent.learning_rate=", told[1]), told[1]
     assert found.best.number == 0
 
 
