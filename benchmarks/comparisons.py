@@ -1,4 +1,4 @@
-"""Pages of evidence: agents beside one another on an env, seed by seed, from runs of shipped recipes.
+"""Pages of evidence: agents compared on an env, seed by seed, from runs of shipped recipes.
 
 A page's own file, such as `trust.py`, says what is run, with the changes to the recipes. A run writes its curve to
 docs/results/<page>/<experiment>/<column>_seed<n>.csv and, while it goes, resumes from

@@ -31,7 +31,7 @@ def document() -> str:
     lines = [
         "# Learning results",
         "",
-        "Each agent beside the same agent without a model, at equal gradient updates per env step, after equal env",
+        "Each agent compared with the same agent without a model, at equal updates per env step, after equal env",
         "steps and after equal time. Returns are means over 20 evaluation episodes with the deterministic policy, the",
         "same start states at each evaluation; every seed that was run is shown. CPU seconds are those of training",
         "alone, on one thread; the clock shows more, since several runs shared two cores. Equal time is equal CPU",
@@ -39,7 +39,7 @@ def document() -> str:
         "",
         f"{versions()};",
         "two cores of an AMD EPYC. Written by `python benchmarks/learning.py table` from the curves in the folders",
-        "beside this page. SAC is `CompiledSAC` with and without a model: the same updates in less time; its half",
+        "next to this page. SAC is `CompiledSAC` with and without a model: the same updates in less time; its half",
         "minute of compiling is included. The sections were run one after the other while the library was worked on.",
         "",
     ]
@@ -61,7 +61,7 @@ def curves(env: str, variant: str) -> dict[int, list[Evaluation]]:
 
 
 def notes(env: str) -> list[str]:
-    """What was run, beside the recipe."""
+    """What was run in addition to the recipe."""
     recipe = recipe_of(env)
     updates = recipe.agent["gradient_steps"] / recipe.agent.get("train_freq", 1)
     text = f"{recipe.algo}, {updates:g} updates per env step"

@@ -28,7 +28,7 @@ Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a t
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent on an environment, beside the same agent without its model.
+    """Train an agent and, for comparison, the same agent without a model.
 
     Prints a table and writes curves.png; the same command again goes on.
     """
@@ -52,7 +52,7 @@ class Train:
     """SAC, TD3, DDPG, TQC, CrossQ, DQN or QRDQN"""
     params: Assignments = ()
     """changes to the recipe; --help AGENT lists all"""
-    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the library's)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
@@ -255,7 +255,7 @@ class Pull:
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """such as mbpo/Hopper-v5"""
-    index: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    index: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the library's)")] = None
     """an index of your own, as push writes it"""
     force: bool = False
     """download again what is there"""
@@ -483,12 +483,12 @@ class Import:
     """a new folder"""
     algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by the zip's entries)")] = None
     """the agent's class, such as SAC"""
-    normalize: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the .pkl beside the zip)")] = (
+    normalize: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the .pkl next to the zip)")] = (
         None
     )
     """VecNormalize's statistics: what its save wrote, or JSON"""
     plain: bool = False
-    """take no statistics, whatever lies beside the zip"""
+    """take no statistics, whatever lies next to the zip"""
     eval_episodes: int = 20
     """episodes of the evaluation that is recorded"""
 
@@ -577,7 +577,7 @@ class Tune:
     """as for train"""
     params: Assignments = ()
     """changes to the recipe that stay as they are"""
-    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the library's)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
@@ -630,7 +630,7 @@ class Report:
     env: Env = None
     """Gymnasium id or package.module:Class of all runs, which may be imported"""
     videos: bool = True
-    """show real beside imagined episodes"""
+    """show real next to imagined episodes"""
 
     def run(self) -> int:
         """Run the command."""
