@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from mbrl_wrappers.planners.tree import PUCT, Gumbel, Method, SearchResult, Tree
 from mbrl_wrappers.planners.tree.games import GameExpansion
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.workers import LocalWorkers, WorkerExecutor
+
+_METHODS: dict[str, type[Method]] = {"gumbel": Gumbel, "puct": PUCT}
 
 
 class AlphaZero(BaseAlgorithm):
@@ -98,7 +101,7 @@ class AlphaZero(BaseAlgorithm):
         "CnnPolicy": ResidualPolicy,
     }
 
-    searches: ClassVar[tuple[str, ...]] = ("gumbel", "puct")
+    searches: ClassVar[tuple[str, ...]] = tuple(_METHODS)
 
     policy: AlphaZeroPolicy
     rules: Game
@@ -158,7 +161,10 @@ class AlphaZero(BaseAlgorithm):
             try:
                 self._method(is_quiet)
             except TypeError as error:
-                raise ValueError(f"{name} must be arguments of {search!r}, got {getattr(self, name)}") from error
+                names = sorted(inspect.signature(_METHODS[search]).parameters)
+                raise ValueError(
+                    f"{name} must be arguments of {search!r}, {names}, got {getattr(self, name)}"
+                ) from error
         self.num_games, self.explored_moves, self.random_opening = num_games, explored_moves, random_opening
         self.value_mix, self.reuse_trees = value_mix, reuse_trees
         self.buffer_size, self.learning_starts = buffer_size, learning_starts
@@ -233,9 +239,8 @@ class AlphaZero(BaseAlgorithm):
 
     def _method(self, is_quiet: bool) -> Method:
         kwargs = {**(self.search_kwargs or {}), **((self.deterministic_search_kwargs or {}) if is_quiet else {})}
-        if self.search == "gumbel":
-            return Gumbel(**kwargs)
-        return PUCT(**{**kwargs, "dirichlet_fraction": 0.0}) if is_quiet else PUCT(**kwargs)
+        noise = {"dirichlet_fraction": 0.0} if is_quiet and self.search == "puct" else {}
+        return _METHODS[self.search](**{**kwargs, **noise})
 
     def _expansion(self, generators: Sequence[np.random.Generator]) -> GameExpansion:
         """Return the game as a search sees it; ``generators`` are for evaluations that draw random numbers."""

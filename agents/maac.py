@@ -60,7 +60,7 @@ class MAAC(ValueGradientAgent, SAC):
     Each row follows one member of the ensemble, with its noise. Rows that a step of the model leads to something that
     is not finite are left out where the model is used, and counted.
 
-    Logged under ``train/``, beside what SAC logs: ``grad_norm_h{t}``, the mean over rows of the norm of the gradient
+    Logged under ``train/`` in addition to SAC's: ``grad_norm_h{t}``, the mean over rows of the norm of the gradient
     of a row's ``J`` with respect to its action (in [-1, 1]) at step ``t``, but for the way through the action's own
     density: these, times the actor's own Jacobian, add up to the gradient of the actor, so that exploding and vanishing
     gradients are seen. ``actor_grad_norm``, the norm of that gradient before it is clipped; where it is not finite no

@@ -1,4 +1,4 @@
-"""What a batch costs: the arithmetic of a drawn batch beside the least that it must compute, and its time.
+"""What a batch costs: the arithmetic of a drawn batch compared with the least that it must compute, and its time.
 
     python benchmarks/batches.py
 

@@ -1,4 +1,4 @@
-"""Pages of evidence: agents beside one another on an env, seed by seed, from runs of shipped recipes.
+"""Pages of evidence: agents compared on an env, seed by seed, from runs of shipped recipes.
 
 A page's own file, such as `trust.py`, says what is run, with the changes to the recipes. A run writes its curve to
 docs/results/<page>/<experiment>/<column>_seed<n>.csv and, while it goes, resumes from
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, spread, versions
+from experiments import RESULTS, ROOT, spread, versions, write_page
 from learning_report import at_steps
 
 from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
@@ -134,6 +134,21 @@ def curves(page: Page, name: str, label: str) -> Curves:
 
 def write(page: Page) -> None:
     """Write the page, and a picture of each experiment that has curves."""
+    write_page(page.name, document(page))
+    for name, experiment in page.experiments.items():
+        if found := found_curves(page, name):
+            draw(experiment, found, page.folder / f"{name}.svg")
+
+
+def found_curves(page: Page, name: str) -> dict[str, Curves]:
+    """The committed curves of an experiment by column; none where all are borrowed from another one."""
+    experiment = page.experiments[name]
+    found = {label: seeds for label in experiment.columns if (seeds := curves(page, name, label))}
+    return found if found.keys() - experiment.borrowed.keys() else {}
+
+
+def document(page: Page) -> str:
+    """The page from the committed curves."""
     lines = [
         f"# {page.title}",
         "",
@@ -150,15 +165,12 @@ def write(page: Page) -> None:
         "",
     ]
     for name, experiment in page.experiments.items():
-        found = {label: curves(page, name, label) for label in experiment.columns}
-        found = {label: seeds for label, seeds in found.items() if seeds}
-        if not found.keys() - experiment.borrowed.keys():
+        if not (found := found_curves(page, name)):
             continue
         lines += [f"## {experiment.title}", "", *experiment.text, *table(experiment, found), ""]
         lines += [f"![Learning curves]({page.name}/{name}.svg)", ""]
         lines += [f"Runs: `python benchmarks/{page.name}.py run {name}`", ""]
-        draw(experiment, found, page.folder / f"{name}.svg")
-    (RESULTS / f"{page.name}.md").write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def table(experiment: Experiment, found: dict[str, Curves]) -> list[str]:

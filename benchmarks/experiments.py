@@ -96,6 +96,11 @@ def versions() -> str:
     )
 
 
+def write_page(name: str, text: str) -> None:
+    """Write a page of docs/results, the text of which is a module's ``document()``."""
+    write_atomically(RESULTS / f"{name}.md", text.encode())
+
+
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the keys of the first as columns."""
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Evidence for MAAC, SAC-SVG, DHMBPO and SVG: beside SAC at equal updates per env step.
+"""Evidence for MAAC, SAC-SVG, DHMBPO and SVG: compared with SAC at equal updates per env step.
 
 python benchmarks/gradients.py run Pendulum-v1 --seeds 0 1 2 3 4
 python benchmarks/gradients.py table
@@ -90,8 +90,8 @@ EXPERIMENTS = {
         pairs={"DHMBPO": ("SAC, 1 update",), "MAAC": ("SAC, 4 updates",)},
         panels={"": ["DHMBPO", "SAC, 1 update", "MAAC", "SAC, 4 updates"]},
         text=[
-            "Networks of 2 x 64 units, a learning rate of 0.001 and 250 random steps first for all. DHMBPO and the",
-            "SAC beside it take one update per env step, with inputs and rewards scaled by VecNormalize; MAAC and",
+            "Networks of 2 x 64 units, a learning rate of 0.001 and 250 random steps first for all. DHMBPO and",
+            "its SAC take one update per env step, with inputs and rewards scaled by VecNormalize; MAAC and",
             "its SAC take four, with nothing scaled. Without scaling, and with the least of the critics for the",
             "actor, DHMBPO reached 1000 on 4 of the 5 seeds by 2,500 steps (seed 0: 302).",
             "",
@@ -149,8 +149,8 @@ PAGE = Page(
     name="gradients",
     title="Policies that climb the model's gradient",
     text=[
-        "Agents whose actor learns through the model, beside SAC without one at equal gradient updates per env step;",
-        "what else they share stands with each table, and none of them is compared at equal time. SAC alone is",
+        "Agents whose actor learns through the model, compared with SAC without one at equal gradient updates per",
+        "env step; what else they share stands with each table; none of them is compared at equal time. SAC alone is",
         "compiled where a run has 10,000 updates, DHMBPO on Hopper and HalfCheetah, the others are not. On Hopper and",
         "HalfCheetah rewards are scaled here, which costs SAC much; the recipe has raw ones and scaled critics now:",
         "[reward_scale.md](reward_scale.md) compares them over 20,000 steps.",

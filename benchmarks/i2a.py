@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, spread, versions, write_csv
+from experiments import RESULTS, ROOT, spread, versions, write_csv, write_page
 from stable_baselines3 import A2C
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from mbrl_wrappers.agents import I2A
 from mbrl_wrappers.agents.networks import FrameExtractor
 from mbrl_wrappers.envs import GamesVecEnv
-from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
@@ -195,8 +194,8 @@ def unseen(task: Task, count: int) -> SokobanGames:
     return games
 
 
-def table() -> None:
-    """Write the page."""
+def document() -> str:
+    """Return the page, from the committed rows."""
     lines = [
         "# I2A and A2C on grids",
         "",
@@ -223,7 +222,7 @@ def table() -> None:
         if any(runs.values()):
             lines += [f"## {task.title}", "", *summary(task, runs), "", *curves(task, runs), ""]
             lines += [*planned(name), f"Runs: `python benchmarks/i2a.py run {name}`", ""]
-    write_atomically(RESULTS / "i2a.md", "\n".join(lines).encode())
+    return "\n".join(lines)
 
 
 Runs = dict[int, list[dict[str, float]]]
@@ -329,7 +328,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "table":
-        table()
+        write_page("i2a", document())
         return
     for seed in arguments.seeds:
         for column in arguments.columns:

@@ -16,7 +16,7 @@ import locomotion
 import reward_scale
 import trust
 from comparisons import Curves, curves, file_of, last_five
-from experiments import EXPERIMENTS, RESULTS, recipe_of, spread
+from experiments import EXPERIMENTS, RESULTS, recipe_of, spread, write_page
 from learning_report import at_steps
 
 from mbrl_wrappers.zoo.analysis.statistics import bootstrap_interval, interquartile_mean
@@ -84,7 +84,7 @@ def entries() -> dict[str, list[Entry]]:
     return found
 
 
-def write() -> None:
+def document() -> str:
     lines = [TEXT, ""]
     header = ("agent", "env steps", "seeds", "IQM", "mean ± std", "last five", "CPU s", "page and curves")
     for task, of_task in sorted(entries().items()):
@@ -94,8 +94,8 @@ def write() -> None:
             for e in sorted(of_task, key=lambda e: -sum(e.last_fives) / len(e.last_fives))
         ]
         lines.append("")
-    (RESULTS / "index.md").write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    write()
+    write_page("index", document())

@@ -1,4 +1,4 @@
-"""Learning evidence: MBPO beside the same agent without a model, and PPO inside a model, over seeds.
+"""Learning evidence: MBPO compared with the same agent without a model, and PPO inside a model, over seeds.
 
     python benchmarks/learning.py run Pendulum-v1 --seeds 0 1 2 3 4 --variants mbpo base
     python benchmarks/learning.py ppo --seeds 0 1 2 3 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments import EXPERIMENTS, PPO_FILE, RESULTS, Experiment, recipe_of, spread, versions
+from experiments import EXPERIMENTS, PPO_FILE, RESULTS, Experiment, recipe_of, spread, versions, write_page
 
 from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
 from mbrl_wrappers.zoo.storage.tables import read_rows
@@ -17,10 +17,21 @@ PUBLISHED_HOPPER = {20_000: (532, 227), 50_000: (1728, 836), 100_000: (3306, 346
 
 def write_tables() -> None:
     """Write docs/results/learning.md and docs/results/curves.svg."""
+    write_page("learning", document())
+    draw(learned())
+
+
+def learned() -> list[str]:
+    """The envs that MBPO has committed curves of."""
+    return [env for env in EXPERIMENTS if curves(env, "mbpo")]
+
+
+def document() -> str:
+    """The page from the committed curves."""
     lines = [
         "# Learning results",
         "",
-        "Each agent beside the same agent without a model, at equal gradient updates per env step, after equal env",
+        "Each agent compared with the same agent without a model, at equal updates per env step, after equal env",
         "steps and after equal time. Returns are means over 20 evaluation episodes with the deterministic policy, the",
         "same start states at each evaluation; every seed that was run is shown. CPU seconds are those of training",
         "alone, on one thread; the clock shows more, since several runs shared two cores. Equal time is equal CPU",
@@ -28,12 +39,11 @@ def write_tables() -> None:
         "",
         f"{versions()};",
         "two cores of an AMD EPYC. Written by `python benchmarks/learning.py table` from the curves in the folders",
-        "beside this page. SAC is `CompiledSAC` with and without a model: the same updates in less time; its half",
+        "next to this page. SAC is `CompiledSAC` with and without a model: the same updates in less time; its half",
         "minute of compiling is included. The sections were run one after the other while the library was worked on.",
         "",
     ]
-    envs = [env for env in EXPERIMENTS if curves(env, "mbpo")]
-    for env in envs:
+    for env in learned():
         lines += [f"## {env}", "", *notes(env), *(hopper_table() if env == "Hopper-v5" else target_table(env)), ""]
         lines += uniform_notes(env)
         variants = " --variants mbpo base timed" if EXPERIMENTS[env].timed_steps else ""
@@ -41,8 +51,7 @@ def write_tables() -> None:
         lines += [f"Runs: `python benchmarks/learning.py run {env} --seeds {seeds}{variants}`", ""]
     if (RESULTS / PPO_FILE).exists():
         lines += ppo_table()
-    (RESULTS / "learning.md").write_text("\n".join(lines))
-    draw(envs)
+    return "\n".join(lines)
 
 
 def curves(env: str, variant: str) -> dict[int, list[Evaluation]]:
@@ -52,7 +61,7 @@ def curves(env: str, variant: str) -> dict[int, list[Evaluation]]:
 
 
 def notes(env: str) -> list[str]:
-    """What was run, beside the recipe."""
+    """What was run in addition to the recipe."""
     recipe = recipe_of(env)
     updates = recipe.agent["gradient_steps"] / recipe.agent.get("train_freq", 1)
     text = f"{recipe.algo}, {updates:g} updates per env step"

@@ -24,6 +24,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from experiments import RESULTS, write_page
 from gymnasium.spaces import Box
 from matplotlib.ticker import ScalarFormatter
 
@@ -36,7 +37,6 @@ from mbrl_wrappers.zoo.storage.tables import read_rows
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.progress import Evaluation
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
 CURVES = RESULTS / "planning"
 
 # Agent and env: what is aimed at, as a number at the end and in words.
@@ -246,6 +246,17 @@ def _seconds(agent: PETS, obs: np.ndarray) -> float:
 
 
 def write_table() -> None:
+    """Write the page and its pictures."""
+    write_page("planning", document())
+    if CHEETAH.exists():
+        draw_cheetah()
+    for env_id in COST_TASKS:
+        if _cost_file(env_id).exists():
+            draw_cost(env_id)
+
+
+def document() -> str:
+    """The page from the committed rows."""
     lines = [
         "# Planning results",
         "",
@@ -275,7 +286,7 @@ def write_table() -> None:
         "Agents on Pendulum-v1 were evaluated over 20 episodes, PETS on InvertedPendulum-v5 over 5, POPLIN there over",
         "3 (seed 0: 5), others over 10.",
         "Some runs shared the cores with others, which adds to their CPU seconds.",
-        "An action of CartPole-v1's recipe takes 56 ms (median of 200, with two other runs beside it).",
+        "An action of CartPole-v1's recipe takes 56 ms (median of 200, while two other runs shared the cores).",
         "",
         "On InvertedPendulum-v5 an error of the angle grows 136-fold in 30 steps, if nothing is done about it: a",
         "feedback corrects it, a sequence of actions does not. POPLIN's P-uni plans the parameters of a linear policy,",
@@ -316,7 +327,7 @@ def write_table() -> None:
             lines += ["", *_cost_lines(env_id, task)]
     if EXACT_FILE.exists():
         lines += ["", *_exact_lines()]
-    (RESULTS / "planning.md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _display_name(agent: str) -> str:
@@ -324,7 +335,7 @@ def _display_name(agent: str) -> str:
     return f"{name.upper()} {variant}".strip()
 
 
-def _cheetah_lines() -> list[str]:
+def draw_cheetah() -> None:
     rows = read_rows(CHEETAH, Evaluation)
     figure, (ax,) = new_figure(1, "HalfCheetah-v5")
     ax.plot(
@@ -335,13 +346,16 @@ def _cheetah_lines() -> list[str]:
     ax.set(xscale="log", xlabel="env steps", ylabel="return")
     ax.legend(loc="upper left", frameon=False)
     save_figure(figure, RESULTS / "planning_halfcheetah.svg")
-    last = rows[-1]
+
+
+def _cheetah_lines() -> list[str]:
+    last = read_rows(CHEETAH, Evaluation)[-1]
     return [
         "## HalfCheetah-v5",
         "",
         f"One seed of PETS's recipe for {last.steps:,} steps ({last.cpu_seconds / 60:.0f} minutes of CPU time, one",
-        "evaluation episode at each point), beside what is published of older half-cheetahs (mean and deviation).",
-        "It learns, and is far below both.",
+        "evaluation episode at each point), compared with what is published of older half-cheetahs (mean and",
+        "deviation). It learns, and is far below both.",
         "",
         "![Returns of PETS on HalfCheetah-v5](planning_halfcheetah.svg)",
     ]
@@ -361,10 +375,19 @@ def _exact_lines() -> list[str]:
     ]
 
 
-def _cost_lines(env_id: str, task: CostTask) -> list[str]:
+def _cost_rows(env_id: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The rows of plans that were played, and those of single calls."""
     with _cost_file(env_id).open() as file:
         rows = list(csv.DictReader(file))
-    played = [row for row in rows if row["return_of_few"]]
+    return [row for row in rows if row["return_of_few"]], [row for row in rows if not row["return_of_few"]]
+
+
+def _cost_picture(env_id: str) -> str:
+    return f"planning_cost_{env_id}.svg"
+
+
+def draw_cost(env_id: str) -> None:
+    played, _ = _cost_rows(env_id)
     figure, (ax,) = new_figure(1, f"{env_id}, one learned model")
     figure.set_size_inches(8.0, 3.6)
     for row, marker in zip(played, MARKERS, strict=False):
@@ -372,9 +395,12 @@ def _cost_lines(env_id: str, task: CostTask) -> list[str]:
     ax.set(xscale="log", xlabel="CPU time of an action (ms, one thread)", ylabel="mean return")
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    picture = f"planning_cost_{env_id}.svg"
-    save_figure(figure, RESULTS / picture)
-    one, many = (float(row["ms"]) for row in rows if not row["return_of_few"])
+    save_figure(figure, RESULTS / _cost_picture(env_id))
+
+
+def _cost_lines(env_id: str, task: CostTask) -> list[str]:
+    played, calls = _cost_rows(env_id)
+    one, many = (float(row["ms"]) for row in calls)
     default = next(row for row in played if row["setting"] == "iCEM 100 x 3")
     beside_classic = [
         f"PETS's own plan costs {float(row['ms']) / float(default['ms']):.0f}x of iCEM's 100 x 3 and reaches "
@@ -394,7 +420,7 @@ def _cost_lines(env_id: str, task: CostTask) -> list[str]:
         f"Planners in the model of one run of the recipe; horizon {task.horizon} unless said, 5 particles; mean return",
         f"of the first {task.steps} steps from {starts}.",
         "",
-        f"![Return against the cost of an action]({picture})",
+        f"![Return against the cost of an action]({_cost_picture(env_id)})",
         "",
         f"| plan | ms an action | {' | '.join(columns)} |",
         "|---|---|" + "---|" * len(columns),

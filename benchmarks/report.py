@@ -112,7 +112,7 @@ def table(run: Run) -> str:
 
 
 _DOCUMENT = """\
-# Benchmark beside mbrl-lib, Stable-Baselines3 and SBX
+# Benchmark: compared with mbrl-lib, Stable-Baselines3 and SBX
 
 `make bench` (or `python benchmarks/run.py`) measures and writes this page.
 

@@ -31,7 +31,7 @@ PAGE = Page(
         "DHMBPO and SAC with the recipe of `dhmbpo` on seeds that no setting was chosen on. `scaled`: rewards divided",
         "by VecNormalize, as in the recipe before; `raw`: rewards as they are; `scaled critic`: raw rewards, critics",
         "scaled and bounded by quantiles of imagined rewards over 1 - gamma (`MAAC(scaled_critic=True)`), as in the",
-        "authors' code and in the recipe since; `alpha 0.005`: scaled rewards, and a first entropy coefficient that is",
+        "authors' code and in the recipe now; `alpha 0.005`: scaled rewards, and a first entropy coefficient that is",
         "smaller by about their scale.",
         "",
         "On HalfCheetah-v5 scaled critics have the greatest mean; seed 6 is level with SAC. Seeds 6 and 7 fell on the",

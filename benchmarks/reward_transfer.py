@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, spread, versions, write_csv
+from experiments import RESULTS, spread, versions, write_csv, write_page
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -200,8 +200,8 @@ def keep(row: Row) -> None:
     write_csv(FILE, [dataclasses.asdict(one) for one in ordered])
 
 
-def write() -> None:
-    """Write the page."""
+def document() -> str:
+    """Return the page, from the committed rows."""
     rows = kept_rows()
     lines = [
         "# Another reward for a fitted model",
@@ -245,7 +245,7 @@ def write() -> None:
             by_seed = ", ".join(f"{value:.1f}" for value in values)
             lines.append(f"| {label} | {by_seed} | {spread(values, 1)} | {spread(scores, 2)} | {cost} |")
         lines.append("")
-    (RESULTS / "reward_transfer.md").write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -259,7 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "table":
-        write()
+        write_page("reward_transfer", document())
         return
     for seed in arguments.seeds:
         row = measure(arguments.env, seed)

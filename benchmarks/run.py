@@ -1,4 +1,4 @@
-"""Time the library beside mbrl-lib, Stable-Baselines3 and SBX, in turn; print tables and write them to docs/results.
+"""Time the library, mbrl-lib, Stable-Baselines3 and SBX in turn; print tables and write them to docs/results.
 
 Takes ten minutes, and some more where mbrl-lib and SBX have to be installed first (into ``benchmarks/.venv-*``).
 """

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from experiments import RESULTS, ROOT, spread, versions, write_csv
+from experiments import RESULTS, ROOT, spread, versions, write_csv, write_page
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import AlphaZero
@@ -163,8 +163,8 @@ def compare(seed: int) -> None:
     write_csv(FOLDER / f"methods_seed{seed}.csv", rows)
 
 
-def table() -> None:
-    """Write the page."""
+def document() -> str:
+    """Return the page, from the committed rows."""
     lines = [
         "# Tree search that learns",
         "",
@@ -185,12 +185,12 @@ def table() -> None:
             lines += [f"Runs: `python benchmarks/self_play.py run {name}`", ""]
     if compared := read_runs("methods"):
         lines += of_methods(compared)
-    (RESULTS / "search.md").write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def read_runs(name: str) -> dict[int, list[dict[str, str]]]:
     files = sorted(FOLDER.glob(f"{name}_seed*.csv"), key=lambda file: int(file.stem.split("seed")[1]))
-    return {int(file.stem.split("seed")[1]): list(csv.DictReader(file.open(newline=""))) for file in files}
+    return {int(file.stem.split("seed")[1]): list(csv.DictReader(file.read_text().splitlines())) for file in files}
 
 
 def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:
@@ -271,7 +271,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "table":
-        table()
+        write_page("search", document())
         return
     for seed in arguments.seeds:
         if arguments.command == "run":

@@ -1,4 +1,4 @@
-"""Evidence for MVE, STEVE and M2AC: beside their base agents, under noise, and with a bad model.
+"""Evidence for MVE, STEVE and M2AC: compared with their base agents, under noise, and with a bad model.
 
 python benchmarks/trust.py run Pendulum-v1 --seeds 0 1 2 3 4
 python benchmarks/trust.py run Pendulum-v1 --columns "MVE(SAC)" SAC
@@ -183,8 +183,8 @@ PAGE = Page(
     name="trust",
     title="Value expansion and masked rollouts",
     text=[
-        "Agents that trust their model by degrees, beside agents without one at equal gradient updates per env step;",
-        "what else they share stands with each table, and none of them is compared at equal time. SAC and TD3, with",
+        "Agents that trust their model by degrees, compared with agents without one at equal gradient updates per env",
+        "step; what else they share stands with each table; none of them is compared at equal time. SAC and TD3, with",
         "and without a model, are compiled where a run has 10,000 updates.",
         "",
     ],

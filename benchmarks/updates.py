@@ -1,4 +1,4 @@
-"""What an update through a model costs: its arithmetic beside the least that it must compute, and its time.
+"""What an update through a model costs: its arithmetic compared with the least that it must compute, and its time.
 
     python benchmarks/updates.py
 

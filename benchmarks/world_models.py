@@ -25,7 +25,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, spread, versions, write_csv
+from experiments import RESULTS, ROOT, spread, versions, write_csv, write_page
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -33,7 +33,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import mbrl_wrappers.envs
 from mbrl_wrappers.agents import WorldModels
 from mbrl_wrappers.envs import collect_episodes
-from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import MDNRNN
 from mbrl_wrappers.zoo.evaluation import mean_and_std, play_episodes
@@ -230,8 +229,8 @@ def table(part: str, key: str, columns: dict[str, str]) -> list[str]:
     return [*lines, ""]
 
 
-def write() -> None:
-    """Write the page."""
+def document() -> str:
+    """Return the page, from the committed rows."""
     lines = [
         "# World Models on the pixel pendulum",
         "",
@@ -264,7 +263,7 @@ def write() -> None:
     for part, title in titles.items():
         if seeds := read(part):
             lines += [title, "", f"Seeds {', '.join(map(str, seeds))}.", "", *table(part, *columns[part])]
-    write_atomically(RESULTS / "world_models.md", "\n".join(lines).encode())
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -278,7 +277,7 @@ def main() -> None:
     torch.set_num_threads(1)
     mbrl_wrappers.envs.register_tasks()
     if arguments.command == "table":
-        write()
+        write_page("world_models", document())
         return
     for seed in arguments.seeds:
         for part in arguments.parts:

@@ -1,4 +1,4 @@
-"""What I2A imagines, beside what happens: frames of a learned model and of the game, as a picture.
+"""What I2A imagines, compared with what happens: frames of a learned model and of the game, as a picture.
 
 python examples/i2a_imagination.py
 """

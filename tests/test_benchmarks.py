@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ import pytest
 from mbrl_wrappers.zoo.training.progress import Evaluation
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+# Pages of docs/results that are made of committed CSV files, and the modules that make them.
+PAGES = {
+    **{name: name for name in ("gradients", "latent", "locomotion", "reward_scale", "trust")},
+    **{name: name for name in ("i2a", "index", "planning", "reward_transfer", "world_models")},
+    "learning": "learning_report",
+    "search": "self_play",
+}
 
 
 @pytest.fixture
@@ -69,6 +77,22 @@ def test_every_experiment_names_runs_that_can_be_made(comparisons: Any, module: 
         assert set(named) <= experiment.columns.keys()
         for label, other in experiment.borrowed.items():
             assert comparisons.spec_of(page, name, label, 0) == comparisons.spec_of(page, other, label, 0)
+
+
+def test_every_module_that_makes_a_page_of_committed_rows_is_known():
+    sources = {file.stem: file.read_text(encoding="utf-8") for file in BENCHMARKS.glob("*.py")}
+    makers = {name for name, text in sources.items() if re.search(r"^(PAGE = Page\(|def document\(\))", text, re.M)}
+    assert makers == set(PAGES.values())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_committed_page_is_what_its_rows_make(comparisons: Any, name: str):
+    """But for the versions of packages, which are those of whoever has made it."""
+    module = importlib.import_module(PAGES[name])
+    made = comparisons.document(module.PAGE) if hasattr(module, "PAGE") else module.document()
+    kept = (comparisons.RESULTS / f"{name}.md").read_text(encoding="utf-8")
+    made, kept = (re.sub(r"^Python 3\.\S+, torch .*$", "", text, flags=re.M) for text in (made, kept))
+    assert made.splitlines() == kept.splitlines(), f"run python benchmarks/{PAGES[name]}.py and commit the page"
 
 
 @pytest.mark.parametrize("agent", ["SAC", "MAAC", "DHMBPO", "SVG"])

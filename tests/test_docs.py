@@ -26,11 +26,12 @@ from nbclient import NotebookClient
 from playwright.sync_api import sync_playwright
 
 from mbrl_wrappers.models import EnsembleDynamics
-from mbrl_wrappers.zoo.cli.commands import COMMANDS, Doctor, Train
+from mbrl_wrappers.zoo.catalogue.lookup import places
+from mbrl_wrappers.zoo.cli.commands import COMMANDS, Doctor, Train, Tune
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.registry import AGENTS
-from mbrl_wrappers.zoo.training.job_making import make_job
-from mbrl_wrappers.zoo.training.recipe import parse_params
+from mbrl_wrappers.zoo.sweeps import tuning
+from testing.commands import parser_of_commands
 
 CHECKOUT = Path(__file__).parents[1]
 BUILDER = runpy.run_path(str(CHECKOUT / "docs" / "builder" / "pages.py"))  # makes the pages of agents
@@ -170,9 +171,12 @@ def test_the_documents_name_commands():
     assert len(commands()) > 60
 
 
-def check_mbrl_zoo(words: list[str]) -> None:
-    """Parse a command; of a training, build agent and env too, and look an env over in few steps."""
+def check_mbrl_zoo(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parse a command; run a training and a study up to the first process, and look an env over in few steps."""
     if not words or words == ["COMMAND", "--help"]:
+        return
+    if words[0].startswith("--"):
+        check_completion(words)
         return
     name, *arguments = words
     assert name in COMMANDS
@@ -185,10 +189,32 @@ def check_mbrl_zoo(words: list[str]) -> None:
         return
     if isinstance(parsed, Doctor):
         assert replace(parsed, steps=200, model=False).run() == 0
-    if isinstance(parsed, Train):
-        params, kwargs = parse_params(parsed.params), parse_params(parsed.env_kwargs, "env_kwargs")
-        spec = make_job(parsed.agent, parsed.env, steps=parsed.steps, params=params, env_kwargs=kwargs)
+    if isinstance(parsed, Train) and parsed.resume is None:
+        spec = parser_of_commands(monkeypatch)(shlex.join(["mbrl-zoo", *words]))
         assert (spec.agent, spec.env) == (parsed.agent, parsed.env)
+    named = [getattr(parsed, "name", None) or "", *getattr(parsed, "names", ())]
+    assert {one for one in named if "/" in one} <= {place.name for place in places()}
+    if isinstance(parsed, Tune):
+        monkeypatch.setattr(tuning, "_open_study", not_from_here_on)
+        with pytest.raises(NotFromHereOnError):
+            main(words)
+
+
+class NotFromHereOnError(Exception):
+    """What has been tried is all but the work."""
+
+
+def not_from_here_on(*_: object) -> None:
+    raise NotFromHereOnError
+
+
+def check_completion(words: list[str]) -> None:
+    """Write the shell's file."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+    if words[0] == "--tyro-write-completion":
+        assert "mbrl-zoo" in Path(words[-1]).read_text(encoding="utf-8")
 
 
 def check_make(words: list[str]) -> None:
@@ -219,7 +245,6 @@ def check_activation(words: list[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
-    "mbrl-zoo": check_mbrl_zoo,
     "make": check_make,
     "python": check_python,
     "pip": check_pip,
@@ -241,8 +266,11 @@ def in_a_users_folder(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("in_a_users_folder")
 @pytest.mark.parametrize("command", commands())
-def test_a_documented_command_can_be_run(command):
+def test_a_documented_command_can_be_run(command, monkeypatch):
     program, *words = shlex.split(command)
+    if program == "mbrl-zoo":
+        check_mbrl_zoo(words, monkeypatch)
+        return
     assert program in CHECKS, f"tests/test_docs.py knows no way to try {command!r}"
     CHECKS[program](words)
 
@@ -322,6 +350,10 @@ def test_every_page_fits_the_screen_and_loads_nothing_from_elsewhere(site, width
                 continue
             page.goto(file.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= width, file
+            cut = (
+                "[...document.querySelectorAll('.md-typeset__scrollwrap')].some(e => e.scrollWidth > e.clientWidth + 1)"
+            )
+            assert width < 1280 or file.parent.name != "agents" or not page.evaluate(cut), file
             assert page.evaluate("[...document.images].every(image => !image.complete || image.naturalWidth > 0)"), file
         page.goto((site / "index.html").as_uri())
         page.locator("#__search").evaluate("toggle => toggle.click()")

@@ -8,6 +8,7 @@ import inspect
 import os
 import platform
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +22,12 @@ from gymnasium.envs.registration import registry as gym_registry
 from gymnasium.wrappers import TimeLimit, TransformObservation
 from stable_baselines3.common.preprocessing import maybe_transpose
 
-from mbrl_wrappers.zoo.errors import ZooError
+from mbrl_wrappers.zoo.errors import ZooError, is_frozen, raised
 
 # The time limit of most of Gymnasium's MuJoCo robots.
 MAX_EPISODE_STEPS = 1000
+_ENV_FORMS = "a Gymnasium id or 'package.module:Class', or 'package:id' where a package registers the id"
+_NOTHING = object()
 # Errors that envs' constructors raise for arguments that they can't use.
 _UNMAKEABLE = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -138,15 +141,15 @@ def make_env(name: str, /, **kwargs: Any) -> gym.Env:
         ValueError: if the name is none of these, does not make a Gymnasium env, or does not take these arguments.
     """
     render_without_display()
-    if is_id(name):
+    maker = _from_module("env", name, _ENV_FORMS)
+    if maker is _NOTHING or _looks_like_id(name):
         try:
             return gym.make(name, **kwargs)
         except (gym.error.Error, ImportError, *_UNMAKEABLE) as error:
             module, colon, attribute = name.partition(":")
             no_class = f" Module {module!r} has no attribute {attribute!r}" if colon and "-v" not in attribute else ""
-            raise ValueError(f"{_wrong(name)}: {error}{no_class}") from error
-    module, _, attribute = name.partition(":")
-    maker = getattr(importlib.import_module(module), attribute)
+            raise ValueError(f"env must be {_ENV_FORMS}, got {name!r}: {error}{no_class}") from error
+    module = name.partition(":")[0]
     is_env = isinstance(maker, type) and issubclass(maker, gym.Env)
     if not is_env and not (inspect.isfunction(maker) and maker.__module__ == module):
         raise ValueError(f"env must be a gymnasium.Env or a function that makes one, got {maker!r} from {name!r}")
@@ -171,11 +174,12 @@ def import_function(what: str, name: str | None) -> Any:
     """
     if name is None:
         return None
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (AttributeError, ImportError, TypeError, ValueError) as error:
-        raise ValueError(f"{what} must be 'package.module:function', got {name!r}: {error}") from error
+    form = "'package.module:function'"
+    found = _from_module(what, name, form)
+    if found is _NOTHING:
+        module, colon, attribute = name.partition(":")
+        no_function = f": module {module!r} has no attribute {attribute!r}" if colon else ""
+        raise ValueError(f"{what} must be {form}, got {name!r}{no_function}")
     if not callable(found):
         raise ValueError(f"{what} must be a function, got {found!r} from {name!r}")
     return found
@@ -187,19 +191,43 @@ def is_id(name: str) -> bool:
     Raises:
         ValueError: if there is no such module.
     """
-    module, _, attribute = name.partition(":")
-    if not attribute or "-v" in attribute:
-        return True
+    return _looks_like_id(name) or _from_module("env", name, _ENV_FORMS) is _NOTHING
+
+
+def _looks_like_id(name: str) -> bool:
+    attribute = name.partition(":")[2]
+    return not attribute or "-v" in attribute
+
+
+def _from_module(what: str, name: str, forms: str) -> Any:
+    """Import the module before the colon of a name that a user gives; return what it has by the name after it.
+
+    Args:
+        what: the argument, for the error.
+        name: ``"package.module:attribute"``.
+        forms: what may be given, for the error.
+
+    Returns:
+        ``_NOTHING`` where there is no colon or no such attribute.
+
+    Raises:
+        ValueError: if there is no such module, or an error is raised in it; the message has the error.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return _NOTHING
     try:
-        found = importlib.import_module(module)
-    except (ImportError, TypeError, ValueError) as error:
-        raise ValueError(f"{_wrong(name)}: {error}") from error
-    return not hasattr(found, attribute)
+        return getattr(importlib.import_module(module), attribute, _NOTHING)
+    except (Exception, SystemExit) as error:  # a module of the user's may raise anything
+        if isinstance(error, SyntaxError) or _was_raised_elsewhere(error):
+            raise ValueError(f"{what} {name!r} can't be imported: module {module!r} {raised(error)}") from error
+        raise ValueError(f"{what} must be {forms}, got {name!r}: {error}") from error
 
 
-def _wrong(name: str) -> str:
-    forms = "a Gymnasium id or 'package.module:Class', or 'package:id' where a package registers the id"
-    return f"env must be {forms}, got {name!r}"
+def _was_raised_elsewhere(error: BaseException) -> bool:
+    """Tell whether an error comes from a module that began to run, not from looking for it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f.filename not in (__file__, importlib.__file__) and not is_frozen(f) for f in frames)
 
 
 def without_module(name: str) -> str:

@@ -134,7 +134,7 @@ AGENTS: dict[str, AgentRecord] = {
 
 
 def agent_table() -> str:
-    """Return the agents as README lists them; ``mbrl-zoo list --agents --markdown`` prints it."""
+    """Return the table of agents of the site; ``mbrl-zoo list --agents --markdown`` prints it."""
     lines = ["| `mbrl-zoo train` | paper | |", "|---|---|---|"]
     lines += [f"| `{name}` | {record.paper} | {record.title} |" for name, record in AGENTS.items() if record.title]
     return "\n".join(lines)

@@ -71,6 +71,6 @@ def _check(dynamics: DynamicsModel, obs: Tensor, action: Tensor, horizon: int) -
     steps = obs.shape[1] - 1
     expected = (len(obs), steps, dynamics.action_codec.dim)
     if tuple(action.shape) != expected:
-        raise ValueError(f"action must have shape {expected} beside obs {tuple(obs.shape)}, got {tuple(action.shape)}")
+        raise ValueError(f"action must have shape {expected} for obs {tuple(obs.shape)}, got {tuple(action.shape)}")
     if not 1 <= horizon <= steps:
         raise ValueError(f"horizon must be from 1 to the trajectories' {steps} steps, got {horizon}")

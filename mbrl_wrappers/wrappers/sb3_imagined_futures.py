@@ -1,4 +1,4 @@
-"""Imagined futures beside each observation of a Stable-Baselines3 VecEnv."""
+"""Imagined futures in addition to each observation of a Stable-Baselines3 VecEnv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mbrl_wrappers.wrappers.imagined_futures import ImaginationCore
 
 
 class VecImaginedFutures(VecEnvWrapper):
-    """Shows imagined futures beside each observation, computed once while acting.
+    """Shows imagined futures in addition to each observation, computed once while acting.
 
     Its observations are those of :attr:`ImaginationCore.space`, and so are ``info["terminal_observation"]``; so the
     rollout buffer of SB3's A2C or PPO keeps what was imagined, and the agent needs no more than a features extractor

@@ -309,10 +309,13 @@ def test_play_without_noise_has_arguments_of_its_own(tmp_path: Path) -> None:
         ({"explored_moves": -1}, "explored_moves must be a whole number of at least 0, got -1"),
         ({"random_opening": -1}, "random_opening must be a whole number of at least 0, got -1"),
         ({"value_mix": 1.1}, r"value_mix must be in \[0, 1\], got 1.1"),
-        ({"search_kwargs": {"c_init": 1}}, "search_kwargs must be arguments of 'gumbel', got {'c_init': 1}"),
+        (
+            {"search_kwargs": {"c_init": 1}},
+            r"search_kwargs must be arguments of 'gumbel', \['max_con.*'\], got {'c_init': 1}",
+        ),
         (
             {"deterministic_search_kwargs": {"c": 1}},
-            "deterministic_search_kwargs must be arguments of 'gumbel', got {'c'",
+            r"deterministic_search_kwargs must be arguments of 'gumbel', \['max_con.*'\], got {'c'",
         ),
         ({"search_kwargs": {"value_scale": -1.0}}, "value_scale must be in .*, got -1.0"),
     ],

@@ -27,6 +27,7 @@ from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.analysis.model_error import HorizonError
 from mbrl_wrappers.zoo.cli.commands import COMMANDS, Train
 from mbrl_wrappers.zoo.cli.main import main
+from mbrl_wrappers.zoo.cli.settings import settings_text
 from mbrl_wrappers.zoo.environment import make_env
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.registry import AGENTS, agent_table
@@ -37,7 +38,7 @@ from mbrl_wrappers.zoo.training.building import algorithm_of, check_arguments, c
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, available_agents, load_recipe
+from mbrl_wrappers.zoo.training.recipe import OPTIONS, SECTIONS, Recipe, available_agents, load_recipe
 from mbrl_wrappers.zoo.training.run import run
 
 HEAVY = {"torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "matplotlib"}
@@ -376,6 +377,22 @@ def test_every_listed_setting_is_a_param():
             assert names or section == "strategy"
 
 
+def test_every_key_of_a_recipe_is_listed(capsys):
+    """As a section of --params, or with an option of the command that there is."""
+    assert {field.name for field in dataclasses.fields(Recipe)} == {*SECTIONS, *OPTIONS}
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    options = capsys.readouterr().out
+    for agent in AGENTS:
+        listed, recipe = settings_text(agent), load_recipe(agent, "")
+        for name, option in OPTIONS.items():
+            assert re.search(rf"^  {option} {name.upper()} +{getattr(recipe, name)}$", listed, re.MULTILINE), listed
+            assert re.search(rf"[ \u2502]{option}[ ,]", options), option
+        for section in SECTIONS:
+            names = [f"{section}.{argument}" for argument in getattr(recipe, section)]
+            assert all(re.search(rf"^  {name} +\* ", listed, re.MULTILINE) for name in names), agent
+
+
 def test_the_list_is_the_source_of_tables(capsys):
     assert main(["list", "--agents", "--markdown"]) == 0
     assert capsys.readouterr().out == agent_table() + "\n"
@@ -533,6 +550,46 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(here, capsys, arguments, 
     assert out == "" and err.count("\n") == 1 and err.startswith("mbrl-zoo: error: ")
     assert re.search(message, err), err
     assert not Path("never").exists()
+
+
+FAILING_MODULES = {
+    "1 / 0": r"raises ZeroDivisionError in line 2 of \S+/failing.py: division by zero$",
+    "import nowhere_at_all": r"raises ModuleNotFoundError in line 2 of \S+: No module named 'nowhere_at_all'$",
+    "raise ValueError('two\\nlines')": r"raises ValueError in line 2 of \S+: two lines$",
+    "raise TypeError('no relative import')": r"raises TypeError in line 2 of \S+: no relative import$",
+    "raise SystemExit(3)": r"raises SystemExit in line 2 of \S+: 3$",
+    "def f(:": r"raises SyntaxError: invalid syntax \(failing.py, line 2\)$",
+    "def __getattr__(name): raise ImportError(name)": r"raises ImportError in line 2 of \S+: \w+(-v0)?$",
+}
+NAMING_MODULES = {
+    "train mbpo --env failing:Env": "env",
+    "train mbpo --env failing:Env-v0": "env",
+    "tune mbpo --env failing:Env": "env",
+    "doctor failing:Env": "env",
+    "doctor Pendulum-v1 --reward-fn failing:f": "reward_fn",
+    "doctor Pendulum-v1 --termination-fn failing:f": "termination_fn",
+    "enjoy mbpo/CartPole-v1 --no-render --env failing:Env": "env",
+    "evaluate mbpo/CartPole-v1 --env failing:Env": "env",
+    "verify mbpo/CartPole-v1 --env failing:Env": "env",
+}
+
+
+@pytest.mark.parametrize("command", NAMING_MODULES)
+def test_a_module_that_fails_while_it_is_imported_is_told_in_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for source, message in FAILING_MODULES.items():
+        Path("failing.py").write_text(f"# a module of the user's\n{source}\n")
+        sys.modules.pop("failing", None)
+        importlib.invalidate_caches()
+        assert main(command.split()) == 2
+        out, err = capsys.readouterr()
+        name = next(word for word in command.split() if word.startswith("failing:"))
+        told = f"mbrl-zoo: error: {NAMING_MODULES[command]} {name!r} can't be imported: module 'failing' "
+        assert out == "" and err.count("\n") == 1 and err.startswith(told), err
+        assert re.search(message, err), err
+    sys.modules.pop("failing", None)
 
 
 @pytest.mark.parametrize("arguments", [["train", "mbpo", "-n", "many"], [], ["trian", "mbpo"]])

@@ -7,7 +7,7 @@ import re
 import shlex
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -230,6 +230,28 @@ def test_the_time_of_a_run_grows_with_its_steps(examined: Any) -> None:
     assert slow.seconds == pytest.approx(slow.in_env, rel=0.01) and slow.seconds > slow.in_env
     busy = expected_cost(replace(spec, steps=1000), steps, replace(waits, step_cpu=10.0, reset_cpu=200.0))
     assert busy is not None and waits.waiting == 11 and busy.in_env > 1000 * 11 > busy.in_env - busy.seconds > 0
+
+
+class Counts(Sound):
+    """Notes on how many threads torch computes."""
+
+    seen: ClassVar[set[int]] = set()
+
+    def step(self, action: Any) -> Any:
+        self.seen.add(torch.get_num_threads())
+        return super().step(action)
+
+
+def test_times_are_those_of_one_thread_and_the_callers_number_stays() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        examine(f"{HERE}:Counts", steps=200, model=False, estimate=False)
+        with pytest.raises(ValueError, match="env must be"):
+            examine("nowhere:Env")
+        assert torch.get_num_threads() == 3 and Counts.seen == {1}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_waiting_is_time_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.resources
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -312,3 +313,49 @@ def test_a_value_of_the_wrong_type_is_named_with_its_key(path, right, tmp_path):
         file.write_text(yaml.safe_dump(entries))
         with pytest.raises(ValueError, match=rf"mine\.yml.*{key}"):
             make_job("mbpo", "Pendulum-v1", recipe=file)
+
+
+CONNECT_FOUR = "mbrl_wrappers/ConnectFour-v0"
+
+
+@pytest.mark.parametrize(
+    ("agent", "env", "choice", "nulls"),
+    [
+        ("alphazero", CONNECT_FOUR, {"agent.search": "gumbel"}, ()),
+        (
+            "alphazero",
+            CONNECT_FOUR,
+            {"agent.search": "puct"},
+            ("agent.search_kwargs", "agent.deterministic_search_kwargs"),
+        ),
+        (
+            "alphazero",
+            CONNECT_FOUR,
+            {"agent.search": "puct", "agent.search_kwargs": {"c_init": 2.0}},
+            ("agent.deterministic_search_kwargs",),
+        ),
+        ("alphazero", CONNECT_FOUR, {"agent.policy": "CnnPolicy"}, ("agent.policy_kwargs",)),
+        ("alphazero", "mbrl_wrappers/TicTacToe-v0", {"agent.search": "puct"}, ()),
+        ("pets", "Pendulum-v1", {"agent.planner": "CEM"}, ("agent.planner_kwargs",)),
+    ],
+)
+def test_an_error_names_what_a_recipe_has_for_another_choice(agent, env, choice, nulls):
+    """All of it and no more; what it names makes the choice possible."""
+    if nulls:
+        with pytest.raises(ValueError) as error:
+            make_job(agent, env, params=choice)
+        named = re.search(
+            r"; add (.+) to params, since the recipe has values there for another choice$", str(error.value)
+        )
+        assert named is not None, error.value
+        assert named[1].split() == [f"{name}=null" for name in nulls]
+        choice = {**choice, **parse_params(named[1].split())}
+    recipe = make_job(agent, env, params=choice).recipe
+    assert recipe == override(load_recipe(agent, env), choice)
+
+
+def test_what_no_recipe_is_to_blame_for_has_no_advice():
+    for params in ({"agent.learning_rate": "fast"}, {"agent.search": "puct", "agent.num_games": 0}):
+        with pytest.raises(ValueError) as error:
+            make_job("alphazero", CONNECT_FOUR, params=params)
+        assert "null" not in str(error.value)

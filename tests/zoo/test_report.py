@@ -44,6 +44,7 @@ from mbrl_wrappers.zoo.training.command import command_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import SECTIONS
 from mbrl_wrappers.zoo.training.run import run
 
 CHROMIUM = "/usr/bin/chromium"
@@ -429,6 +430,23 @@ def test_other_settings_are_not_taken_for_seeds(trained, tmp_path):
         "MBPO(SAC), strategy.rollout_length=None": 2,
         "SAC": 4,  # has no model, so nothing of the model makes it another one
     }
+
+
+@pytest.mark.parametrize("model", [True, False])
+def test_runs_are_told_apart_by_the_settings_that_they_use(trained, tmp_path, model):
+    """Those of a control are of its agent and its env, not of a model."""
+    spec = dataclasses.replace(JobSpec.from_json((trained / JOB).read_text()), model=model)
+    changes = {section: {**getattr(spec.recipe, section), "changed": 1} for section in SECTIONS}
+    for name, value in {"none": None, "num_envs": 2, "algo": "TD3", **changes}.items():
+        recipe = spec.recipe if value is None else dataclasses.replace(spec.recipe, **{name: value})
+        unfinished(tmp_path / name, dataclasses.replace(spec, recipe=recipe), [1.0])
+    (section,) = group_by_env(find_runs([tmp_path])[0])
+    groups = [{run.path.name for run in group.runs} for group in section.groups]
+    used = {"agent", "normalize", "num_envs", "algo"}
+    alone = {*changes, *used} if model else used
+    assert all({name} in groups for name in alone) and len(groups) == 1 + len(alone)
+    labels = [group.label for group in section.groups]
+    assert len(set(labels)) == len(labels) and any("normalize.changed=1" in label for label in labels)
 
 
 def test_a_run_that_goes_on_does_not_count_beside_finished_ones(trained, tmp_path):

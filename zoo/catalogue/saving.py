@@ -103,7 +103,7 @@ def export(
     jobs = [_job_of(candidate) for candidate in folders]
     for candidate, job in zip(folders, jobs, strict=True):
         if dataclasses.replace(job, seed=0) != dataclasses.replace(jobs[0], seed=0):
-            raise ZooError(f"runs must differ in their seed only, got {candidate.path} beside {folders[0].path}")
+            raise ZooError(f"runs must differ in their seed only, got {candidate.path} and {folders[0].path}")
     if len({job.seed for job in jobs}) < len(jobs):
         raise ZooError(f"runs must differ in their seeds, got {[job.seed for job in jobs]}")
     middle = (len(folders) - 1) // 2

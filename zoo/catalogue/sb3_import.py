@@ -128,7 +128,7 @@ def import_sb3(
             notes.append(f"VecNormalize: its statistics are those of {statistics}")
         elif was_normalized and normalize is None:
             notes.append(
-                "VecNormalize: the agent was trained under one, whose statistics are not beside the zip and are not "
+                "VecNormalize: the agent was trained under one, whose statistics are not next to the zip and are not "
                 "taken: give them by normalize (--normalize FILE)"
             )
         try:

@@ -28,7 +28,7 @@ Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a t
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent on an environment, beside the same agent without its model.
+    """Train an agent and, for comparison, the same agent without a model.
 
     Prints a table and writes curves.png; the same command again goes on.
     """
@@ -52,7 +52,7 @@ class Train:
     """SAC, TD3, DDPG, TQC, CrossQ, DQN or QRDQN"""
     params: Assignments = ()
     """changes to the recipe; --help AGENT lists all"""
-    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the library's)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
@@ -255,7 +255,7 @@ class Pull:
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """such as mbpo/Hopper-v5"""
-    index: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    index: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the library's)")] = None
     """an index of your own, as push writes it"""
     force: bool = False
     """download again what is there"""
@@ -483,12 +483,12 @@ class Import:
     """a new folder"""
     algo: Annotated[str | None, arg(metavar="ALGO", help_behavior_hint="(default: by the zip's entries)")] = None
     """the agent's class, such as SAC"""
-    normalize: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the .pkl beside the zip)")] = (
+    normalize: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the .pkl next to the zip)")] = (
         None
     )
     """VecNormalize's statistics: what its save wrote, or JSON"""
     plain: bool = False
-    """take no statistics, whatever lies beside the zip"""
+    """take no statistics, whatever lies next to the zip"""
     eval_episodes: int = 20
     """episodes of the evaluation that is recorded"""
 
@@ -565,6 +565,8 @@ class Tune:
     """Gymnasium id or package.module:Class"""
     env_kwargs: Assignments = ()
     """arguments of the env"""
+    num_envs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """envs to train in at once"""
     trials: Annotated[int, arg(aliases=["-t"], metavar="N")] = 20
     """settings to try in all"""
     steps: Annotated[int | None, arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: the recipe's)")] = None
@@ -575,7 +577,7 @@ class Tune:
     """as for train"""
     params: Assignments = ()
     """changes to the recipe that stay as they are"""
-    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one that ships)")] = None
+    recipe: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the library's)")] = None
     """recipes of your own"""
     folder: Annotated[Path | None, arg(aliases=["-f"], metavar="DIR", help_behavior_hint="(default: in runs)")] = None
     """where to write"""
@@ -586,7 +588,7 @@ class Tune:
         """Run the command."""
         from mbrl_wrappers.zoo.environment import in_file_names
         from mbrl_wrappers.zoo.sweeps.processes import sigterm_exits
-        from mbrl_wrappers.zoo.sweeps.tuning import brief, tune
+        from mbrl_wrappers.zoo.sweeps.tuning import change, tune
         from mbrl_wrappers.zoo.training.command import command_of
 
         folder = self.folder or Path("runs") / f"tune_{self.agent}_{in_file_names(self.env)}"
@@ -603,13 +605,14 @@ class Tune:
                 params=parse_params(self.params),
                 recipe=self.recipe,
                 env_kwargs=parse_params(self.env_kwargs, "env_kwargs"),
+                num_envs=self.num_envs,
                 tell=lambda sentence: print(sentence, flush=True),
             )
         plain = "" if found.plain is None else f"; the recipe itself: {found.plain.value:.1f}"
         print(f"\nBest: trial {found.best.number}, return {found.best.value:.1f} with seed {self.seed}{plain}\n")
         print("What it changes in the recipe:" if found.changes else "It is the recipe itself.")
         for name, (own, best) in found.changes.items():
-            print(f"  {name}: {brief(best)} in place of {brief(own)}")
+            print(f"  {name}: {change(own, best)}")
         print(f"\n{found.file}:\n{found.file.read_text(encoding='utf-8')}")
         print("Train it with another seed:")
         print(command_of(replace(found.job, seed=self.seed + 1), found.file))
@@ -627,7 +630,7 @@ class Report:
     env: Env = None
     """Gymnasium id or package.module:Class of all runs, which may be imported"""
     videos: bool = True
-    """show real beside imagined episodes"""
+    """show real next to imagined episodes"""
 
     def run(self) -> int:
         """Run the command."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from mbrl_wrappers.zoo.registry import AGENTS, argument_defaults
 from mbrl_wrappers.zoo.training.building import constructors_of, settable_names
-from mbrl_wrappers.zoo.training.recipe import SECTIONS, load_recipe
+from mbrl_wrappers.zoo.training.recipe import OPTIONS, SECTIONS, load_recipe
 
 
 def settings_text(agent: str) -> str:
-    """Return all settings of an agent's recipe, a line each: name, value in the recipe or the default, and type.
+    """Return all settings of an agent's recipe, a line each: its name, and its value in the recipe or the default.
 
     Raises:
         ValueError: for an unknown agent.
@@ -23,6 +23,8 @@ def settings_text(agent: str) -> str:
         f"The settings of {agent} that --params changes, with the values of its recipe (*) or the defaults:",
         f"  mbrl-zoo train {agent} --params NAME=VALUE [NAME=VALUE ...]",
     ]
+    lines += ["", "options of their own, with the values of the recipe"]
+    lines += [f"  {f'{option} {name.upper()}':<36}   {getattr(recipe, name)}" for name, option in OPTIONS.items()]
     for section in SECTIONS:
         kind = constructors_of(agent, recipe).get(section)
         if kind is not None:

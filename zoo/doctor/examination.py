@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from mbrl_wrappers.arguments import check_whole_number
@@ -53,6 +55,18 @@ class Examination:
         return [finding for finding in self.findings if finding.is_fault]
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute as a run does, on one thread: networks are small, and the estimate is of a run."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
+@_one_thread()
 def examine(
     env: str,
     *,

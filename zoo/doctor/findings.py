@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from mbrl_wrappers.zoo.errors import raised
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,3 @@ class Findings(list[Finding]):
             yield
         except Exception as error:  # code of somebody else's may raise anything
             self.fault(topic, f"{when} {raised(error)}")
-
-
-def raised(error: Exception) -> str:
-    """Return what somebody's code did: raise an error, of which kind, where, and saying what."""
-    return f"raises {type(error).__name__}{_place(error)}: {short(error)}"
-
-
-def _place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" in line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
-
-
-def short(error: Exception) -> str:
-    """Return an error's message in one line that is not too long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -21,7 +21,8 @@ from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.zoo.analysis.diagnosis import reward_error, termination_errors, trusted_steps
 from mbrl_wrappers.zoo.analysis.findings import RewardError, TerminationErrors
 from mbrl_wrappers.zoo.analysis.model_error import error_on_windows, windows_of
-from mbrl_wrappers.zoo.doctor.findings import Findings, raised, short
+from mbrl_wrappers.zoo.doctor.findings import Findings
+from mbrl_wrappers.zoo.errors import raised, short
 
 AHEAD = (1, 5, 10, 30)
 # Small, so that it takes seconds, and most of a minute where observations are wide.

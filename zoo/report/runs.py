@@ -238,7 +238,7 @@ def _settings(spec: JobSpec) -> dict[str, Any]:
     recipe.pop("steps")  # the job has its own
     if not spec.model:  # without a model, it makes no difference which agent it is compared with
         del fields["agent"]
-        recipe = {name: recipe[name] for name in ("algo", "agent", "num_envs")}
+        recipe = {name: recipe[name] for name in ("algo", "agent", "normalize", "num_envs")}
     flat: dict[str, Any] = dict(fields)
     for name, value in recipe.items():
         flat.update(

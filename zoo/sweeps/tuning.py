@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 STUDY = "study.log"
 BEST = "best.yml"
-# Trials before the first one may be stopped early, and the share of a run that each of them gets in any case.
+# Trials before the first one may be stopped early, and the share of a run that each of them gets in any case. If so
+# many runs fail and none has come to an end, their settings are hardly the cause.
 _LEAST_TRIALS = 4
+_ENDED = ("COMPLETE", "PRUNED")  # Optuna's names
 _FAILED = "failed"  # marks a trial whose run has raised an error, unlike one that was interrupted
 _LEAST_SHARE = 0.3
 
@@ -97,7 +99,7 @@ def search_space(agent: str, recipe: Recipe, fixed: Mapping[str, Any] | None = N
     """Return the settings to look for: those of :data:`SPACE` that the agent has and the user has not fixed.
 
     The recipe's own value is always among the choices, or in the range. A value of 0 or 1 for ``real_ratio`` is part of
-    what the agent is and stays, as do schedules.
+    what the agent is and stays, as do schedules and values that have no logarithm.
 
     Raises:
         ZooError: if there are none.
@@ -108,14 +110,13 @@ def search_space(agent: str, recipe: Recipe, fixed: Mapping[str, Any] | None = N
         if section not in constructors or argument not in settable_names(section, constructors[section]):
             continue
         own = own_value(agent, recipe, name)
-        is_part = isinstance(own, str | list) or (argument == "real_ratio" and own in (0, 1))
-        if name in (fixed or {}) or is_part:
+        is_part = not isinstance(own, int | float) or (argument == "real_ratio" and own in (0, 1))
+        if name in (fixed or {}) or is_part or (isinstance(values, Range) and own <= 0):
             continue
-        if isinstance(values, tuple) and own is not None and own not in values:
-            values = tuple(sorted((*values, own)))
-        if isinstance(values, Range) and isinstance(own, int | float) and own > 0:
-            values = Range(min(values.low, own), max(values.high, own))
-        found[name] = values
+        if isinstance(values, Range):
+            found[name] = Range(min(values.low, own), max(values.high, own))
+        else:
+            found[name] = values if own in values else tuple(sorted((*values, own)))
     if not found:
         raise ZooError(f"agent must have settings to look for, one of {sorted(SPACE)}, got {agent!r}")
     return found
@@ -134,10 +135,11 @@ def tune(
 ) -> Tuning:
     """Try settings and keep the best ones; a study that was interrupted goes on in its folder.
 
-    The first trial is the recipe as it is. Optuna's TPE chooses the others, and stops those that fall below the median
-    of the earlier ones (after at least 30% of their steps). Settings that it chooses again are not trained again: the
-    trial gets the result of the one that was or is being trained. All trials train with one seed, so the best return is
-    too good: train the best recipe with other seeds.
+    The first trial is the recipe, fitted to fewer ``steps`` as :func:`~mbrl_wrappers.zoo.comparison.train` fits it.
+    Optuna's TPE chooses the others, and stops those that fall below the median of the earlier ones (after at least 30%
+    of their steps). Settings that it chooses again are not trained again: the trial gets the result of the one that was
+    or is being trained. A run that fails ends its trial, and the study only if the first four all fail. All trials
+    train with one seed, so the best return is too good: train the best recipe with other seeds.
 
     Args:
         agent: registered name.
@@ -146,17 +148,17 @@ def tune(
         trials: in all, those of earlier calls included.
         workers: trials at a time, on a core each.
         seed: of the runs, and of the choices.
-        tell: gets a sentence about each trial.
+        tell: gets a sentence about each trial, and about what is other than the arguments and the recipe say.
         **arguments: of :func:`~mbrl_wrappers.zoo.training.job_making.make_job`; ``params`` are not looked for.
 
     Raises:
-        ValueError: for an argument that can't be used, or where Optuna is missing.
+        ValueError: for an argument that can't be used, where Optuna is missing, or if the first runs all fail.
     """
     check_whole_number("trials", trials)
     check_whole_number("workers", workers)
     folder = Path(folder)
     fixed = arguments.pop("params", None) or {}
-    plain = make_job(agent, env, seed=seed, params=fixed, **arguments)
+    plain = make_job(agent, env, seed=seed, params=fixed, tell=tell, **arguments)
     space = search_space(agent, plain.recipe, fixed)
     lock = FolderLock.take_if_free(folder)
     if lock is None:
@@ -205,14 +207,9 @@ def own_value(agent: str, recipe: Recipe, name: str) -> Any:
     return getattr(recipe, section).get(argument, default)
 
 
-def _own_values(job: JobSpec, space: Mapping[str, Range | Choices]) -> dict[str, Any]:
-    """Return the settings of the recipe itself, but for those out of their range."""
-    own = {name: own_value(job.agent, job.recipe, name) for name in space}
-    return {
-        name: value
-        for name, value in own.items()
-        if not isinstance(values := space[name], Range) or values.low <= value <= values.high
-    }
+def _own_values(job: JobSpec, space: Iterable[str]) -> dict[str, Any]:
+    """Return the settings of the recipe itself."""
+    return {name: own_value(job.agent, job.recipe, name) for name in space}
 
 
 def _run_trials(
@@ -225,6 +222,7 @@ def _run_trials(
     tell: Callable[[str], None],
 ) -> None:
     running: list[_Running] = []
+    failed = 0
     try:
         while True:
             while len(running) < workers and _num_tried(study) + sum(len(one.trials) for one in running) < trials:
@@ -240,10 +238,17 @@ def _run_trials(
                 return
             time.sleep(POLL_SECONDS)
             for one in list(running):
-                if (ended := one.look(study)) is not None:
-                    running.remove(one)
-                    for trial in one.trials:
-                        tell(f"trial {trial.number}: {ended}  {_shown(trial.params)}")
+                if (ended := one.look(study, tell)) is None:
+                    continue
+                running.remove(one)
+                for trial in one.trials:
+                    tell(f"trial {trial.number}: {ended}  {_shown(trial.params)}")
+                failed += one.error is not None
+                if failed >= _LEAST_TRIALS and not _has_results(study):
+                    raise ZooError(
+                        f"the first {failed} runs have all failed, so their settings are hardly the cause, "
+                        f"the last one with: {one.error}"
+                    )
     finally:
         stop_all([one.process for one in running if one.process is not None])
 
@@ -272,8 +277,11 @@ def _repeat(study: optuna.Study, trial: optuna.Trial, before: optuna.trial.Froze
 
 
 def _num_tried(study: optuna.Study) -> int:
-    ended = ("COMPLETE", "PRUNED")
-    return len([trial for trial in study.trials if trial.state.name in ended or _FAILED in trial.user_attrs])
+    return len([trial for trial in study.trials if trial.state.name in _ENDED or _FAILED in trial.user_attrs])
+
+
+def _has_results(study: optuna.Study) -> bool:
+    return any(trial.state.name in _ENDED for trial in study.trials)
 
 
 class _Running:
@@ -284,6 +292,8 @@ class _Running:
         self.spec = spec
         self._folder = folder / "trials" / spec.digest()
         self._reported = 0
+        self._has_told = False
+        self.error: str | None = None
         self.process = self._start()
 
     def _start(self) -> TrainingProcess | None:
@@ -294,16 +304,20 @@ class _Running:
         with closing(lock):  # which the process inherits
             return TrainingProcess(self.spec.label(), self.spec, self._folder, lock=lock)
 
-    def look(self, study: optuna.Study) -> str | None:
+    def look(self, study: optuna.Study, tell: Callable[[str], None]) -> str | None:
         """Report what is new; return how the trials ended, None while they go on."""
         import optuna
 
         if self.process is None:
             self.process = self._start()
+            if self.process is None and not self._has_told:
+                self._has_told = True
+                tell(f"trial {self.trials[0].number}: waits for another process, which trains in {self._folder}")
             return None
         try:
             is_running = self.process.is_running()
-        except TrainingFailed as error:  # the settings may be to blame, and others may work
+        except (TrainingFailed, ValueError) as error:  # the settings may be to blame, and others may work
+            self.error = str(error).strip().splitlines()[-1]  # of a traceback the last line
             for trial in self.trials:
                 trial.set_user_attr(_FAILED, True)
             self._tell(study, state=optuna.trial.TrialState.FAIL)
@@ -350,9 +364,8 @@ def _result(study: optuna.Study, plain: JobSpec, space: Mapping[str, Range | Cho
     recipe = dataclasses.replace(override(plain.recipe, best.params), steps=plain.steps)
     write_atomically(folder / BEST, recipe_yaml(recipe, plain.steps).encode())
     own = _own_values(plain, space)
-    itself = next((trial for trial in complete if own.items() <= trial.params.items()), None)
-    all_own = {name: own_value(plain.agent, plain.recipe, name) for name in space}
-    changes = {name: (all_own[name], value) for name, value in best.params.items() if value != all_own[name]}
+    itself = next((trial for trial in complete if trial.params == own), None)
+    changes = {name: (own[name], value) for name, value in best.params.items() if value != own[name]}
     return Tuning(all_trials, best, itself, changes, dataclasses.replace(plain, recipe=recipe), folder / BEST)
 
 
@@ -360,6 +373,12 @@ def _shown(params: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={brief(value)}" for name, value in params.items())
 
 
-def brief(value: Any) -> str:
+def brief(value: Any, digits: int = 3) -> str:
     """Return the value of a setting, with three digits if it is a float."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def change(own: Any, best: Any) -> str:
+    """Say which value of a setting has replaced another one, with as many digits as tell them apart."""
+    texts = ((brief(best, digits), brief(own, digits)) for digits in range(3, 18))
+    return " in place of ".join(next((two for two in texts if two[0] != two[1]), (str(best), str(own))))

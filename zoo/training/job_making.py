@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from mbrl_wrappers.zoo.storage.literals import MAX_ENVS
 from mbrl_wrappers.zoo.training.building import algorithm_of, build_agent, check_arguments, dynamics_kind, training_env
 from mbrl_wrappers.zoo.training.envs import vec_env
 from mbrl_wrappers.zoo.training.job import JobSpec
-from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
+from mbrl_wrappers.zoo.training.recipe import SECTIONS, Recipe, load_recipe, override
 from mbrl_wrappers.zoo.training.scaling import shorten
 
+_UNBUILDABLE = (AssertionError, NotImplementedError, TypeError, ValueError)  # SB3 refuses spaces and arguments by all
 NUM_CURVE_POINTS = 10
 NUM_CHECKPOINTS = 10
 
@@ -101,15 +102,53 @@ def make_job(
         )
         _check_numbers(spec)
         _check_device(device)
-        try:
-            # On the CPU, because the job may run on another machine than this one.
-            with nullcontext(real) if settings.num_envs == 1 else closing(vec_env(spec)) as trained_in:
-                build_agent(dataclasses.replace(spec, device="cpu"), training_env(settings, trained_in))
-        except (AssertionError, NotImplementedError, TypeError) as error:  # how SB3 refuses spaces and arguments
-            raise ValueError(f"{settings.algo} can't be built for {env}: {error}") from error
+        _try_out(spec, real, params or {})
     if tell is not None:
         _tell_more(spec, asked_for, tell)
     return spec
+
+
+def _try_out(spec: JobSpec, real: gym.Env, params: Mapping[str, Any]) -> None:
+    """Build the agent and the model of a job.
+
+    Raises:
+        ValueError: if they can't be built; it names what to set to null where the recipe's own values are the cause.
+    """
+    try:
+        _build(spec, real)
+    except _UNBUILDABLE as error:
+        about = "" if isinstance(error, ValueError) else f"{spec.recipe.algo} can't be built for {spec.env}: "
+        hint = "" if not params else _what_to_leave_out(spec, real, params)
+        raise ValueError(f"{about}{error}{hint}") from error
+
+
+def _build(spec: JobSpec, real: gym.Env) -> None:
+    with nullcontext(real) if spec.recipe.num_envs == 1 else closing(vec_env(spec)) as trained_in:
+        # On the CPU, because the job may run on another machine than this one.
+        build_agent(dataclasses.replace(spec, device="cpu"), training_env(spec.recipe, trained_in))
+
+
+def _what_to_leave_out(spec: JobSpec, real: gym.Env, params: Mapping[str, Any]) -> str:
+    """Tell which arguments of the recipe's choices, such as those of its search, do not fit what the user chose."""
+
+    def can_do_without(names: Iterable[str]) -> bool:
+        try:
+            _build(dataclasses.replace(spec, recipe=override(spec.recipe, dict.fromkeys(names))), real)
+        except _UNBUILDABLE:
+            return False
+        return True
+
+    values = {
+        f"{section}.{name}": value for section in SECTIONS for name, value in getattr(spec.recipe, section).items()
+    }
+    names = [name for name, value in values.items() if isinstance(value, dict) and name not in params]
+    if not names or not can_do_without(names):
+        return ""
+    for name in list(names):
+        if can_do_without(fewer := [other for other in names if other != name]):
+            names = fewer
+    nulls = " ".join(f"{name}=null" for name in names)
+    return f"; add {nulls} to params, since the recipe has values there for another choice"
 
 
 def merged_recipe(

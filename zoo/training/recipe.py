@@ -19,6 +19,8 @@ from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
+# The other keys of a recipe, with the option of `mbrl-zoo train` that changes each.
+OPTIONS = {"algo": "--algo", "steps": "-n", "num_envs": "--num-envs"}
 
 DEFAULT_DYNAMICS = "EnsembleDynamics"  # the kind of a recipe's model, if it names none
 
@@ -335,7 +337,7 @@ def _check_entries(entries: Mapping[str, Any]) -> None:
 def _check_entry(entry: Any, name: str) -> None:
     _check_mapping(name, entry, "of algo, steps, num_envs and sections of arguments")
     for key in entry:
-        check_name(key, ("algo", "steps", "num_envs", *SECTIONS), f"recipe key of {name}")
+        check_name(key, (*OPTIONS, *SECTIONS), f"recipe key of {name}")
     check_whole_number(f"steps of {name}", entry.get("steps", 1))
     check_whole_number(f"num_envs of {name}", entry.get("num_envs", 1))
     check_text(f"algo of {name}", entry.get("algo", ""))

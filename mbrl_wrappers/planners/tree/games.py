@@ -15,7 +15,7 @@ Evaluate = Callable[[Any], tuple[Array, Array]]
 
 
 class GameState(Protocol):
-    """The fields that each game's state has, beside its board; arrays ``[B]``.
+    """The fields that each game's state has in addition to its board; arrays ``[B]``.
 
     Attributes:
         ended: bool.
