@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -372,9 +373,26 @@ def test_every_listed_setting_is_a_param():
     for agent in AGENTS:
         recipe = load_recipe(agent, "")
         for section, kind in constructors_of(agent, recipe).items():
-            names = {name: None for name in settable_names(section, kind)}
-            check_arguments(agent, dataclasses.replace(recipe, **{section: {}}))
-            assert names or section == "strategy"
+            parameters = inspect.signature(kind).parameters
+            names = set(settable_names(section, kind))
+            values = {name: one.default for name, one in parameters.items() if name in names}
+            values = {name: value for name, value in values.items() if value is not inspect.Parameter.empty}
+            own = {"kind": recipe.dynamics["kind"]} if section == "dynamics" and "kind" in recipe.dynamics else {}
+            check_arguments(agent, dataclasses.replace(recipe, **{section: {**values, **own}}))
+            with pytest.raises(ValueError, match="no_such_name"):
+                check_arguments(agent, dataclasses.replace(recipe, **{section: {"no_such_name": None, **own}}))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mbrl_wrappers.zoo", "train", "--help", "mbpo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 def test_every_key_of_a_recipe_is_listed(capsys):

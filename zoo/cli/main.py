@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "The shell completes words after: mbrl-zoo --tyro-write-completion bash FILE",
             args=given,
         )
-        return command.run()
+        code = command.run()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # what reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        return 0
     except (OSError, ValueError) as error:
         say(f"error: {error}")
         return USERS_MISTAKE
