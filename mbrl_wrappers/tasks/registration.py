@@ -16,7 +16,9 @@ _TASKS = {
     "mbrl_wrappers/PixelPendulum-v0": ("pixel_pendulum:PixelPendulum", 200),
     "mbrl_wrappers/PixelMountainCarContinuous-v0": ("pixel_mountain_car:PixelMountainCarContinuous", 999),
     "mbrl_wrappers/TakeCover-v0": ("take_cover:TakeCover", 2100),
+    "mbrl_wrappers/TakeCoverFrameSkip4-v0": ("take_cover:TakeCover", 525),
 }
+_ARGUMENTS = {"mbrl_wrappers/TakeCoverFrameSkip4-v0": {"frame_skip": 4}}
 # What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
 _VECTORS = {
     "mbrl_wrappers/Breakout-v0": "mbrl_wrappers.envs.grid_games:breakout_vector_env",
@@ -42,6 +44,7 @@ def register_tasks() -> None:
                 env_id,
                 entry_point=f"mbrl_wrappers.tasks.{name}",
                 vector_entry_point=_VECTORS.get(env_id),
+                kwargs=_ARGUMENTS.get(env_id),
                 max_episode_steps=max_episode_steps,
             )
     for name in CONTROL_TASKS:

@@ -17,13 +17,16 @@ VIEW = 5 / 6  # of a screen's height; the status bar is below
 class TakeCover(gym.ObservationWrapper[np.ndarray, Any, Any]):
     """``VizdoomTakeCover-v1`` whose observation is a frame ``[64, 64, 3]`` of uint8 (Ha and Schmidhuber 2018).
 
-    Monsters throw fireballs; the actions are to stand, and to step to the left and to the right. Each step that the
-    player survives pays 1, for at most 2,100 steps, a minute of play. As in the paper, the status bar is cut off and
-    the rest is scaled down, each pixel the mean of its area; the screen is rendered with 160 x 120 pixels.
+    Monsters throw fireballs; the actions are to stand, and to step to the left and to the right. Each of the game's
+    tics that the player survives pays 1, for at most 2,100 tics, a minute of play. As in the paper, the status bar is
+    cut off and the rest is scaled down, each pixel the mean of its area; the screen is rendered with 160 x 120 pixels.
+
+    A step is a tic in ``mbrl_wrappers/TakeCover-v0``, as in the paper, and four in
+    ``mbrl_wrappers/TakeCoverFrameSkip4-v0``.
 
     Args:
         render_mode: as for VizDoom's own env, which shows the whole screen.
-        **kwargs: of VizDoom's own env.
+        **kwargs: of VizDoom's own env, such as ``frame_skip``, the tics for which an action is held.
 
     Raises:
         ValueError: if vizdoom is not installed.

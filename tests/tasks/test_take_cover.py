@@ -38,6 +38,23 @@ def test_each_step_of_life_pays_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(rewards) == {1.0} and env.observation_space.contains(obs)
 
 
+def test_four_tics_a_step_are_the_same_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To its end, which comes within a step or not."""
+    pytest.importorskip("vizdoom")
+    monkeypatch.chdir(tmp_path)
+    survived = []
+    for name in ("TakeCover", "TakeCoverFrameSkip4"):
+        env: Any = gym.make(f"mbrl_wrappers/{name}-v0")
+        env.reset(seed=0)
+        rewards, terminated = [], False
+        while not terminated:
+            _, reward, terminated, _, _ = env.step(0)
+            rewards.append(reward)
+        env.close()
+        survived.append(sum(rewards))
+    assert survived[0] == survived[1] > 4 and set(rewards[:-1]) == {4.0} and 1 <= rewards[-1] <= 4
+
+
 def test_a_missing_vizdoom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = builtins.__import__
 
