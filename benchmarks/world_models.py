@@ -49,7 +49,10 @@ NUM_REAL_ENVS = 48  # a generation has twice as many trials
 TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
 
 
-TASKS = {"TakeCover": ("mbrl_wrappers/TakeCover-v0", 100), "CarRacing": ("CarRacing-v3", 50)}  # and test episodes
+TASKS = {
+    "TakeCover": ("mbrl_wrappers/TakeCoverFrameSkip4-v0", 100),
+    "CarRacing": ("CarRacing-v3", 50),
+}  # and test episodes
 
 
 def make_env(env_id: str = ENV) -> gym.Env:
@@ -75,12 +78,12 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
     return agent, spent
 
 
-def dreamer(seed: int, env_id: str = ENV, name: str = "") -> tuple[WorldModels, float]:
+def dreamer(seed: int, env_id: str = ENV, name: str = "", eval_freq: int = EVAL_FREQ) -> tuple[WorldModels, float]:
     """Train in the dream as `mbrl-zoo train` does; returns the agent with its buffer, and the CPU seconds."""
     folder = ROOT / "runs" / "world_models" / f"{name}seed{seed}"
     spec = make_job(
-        "world_models", env_id, seed=seed, device="cpu", eval_freq=EVAL_FREQ, eval_episodes=EVAL_EPISODES,
-        save_freq=EVAL_FREQ,
+        "world_models", env_id, seed=seed, device="cpu", eval_freq=eval_freq, eval_episodes=EVAL_EPISODES,
+        save_freq=eval_freq,
     )  # fmt: skip
     _, rows = run(spec, folder, keep_checkpoint=True, on_evaluation=lambda row: print(seed, row, flush=True))
     agent = load_checkpoint(WorldModels, folder / CHECKPOINT, make_env(env_id), device="cpu")
@@ -90,7 +93,7 @@ def dreamer(seed: int, env_id: str = ENV, name: str = "") -> tuple[WorldModels, 
 def task(name: str, seed: int) -> list[dict[str, Any]]:
     """Random play, and the agent of the recipe, which learns in its dreams; each in as many test episodes."""
     env_id, episodes = TASKS[name]
-    agent, cpu = dreamer(seed, env_id, f"{name}_")
+    agent, cpu = dreamer(seed, env_id, f"{name}_", eval_freq=10 * EVAL_FREQ)
     env = make_env(env_id)
     env.action_space.seed(seed)
     rows: list[dict[str, Any]] = []

@@ -104,7 +104,8 @@ class MDNRNN(LatentModel):
         latent: ``Z``.
         memory: ``H``.
         components: ``K`` of each mixture.
-        learned_reward: whether M predicts rewards; if not, each step pays 1: survival, as in the paper's dreams.
+        learned_reward: whether M predicts rewards; if not, each step pays the mean of the real ones, as survival does
+            in the paper's dreams.
         depth: channels of a CNN's first layer.
         units: of hidden layers that are neither convolutions nor the memory.
         kl_tolerance: nats for each dimension of ``z``.
@@ -174,7 +175,8 @@ class MDNRNN(LatentModel):
             torch.manual_seed(stream_seed(seed, "MDNRNN"))
             self._make_networks(Layers(units, nn.ReLU, layer_norm=False))
         self.register_buffer("done_threshold", torch.tensor(NEVER))
-        self.register_buffer("_reward_scale", torch.tensor([0.0, 1.0]))  # mean and standard deviation
+        mean = 0.0 if learned_reward else 1.0  # until there are real rewards
+        self.register_buffer("_reward_scale", torch.tensor([mean, 1.0]))  # mean and standard deviation
         everything = torch.tensor([-torch.inf, torch.inf])
         self.register_buffer("_reward_range", everything.clone())
         self.register_buffer("_latent_range", everything[:, None].repeat(1, latent))
@@ -291,9 +293,9 @@ class MDNRNN(LatentModel):
     def outcomes(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return rewards of the steps that led to states of features ``[..., F]``, and the chances of an end there."""
         done = self._done_logit(features).sigmoid()
-        if self.reward_head is None:
-            return torch.ones_like(done), done
         mean, std = self._reward_scale
+        if self.reward_head is None:
+            return mean.expand_as(done), done
         return (mean + std * self.reward_head.mean(self.reward_head(features))).clamp(*self._reward_range), done
 
     def _done_logit(self, features: Tensor) -> Tensor:

@@ -281,6 +281,15 @@ def test_survival_pays_1_for_each_step() -> None:
     assert "reward" not in model.memory_loss(drawn())
 
 
+def test_rewards_that_are_not_learned_are_the_mean_of_the_real_ones() -> None:
+    env = Line(limit=8)
+    model = MDNRNN.for_env(env, **{**TINY, "learned_reward": False})
+    data = collect_episodes(env, model, 300, seed=0)
+    model.fit(data, seeded())
+    rewards = model.outcomes(torch.randn(4, model.num_features, generator=seeded()))[0]
+    assert len(rewards.unique()) == 1 and torch.isclose(rewards[0], data.rows().reward.mean(), atol=0.1)
+
+
 @pytest.mark.parametrize("size", [32, 64])
 def test_images_are_seen_and_shown(size: int) -> None:
     space = spaces.Box(0, 255, (size, size, 3), np.uint8)
