@@ -235,16 +235,17 @@ def table(part: str, key: str, columns: dict[str, str]) -> list[str]:
 def document() -> str:
     """Return the page, from the committed rows."""
     lines = [
-        "# World Models on the pixel pendulum",
+        "# World Models",
         "",
-        f"The recipe of `world_models`, frames of 32 x 32; settings were chosen on seed 100. Returns are means over "
-        f"{EVAL_EPISODES} episodes. Every seed's number is shown, mean and standard deviation behind them.",
+        "The recipes of `world_models`; settings were chosen on seed 100. Every seed's number is shown, mean and "
+        "standard deviation behind them.",
         "",
         f"{versions()}.",
         "Written by `python benchmarks/world_models.py table` from the CSV files in the folder `world_models`.",
         "",
-        "## A controller from the dream, and one of the same size from reality",
+        "## Pixel pendulum: a controller from the dream, and one of the same size from reality",
         "",
+        f"Frames of 32 x 32. Returns are means over {EVAL_EPISODES} episodes.",
         "V and M are the dreamer's in both. In the dream: after each of three fits 100 generations of 48 candidates,",
         f"12 dreams of 100 steps each. In reality: {REALITY['generations']} generations of 48 candidates, "
         f"{REALITY['dreams']} whole",
@@ -253,9 +254,12 @@ def document() -> str:
         *table("control", "trained_in", {"real_steps": "real steps", "return": "return", "cpu": "CPU s"}),
     ]
     titles = {
-        "likelihood": "## Log likelihood of latents a dimension, nats, on other episodes",
-        "temperature": f"## Temperature, {SWEEP_GENERATIONS} generations each",
-        **{name: f"## {name}, {episodes} test episodes" for name, (_, episodes) in TASKS.items()},
+        "likelihood": "## Pixel pendulum: log likelihood of latents a dimension, nats, on other episodes",
+        "temperature": f"## Pixel pendulum: temperature of the dreams, {SWEEP_GENERATIONS} generations each",
+        **{
+            name: f"## {name}: the dreamer and random play, {episodes} test episodes"
+            for name, (_, episodes) in TASKS.items()
+        },
     }
     of_task = {"real_steps": "real steps", "return": "return", "standard_error": "standard error", "cpu": "CPU s"}
     columns: dict[str, tuple[str, dict[str, str]]] = {
