@@ -187,27 +187,6 @@ def test_a_run_that_is_told_to_stop_does_so_at_once(tmp_path: Path) -> None:
     assert run(spec, tmp_path)[0].num_timesteps == 30
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_a_killed_run_has_a_checkpoint_of_a_while_ago(
-    num_envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One is due at the run's end only, and nothing but time leads to one before."""
-
-    def crash(agent: Any) -> None:
-        if agent.num_timesteps == 36:  # within an episode
-            raise KeyboardInterrupt
-
-    spec = job("mbpo", num_envs=num_envs, steps=60, save_freq=60)
-    whole, _ = run(spec, tmp_path / "whole")
-    monkeypatch.setattr("mbrl_wrappers.zoo.training.run.SAVE_SECONDS", 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, tmp_path / "killed", on_step=crash)
-    assert checkpoint_extra(tmp_path / "killed" / "checkpoint")["steps"] == 36 - num_envs
-    agent, _ = run(spec, tmp_path / "killed")
-    assert agent.num_timesteps == 60
-    assert_same(run(spec, tmp_path / "saved")[0], whole)  # nothing but the files comes of a checkpoint
-
-
 # -- envs ----------------------------------------------------------------------------------------------------------
 
 

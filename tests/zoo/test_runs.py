@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +25,7 @@ from stable_baselines3 import SAC
 from mbrl_wrappers import EnsembleDynamics, zoo
 from mbrl_wrappers.agents import MAAC, PETS, POPLIN, RS, SACSVG, SVG, CompiledSAC
 from mbrl_wrappers.files import remove_abandoned, temporary_beside
+from mbrl_wrappers.imagination import checkpoint_extra
 from mbrl_wrappers.zoo.cli.main import main
 from mbrl_wrappers.zoo.environment import (
     MAX_EPISODE_STEPS,
@@ -40,7 +43,8 @@ from mbrl_wrappers.zoo.sweeps.sweep import run_job
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.recipe import load_recipe
-from mbrl_wrappers.zoo.training.run import run
+from mbrl_wrappers.zoo.training.run import CHECKPOINT, run
+from testing.agents import same
 from testing.envs import Line
 
 pytestmark = pytest.mark.usefixtures("brief_diagnosis")
@@ -180,6 +184,28 @@ def test_a_write_that_is_killed_is_cleaned_up_by_the_next_start(tmp_path):
     temporary.with_name(temporary.name.replace("job.json", "checkpoint")).mkdir()
     run(spec, folder)
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(10.0, 0), (50.0, 20), (100.0, 27)])
+def test_a_killed_run_has_a_checkpoint_of_a_while_ago(seconds, kept, tmp_path, monkeypatch):
+    """Episodes have 10 steps. It is at the end of one that takes less than ten minutes, and within a longer one."""
+    clock = [0.0]
+    fake = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter, process_time=time.process_time)
+    monkeypatch.setattr("mbrl_wrappers.zoo.training.run.time", fake)
+    spec = make_job("mbpo", DRIFT, steps=60, params=PARAMS, eval_episodes=1, env_kwargs={"steps": 10}, save_freq=60)
+
+    def step(agent, dies=False):
+        clock[0] += seconds
+        if dies and agent.num_timesteps == 36:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path / "killed", on_step=partial(step, dies=True))
+    found = checkpoint_extra(tmp_path / "killed" / CHECKPOINT)["steps"] if kept else 0
+    assert found == kept and (tmp_path / "killed" / CHECKPOINT).exists() == (kept > 0)
+    resumed, _ = run(spec, tmp_path / "killed", on_step=step)
+    whole, _ = run(spec, tmp_path / "whole", on_step=step)
+    assert same(resumed.policy.parameters(), whole.policy.parameters()) == (kept % 10 == 0)
 
 
 # -- devices ------------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ from mbrl_wrappers.zoo.training.progress import Evaluation
 CHECKPOINT = "checkpoint"
 # A run that is asked to stop first finishes its episode, since it can only resume exactly from there, within this time.
 STOP_SECONDS = 10.0
-# A run that is killed loses no more than this time and the step after it, however long its episodes take.
+# A run of one env that is killed loses hardly more than this time. Within an episode, where it can't resume exactly, it
+# writes a checkpoint only if the episode has taken as long.
 SAVE_SECONDS = 600.0
 
 
@@ -90,8 +91,9 @@ def run(
     episodes. With several envs there is hardly a step at which all episodes end, so each checkpoint breaks all episodes
     off: they are stored as cut by a time limit, and new ones begin, whether the run is interrupted or not.
 
-    If none was written for 10 minutes, one is written at once, within an episode. A run that is killed after that and
-    resumed begins a new episode there, and so differs from one that was never interrupted.
+    With one env, another checkpoint is written where the last one was 10 minutes ago. If the episode too has taken so
+    long, it is written within the episode: a run that is killed after that and resumed begins a new one, and so differs
+    from a run that was never interrupted.
 
     Args:
         spec: the job.
@@ -154,7 +156,7 @@ def run(
             callbacks: list[BaseCallback] = [recorder] if callback is None else [callback, recorder]
             agent.learn(remaining, callback=callbacks, reset_num_timesteps=False, progress_bar=progress_bar)
             if spec.save_freq:
-                recorder.checkpoint(break_off=spec.recipe.num_envs > 1)  # so that a stop from here on loses nothing
+                recorder.checkpoint()  # so that a stop from here on loses nothing
         played = recorder.evaluate(agent)
         _keep(agent, spec, folder, eval_env, played, rows, ladder, with_optimizer)
         if not keep_checkpoint:
@@ -331,13 +333,13 @@ class _Recorder(BaseCallback):
         self._should_stop = should_stop
         self._stop_by: float | None = None
         self._episode_over = False
-        self._last_checkpoint = 0  # of those that are due after a number of steps
-        self._saved_steps, self._saved_at = 0, time.monotonic()
+        self._last_checkpoint = 0
+        self._saved_at = self._began_at = time.monotonic()  # the last checkpoint, and the episode
         self._last_played: list[Episode] = []
         self.ladder = ladder
 
     def _on_training_start(self) -> None:
-        self._last_checkpoint = self._saved_steps = self.model.num_timesteps
+        self._last_checkpoint = self.model.num_timesteps
 
     def _on_step(self) -> bool:
         self._episode_over = bool(self.locals["dones"].all())
@@ -352,22 +354,28 @@ class _Recorder(BaseCallback):
             self.evaluate(self.model)
         every, has_several = self._spec.save_freq, self._spec.recipe.num_envs > 1
         if every and (self._episode_over or has_several) and steps - self._last_checkpoint >= every:
-            self.checkpoint(break_off=has_several)
-            self._last_checkpoint = steps
+            self.checkpoint()
             if has_several:
                 start_episodes(self.model, self.locals["env"])
-        elif every and steps > self._saved_steps and time.monotonic() - self._saved_at > SAVE_SECONDS:
+        elif every and not has_several and self._is_overdue():
             self.checkpoint()
+        if self._episode_over:
+            self._began_at = time.monotonic()
         if self._should_stop is not None and self._should_stop():
             self._stop()
+
+    def _is_overdue(self) -> bool:
+        """Tell whether the last checkpoint was long ago, and, within an episode, whether the episode has been long."""
+        since = self._saved_at if self._episode_over else max(self._saved_at, self._began_at)
+        return self.model.num_timesteps > self._last_checkpoint and time.monotonic() - since > SAVE_SECONDS
 
     def _stop(self) -> None:
         """Write a checkpoint and raise ``Stopped`` once the episode is over or has taken too long."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_SECONDS
         if self._episode_over or self._spec.recipe.num_envs > 1 or time.monotonic() > self._stop_by:
-            if self._saved_steps < self.model.num_timesteps:
-                self.checkpoint(break_off=self._spec.recipe.num_envs > 1)
+            if self._last_checkpoint < self.model.num_timesteps:
+                self.checkpoint()
             raise Stopped(f"stopped at step {self.model.num_timesteps}")
 
     def evaluate(self, agent: Any) -> list[Episode]:
@@ -394,18 +402,12 @@ class _Recorder(BaseCallback):
         self._clock.skip(reading)
         return self._last_played
 
-    def checkpoint(self, break_off: bool = False) -> None:
-        """Write everything that the rest of the run depends on.
-
-        Args:
-            break_off: whether the episodes of several envs are stored as cut by a time limit. If not, the run goes on
-                as if nothing was written, and one that resumes from here begins new episodes.
-        """
+    def checkpoint(self) -> None:
+        """Write everything that the rest of the run depends on."""
         reading = self._clock.read()
         episode = self._episodes.episode - 1  # the episode that has just started is started again at a resume
         if self._spec.recipe.num_envs > 1:
             episode += 1
-        if break_off:
             _break_off_episodes(self.model)
         state = {
             "steps": self.model.num_timesteps,
@@ -415,7 +417,7 @@ class _Recorder(BaseCallback):
             "cpu_seconds": reading[1],
         }
         save_checkpoint(self.model, self._folder / CHECKPOINT, state)
-        self._saved_steps, self._saved_at = self.model.num_timesteps, time.monotonic()
+        self._last_checkpoint, self._saved_at = self.model.num_timesteps, time.monotonic()
         self._clock.skip(reading)
 
 
