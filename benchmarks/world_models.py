@@ -49,10 +49,10 @@ NUM_REAL_ENVS = 48  # a generation has twice as many trials
 TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
 
 
-TASKS = {
-    "TakeCover": ("mbrl_wrappers/TakeCoverFrameSkip4-v0", 100),
-    "CarRacing": ("CarRacing-v3", 50),
-}  # and test episodes
+TASKS = {  # with test episodes, and env steps between evaluations
+    "TakeCover": ("mbrl_wrappers/TakeCoverFrameSkip4-v0", 100, 50_000),
+    "CarRacing": ("CarRacing-v3", 50, 200_000),
+}
 
 
 def make_env(env_id: str = ENV) -> gym.Env:
@@ -92,8 +92,8 @@ def dreamer(seed: int, env_id: str = ENV, name: str = "", eval_freq: int = EVAL_
 
 def task(name: str, seed: int) -> list[dict[str, Any]]:
     """Random play, and the agent of the recipe, which learns in its dreams; each in as many test episodes."""
-    env_id, episodes = TASKS[name]
-    agent, cpu = dreamer(seed, env_id, f"{name}_", eval_freq=10 * EVAL_FREQ)
+    env_id, episodes, eval_freq = TASKS[name]
+    agent, cpu = dreamer(seed, env_id, f"{name}_", eval_freq)
     env = make_env(env_id)
     env.action_space.seed(seed)
     rows: list[dict[str, Any]] = []
@@ -258,7 +258,7 @@ def document() -> str:
         "temperature": f"## Pixel pendulum: temperature of the dreams, {SWEEP_GENERATIONS} generations each",
         **{
             name: f"## {name}: the dreamer and random play, {episodes} test episodes"
-            for name, (_, episodes) in TASKS.items()
+            for name, (_, episodes, _) in TASKS.items()
         },
     }
     of_task = {"real_steps": "real steps", "return": "return", "standard_error": "standard error", "cpu": "CPU s"}
