@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -35,33 +35,39 @@ from mbrl_wrappers.agents import WorldModels
 from mbrl_wrappers.envs import collect_episodes
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import MDNRNN
-from mbrl_wrappers.zoo.evaluation import mean_and_std, play_episodes
+from mbrl_wrappers.zoo.evaluation import play_episodes
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.run import CHECKPOINT, run
 
-ENV = "mbrl_wrappers/PixelPendulum-v0"
 SEEDS = (1, 2, 3)
 FOLDER = RESULTS / "world_models"
-EVAL_FREQ, EVAL_EPISODES, TEST_STEPS = 5_000, 20, 10_000
+TEST_STEPS = 10_000
 CHUNK = 10  # real generations between checkpoints
 REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 2, "generations": 150}
 NUM_REAL_ENVS = 48  # a generation has twice as many trials
-TEMPERATURES, SWEEP_GENERATIONS = (0.1, 0.5, 1.0, 1.3), 100
 
 
-TASKS = {  # with test episodes, and env steps between evaluations
-    "TakeCover": ("mbrl_wrappers/TakeCoverFrameSkip4-v0", 100, 50_000),
-    "CarRacing": ("CarRacing-v3", 50, 200_000),
-}
+class Task(NamedTuple):
+    """An env: episodes of an evaluation, env steps between evaluations; temperatures, and generations for each."""
+
+    env_id: str
+    episodes: int
+    eval_freq: int
+    temperatures: tuple[float, ...] = ()
+    generations: int = 0
+    prefix: str = ""
+
+    def make_env(self) -> gym.Env:
+        return Monitor(gym.make(self.env_id))
+
+    def returns(self, agent: WorldModels) -> list[float]:
+        """Return those of C in reality."""
+        return [episode.total_reward for episode in play_episodes(agent, self.make_env(), self.episodes)]
 
 
-def make_env(env_id: str = ENV) -> gym.Env:
-    return Monitor(gym.make(env_id))
-
-
-def evaluated(agent: WorldModels) -> float:
-    """Return the mean return of C in reality."""
-    return mean_and_std(play_episodes(agent, make_env(), EVAL_EPISODES))[0]
+PENDULUM = Task("mbrl_wrappers/PixelPendulum-v0", 20, 5_000, (0.1, 0.5, 1.0, 1.3), 100)
+TAKE_COVER = Task("mbrl_wrappers/TakeCoverFrameSkip4-v0", 100, 50_000, (0.1, 1.0, 1.3), 60, "TakeCover_")
+CAR_RACING = Task("CarRacing-v3", 50, 200_000, prefix="CarRacing_")
 
 
 def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, chunk: int) -> tuple[WorldModels, float]:
@@ -78,31 +84,30 @@ def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, c
     return agent, spent
 
 
-def dreamer(seed: int, env_id: str = ENV, name: str = "", eval_freq: int = EVAL_FREQ) -> tuple[WorldModels, float]:
+def dreamer(task: Task, seed: int) -> tuple[WorldModels, float]:
     """Train in the dream as `mbrl-zoo train` does; returns the agent with its buffer, and the CPU seconds."""
-    folder = ROOT / "runs" / "world_models" / f"{name}seed{seed}"
+    folder = ROOT / "runs" / "world_models" / f"{task.prefix}seed{seed}"
     spec = make_job(
-        "world_models", env_id, seed=seed, device="cpu", eval_freq=eval_freq, eval_episodes=EVAL_EPISODES,
-        save_freq=eval_freq,
+        "world_models", task.env_id, seed=seed, device="cpu", eval_freq=task.eval_freq,
+        eval_episodes=PENDULUM.episodes, save_freq=task.eval_freq,
     )  # fmt: skip
     _, rows = run(spec, folder, keep_checkpoint=True, on_evaluation=lambda row: print(seed, row, flush=True))
-    agent = load_checkpoint(WorldModels, folder / CHECKPOINT, make_env(env_id), device="cpu")
+    agent = load_checkpoint(WorldModels, folder / CHECKPOINT, task.make_env(), device="cpu")
     return agent, rows[-1].cpu_seconds
 
 
-def task(name: str, seed: int) -> list[dict[str, Any]]:
-    """Random play, and the agent of the recipe, which learns in its dreams; each in as many test episodes."""
-    env_id, episodes, eval_freq = TASKS[name]
-    agent, cpu = dreamer(seed, env_id, f"{name}_", eval_freq)
-    env = make_env(env_id)
+def against_random(task: Task, seed: int) -> list[dict[str, Any]]:
+    """Random play, and the agent of the recipe, in as many test episodes each."""
+    agent, cpu = dreamer(task, seed)
+    env = task.make_env()
     env.action_space.seed(seed)
+    played = {
+        "random": (0, [random_return(env, number) for number in range(task.episodes)], 0.0),
+        "World Models": (agent.num_timesteps, task.returns(agent), cpu),
+    }
     rows: list[dict[str, Any]] = []
-    for policy, steps, spent in (("random", 0, 0.0), ("World Models", agent.num_timesteps, cpu)):
-        if policy == "random":
-            returns = [random_return(env, number) for number in range(episodes)]
-        else:
-            returns = [episode.total_reward for episode in play_episodes(agent, env, episodes)]
-        error = float(np.std(returns, ddof=1)) / episodes**0.5
+    for policy, (steps, returns, spent) in played.items():
+        error = float(np.std(returns, ddof=1)) / task.episodes**0.5
         rows.append(
             {"policy": policy, "real_steps": steps, "return": round(float(np.mean(returns)), 1),
              "standard_error": round(error, 1), "cpu": round(spent)}
@@ -120,14 +125,18 @@ def random_return(env: gym.Env, seed: int) -> float:
     return total
 
 
+def mean_return(agent: WorldModels) -> float:
+    return float(np.mean(PENDULUM.returns(agent)))
+
+
 def control(seed: int) -> list[dict[str, Any]]:
     """The same controller of the same features, from the dream and from reality; and one that does nothing."""
-    agent, cpu = dreamer(seed)
-    dream = {"trained_in": "dream", "real_steps": agent.num_timesteps, "return": evaluated(agent), "cpu": cpu}
+    agent, cpu = dreamer(PENDULUM, seed)
+    dream = {"trained_in": "dream", "real_steps": agent.num_timesteps, "return": mean_return(agent), "cpu": cpu}
     learned, agent.policy.vector = agent.policy.vector, np.zeros_like(agent.policy.vector)
-    nothing = {"trained_in": "nothing", "real_steps": 0, "return": evaluated(agent), "cpu": 0.0}
+    nothing = {"trained_in": "nothing", "real_steps": 0, "return": mean_return(agent), "cpu": 0.0}
     agent.policy.vector = learned
-    envs = DummyVecEnv([make_env] * NUM_REAL_ENVS)
+    envs = DummyVecEnv([PENDULUM.make_env] * NUM_REAL_ENVS)
     envs.seed(seed)
     per_generation = REALITY["dreams"] * agent.population * 200
     folder = ROOT / "runs" / "world_models" / f"seed{seed}_reality"
@@ -144,15 +153,15 @@ def control(seed: int) -> list[dict[str, Any]]:
 
     limit = REALITY["generations"] * (per_generation + 200 * NUM_REAL_ENVS)
     real, real_cpu = go_on(folder, make, envs, limit, CHUNK * per_generation)
-    reality = {"trained_in": "reality", "real_steps": real.num_timesteps, "return": evaluated(real), "cpu": real_cpu}
+    reality = {"trained_in": "reality", "real_steps": real.num_timesteps, "return": mean_return(real), "cpu": real_cpu}
     return [nothing, dream, reality]
 
 
-def likelihood(seed: int) -> list[dict[str, Any]]:
+def likelihood(task: Task, seed: int) -> list[dict[str, Any]]:
     """Log likelihoods of latents a dimension, in nats, on episodes that no fit has seen."""
-    agent, _ = dreamer(seed)
+    agent, _ = dreamer(task, seed)
     model = agent.dynamics
-    rows, real = [], make_env()
+    rows, real = [], task.make_env()
     plain = MDNRNN(real.observation_space, real.action_space, latent=1)  # for its codecs
     test = collect_episodes(real, plain, TEST_STEPS, seed=10_000 + seed)
     for components in (model.settings["components"], 1):
@@ -181,27 +190,30 @@ class _As:
         return drawn._replace(obs=self._model.obs_codec.assemble([self._own.obs_codec.image(drawn.obs)]))
 
 
-def temperature(seed: int) -> list[dict[str, Any]]:
+def temperature(task: Task, seed: int) -> list[dict[str, Any]]:
     """What controllers reach in dreams of a temperature, and in reality."""
-    agent, _ = dreamer(seed)
+    agent, _ = dreamer(task, seed)
     agent.set_logger(Logger(None, []))
     rows = []
-    for value in TEMPERATURES:
+    for value in task.temperatures:
         agent.temperature, agent._evolution = value, None
         agent.policy.vector = np.zeros_like(agent.policy.vector)
-        for _ in range(SWEEP_GENERATIONS):
+        for _ in range(task.generations):
             agent._evolve()
-        dreamed = float(agent.dream(dreams=100, seed=seed).mean())
-        rows.append({"temperature": value, "dreamed": round(dreamed, 1), "real": round(evaluated(agent), 1)})
+        dreamed, real = float(agent.dream(dreams=100, seed=seed).mean()), float(np.mean(task.returns(agent)))
+        rows.append({"temperature": value, "dreamed": round(dreamed, 1), "real": round(real, 1)})
         print(rows[-1], flush=True)
     return rows
 
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "control": control,
-    "likelihood": likelihood,
-    "temperature": temperature,
-    **{name: partial(task, name) for name in TASKS},
+    "likelihood": partial(likelihood, PENDULUM),
+    "temperature": partial(temperature, PENDULUM),
+    "TakeCover": partial(against_random, TAKE_COVER),
+    "TakeCover_likelihood": partial(likelihood, TAKE_COVER),
+    "TakeCover_temperature": partial(temperature, TAKE_COVER),
+    "CarRacing": partial(against_random, CAR_RACING),
 }
 
 
@@ -245,7 +257,7 @@ def document() -> str:
         "",
         "## Pixel pendulum: a controller from the dream, and one of the same size from reality",
         "",
-        f"Frames of 32 x 32. Returns are means over {EVAL_EPISODES} episodes.",
+        f"Frames of 32 x 32. Returns are means over {PENDULUM.episodes} episodes.",
         "V and M are the dreamer's in both. In the dream: after each of three fits 100 generations of 48 candidates,",
         f"12 dreams of 100 steps each. In reality: {REALITY['generations']} generations of 48 candidates, "
         f"{REALITY['dreams']} whole",
@@ -253,23 +265,24 @@ def document() -> str:
         "",
         *table("control", "trained_in", {"real_steps": "real steps", "return": "return", "cpu": "CPU s"}),
     ]
-    titles = {
-        "likelihood": "## Pixel pendulum: log likelihood of latents a dimension, nats, on other episodes",
-        "temperature": f"## Pixel pendulum: temperature of the dreams, {SWEEP_GENERATIONS} generations each",
-        **{
-            name: f"## {name}: the dreamer and random play, {episodes} test episodes"
-            for name, (_, episodes, _) in TASKS.items()
-        },
-    }
-    of_task = {"real_steps": "real steps", "return": "return", "standard_error": "standard error", "cpu": "CPU s"}
-    columns: dict[str, tuple[str, dict[str, str]]] = {
-        **dict.fromkeys(TASKS, ("policy", of_task)),
-        "likelihood": ("components", {"log_likelihood": "log likelihood"}),
-        "temperature": ("temperature", {"dreamed": "return in the dream", "real": "return in reality"}),
-    }
-    for part, title in titles.items():
+    against = {"real_steps": "real steps", "return": "return", "standard_error": "standard error", "cpu": "CPU s"}
+    nats, sweep = {"log_likelihood": "log likelihood"}, {"dreamed": "return in the dream", "real": "return in reality"}
+    likely = "log likelihood of latents a dimension, nats, on other episodes"
+    parts: dict[str, tuple[str, str, dict[str, str]]] = {
+        "likelihood": (f"Pixel pendulum: {likely}", "components", nats),
+        "temperature": (
+            f"Pixel pendulum: temperature of the dreams, {PENDULUM.generations} generations each", "temperature", sweep,
+        ),
+        "TakeCover": (f"TakeCover, four tics a step: {TAKE_COVER.episodes} test episodes", "policy", against),
+        "TakeCover_likelihood": (f"TakeCover: {likely}", "components", nats),
+        "TakeCover_temperature": (
+            f"TakeCover: temperature of the dreams, {TAKE_COVER.generations} generations each", "temperature", sweep,
+        ),
+        "CarRacing": (f"CarRacing: {CAR_RACING.episodes} test episodes", "policy", against),
+    }  # fmt: skip
+    for part, (title, key, columns) in parts.items():
         if seeds := read(part):
-            lines += [title, "", f"Seeds {', '.join(map(str, seeds))}.", "", *table(part, *columns[part])]
+            lines += [f"## {title}", "", f"Seeds {', '.join(map(str, seeds))}.", "", *table(part, key, columns)]
     return "\n".join(lines)
 
 
