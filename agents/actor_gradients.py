@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from mbrl_wrappers.acceleration.steppers import Stepper
+from mbrl_wrappers.models.divergence import all_finite
 
 _ALL_STEPS = 20
 
@@ -59,7 +60,7 @@ class _Watched(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (gradient,) = gradients
-        is_finite = gradient.isfinite().all(-1)
+        is_finite = all_finite(gradient)
         norm = torch.where(is_finite, gradient.norm(dim=-1), torch.nan)
         return torch.where(is_finite[:, None], gradient, 0.0), norm
 

@@ -260,7 +260,8 @@ class WorldModels(RememberingAgent):
             vectors: ``[P, N]``, as of :class:`~mbrl_wrappers.agents.networks.world_models.ControllerPolicy`; default:
                 C's.
             dreams: of each; default: the agent's.
-            seed: of the dreams; default: that of the next generation.
+            seed: of the dreams; default: that of the next generation. Above a temperature of 0, what a dream draws
+                depends on the others too.
 
         Returns:
             The undiscounted returns, ``[P, dreams]``.

@@ -171,7 +171,7 @@ def ppo_table() -> list[str]:
 
 
 def draw(envs: list[str]) -> None:
-    title = "MBPO beside the same agent without a model, equal updates per step"
+    title = "MBPO and the same agent without a model, equal updates per step"
     figure, axes = new_figure(2, title, rows=-(-len(envs) // 2))
     for ax in axes[len(envs) :]:
         ax.set_axis_off()

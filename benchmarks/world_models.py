@@ -3,7 +3,7 @@
 And its recipes on TakeCover and CarRacing, against random play.
 
     python benchmarks/world_models.py run control likelihood temperature --seeds 1 2 3
-    python benchmarks/world_models.py run TakeCover --seeds 1 2
+    python benchmarks/world_models.py run TakeCover TakeCover_likelihood TakeCover_temperature --seeds 1 2
     python benchmarks/world_models.py run CarRacing --seeds 1
     python benchmarks/world_models.py table
 
@@ -42,13 +42,23 @@ from mbrl_wrappers.zoo.training.run import CHECKPOINT, run
 SEEDS = (1, 2, 3)
 FOLDER = RESULTS / "world_models"
 TEST_STEPS = 10_000
+EVAL_EPISODES = 20
 CHUNK = 10  # real generations between checkpoints
 REALITY: dict[str, Any] = {"train_in": "reality", "dreams": 2, "generations": 150}
 NUM_REAL_ENVS = 48  # a generation has twice as many trials
 
 
 class Task(NamedTuple):
-    """An env: episodes of an evaluation, env steps between evaluations; temperatures, and generations for each."""
+    """What is run on an env.
+
+    Attributes:
+        env_id: of the env.
+        episodes: of a test.
+        eval_freq: env steps between evaluations, of which each has ``EVAL_EPISODES``.
+        temperatures: of the dreams to compare, in ``generations`` each.
+        generations: see there.
+        prefix: of the folders of runs.
+    """
 
     env_id: str
     episodes: int
@@ -63,6 +73,10 @@ class Task(NamedTuple):
     def returns(self, agent: WorldModels) -> list[float]:
         """Return those of C in reality."""
         return [episode.total_reward for episode in play_episodes(agent, self.make_env(), self.episodes)]
+
+    def mean_return(self, agent: WorldModels) -> float:
+        """Return the mean of C's returns in reality."""
+        return float(np.mean(self.returns(agent)))
 
 
 PENDULUM = Task("mbrl_wrappers/PixelPendulum-v0", 20, 5_000, (0.1, 0.5, 1.0, 1.3), 100)
@@ -89,7 +103,7 @@ def dreamer(task: Task, seed: int) -> tuple[WorldModels, float]:
     folder = ROOT / "runs" / "world_models" / f"{task.prefix}seed{seed}"
     spec = make_job(
         "world_models", task.env_id, seed=seed, device="cpu", eval_freq=task.eval_freq,
-        eval_episodes=PENDULUM.episodes, save_freq=task.eval_freq,
+        eval_episodes=EVAL_EPISODES, save_freq=task.eval_freq,
     )  # fmt: skip
     _, rows = run(spec, folder, keep_checkpoint=True, on_evaluation=lambda row: print(seed, row, flush=True))
     agent = load_checkpoint(WorldModels, folder / CHECKPOINT, task.make_env(), device="cpu")
@@ -125,16 +139,17 @@ def random_return(env: gym.Env, seed: int) -> float:
     return total
 
 
-def mean_return(agent: WorldModels) -> float:
-    return float(np.mean(PENDULUM.returns(agent)))
-
-
 def control(seed: int) -> list[dict[str, Any]]:
     """The same controller of the same features, from the dream and from reality; and one that does nothing."""
     agent, cpu = dreamer(PENDULUM, seed)
-    dream = {"trained_in": "dream", "real_steps": agent.num_timesteps, "return": mean_return(agent), "cpu": cpu}
+    dream = {
+        "trained_in": "dream",
+        "real_steps": agent.num_timesteps,
+        "return": PENDULUM.mean_return(agent),
+        "cpu": cpu,
+    }
     learned, agent.policy.vector = agent.policy.vector, np.zeros_like(agent.policy.vector)
-    nothing = {"trained_in": "nothing", "real_steps": 0, "return": mean_return(agent), "cpu": 0.0}
+    nothing = {"trained_in": "nothing", "real_steps": 0, "return": PENDULUM.mean_return(agent), "cpu": 0.0}
     agent.policy.vector = learned
     envs = DummyVecEnv([PENDULUM.make_env] * NUM_REAL_ENVS)
     envs.seed(seed)
@@ -153,7 +168,12 @@ def control(seed: int) -> list[dict[str, Any]]:
 
     limit = REALITY["generations"] * (per_generation + 200 * NUM_REAL_ENVS)
     real, real_cpu = go_on(folder, make, envs, limit, CHUNK * per_generation)
-    reality = {"trained_in": "reality", "real_steps": real.num_timesteps, "return": mean_return(real), "cpu": real_cpu}
+    reality = {
+        "trained_in": "reality",
+        "real_steps": real.num_timesteps,
+        "return": PENDULUM.mean_return(real),
+        "cpu": real_cpu,
+    }
     return [nothing, dream, reality]
 
 
@@ -200,7 +220,7 @@ def temperature(task: Task, seed: int) -> list[dict[str, Any]]:
         agent.policy.vector = np.zeros_like(agent.policy.vector)
         for _ in range(task.generations):
             agent._evolve()
-        dreamed, real = float(agent.dream(dreams=100, seed=seed).mean()), float(np.mean(task.returns(agent)))
+        dreamed, real = float(agent.dream(dreams=100, seed=seed).mean()), task.mean_return(agent)
         rows.append({"temperature": value, "dreamed": round(dreamed, 1), "real": round(real, 1)})
         print(rows[-1], flush=True)
     return rows

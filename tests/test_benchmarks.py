@@ -92,7 +92,7 @@ def test_a_committed_page_is_what_its_rows_make(comparisons: Any, name: str):
     made = comparisons.document(module.PAGE) if hasattr(module, "PAGE") else module.document()
     kept = (comparisons.RESULTS / f"{name}.md").read_text(encoding="utf-8")
     made, kept = (re.sub(r"^Python 3\.\S+, torch .*$", "", text, flags=re.M) for text in (made, kept))
-    assert made.splitlines() == kept.splitlines(), f"run python benchmarks/{PAGES[name]}.py and commit the page"
+    assert made.splitlines() == kept.splitlines(), "make the page anew, as it says, and commit it"
 
 
 @pytest.mark.parametrize("agent", ["SAC", "MAAC", "DHMBPO", "SVG"])

@@ -86,7 +86,7 @@ def side_by_side_video(
     seed: int = FIRST_SEED,
     max_frames: int = 200,
 ) -> int:
-    """Record one real episode beside the model's open-loop prediction from its start and its actions.
+    """Record one real episode next to the model's open-loop prediction from its start and its actions.
 
     The deterministic policy sees the real half. The model predicts means and is fed its own predictions; the video
     ends with the real episode, or when a prediction is not finite. A model with a memory sees the first observations
@@ -202,7 +202,7 @@ def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tupl
 def _paired_frames(
     agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, show: Callable[[Tensor], np.ndarray] | None, seed: int
 ) -> Iterator[np.ndarray]:
-    """Yield pictures of an episode beside the model's, which ``show`` draws from ``[1, D]``, or else its pixels."""
+    """Yield pictures of an episode next to the model's, which ``show`` draws from ``[1, D]``, or else its pixels."""
     generator = torch.Generator(dynamics.device).manual_seed(seed)
     state: Any = None
     for step, (obs, action, frame) in enumerate(_real_frames(agent, env, seed)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbrl_wrappers.imagination.rows import ImaginedRows
 from mbrl_wrappers.models.base import DynamicsModel
+from mbrl_wrappers.models.divergence import all_finite
 from mbrl_wrappers.models.given import GivenFunction, call_given
 from mbrl_wrappers.models.members import ParticleStep, ensemble_of, members_of
 from mbrl_wrappers.models.uncertainty import Measure
@@ -112,7 +113,7 @@ class Hindsight:
     def reward(self, next_obs: Tensor) -> Tensor:
         """Return the env's ``compute_reward`` ``[...]`` at ``next_obs [..., D]``; NaN where that is not finite."""
         flat = next_obs.detach().reshape(-1, next_obs.shape[-1])
-        finite = torch.isfinite(flat).all(-1)
+        finite = all_finite(flat)
         reward = torch.full((len(flat),), torch.nan, device=flat.device)
         if finite.any():
             reward[finite] = self._compute_reward(flat[finite], [{} for _ in range(int(finite.sum()))]).to(reward)

@@ -39,7 +39,8 @@ class RealRange(NamedTuple):
 def all_finite(rows: Tensor) -> Tensor:
     """Tell which rows ``[..., D]`` hold finite numbers only, ``[...]``.
 
-    Their sum is finite only then, and costs a tenth of testing each number. A sum that overflows counts as not finite.
+    Their sum is finite only then, and is cheaper than testing each number of wide rows. A sum that overflows counts as
+    not finite.
     """
     return torch.isfinite(rows.sum(-1))
 

@@ -87,8 +87,8 @@ class MDNRNN(LatentModel):
         z ~ q(z | observation)     h', c' = LSTM(z, a, h, c)     p(z' | h', z) = prod_d sum_k w_dk N(z_d + m_dk, s_dk)
 
     An imagined step draws ``z'`` from the mixtures, whose weights are those of each dimension; reward and the chance of
-    an end are read off ``z'`` and ``h'``. Episodes begin with an empty memory. A policy sees ``z`` and ``h``. Imagined
-    latents and rewards stay in the range of real ones, beyond which M may promise anything.
+    an end are read off ``z'`` and ``h'``, or off ``h'`` alone. Episodes begin with an empty memory. A policy sees ``z``
+    and ``h``. Imagined latents and rewards stay in the range of real ones, beyond which M may promise anything.
 
     A fit trains V, with squared errors and a divergence that costs nothing below ``kl_tolerance`` nats a dimension,
     then M on the latents of sequences, drawn anew for each batch. An imagined episode ends where the chance of an end
@@ -96,7 +96,7 @@ class MDNRNN(LatentModel):
 
     Deviations: the mixtures are of changes of ``z``, which a small M learns sooner than ``z'`` itself; V is the one
     that the models of Dreamer share, whose convolutions halve images with padding; its pixels are not squashed; heads
-    of reward and end have a hidden layer and see ``z'`` too.
+    of reward and end have a hidden layer and see ``z'`` too, the latter unless ``done_sees_latent=False``.
 
     Args:
         observation_space: the environment's; images of uint8 have a CNN each, everything else together an MLP.
@@ -104,8 +104,8 @@ class MDNRNN(LatentModel):
         latent: ``Z``.
         memory: ``H``.
         components: ``K`` of each mixture.
-        learned_reward: whether M predicts rewards; if not, each step pays the mean of the real ones, as survival does
-            in the paper's dreams.
+        learned_reward: whether M predicts rewards; if not, each step pays the mean of the real ones, 1 before a fit:
+            survival, as in the paper's dreams.
         depth: channels of a CNN's first layer.
         units: of hidden layers that are neither convolutions nor the memory.
         kl_tolerance: nats for each dimension of ``z``.

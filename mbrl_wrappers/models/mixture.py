@@ -52,7 +52,7 @@ class Mixture(NamedTuple):
         place = torch.rand(*shape, 1, generator=generator, **like)  # type: ignore[call-overload]
         # Sums of weights up to a common factor, which is cheaper than a softmax over a few components.
         sums = ((self.logit - self.logit.amax(-1, keepdim=True)) / temperature).exp().cumsum(-1)
-        component = torch.searchsorted(sums, place * sums[..., -1:])
+        component = torch.searchsorted(sums, place * sums[..., -1:]).clamp(max=sums.shape[-1] - 1)  # beyond it for NaN
         noise = torch.randn(shape, generator=generator, **like)  # type: ignore[call-overload]
         std = math.sqrt(temperature) * self._taken(self.log_std, component).exp()
         return torch.addcmul(self._taken(self.mean, component), std, noise)

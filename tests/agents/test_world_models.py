@@ -75,6 +75,7 @@ def test_a_batch_of_dreams_is_each_dream_alone() -> None:
 def test_a_dream_that_is_over_leaves_the_others_as_they_are() -> None:
     """Lengths differ by controller and by start; dreams of a single controller and start are the measure."""
     agent = make(model={"learned_reward": False}, temperature=0.0, dream_length=30).learn(60)
+    agent.dynamics._reward_scale.fill_(1.0)
     states = agent.dynamics.state_of(torch.randn(500, 19, generator=seeded(1)))
     agent.dynamics.done_threshold.copy_(agent.dynamics.outcomes(agent.dynamics.features(states))[1].quantile(0.6))
     vectors = 3 * torch.randn(12, len(agent.policy.vector), generator=seeded())
@@ -86,8 +87,9 @@ def test_a_dream_that_is_over_leaves_the_others_as_they_are() -> None:
 
 def test_nothing_counts_after_a_dream_s_end() -> None:
     agent = make(model={"learned_reward": False}, dream_length=9).learn(60)
+    agent.dynamics._reward_scale.fill_(1.0)  # survival pays 1 for each step
     agent.dynamics.done_threshold.fill_(2.0)  # nothing is an end
-    assert (agent.dream(dreams=5) == 9).all()  # survival pays 1 for each step
+    assert (agent.dream(dreams=5) == 9).all()
     agent.dynamics.done_threshold.fill_(-1.0)  # everything is an end
     assert (agent.dream(dreams=5) == 1).all()
 

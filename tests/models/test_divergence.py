@@ -19,6 +19,7 @@ def test_rows_of_finite_numbers_are_told_from_others(bad: float) -> None:
     rows[0, torch.arange(4), torch.arange(4)] = bad
     rows[1, 5, :2] = torch.tensor([bad, -bad])
     assert torch.equal(all_finite(rows), torch.isfinite(rows).all(-1)) and not all_finite(rows).all()
+    assert not all_finite(torch.full((4,), 1e38))  # a sum that overflows
 
 
 class Diverging(EnsembleDynamics):

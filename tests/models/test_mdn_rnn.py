@@ -121,6 +121,16 @@ def test_a_temperature_of_0_is_a_deterministic_dream() -> None:
     assert not torch.equal(warm, cold.latent) and not torch.equal(warm, hot)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_state_that_is_not_finite_diverges_alone(temperature: float) -> None:
+    model = tiny()
+    states = torch.randn(5, 19, generator=seeded())
+    states[2, -1] = torch.nan
+    state, prediction = model.step(model.state_of(states), torch.zeros(5, 1), seeded(), temperature=temperature)
+    others = torch.arange(5) != 2
+    assert torch.equal(prediction.diverged, ~others) and torch.isfinite(model.features(state)[others]).all()
+
+
 def test_all_facades_dream_at_a_temperature(fitted: MDNRNN) -> None:
     dreams: list[Any] = [ImaginedEnv(fitted, temperature=0.0, observe="features")]
     dreams += [kind(fitted, 4, temperature=0.0, observe="features") for kind in (ImaginedVecEnv, ImaginedVectorEnv)]

@@ -38,14 +38,15 @@ def test_each_step_of_life_pays_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(rewards) == {1.0} and env.observation_space.contains(obs)
 
 
-def test_four_tics_a_step_are_the_same_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_four_tics_a_step_are_the_same_game(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To its end, which comes within a step or not."""
     pytest.importorskip("vizdoom")
     monkeypatch.chdir(tmp_path)
     survived = []
     for name in ("TakeCover", "TakeCoverFrameSkip4"):
         env: Any = gym.make(f"mbrl_wrappers/{name}-v0")
-        env.reset(seed=0)
+        env.reset(seed=seed)
         rewards, terminated = [], False
         while not terminated:
             _, reward, terminated, _, _ = env.step(0)

@@ -383,16 +383,30 @@ def test_every_listed_setting_is_a_param():
                 check_arguments(agent, dataclasses.replace(recipe, **{section: {"no_such_name": None, **own}}))
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+@pytest.mark.parametrize(
+    ("words", "code"), [("--version", 0), ("--help", 0), ("train --help mbpo", 0), ("train --help", 0), ("list", 1)]
+)
+def test_a_reader_that_leaves_early_is_no_error(words, code):
+    """The table of `list` is by rich, which ends at once."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "mbrl_wrappers.zoo", "train", "--help", "mbpo"],
+        [sys.executable, "-m", "mbrl_wrappers.zoo", *words.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     with process.stderr:
-        assert (process.wait(60), process.stderr.read()) == (0, b"")
+        assert (process.wait(60), process.stderr.read()) == (code, b"")
+
+
+def test_a_broken_pipe_of_something_else_is_told(monkeypatch, capsys):
+    def fail(self):
+        raise BrokenPipeError("the simulator has gone")
+
+    monkeypatch.setattr("mbrl_wrappers.zoo.cli.commands.List.run", fail)
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "mbrl-zoo: error: the simulator has gone\n"
 
 
 def test_every_key_of_a_recipe_is_listed(capsys):

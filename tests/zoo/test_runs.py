@@ -186,13 +186,16 @@ def test_a_write_that_is_killed_is_cleaned_up_by_the_next_start(tmp_path):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(10.0, 0), (50.0, 20), (100.0, 27)])
-def test_a_killed_run_has_a_checkpoint_of_a_while_ago(seconds, kept, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "train_freq", "kept"), [(10.0, 1, 0), (50.0, 1, 20), (100.0, 1, 27), (50.0, 4, 20), (100.0, 4, 28)]
+)
+def test_a_killed_run_has_a_checkpoint_of_a_while_ago(seconds, train_freq, kept, tmp_path, monkeypatch):
     """Episodes have 10 steps. It is at the end of one that takes less than ten minutes, and within a longer one."""
     clock = [0.0]
     fake = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter, process_time=time.process_time)
     monkeypatch.setattr("mbrl_wrappers.zoo.training.run.time", fake)
-    spec = make_job("mbpo", DRIFT, steps=60, params=PARAMS, eval_episodes=1, env_kwargs={"steps": 10}, save_freq=60)
+    params = {**PARAMS, "agent.train_freq": train_freq}
+    spec = make_job("mbpo", DRIFT, steps=60, params=params, eval_episodes=1, env_kwargs={"steps": 10}, save_freq=60)
 
     def step(agent, dies=False):
         clock[0] += seconds

@@ -223,7 +223,8 @@ def test_a_study_ends_if_the_first_runs_all_fail(
     with pytest.raises(ZooError) as raised:
         tune("mbpo", "Pendulum-v1", folder=tmp_path, trials=8, tell=told.append, **FEW)
     assert str(raised.value) == (
-        f"the first 4 runs have all failed, so their settings are hardly the cause, the last one with: {said}"
+        "4 runs have failed and none has ended, so their settings are hardly the cause; "
+        f"the last one failed with: {said}"
     )
     assert len(quick_runs) == len(told) == 4
     assert all(sentence.startswith(f"trial {number}: failed: ") for number, sentence in enumerate(told))

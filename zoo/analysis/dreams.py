@@ -1,4 +1,4 @@
-"""How far the dreams of a model with a memory drift from real episodes, and what they look like beside them."""
+"""How far the dreams of a model with a memory drift from real episodes, and what both look like."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _quantiles(errors: list[Tensor]) -> list[HorizonError]:
 
 @dataclass(frozen=True)
 class Dream:
-    """A real episode beside the model's dream of it.
+    """A real episode and the model's dream of it.
 
     Attributes:
         real: ``[T + 1, D]`` observations.

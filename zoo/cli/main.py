@@ -27,15 +27,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, also where a person has ended ``play`` or ``dream`` by Ctrl-D; 1 if a run failed, ``verify``
-        found a difference or ``doctor`` a fault; 2 for a user's mistake; 130 after Ctrl-C.
+        found a difference or ``doctor`` a fault, or if the reader of the output, such as ``head``, left before the end;
+        2 for a user's mistake; 130 after Ctrl-C.
 
     Raises:
         SystemExit: with the code 143 after SIGTERM, once running jobs have written their checkpoints.
     """
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        if _reader_has_left():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own flush
+
+
+def _reader_has_left() -> bool:
+    """Write what waits to be written; tell whether nobody reads it any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _run(given: Sequence[str]) -> int:
+    """Run a command line; see :func:`main`."""
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         # For the user's own envs. Last, so that a file in a downloaded folder can't replace an installed package.
         sys.path.append(str(Path.cwd()))
-    given = sys.argv[1:] if arguments is None else arguments
     try:
         if list(given) == ["--version"]:
             print(f"mbrl-wrappers {mbrl_wrappers.__version__}")
@@ -53,13 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "The shell completes words after: mbrl-zoo --tyro-write-completion bash FILE",
             args=given,
         )
-        code = command.run()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # what reads the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
-        return 0
+        return command.run()
     except (OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            return FAILED
         say(f"error: {error}")
         return USERS_MISTAKE
     except TrainingFailed as error:

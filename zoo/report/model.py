@@ -33,7 +33,7 @@ class ModelFindings:
         diagnosis: read from the folder, else measured now; None if neither was possible.
         video: an MP4 of a real and an imagined rollout side by side; None without a video.
         candidates: of a plan, for an agent that plans; None for other agents.
-        dream: an episode beside the model's dream of it, for a model with a memory; None for other models.
+        dream: an episode and the model's dream of it, for a model with a memory; None for other models.
         obs_codec: of the observations of ``dream``.
         missing: a sentence for each part that is missing, with the reason.
     """

@@ -204,7 +204,7 @@ def dream_lines(ax: Axes, real: np.ndarray, dreamed: np.ndarray, entries: Sequen
             ax.plot(real[:, column], color=color, linewidth=1.2, label=f"entry {entry}, real")
             ax.plot(dreamed[:, column], color=color, linewidth=1.6, linestyle="--", label=f"entry {entry}, dream")
         ax.axvline(warm_up - 1, color="0.4", linewidth=1.0, linestyle=":")
-        ax.set_title("A dream beside reality")
+        ax.set_title("A dream and reality")
         ax.set_xlabel("step")
         ax.set_ylabel("observation")
         legend_below(ax)
@@ -256,7 +256,7 @@ def dream_frames(ax: Axes, rows_of: Mapping[str, np.ndarray], steps: Sequence[in
         ax.set_yticks([height * (row + 0.5) for row in range(len(rows))], list(rows_of))
         ax.tick_params(length=0)
         ax.set_xlabel("step")
-        ax.set_title("A dream beside reality")
+        ax.set_title("A dream and reality")
 
 
 def uncertainty(ax: Axes, rows: Sequence[HorizonError]) -> None:

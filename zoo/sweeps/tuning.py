@@ -246,8 +246,8 @@ def _run_trials(
                 failed += one.error is not None
                 if failed >= _LEAST_TRIALS and not _has_results(study):
                     raise ZooError(
-                        f"the first {failed} runs have all failed, so their settings are hardly the cause, "
-                        f"the last one with: {one.error}"
+                        f"{failed} runs have failed and none has ended, so their settings are hardly the cause; "
+                        f"the last one failed with: {one.error}"
                     )
     finally:
         stop_all([one.process for one in running if one.process is not None])

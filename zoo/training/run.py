@@ -58,8 +58,8 @@ from mbrl_wrappers.zoo.training.progress import Evaluation
 CHECKPOINT = "checkpoint"
 # A run that is asked to stop first finishes its episode, since it can only resume exactly from there, within this time.
 STOP_SECONDS = 10.0
-# A run of one env that is killed loses hardly more than this time. Within an episode, where it can't resume exactly, it
-# writes a checkpoint only if the episode has taken as long.
+# Time without a checkpoint after which a run of one env writes one at the end of an episode; or within an episode, from
+# where it can't resume exactly, if the episode has taken as long.
 SAVE_SECONDS = 600.0
 
 
@@ -87,13 +87,13 @@ def run(
 ) -> tuple[OffPolicyAlgorithm, list[Evaluation]]:
     """Train an agent, going on from the folder's checkpoint if there is one; a finished run is read, not repeated.
 
-    A resumed run is, bit for bit, the one that was never interrupted. With one env, checkpoints are written at ends of
-    episodes. With several envs there is hardly a step at which all episodes end, so each checkpoint breaks all episodes
-    off: they are stored as cut by a time limit, and new ones begin, whether the run is interrupted or not.
+    With one env, a checkpoint is written at the first end of an episode after ``save_freq`` steps or ten minutes. From
+    there a run resumes as, bit for bit, the one that was never interrupted. Within an episode one is written only if
+    the episode has taken ten minutes: a run that resumes from it begins a new episode, and so differs.
 
-    With one env, another checkpoint is written where the last one was 10 minutes ago. If the episode too has taken so
-    long, it is written within the episode: a run that is killed after that and resumed begins a new one, and so differs
-    from a run that was never interrupted.
+    With several envs there is hardly a step at which all episodes end, so each checkpoint, after ``save_freq`` steps,
+    breaks all episodes off: they are stored as cut by a time limit, and new ones begin, whether the run is interrupted
+    or not. So it resumes bit for bit too.
 
     Args:
         spec: the job.
@@ -345,6 +345,8 @@ class _Recorder(BaseCallback):
         self._episode_over = bool(self.locals["dones"].all())
         if self._on_step_done is not None:
             self._on_step_done(self.model)
+        if self._episode_over:
+            self._began_at = time.monotonic()
         return True
 
     def _on_rollout_start(self) -> None:
@@ -359,8 +361,6 @@ class _Recorder(BaseCallback):
                 start_episodes(self.model, self.locals["env"])
         elif every and not has_several and self._is_overdue():
             self.checkpoint()
-        if self._episode_over:
-            self._began_at = time.monotonic()
         if self._should_stop is not None and self._should_stop():
             self._stop()
 
