@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
@@ -92,7 +93,7 @@ class MDNRNN(LatentModel):
 
     A fit trains V, with squared errors and a divergence that costs nothing below ``kl_tolerance`` nats a dimension,
     then M on the latents of sequences, drawn anew for each batch. An imagined episode ends where the chance of an end
-    exceeds a threshold, at which as many ends are foreseen as there were in the sequences.
+    exceeds a threshold, at which imagined episodes with the actions of the sequences end as often as the real ones.
 
     Deviations: the mixtures are of changes of ``z``, which a small M learns sooner than ``z'`` itself; V is the one
     that the models of Dreamer share, whose convolutions halve images with padding; its pixels are not squashed; heads
@@ -243,10 +244,7 @@ class MDNRNN(LatentModel):
             temperature: see :meth:`Mixture.sample`; above 1 the dream is less certain of anything than M is, so that
                 what works in it by M's mistakes alone works less often.
         """
-        memory, cell = self._remember(state, self._scaled(action))
-        latent = self.foresee(memory, state.latent).sample(0.0 if deterministic else temperature, generator)
-        latent = latent.clamp(*self._latent_range)
-        state = MDNRNNState(latent, memory, cell)
+        state = self._imagine_step(state, self._scaled(action), 0.0 if deterministic else temperature, generator)
         features = self.features(state)
         reward, done = self.outcomes(features)
         diverged = has_diverged(features, reward)
@@ -300,6 +298,14 @@ class MDNRNN(LatentModel):
 
     def _done_logit(self, features: Tensor) -> Tensor:
         return self.done_head(features[..., self._done_begins :])[..., 0]
+
+    def _imagine_step(
+        self, state: MDNRNNState, action: Tensor, temperature: float, generator: torch.Generator | None
+    ) -> MDNRNNState:
+        """Return the state after a step with scaled actions ``[B, A]``."""
+        memory, cell = self._remember(state, action)
+        latent = self.foresee(memory, state.latent).sample(temperature, generator)
+        return MDNRNNState(latent.clamp(*self._latent_range), memory, cell)
 
     def _remember(self, state: MDNRNNState, action: Tensor) -> tuple[Tensor, Tensor]:
         """Return memory and cell ``[B, H]`` after a step with scaled actions ``[B, A]``."""
@@ -455,18 +461,38 @@ class MDNRNN(LatentModel):
 
     @torch.no_grad()
     def _calibrate(self, pool: Encoded, generator: torch.Generator) -> None:
-        """Put the threshold where as many steps of the sequences are foreseen to be ends as there are."""
+        """Put the threshold where imagined steps are ends as often as the real ones, whose actions they take."""
+        begin = round(WARM_UP * pool.reward.shape[1])
+        is_step = ~pool.is_first[:, begin + 1 :]
+        share = float((pool.terminated[:, begin + 1 :] & is_step).sum() / is_step.sum().clamp(min=1))
+        if share in (0, 1):
+            self.done_threshold.fill_(NEVER if share == 0 else -NEVER)
+            return
+        pieces = [
+            self._chances(Encoded(*parts), begin, generator)
+            for parts in zip(*(part.split(self.settings["num_sequences"]) for part in pool), strict=True)
+        ]
+        highest = torch.cat(pieces).cummax(1).values  # [B, S], of the steps up to each
+        values = highest.flatten().unique()
+
+        def imagined_share(threshold: Tensor) -> float:
+            ends = (highest[:, -1] > threshold).sum()
+            return float(ends / (ends + (highest <= threshold).sum()))  # an episode's last step is one too
+
+        place = bisect.bisect_left(range(len(values)), -share, key=lambda index: -imagined_share(values[index]))
+        self.done_threshold.copy_(values[min(place, len(values) - 1)])
+
+    def _chances(self, real: Encoded, begin: int, generator: torch.Generator) -> Tensor:
+        """Imagine how sequences go on after entry ``begin``; return the chances of an end, ``[B, T - begin - 1]``."""
+        latent = self._drawn(real.of[:, : begin + 1], generator)
+        state = self._empty(len(latent))._replace(latent=latent[:, 0])
+        if begin:
+            _, state = self._follow(latent, real.action[:, : begin + 1], real.begins[:, : begin + 1])
         chances = []
-        for start in range(0, len(pool.reward), self.settings["num_sequences"]):
-            real = Encoded(*(part[start : start + self.settings["num_sequences"]] for part in pool))
-            latent = self._drawn(real.of, generator)
-            memory, _ = self._follow(latent, real.action, real.begins)
-            _, done = self.outcomes(torch.cat([latent[:, 1:], memory], dim=-1))
-            chances.append(done[real.counts])
-        ranked = torch.cat(chances).sort(descending=True).values
-        ends = int((pool.terminated[:, 1:] & pool.counts).sum())
-        between = ranked[ends - 1 : ends + 1].mean() if 0 < ends < len(ranked) else ranked.new_tensor(NEVER)
-        self.done_threshold.copy_(between if ends < len(ranked) else ranked.new_tensor(-NEVER))
+        for action in real.action[:, begin + 1 :].unbind(1):
+            state = self._imagine_step(state, action, 1.0, generator)
+            chances.append(self.outcomes(self.features(state))[1])
+        return torch.stack(chances, 1)
 
     def _own_generator(self, generator: torch.Generator | None) -> torch.Generator:
         """Return a generator on the model's device, seeded by one on the CPU."""

@@ -257,19 +257,32 @@ def test_episodes_begin_where_real_ones_do(fitted: MDNRNN) -> None:
     assert float(fitted.decode(state).abs().mean()) < 0.8  # Line starts within 1 of 0, and gets much further
 
 
-def test_as_many_ends_are_foreseen_as_there_were() -> None:
+@pytest.mark.parametrize("sees", [True, False])
+def test_imagined_episodes_end_as_often_as_real_ones(sees: bool) -> None:
+    """With the same actions, which are random; the agent's dreams begin where episodes do."""
     env = Walk(noise=0.3)
-    model = MDNRNN.for_env(env, **{**TINY, "memory_steps": 100})
-    data = collect_episodes(env, model, 600, seed=0)
+    model = MDNRNN.for_env(env, **{**TINY, "memory_steps": 100, "done_sees_latent": sees})
+    data = collect_episodes(env, model, 2000, seed=0)
     model.fit(data, seeded())
-    pool = model.encoded(data, 200, seeded(3))
-    latent = model._drawn(pool.of, seeded(4))
-    memory, _ = model._follow(latent, pool.action, pool.begins)
-    _, chance = model.outcomes(torch.cat([latent[:, 1:], memory], -1))
-    counts = pool.counts
-    ended = pool.terminated[:, 1:][counts].sum()
-    found = (chance[counts] > model.done_threshold).sum()
-    assert ended > 20 and 0.7 < float(found / ended) < 1.4
+    real = data.rows()
+    state, generator = model.draw_starts(2000, seeded(3)), seeded(4)
+    goes_on, steps, ends = torch.ones(2000, dtype=torch.bool), 0, 0
+    for _ in range(9):
+        action = 2 * torch.rand(2000, 1, generator=generator) - 1
+        state, prediction = model.step(state, action, generator)
+        steps, ends = steps + int(goes_on.sum()), ends + int((goes_on & prediction.terminated).sum())
+        goes_on &= ~prediction.terminated
+    assert real.terminated.sum() > 100
+    assert 0.6 < (ends / steps) / float(real.terminated.float().mean()) < 1.6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("ended", "threshold"), [(False, 1.0), (True, -1.0)])
+def test_where_no_step_is_an_end_or_every_step_is_so_it_is_imagined(ended: bool, threshold: float) -> None:
+    model = tiny()
+    real = drawn()
+    model._calibrate(real._replace(terminated=torch.full_like(real.terminated, ended)), seeded())
+    assert model.done_threshold == threshold
 
 
 @pytest.mark.parametrize("sees", [True, False])
