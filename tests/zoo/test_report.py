@@ -231,6 +231,9 @@ def test_an_env_of_ones_own_is_filmed_where_it_is_named(trained, tmp_path):
     without = build_report([folder], tmp_path / "without.html").read_text()
     assert "<video" not in without and "--env" in without
     assert "<video" in build_report([folder], tmp_path / "with.html", env="Pendulum-v1").read_text()
+    with pytest.raises(ValueError, match=r"^env must be .*, got 'my_envs:Mine'"):
+        build_report([folder], tmp_path / "wrong.html", env="my_envs:Mine")
+    assert not (tmp_path / "wrong.html").exists()
 
 
 def test_planted_scripts_are_text(visit):

@@ -53,7 +53,12 @@ def look_into(folder: AgentFolder, *, video: bool, env: str | None = None) -> Mo
         folder: the folder of an agent with a model.
         video: whether to record a video.
         env: the name of the env to play in, which may be imported; default: the recorded one.
+
+    Raises:
+        ValueError: if there is no env of this name.
     """
+    if env is not None:
+        named_env(folder.env, env).close()
     findings = ModelFindings()
     stored = folder.file(DIAGNOSIS)
     try:

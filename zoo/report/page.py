@@ -111,6 +111,7 @@ def build_report(
 
     Raises:
         ZooError: if there is no run to show.
+        ValueError: if there is no ``env`` of this name.
     """
     render_without_display()
     runs, left_out = find_runs([Path(folder) for folder in folders])
