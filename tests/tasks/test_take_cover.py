@@ -38,7 +38,7 @@ def test_each_step_of_life_pays_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(rewards) == {1.0} and env.observation_space.contains(obs)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 4])
 def test_four_tics_a_step_are_the_same_game(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To its end, which comes within a step or not."""
     pytest.importorskip("vizdoom")

@@ -186,9 +186,7 @@ def test_a_write_that_is_killed_is_cleaned_up_by_the_next_start(tmp_path):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "train_freq", "kept"), [(10.0, 1, 0), (50.0, 1, 20), (100.0, 1, 27), (50.0, 4, 20), (100.0, 4, 28)]
-)
+@pytest.mark.parametrize(("seconds", "train_freq", "kept"), [(10.0, 1, 0), (50.0, 4, 20), (100.0, 1, 27)])
 def test_a_killed_run_has_a_checkpoint_of_a_while_ago(seconds, train_freq, kept, tmp_path, monkeypatch):
     """Episodes have 10 steps. It is at the end of one that takes less than ten minutes, and within a longer one."""
     clock = [0.0]
