@@ -383,14 +383,17 @@ def test_every_listed_setting_is_a_param():
                 check_arguments(agent, dataclasses.replace(recipe, **{section: {"no_such_name": None, **own}}))
 
 
-@pytest.mark.parametrize(("words", "code"), [("--help", 0), ("train --help mbpo", 0), ("list", 1)])
-def test_a_reader_that_leaves_early_is_no_error(words, code):
+@pytest.mark.parametrize(
+    ("words", "unbuffered", "code"),
+    [("--help", "", 0), ("train --help mbpo", "", 0), ("train --help mbpo", "1", 1), ("list", "", 1)],
+)
+def test_a_reader_that_leaves_early_is_no_error(words, unbuffered, code):
     """The table of `list` is by rich, which ends at once."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mbrl_wrappers.zoo", *words.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -44,9 +45,13 @@ def _reader_has_left() -> bool:
     """Write what waits to be written; tell whether nobody reads it any more."""
     try:
         sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
     except BrokenPipeError:
         return True
-    return False
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file behind the stream
+        return False
 
 
 def _run(given: Sequence[str]) -> int:
