@@ -281,7 +281,7 @@ class WorldModels(RememberingAgent):
         starts = model.draw_starts(num, episodes.generator)
         episodes.state = tree_map(lambda part: part.repeat(count, 1), starts)
         shown = episodes.shown
-        acting = vectors.to(shown)  # a controller for each run of rows, one for each row once some dreams are over
+        acting = vectors.to(shown)  # one controller for each block of rows; after a shrinking, one for each row
         returns = torch.zeros(count * num, device=self.device)
         places = torch.arange(count * num, device=self.device)  # of the rows among the returns
         goes_on = torch.ones_like(places, dtype=torch.bool)

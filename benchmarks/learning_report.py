@@ -61,7 +61,7 @@ def curves(env: str, variant: str) -> dict[int, list[Evaluation]]:
 
 
 def notes(env: str) -> list[str]:
-    """What was run in addition to the recipe."""
+    """Return the line that says how the agents of an env were trained."""
     recipe = recipe_of(env)
     updates = recipe.agent["gradient_steps"] / recipe.agent.get("train_freq", 1)
     text = f"{recipe.algo}, {updates:g} updates per env step"

@@ -1,4 +1,4 @@
-"""What an update through a model costs: its arithmetic compared with the least that it must compute, and its time.
+"""The cost of an update through a model: its arithmetic, compared with the necessary minimum, and its time.
 
     python benchmarks/updates.py
 

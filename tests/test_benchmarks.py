@@ -87,7 +87,7 @@ def test_every_module_that_makes_a_page_of_committed_rows_is_known():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_committed_page_is_what_its_rows_make(comparisons: Any, name: str):
-    """But for the versions of packages, which are those of whoever has made it."""
+    """Except for the line with the versions of packages, which differ between machines."""
     module = importlib.import_module(PAGES[name])
     made = comparisons.document(module.PAGE) if hasattr(module, "PAGE") else module.document()
     kept = (comparisons.RESULTS / f"{name}.md").read_text(encoding="utf-8")

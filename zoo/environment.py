@@ -200,7 +200,7 @@ def _looks_like_id(name: str) -> bool:
 
 
 def _from_module(what: str, name: str, forms: str) -> Any:
-    """Import the module before the colon of a name that a user gives; return what it has by the name after it.
+    """Import the module of ``"package.module:attribute"``, which a user gives, and return the attribute.
 
     Args:
         what: the argument, for the error.

@@ -341,7 +341,7 @@ CONNECT_FOUR = "mbrl_wrappers/ConnectFour-v0"
     ],
 )
 def test_an_error_names_what_a_recipe_has_for_another_choice(agent, env, choice, nulls):
-    """All of it and no more; what it names makes the choice possible."""
+    """The message names all settings to set to null and no others, and with these at null the choice is possible."""
     if nulls:
         with pytest.raises(ValueError) as error:
             make_job(agent, env, params=choice)

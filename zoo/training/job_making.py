@@ -129,7 +129,7 @@ def _build(spec: JobSpec, real: gym.Env) -> None:
 
 
 def _what_to_leave_out(spec: JobSpec, real: gym.Env, params: Mapping[str, Any]) -> str:
-    """Tell which arguments of the recipe's choices, such as those of its search, do not fit what the user chose."""
+    """Advise which settings of the recipe to set to null, since they belong to a choice that the user has replaced."""
 
     def can_do_without(names: Iterable[str]) -> bool:
         try:
