@@ -387,7 +387,8 @@ def test_candidates_that_are_not_finite_are_left_out():
     assert 0 < len(shown.returns) < 100 and np.isfinite(shown.values).all() and shown.chosen.sum() == 1
 
 
-def test_the_report_shows_a_plan(runs, copy, tmp_path):
+def test_the_report_shows_a_plan(runs, copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     pages = [build_report([runs["pets"]], tmp_path / name, videos=False).read_text() for name in ("a", "b")]
     assert pages[0] == pages[1]
     assert "<h3>A plan</h3>" in pages[0] and "sequences of 3 actions that the search compared last" in pages[0]

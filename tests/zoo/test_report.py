@@ -334,9 +334,14 @@ def test_what_the_page_says(report, visit):
     assert re.fullmatch(rf"{MINUS}[\d,.]+ \[{MINUS}[\d,.]+, {MINUS}[\d,.]+\]", results["SAC"][3])
 
 
-def test_the_same_runs_make_the_same_page(trained, tmp_path):
+def test_the_same_runs_make_the_same_page(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     pages = [build_report([trained], tmp_path / name, videos=False).read_bytes() for name in ("a.html", "b.html")]
-    assert pages[0] == pages[1]
+    assert pages[0] == pages[1] and b"1970-01-02 00:00 UTC" in pages[0]
+    for given in ("yesterday", "", "1" * 30):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", given)
+        with pytest.raises(ZooError, match=f"^SOURCE_DATE_EPOCH must be .*, got '{given}'"):
+            build_report([trained], tmp_path / "a.html", videos=False)
 
 
 def test_a_model_without_a_diagnosis_is_measured(trained, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import datetime
 import hashlib
 import importlib.resources
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +99,7 @@ def build_report(
 
     Each environment has a section with learning curves, a table, performance profiles, and the diagnosis of one model:
     that of the agent with the best returns, at its median seed. If its folder holds no ``diagnosis.json``, the model is
-    measured now.
+    measured now. The page bears the date of now, or that of ``SOURCE_DATE_EPOCH`` in the environment.
 
     Args:
         folders: agents' folders, training runs, or folders that contain these.
@@ -117,6 +119,7 @@ def build_report(
     runs, left_out = find_runs([Path(folder) for folder in folders])
     if not runs:
         raise ZooError(f"folders must hold at least one run that can be read: {left_out[0].path}: {left_out[0].reason}")
+    date = _date()
     grouped, page_file = group_by_env(runs), Path(output)
     sections = [_section(section, page_file, env, videos) for section in grouped]
     style, *scripts = (_template_file(name) for name in ("style.css", "sort.js", "figures.js"))
@@ -124,7 +127,7 @@ def build_report(
     page = _templates().get_template("report.html.j2")
     html = page.render(
         title=title or _title(grouped),
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        date=date,
         num_runs=len(runs),
         sections=sections,
         left_out=left_out,
@@ -135,6 +138,17 @@ def build_report(
     )
     write_atomically(output, html.encode())
     return Path(output)
+
+
+def _date() -> str:
+    """Return the time of now, or of ``SOURCE_DATE_EPOCH``, by which the same runs make the same page at any time."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        seconds_since_1970 = time.time() if given is None else int(given)
+        moment = datetime.datetime.fromtimestamp(seconds_since_1970, datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ZooError(f"SOURCE_DATE_EPOCH must be the seconds since 1970 as a whole number, got {given!r}") from error
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _templates() -> jinja2.Environment:
