@@ -81,7 +81,7 @@ class Task(NamedTuple):
 
 PENDULUM = Task("mbrl_wrappers/PixelPendulum-v0", 20, 5_000, (0.1, 0.5, 1.0, 1.3), 100)
 TAKE_COVER = Task("mbrl_wrappers/TakeCoverFrameSkip4-v0", 100, 50_000, (0.1, 1.0, 1.3), 60, "TakeCover_")
-CAR_RACING = Task("CarRacing-v3", 50, 200_000, prefix="CarRacing_")
+CAR_RACING = Task("mbrl_wrappers/CarRacingFrameSkip4-v0", 50, 50_000, prefix="CarRacing_")
 
 
 def go_on(folder: Path, make: Callable[[], WorldModels], env: Any, steps: int, chunk: int) -> tuple[WorldModels, float]:
@@ -234,6 +234,7 @@ PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "TakeCover_likelihood": partial(likelihood, TAKE_COVER),
     "TakeCover_temperature": partial(temperature, TAKE_COVER),
     "CarRacing": partial(against_random, CAR_RACING),
+    "CarRacing_likelihood": partial(likelihood, CAR_RACING),
 }
 
 

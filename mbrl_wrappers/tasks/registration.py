@@ -17,8 +17,10 @@ _TASKS = {
     "mbrl_wrappers/PixelMountainCarContinuous-v0": ("pixel_mountain_car:PixelMountainCarContinuous", 999),
     "mbrl_wrappers/TakeCover-v0": ("take_cover:TakeCover", 2100),
     "mbrl_wrappers/TakeCoverFrameSkip4-v0": ("take_cover:TakeCover", 525),
+    "mbrl_wrappers/CarRacing-v0": ("car_racing:CarRacing", 1000),
+    "mbrl_wrappers/CarRacingFrameSkip4-v0": ("car_racing:CarRacing", 250),
 }
-_ARGUMENTS = {"mbrl_wrappers/TakeCoverFrameSkip4-v0": {"frame_skip": 4}}
+_FRAME_SKIP = {"mbrl_wrappers/TakeCoverFrameSkip4-v0": 4, "mbrl_wrappers/CarRacingFrameSkip4-v0": 4}
 # What `gymnasium.make_vec` calls; other tasks run side by side as separate envs.
 _VECTORS = {
     "mbrl_wrappers/Breakout-v0": "mbrl_wrappers.envs.grid_games:breakout_vector_env",
@@ -44,7 +46,7 @@ def register_tasks() -> None:
                 env_id,
                 entry_point=f"mbrl_wrappers.tasks.{name}",
                 vector_entry_point=_VECTORS.get(env_id),
-                kwargs=_ARGUMENTS.get(env_id),
+                kwargs={"frame_skip": _FRAME_SKIP[env_id]} if env_id in _FRAME_SKIP else None,
                 max_episode_steps=max_episode_steps,
             )
     for name in CONTROL_TASKS:

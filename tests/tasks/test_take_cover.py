@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import mbrl_wrappers.envs  # noqa: F401 - registers the tasks
-from mbrl_wrappers.tasks.take_cover import TakeCover, scaled_down
+from mbrl_wrappers.tasks.take_cover import VIEW, TakeCover, scaled_down
 
 
 def test_each_pixel_is_the_mean_of_its_area_above_the_status_bar() -> None:
     screen = np.zeros((192, 128, 3), np.uint8)  # without its last sixth 160 x 128
     screen[:80, :64] = 200
     screen[160:] = 255
-    frame = scaled_down(screen)
+    frame = scaled_down(screen, VIEW)
     assert frame.shape == (64, 64, 3) and frame.dtype == np.uint8
     assert (frame[:32, :32] == 200).all() and not frame[32:].any() and not frame[:, 32:].any()
 
