@@ -10,7 +10,7 @@ BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 TYPES := build/types
 # A cache of compiled kernels of its own: one that a killed process left half-written fails every later run.
-PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=$(abspath $(VENV))/inductor $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: FORCE install test test-all lint types unit coverage slow demo bench docs sb3-suite clean
 

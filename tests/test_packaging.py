@@ -18,6 +18,7 @@ import mbrl_wrappers
 
 CHECKOUT = Path(__file__).parents[1]
 FOLDERS = {"mbrl_wrappers": "mbrl_wrappers", "agents": "mbrl_wrappers.agents", "zoo": "mbrl_wrappers.zoo"}
+MAX_WHEEL_BYTES = 15 * 2**20
 BUILD_INPUTS = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "conftest.py")
 
 
@@ -101,6 +102,7 @@ def test_the_wheel_contains_all_that_belongs_and_nothing_else(wheel: Path) -> No
         for path in (CHECKOUT / "zoo").glob(pattern)
     }
     assert contents == {"mbrl_wrappers/py.typed", *folder_files("*.py"), *packaged}
+    assert wheel.stat().st_size <= MAX_WHEEL_BYTES, "larger agents belong into zoo/pretrained_large"
 
 
 def test_the_wheel_installs_the_command(wheel: Path) -> None:

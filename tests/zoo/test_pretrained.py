@@ -36,6 +36,7 @@ LEAST = {
     "steve/Pendulum-v1": -300.0,
     "svg/Pendulum-v1": -600.0,
     "world_models/PixelPendulum": -450.0,
+    "world_models/TakeCover": 350.0,
 }
 OF_FEWER_SEEDS = {
     "alphazero/ConnectFour": [20, 21, 22],
@@ -45,6 +46,7 @@ OF_FEWER_SEEDS = {
     "dreamer/PixelPendulum-v0": [1],
     "exit/Hex5": [20, 21, 22],
     "world_models/PixelPendulum": [1, 2, 3],
+    "world_models/TakeCover": [3],
 }
 MAX_BYTES = 25_000_000
 

@@ -20,6 +20,8 @@ from mbrl_wrappers.zoo.storage import versions
 from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, parse_json, read_bytes
 from mbrl_wrappers.zoo.storage.manifest import MANIFEST, FileRecord, file_records
 
+SMALL = "pretrained"
+LARGE = "pretrained_large"  # not in the wheel, which they would make larger than 15 MB
 # Names and revisions become folders in the cache, so they must not lead out of it.
 _NAME = re.compile(r"[a-z0-9_]+/[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -76,7 +78,7 @@ def read_index(path: str | Path | None = None) -> dict[str, IndexEntry]:
     """
     if path is not None:
         return _parse(read_bytes(path, MAX_JSON_BYTES, links=True), path)
-    packaged = importlib.resources.files("mbrl_wrappers.zoo") / "pretrained" / "index.json"
+    packaged = importlib.resources.files("mbrl_wrappers.zoo") / SMALL / "index.json"
     return _parse(packaged.read_bytes(), str(packaged))
 
 
@@ -99,9 +101,9 @@ def index_entry_json(entry: IndexEntry) -> dict[str, Any]:
 
 
 def embedded() -> dict[str, Path]:
-    """Return the agents that ship with the package, by name."""
-    root = Path(str(importlib.resources.files("mbrl_wrappers.zoo") / "pretrained"))
-    folders = [file.parent for file in root.glob(f"*/*/{MANIFEST}")]
+    """Return the agents that ship with the package, by name; in a clone, those too that are too large for a wheel."""
+    package = Path(str(importlib.resources.files("mbrl_wrappers.zoo")))
+    folders = [file.parent for root in (SMALL, LARGE) for file in (package / root).glob(f"*/*/{MANIFEST}")]
     return {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
 
 
