@@ -69,7 +69,7 @@ class CarRacing(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
 
 
 def _car_racing(render_mode: str | None, kwargs: dict[str, Any]) -> gym.Env:
-    """Return Gymnasium's env, which draws what it shows of its state only while ``is_drawn``."""
+    """Return Gymnasium's env; while ``is_drawn`` is False, its steps return the last frame and draw none."""
     from gymnasium.envs.box2d import car_racing  # needs Box2D
 
     class DrawnAtWill(car_racing.CarRacing):

@@ -1,4 +1,4 @@
-"""CarRacing: what is seen of it, what its actions do, and what is said where Box2D is missing."""
+"""CarRacing: its frames, its actions, and the error where Box2D is not installed."""
 
 from __future__ import annotations
 
