@@ -15,6 +15,7 @@ import csv
 import dataclasses
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,15 @@ from mbrl_wrappers.agents import I2A
 from mbrl_wrappers.agents.networks import FrameExtractor
 from mbrl_wrappers.envs import GamesVecEnv
 from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_wrappers.models import CopyDynamics
 from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
 from mbrl_wrappers.wrappers import ModelExpansion
-from mbrl_wrappers.zoo.registry import DYNAMICS
-from mbrl_wrappers.zoo.training.recipe import Recipe, load_recipe, override
+from mbrl_wrappers.zoo.storage.folder import load_agent, open_folder
+from mbrl_wrappers.zoo.training.job import JobSpec
+from mbrl_wrappers.zoo.training.job_making import make_job
+from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.run import run
 
 FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
 UNSEEN = 1_000_000  # the first of the levels that no agent learns on
@@ -79,6 +84,12 @@ class Task:
     agent: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the env: those of its games, and where episodes end."""
+        levels = {} if self.env == MINI_PACMAN else {"levels": [0, UNSEEN]}
+        return {**self.games, **levels, "max_episode_steps": self.limit}
+
+    @property
     def measure(self) -> str:
         """What evaluations measure."""
         return "solved" if self.env == SOKOBAN else "return"
@@ -107,51 +118,89 @@ TASKS = {
 
 
 def train(name: str, column: str, seed: int) -> None:
-    task, checkpoint = TASKS[name], ROOT / "runs" / "i2a" / f"{name}_{column}_seed{seed}"
-    kind: Any = A2C if column == "a2c" else I2A
+    rows = train_a2c(name, seed) if column == "a2c" else train_i2a(name, column, seed)
+    write_csv(FOLDER / f"{name}_{column}_seed{seed}.csv", rows)
+
+
+def train_i2a(name: str, column: str, seed: int) -> list[dict[str, Any]]:
+    """Train as `mbrl-zoo train` does, so that the agent can be exported."""
+    task, folder, spec = TASKS[name], folder_of(name, column, seed), spec_of(TASKS[name], column, seed)
+    file = folder / "unseen.csv"
+    measured = {row["frames"]: row for row in read_csv(file)} if file.exists() else {}
+    agent: Any = None
+
+    def keep(of_run: Any) -> None:
+        nonlocal agent
+        agent = of_run
+
+    def measure(row: Evaluation) -> None:
+        if agent is None:  # a run that was stopped at its end
+            return
+        own = {"frames": row.steps, "cpu_seconds": round(row.cpu_seconds, 1), **evaluated(agent, task)}
+        measured[row.steps] = own
+        write_csv(file, list(measured.values()))
+        print(name, column, seed, own, flush=True)
+
+    agent, evaluations = run(spec, folder, on_evaluation=measure, on_step=keep)
+    if evaluations[-1].steps not in measured:
+        measure(evaluations[-1])
+    return [measured[row.steps] for row in evaluations]
+
+
+def train_a2c(name: str, seed: int) -> list[dict[str, Any]]:
+    task, checkpoint = TASKS[name], folder_of(name, "a2c", seed)
     env = GamesVecEnv(games_of(task), seed=seed)
     if has_checkpoint(checkpoint):
-        agent, rows = load_checkpoint(kind, checkpoint, env, device="cpu"), checkpoint_extra(checkpoint)["rows"]
+        agent: Any = load_checkpoint(A2C, checkpoint, env, device="cpu")
+        rows = checkpoint_extra(checkpoint)["rows"]
         env.seed(seed + 1000 * len(rows))
     else:
-        agent, rows = build(task, column, env, seed), []
+        agent, rows = make_a2c(task, env, seed), []
     spent = float(rows[-1]["cpu_seconds"]) if rows else 0.0
-    longer = task.longer if column == "a2c" else 1
-    while len(rows) < task.rounds * longer:
+    while len(rows) < task.rounds * task.longer:
         started = time.process_time()
         goal = task.frames * (len(rows) + 1) // task.rounds
         agent.learn(goal - agent.num_timesteps, reset_num_timesteps=False, log_interval=None)
         spent += time.process_time() - started
         rows.append({"frames": agent.num_timesteps, "cpu_seconds": round(spent, 1), **evaluated(agent, task)})
-        print(name, column, seed, rows[-1], flush=True)
+        print(name, "a2c", seed, rows[-1], flush=True)
         save_checkpoint(agent, checkpoint, {"rows": rows})
-    write_csv(FOLDER / f"{name}_{column}_seed{seed}.csv", rows)
+    return rows
+
+
+def folder_of(name: str, column: str, seed: int) -> Path:
+    return ROOT / "runs" / "i2a" / f"{name}_{column}_seed{seed}"
+
+
+def spec_of(task: Task, column: str, seed: int) -> JobSpec:
+    every = task.frames // task.rounds
+    return make_job(
+        "i2a",
+        task.env,
+        steps=task.frames,
+        seed=seed,
+        params={**{f"agent.{name}": value for name, value in task.agent.items()}, **MODELS[column]},
+        env_kwargs=task.arguments,
+        eval_freq=every,
+        eval_episodes=1,  # unseen levels are what counts
+        save_freq=every,
+    )
 
 
 def games_of(task: Task) -> Games:
-    if task.env == MINI_PACMAN:
-        return MiniPacmanGames(NUM_ENVS, max_episode_steps=task.limit, **task.games)
-    return SokobanGames(NUM_ENVS, levels=(0, UNSEEN), max_episode_steps=task.limit, **task.games)
+    kind = MiniPacmanGames if task.env == MINI_PACMAN else SokobanGames
+    return kind(NUM_ENVS, **task.arguments)
 
 
-def build(task: Task, column: str, env: GamesVecEnv, seed: int) -> OnPolicyAlgorithm:
-    recipe = load_recipe("i2a", task.env)
-    recipe = dataclasses.replace(recipe, agent={**recipe.agent, **task.agent})
-    if not column == "a2c":
-        return imagining(recipe, env, seed, MODELS[column])
-    with_copies = imagining(recipe, env, seed, MODELS["copy"])
+def make_a2c(task: Task, env: GamesVecEnv, seed: int) -> A2C:
+    """Return an A2C with I2A's settings and as many parameters."""
+    recipe = spec_of(task, "copy", seed).recipe
+    dynamics = CopyDynamics.for_env(env, seed=seed)
+    with_copies = I2A("CnnPolicy", env, dynamics=dynamics, seed=seed, device="cpu", **recipe.agent)
     shared = {
         name: recipe.agent[name] for name in ("learning_rate", "ent_coef", "gamma", "n_steps") & recipe.agent.keys()
     }
     return matched(env, num_parameters(with_copies), seed, shared)
-
-
-def imagining(recipe: Recipe, env: GamesVecEnv, seed: int, model: Mapping[str, Any]) -> I2A:
-    """Return an I2A of the recipe with changes to its model."""
-    arguments = dict(override(recipe, model).dynamics)
-    kind: Any = DYNAMICS[arguments.pop("kind")]
-    dynamics = kind.for_env(env, seed=seed, **arguments)
-    return I2A("CnnPolicy", env, dynamics=dynamics, seed=seed, device="cpu", **recipe.agent)
 
 
 def matched(env: GamesVecEnv, parameters: int, seed: int, shared: Mapping[str, Any]) -> A2C:
@@ -232,10 +281,13 @@ def runs_of(name: str, column: str) -> Runs:
     """Return the rows of each seed's run, by its seed."""
     runs: Runs = {}
     for file in sorted(FOLDER.glob(f"{name}_{column}_seed*.csv")):
-        with file.open(newline="") as text:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(text)]
-        runs[int(file.stem.rpartition("seed")[2])] = rows
+        runs[int(file.stem.rpartition("seed")[2])] = read_csv(file)
     return runs
+
+
+def read_csv(file: Path) -> list[dict[str, float]]:
+    with file.open(newline="") as text:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(text)]
 
 
 def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:
@@ -298,8 +350,7 @@ def shown(task: Task, values: list[float]) -> str:
 def plan(name: str, column: str, seed: int) -> None:
     """Solve unseen levels by tree search in the model that a run has ended with, without its agent."""
     task = TASKS[name]
-    env = GamesVecEnv(games_of(task), seed=seed)
-    agent = load_checkpoint(I2A, ROOT / "runs" / "i2a" / f"{name}_{column}_seed{seed}", env, device="cpu")
+    agent: Any = load_agent(open_folder(folder_of(name, column, seed)), device="cpu")
     games, solved = unseen(task, PLANNED), np.zeros(PLANNED, bool)
     expansion = ModelExpansion(agent.dynamics, generators=root_generators(1, PLANNED), rollout_steps=15, discount=0.99)
     search, generators = TreeSearch(SIMULATIONS, UCT(), zero_sum=False, discount=0.99), root_generators(0, PLANNED)

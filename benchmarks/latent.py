@@ -8,16 +8,34 @@ python benchmarks/latent.py table
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from comparisons import EVAL_EPISODES, Column, Experiment, Page, main
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor
 
 from mbrl_wrappers.envs import GamesVecEnv
 from mbrl_wrappers.tasks.grids import BreakoutGames
 from mbrl_wrappers.zoo.evaluation import mean_and_std, play_episodes
 from mbrl_wrappers.zoo.training.progress import Evaluation
+
+CROSSQ: dict[str, Any] = {
+    "agent.gradient_steps": 1,
+    "agent.learning_starts": 500,
+    "agent.learning_rate": 0.001,
+    "agent.gamma": 0.99,
+    "agent.policy_kwargs": {},
+}
+CONTROLS = {
+    "SAC, 1 update": Column("dhmbpo", "MAAC", model=False),
+    "CrossQ": Column("mbpo", "CrossQ", model=False, params=CROSSQ),
+}
 
 
 def ppo(experiment: Experiment, seed: int) -> list[Evaluation]:
@@ -25,6 +43,50 @@ def ppo(experiment: Experiment, seed: int) -> list[Evaluation]:
     limit = gym.spec(experiment.env).max_episode_steps
     env = VecMonitor(GamesVecEnv(BreakoutGames(8, max_episode_steps=limit), seed=seed))
     agent = PPO("MlpPolicy", env, n_steps=128, batch_size=256, gamma=0.98, seed=seed, device="cpu")
+
+    def evaluate() -> tuple[float, float]:
+        return mean_and_std(play_episodes(agent, gym.make(experiment.env), EVAL_EPISODES))
+
+    return curve(agent, experiment, evaluate)
+
+
+def sac_of_frames(experiment: Experiment, seed: int) -> list[Evaluation]:
+    """Train SB3's SAC with its CNN, which needs at least 36 pixels, on the last three frames, twice as large."""
+    agent = SAC(
+        "CnnPolicy",
+        stacked_frames(experiment.env),
+        buffer_size=experiment.steps,
+        learning_starts=500,
+        learning_rate=0.0003,
+        batch_size=64,
+        gamma=0.99,
+        seed=seed,
+        device="cpu",
+    )
+
+    def evaluate() -> tuple[float, float]:
+        env = stacked_frames(experiment.env)
+        env.seed(0)
+        returns, _ = evaluate_policy(agent, env, EVAL_EPISODES, return_episode_rewards=True)
+        return float(np.mean(returns)), float(np.std(returns))
+
+    return curve(agent, experiment, evaluate)
+
+
+def stacked_frames(env_id: str) -> VecFrameStack:
+    def make() -> gym.Env:
+        env = gym.make(env_id)
+        height, width, channels = env.observation_space.shape or ()
+        space = gym.spaces.Box(0, 255, (2 * height, 2 * width, channels), np.uint8)
+        return Monitor(gym.wrappers.TransformObservation(env, lambda frame: frame.repeat(2, 0).repeat(2, 1), space))
+
+    return VecFrameStack(DummyVecEnv([make]), 3)
+
+
+def curve(
+    agent: BaseAlgorithm, experiment: Experiment, evaluate: Callable[[], tuple[float, float]]
+) -> list[Evaluation]:
+    """Train an agent and evaluate it on the way."""
     rows: list[Evaluation] = []
     cpu_seconds, wall_seconds = 0.0, 0.0
     while agent.num_timesteps < experiment.steps:
@@ -32,8 +94,9 @@ def ppo(experiment: Experiment, seed: int) -> list[Evaluation]:
         agent.learn(experiment.eval_freq, reset_num_timesteps=False)
         cpu_seconds += time.process_time() - started[0]
         wall_seconds += time.perf_counter() - started[1]
-        mean, std = mean_and_std(play_episodes(agent, gym.make(experiment.env), EVAL_EPISODES))
-        rows.append(Evaluation(agent.num_timesteps, mean, std, agent._n_updates, wall_seconds, cpu_seconds))
+        mean, std = evaluate()
+        updates = getattr(agent, "_n_updates", 0)
+        rows.append(Evaluation(agent.num_timesteps, mean, std, updates, wall_seconds, cpu_seconds))
     return rows
 
 
@@ -57,10 +120,10 @@ PAGE = Page(
             columns={
                 "Dreamer": Column("dreamer", "Dreamer"),
                 "PlaNet": Column("planet", "PlaNet"),
-                "SAC, 1 update": Column("dhmbpo", "MAAC", model=False),
+                **CONTROLS,
             },
-            pairs={"Dreamer": ("SAC, 1 update",)},
-            panels={"": ["Dreamer", "PlaNet", "SAC, 1 update"]},
+            pairs={"Dreamer": ("SAC, 1 update", "CrossQ")},
+            panels={"": ["Dreamer", "PlaNet", *CONTROLS]},
         ),
         "Pendulum-v1-short": Experiment(
             title="Pendulum-v1, vectors, ten episodes",
@@ -68,9 +131,10 @@ PAGE = Page(
             steps=2_000,
             eval_freq=1_000,
             target=-200.0,
-            columns={"TD-MPC2": Column("tdmpc2", "TDMPC2")},
-            pairs={},
-            panels={"": ["TD-MPC2"]},
+            columns={"TD-MPC2": Column("tdmpc2", "TDMPC2"), **CONTROLS},
+            pairs={"TD-MPC2": ("SAC, 1 update", "CrossQ")},
+            panels={"": ["TD-MPC2", *CONTROLS]},
+            borrowed={label: "Pendulum-v1" for label in CONTROLS},
         ),
         "PixelPendulum-v0": Experiment(
             title="PixelPendulum-v0, frames of 32 x 32",
@@ -78,9 +142,28 @@ PAGE = Page(
             steps=5_000,
             eval_freq=500,
             target=-300.0,
-            columns={"Dreamer": Column("dreamer", "Dreamer")},
+            columns={
+                "Dreamer": Column("dreamer", "Dreamer"),
+                "SAC, CNN": Column("", trainer=sac_of_frames),
+            },
+            pairs={"Dreamer": ("SAC, CNN",)},
+            panels={"": ["Dreamer", "SAC, CNN"]},
+            text=["SB3's SAC sees the last three frames, twice as large, in batches of 64.", ""],
+        ),
+        "cartpole-swingup": Experiment(
+            title="dm_control's cartpole_swingup, 100,000 frames, vectors",
+            env="mbrl_wrappers/control-cartpole-swingup-v0",
+            steps=50_000,
+            eval_freq=5_000,
+            target=600.0,
+            columns={
+                "Dreamer": Column("dreamer", "Dreamer"),
+                "TD-MPC2": Column("tdmpc2", "TDMPC2"),
+                **CONTROLS,
+            },
             pairs={},
-            panels={"": ["Dreamer"]},
+            panels={"": ["Dreamer", "TD-MPC2", *CONTROLS]},
+            text=["Published at 100,000 frames: DreamerV3 472, TD-MPC2 839, both full size.", ""],
         ),
         "Breakout-v0": Experiment(
             title="Breakout-v0, planes of 10 x 10",

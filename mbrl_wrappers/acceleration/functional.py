@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,20 @@ def compiled(function: Any) -> Callable[..., Any]:
     own = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
     )
-    return torch.compile(own, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    run = torch.compile(own, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    is_compiled = False
+
+    def called(*args: Any) -> Any:
+        nonlocal is_compiled
+        if is_compiled:
+            return run(*args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own, which would end it where warnings are errors
+            result = run(*args)
+        is_compiled = True
+        return result
+
+    return called
 
 
 def polyak(params: Sequence[Tensor], target_params: Sequence[Tensor], tau: Tensor) -> None:

@@ -89,7 +89,8 @@ class MDNRNN(LatentModel):
 
     An imagined step draws ``z'`` from the mixtures, whose weights are those of each dimension; reward and the chance of
     an end are read off ``z'`` and ``h'``, or off ``h'`` alone. Episodes begin with an empty memory. A policy sees ``z``
-    and ``h``. Imagined latents and rewards stay in the range of real ones, beyond which M may promise anything.
+    and ``h``, with ``cell_in_features`` ``c`` too. Imagined latents and rewards stay in the range of real ones, beyond
+    which M may promise anything.
 
     A fit trains V, with squared errors and a divergence that costs nothing below ``kl_tolerance`` nats a dimension,
     then M on the latents of sequences, drawn anew for each batch. An imagined episode ends where the chance of an end
@@ -111,6 +112,7 @@ class MDNRNN(LatentModel):
         units: of hidden layers that are neither convolutions nor the memory.
         kl_tolerance: nats for each dimension of ``z``.
         done_weight: how much more a termination counts in the loss than a step after which the episode goes on.
+        cell_in_features: whether a policy sees the memory's cell ``c`` too, as the paper's does in Doom.
         done_sees_latent: whether the chance of an end is read off ``z'`` and ``h'``, or off ``h'`` alone, as in the
             paper. Where ends are seen in the observation after them, ``z'`` tells all, and M need not foresee them.
         batch_size: observations in a batch of V.
@@ -150,6 +152,7 @@ class MDNRNN(LatentModel):
         units: int = 256,
         kl_tolerance: float = 0.5,
         done_weight: float = 10.0,
+        cell_in_features: bool = False,
         done_sees_latent: bool = True,
         batch_size: int = 100,
         num_sequences: int = 100,
@@ -166,10 +169,10 @@ class MDNRNN(LatentModel):
         self.settings: dict[str, Any] = {
             "latent": latent, "memory": memory, "components": components, "learned_reward": learned_reward,
             "depth": depth, "units": units, "kl_tolerance": kl_tolerance, "done_weight": done_weight,
-            "done_sees_latent": done_sees_latent, "batch_size": batch_size, "num_sequences": num_sequences,
-            "sequence_length": sequence_length, "vision_learning_rate": vision_learning_rate,
-            "memory_learning_rate": memory_learning_rate, "vision_steps": vision_steps, "memory_steps": memory_steps,
-            "seed": seed,
+            "cell_in_features": cell_in_features, "done_sees_latent": done_sees_latent, "batch_size": batch_size,
+            "num_sequences": num_sequences, "sequence_length": sequence_length,
+            "vision_learning_rate": vision_learning_rate, "memory_learning_rate": memory_learning_rate,
+            "vision_steps": vision_steps, "memory_steps": memory_steps, "seed": seed,
         }  # fmt: skip
         self._check_settings()
         with torch.random.fork_rng(devices=[]):
@@ -190,7 +193,7 @@ class MDNRNN(LatentModel):
         check_whole_number("sequence_length", self.settings["sequence_length"], 2)
         for name in ("vision_steps", "memory_steps"):
             check_whole_number(name, self.settings[name], 0)
-        for name in ("learned_reward", "done_sees_latent"):
+        for name in ("learned_reward", "cell_in_features", "done_sees_latent"):
             if not isinstance(self.settings[name], bool):
                 raise ValueError(f"{name} must be True or False, got {self.settings[name]!r}")
         check_number("kl_tolerance", self.settings["kl_tolerance"], 0, 1e6)
@@ -206,9 +209,9 @@ class MDNRNN(LatentModel):
         self.lstm = nn.LSTM(latent + self.action_codec.dim, memory, batch_first=True)
         self.mixture = linear(memory, 3 * latent * self.settings["components"])
         has_reward = self.settings["learned_reward"]
-        self.reward_head = ScalarHead(self.num_features, layers, 1, None) if has_reward else None
+        self.reward_head = ScalarHead(latent + memory, layers, 1, None) if has_reward else None
         self._done_begins = 0 if self.settings["done_sees_latent"] else latent  # of what the head sees of features
-        self.done_head = layers.mlp(self.num_features - self._done_begins, 1, 1)
+        self.done_head = layers.mlp(latent + memory - self._done_begins, 1, 1)
 
     # -- the verbs of a world model ----------------------------------------------------------------------
 
@@ -251,13 +254,13 @@ class MDNRNN(LatentModel):
         return state, StepPrediction(reward, done > self.done_threshold, torch.zeros_like(reward), diverged)
 
     def features(self, state: MDNRNNState) -> Tensor:
-        """Return latent and memory side by side, ``[B, Z + H]``."""
-        return torch.cat([state.latent, state.memory], dim=-1)
+        """Return latent and memory side by side, ``[B, Z + H]``, or with the memory's cell ``[B, Z + 2 H]``."""
+        return torch.cat(state if self.settings["cell_in_features"] else state[:2], dim=-1)
 
     @property
     def num_features(self) -> int:
-        """The width of latent and memory together."""
-        return self.settings["latent"] + self.settings["memory"]
+        """The width of :meth:`features`."""
+        return sum(self.state_widths[: 3 if self.settings["cell_in_features"] else 2])
 
     @property
     def state_widths(self) -> list[int]:
@@ -290,6 +293,7 @@ class MDNRNN(LatentModel):
 
     def outcomes(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return rewards of the steps that led to states of features ``[..., F]``, and the chances of an end there."""
+        features = features[..., : sum(self.state_widths[:2])]  # without the cell
         done = self._done_logit(features).sigmoid()
         mean, std = self._reward_scale
         if self.reward_head is None:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mbrl_wrappers.arguments import check_whole_number
-from mbrl_wrappers.tasks.take_cover import scaled_down
+from mbrl_wrappers.tasks.frames import SIZE, scaled_down
 
 VIEW = 7 / 8  # of a frame's height; the status bar is below
 
@@ -42,7 +42,7 @@ class CarRacing(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError("CarRacing needs Box2D and pygame: pip install 'gymnasium[box2d]'") from error
         self._track: Any = _car_racing(render_mode, kwargs)
         super().__init__(self._track)
-        self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
         self._frame_skip = frame_skip
 

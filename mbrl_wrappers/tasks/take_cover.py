@@ -6,11 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch.nn import functional as F
 
-SIZE = 64
+from mbrl_wrappers.tasks.frames import SIZE, scaled_down
+
 VIEW = 5 / 6  # of a screen's height; the status bar is below
 
 
@@ -44,10 +43,3 @@ class TakeCover(gym.ObservationWrapper[np.ndarray, Any, Any]):
     def observation(self, observation: Any) -> np.ndarray:
         """Return the frame of VizDoom's observation."""
         return scaled_down(observation["screen"], VIEW)
-
-
-def scaled_down(screen: np.ndarray, share: float) -> np.ndarray:
-    """Return the upper ``share`` of a screen ``[H, W, 3]`` as a frame ``[64, 64, 3]`` of uint8."""
-    view = torch.from_numpy(screen[: round(share * len(screen))]).movedim(-1, 0).float()
-    frame = F.adaptive_avg_pool2d(view[None], SIZE)[0]
-    return frame.round().to(torch.uint8).movedim(0, -1).contiguous().numpy()

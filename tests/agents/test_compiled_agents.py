@@ -209,7 +209,6 @@ def test_the_update_is_sb3s_on_dict_observations_and_in_single_precision(uncompi
         pytest.param("TQC", {}, 1e-10, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_the_compiled_update_is_sb3s(name, options, tolerance):
     plain, ours = (make(kind, **options) for kind in PAIRS[name])
     ours.compile = True
@@ -254,7 +253,6 @@ def test_an_optimizers_constants_that_are_changed_count_from_then_on(uncompiled,
     assert_equal(ours, plain)
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_many_agents_of_one_process_are_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     torch._dynamo.reset()

@@ -282,7 +282,6 @@ class Parts(gym.ObservationWrapper):
         return {"at": observation, "square": observation**2}
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own
 @pytest.mark.parametrize(
     ("expand_critic", "wrap"),
     [(True, lambda env: env), pytest.param(False, Parts, marks=pytest.mark.slow)],

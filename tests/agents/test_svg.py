@@ -320,7 +320,6 @@ def test_values_are_regressed_on_a_real_step() -> None:
 # -- compiled --------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own
 @pytest.mark.parametrize("horizon", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 3))])
 def test_compiled_it_learns_the_same_and_compiles_once(horizon: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -307,14 +307,7 @@ def test_models_that_do_not_fit_are_named() -> None:
 
 
 def test_a_missing_cma_is_named_when_learning_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "cma":
-            raise ImportError(name)
-        return found(name, *args, **kwargs)
-
     agent = make()
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "cma", None)
     with pytest.raises(ValueError, match=r"WorldModels learns by the package cma: pip install .*\[world-models\]"):
         agent.learn(10)

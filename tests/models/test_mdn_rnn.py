@@ -297,6 +297,14 @@ def test_an_end_is_read_off_the_memory_and_off_the_next_latent_if_it_is_seen(see
     assert torch.equal(chance(0, 0), chance(1, 0)) != sees
 
 
+def test_a_policy_that_sees_the_cell_is_told_the_same_of_rewards_and_ends() -> None:
+    model, other = tiny(), tiny(cell_in_features=True)
+    state = model.state_of(torch.randn(5, 19, generator=seeded()))
+    assert other.num_features == 19 and torch.equal(other.features(state), torch.cat(state, dim=-1))
+    for own, theirs in zip(model.outcomes(model.features(state)), other.outcomes(other.features(state)), strict=True):
+        assert torch.equal(own, theirs)
+
+
 def test_survival_pays_1_for_each_step() -> None:
     model = tiny(learned_reward=False)
     state, action = model.state_of(torch.randn(5, 19, generator=seeded())), torch.ones(5, 1)
@@ -400,6 +408,7 @@ def test_bad_experience_is_named() -> None:
         ("sequence_length", 1, "sequence_length must be a whole number of at least 2, got 1"),
         ("memory_steps", -1, "memory_steps must be a whole number of at least 0, got -1"),
         ("learned_reward", 1, "learned_reward must be True or False, got 1"),
+        ("cell_in_features", "yes", "cell_in_features must be True or False, got 'yes'"),
         ("done_sees_latent", None, "done_sees_latent must be True or False, got None"),
         ("kl_tolerance", -1, r"kl_tolerance must be in \[0, 1e\+06\], got -1"),
         ("done_weight", 0, r"done_weight must be in \(0, 1e\+06\], got 0"),

@@ -92,7 +92,6 @@ def test_a_rollout_is_the_papers_product_of_chances() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_maac_learns_with_them(compile: bool) -> None:
     env = line()
     agent = MAAC(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import mbrl_wrappers.envs  # noqa: F401 - registers the tasks
-from mbrl_wrappers.tasks.take_cover import VIEW, TakeCover, scaled_down
+from mbrl_wrappers.tasks.frames import scaled_down
+from mbrl_wrappers.tasks.take_cover import VIEW, TakeCover
 
 
 def test_each_pixel_is_the_mean_of_its_area_above_the_status_bar() -> None:
@@ -57,13 +58,6 @@ def test_four_tics_a_step_are_the_same_game(seed: int, tmp_path: Path, monkeypat
 
 
 def test_a_missing_vizdoom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("vizdoom"):
-            raise ImportError(name)
-        return found(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "vizdoom.gymnasium_wrapper", None)
     with pytest.raises(ValueError, match=r"TakeCover needs vizdoom: pip install 'mbrl-wrappers\[vizdoom\]'"):
         TakeCover()

@@ -59,7 +59,6 @@ def test_any_agent_takes_it(kind: Any) -> None:
     assert any(isinstance(module, LayerNormSiLU) for module in agent.policy.modules())
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_compiled_it_learns_what_sb3_s_agent_learns() -> None:
     weights = []
     for kind, rest in ((SAC, {}), (CompiledSAC, {"compile": True})):

@@ -92,7 +92,6 @@ def test_other_observations_and_exploration(form: str, use_sde: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # the compiler's own
 @pytest.mark.parametrize(("kind", "compiled_kind", "policy"), COMPILED)
 def test_compiled_it_learns_what_sb3_s_agent_learns(kind: Any, compiled_kind: Any, policy: Any) -> None:
     weights = []

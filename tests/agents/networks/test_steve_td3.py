@@ -60,7 +60,6 @@ def test_a_saturated_actor_has_a_finite_objective() -> None:
     assert action.grad is not None and action.grad.isfinite().all()
 
 
-@pytest.mark.filterwarnings("default")  # the compiler's own
 def test_the_compiled_agent_has_the_same_objective() -> None:
     weights = []
     for kind in (TD3, CompiledTD3):
