@@ -284,7 +284,7 @@ def test_a_finished_run_is_read_and_not_repeated(trained, here):
         zoo.train("mbpo", "my_envs.toys:Point", steps=STEPS, params=PARAMS, eval_episodes=2, folder=folder, seed=1)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, workplace, sent):
     folder, _ = trained
     place = f"by_{sent.name}"
