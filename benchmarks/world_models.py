@@ -308,7 +308,8 @@ def document() -> str:
     notes = {
         "TakeCover_likelihood": f" Both of {TAKE_COVER.memory_steps} batches.",
         "TakeCover": " Seeds 1 and 2 were run before the threshold of ends was calibrated in "
-        "imagination. Seed 3 had twice the recipe's random steps, and M 2,500 batches of 48 sequences.",
+        "imagination. Seed 3 had twice the recipe's random steps, and M 2,500 batches of 48 sequences. On seed 4 C saw "
+        "the memory's cell too.",
     }
     for part, (title, key, columns) in parts.items():
         if seeds := read(part):

@@ -182,6 +182,7 @@ def test_a_job_whose_worker_is_killed_is_finished_once_like_all_others(here):
     assert not (here / "root" / buggy.digest()).exists()
 
 
+@pytest.mark.slow
 def test_a_ray_of_ones_own_needs_no_settings(here):
     (spec,) = make_jobs(here, "plain")
     on_gpu = dataclasses.replace(spec, device="cuda")  # for which Ray would wait as long as no node has one

@@ -55,6 +55,7 @@ class Walk(gym.Env):
                 print(os.getpid(), file=file)
         Walk.done += 1
         while Walk.done > 90 and Path("wait").exists():
+            Path("waits").touch()
             time.sleep(0.01)
         self.steps += 1
         self.place = np.clip(self.place + 0.3 * (2 * int(action) - 1), -9, 9).astype(np.float32)
@@ -346,6 +347,7 @@ def test_sigterm_writes_a_checkpoint(finished, here, call):
     (here / "wait").touch()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for((run / "checkpoint" / "state.json").exists, process)
+        wait_for((here / "waits").exists, process)
         before = checkpoint_extra(run / "checkpoint")["steps"]
         process.send_signal(signal.SIGTERM)  # to this process alone, which hands it on
         time.sleep(2)

@@ -59,6 +59,7 @@ def test_any_agent_takes_it(kind: Any) -> None:
     assert any(isinstance(module, LayerNormSiLU) for module in agent.policy.modules())
 
 
+@pytest.mark.slow
 def test_compiled_it_learns_what_sb3_s_agent_learns() -> None:
     weights = []
     for kind, rest in ((SAC, {}), (CompiledSAC, {"compile": True})):

@@ -64,6 +64,7 @@ def test_without_it_critics_are_those_of_sb3():
     assert not isinstance(agent.critic, ScaledCritic)
 
 
+@pytest.mark.slow
 def test_compiled_updates_are_the_same():
     plain, compiled = (trained(expand_critic=True, compile=compile) for compile in (False, True))
     assert torch.allclose(plain.critic.scale.bounds, compiled.critic.scale.bounds, rtol=1e-3)

@@ -60,6 +60,7 @@ def test_a_saturated_actor_has_a_finite_objective() -> None:
     assert action.grad is not None and action.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_compiled_agent_has_the_same_objective() -> None:
     weights = []
     for kind in (TD3, CompiledTD3):
