@@ -91,13 +91,12 @@ def result_table(title: str, curves: Mapping[str, Sequence[Evaluation]], episode
         table.add_column(heading, justify="right")
     for label, rows in curves.items():
         last = rows[-1]
-        minutes, seconds = divmod(round(last.wall_seconds), 60)
         table.add_row(
             label,
             f"{last.steps:,}",
             f"{last.updates:,}",
             f"{last.return_mean:.1f} ± {last.return_std:.1f}",
-            f"{minutes}:{seconds:02d}",
+            _clock(last.wall_seconds),
         )
     return table
 
@@ -146,8 +145,14 @@ def _catalogue_cells(folder: AgentFolder) -> list[str]:
     trained = folder.evaluation.trained_seeds
     most = max((seed.steps for seed in trained), default=0)
     steps = f"{most / 1e6:.3g} M" if most >= 1_000_000 else f"{most:,}" if trained else ""
-    seconds = round(sum(seed.wall_seconds for seed in trained) / len(trained)) if trained else 0
-    return [f"{mean:.1f} ± {std:.1f}", str(len(trained)), steps, f"{seconds // 60}:{seconds % 60:02d}", size]
+    seconds = sum(seed.wall_seconds for seed in trained) / len(trained) if trained else 0.0
+    return [f"{mean:.1f} ± {std:.1f}", str(len(trained)), steps, _clock(seconds), size]
+
+
+def _clock(seconds: float) -> str:
+    """Return a time in minutes and seconds, in hours from 100 minutes on."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 100 else f"{seconds / 3600:.1f} h"
 
 
 def size_text(size: int) -> str:

@@ -21,6 +21,7 @@ LEAST = {
     "dhmbpo/Hopper-v5": 2900.0,
     "dreamer/Pendulum-v1": -300.0,
     "dreamer/PixelPendulum-v0": -300.0,
+    "dreamer/cartpole-swingup": 500.0,
     "maac/Pendulum-v1": -300.0,
     "exit/Hex5": 0.5,
     "m2ac/InvertedPendulum-v5": 950.0,
@@ -43,12 +44,13 @@ OF_FEWER_SEEDS = {
     "alphazero/TicTacToe": [20, 21, 22],
     "dhmbpo/Hopper-v5": [0, 1, 2],
     "dreamer/Pendulum-v1": [1, 2, 3],
-    "dreamer/PixelPendulum-v0": [1],
+    "dreamer/PixelPendulum-v0": [1, 2, 3],
+    "dreamer/cartpole-swingup": [1],
     "exit/Hex5": [20, 21, 22],
     "world_models/PixelPendulum": [1, 2, 3],
     "world_models/TakeCover": [3],
 }
-MAX_BYTES = 25_000_000
+MAX_BYTES = 40_000_000  # in a clone; the wheel has a limit of its own
 
 
 def test_those_ship_that_should_and_they_are_small():
