@@ -159,10 +159,11 @@ PAGE = Page(
             columns={
                 "Dreamer": Column("dreamer", "Dreamer"),
                 "TD-MPC2": Column("tdmpc2", "TDMPC2"),
-                **CONTROLS,
+                "SAC of SB3, 1 update": Column("mbpo", "SAC", model=False, params={"agent.gradient_steps": 1}),
+                "CrossQ": CONTROLS["CrossQ"],
             },
             pairs={},
-            panels={"": ["Dreamer", "TD-MPC2", *CONTROLS]},
+            panels={"": ["Dreamer", "TD-MPC2", "SAC of SB3, 1 update", "CrossQ"]},
             text=["Published at 100,000 frames: DreamerV3 472, TD-MPC2 839, both full size.", ""],
         ),
         "Breakout-v0": Experiment(
