@@ -111,6 +111,12 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(file, text.getvalue().encode())
 
 
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """Read rows by the names of their columns."""
+    with file.open(newline="") as text:
+        return list(csv.DictReader(text))
+
+
 def spread(values: Sequence[float], digits: int = 0) -> str:
     """Mean and sample standard deviation; a single value has none."""
     if len(values) == 1:

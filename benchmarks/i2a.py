@@ -11,7 +11,6 @@ searches in the models of these runs, and `table` makes docs/results/i2a.md of a
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, spread, versions, write_csv, write_page
+from experiments import RESULTS, ROOT, read_csv, spread, versions, write_csv, write_page
 from stable_baselines3 import A2C
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -85,7 +84,7 @@ class Task:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the env: those of its games, and where episodes end."""
+        """The arguments of the env: those of its games, and the limit of an episode's steps."""
         levels = {} if self.env == MINI_PACMAN else {"levels": [0, UNSEEN]}
         return {**self.games, **levels, "max_episode_steps": self.limit}
 
@@ -126,7 +125,7 @@ def train_i2a(name: str, column: str, seed: int) -> list[dict[str, Any]]:
     """Train as `mbrl-zoo train` does, so that the agent can be exported."""
     task, folder, spec = TASKS[name], folder_of(name, column, seed), spec_of(TASKS[name], column, seed)
     file = folder / "unseen.csv"
-    measured = {row["frames"]: row for row in read_csv(file)} if file.exists() else {}
+    measured = {row["frames"]: row for row in numbers(file)} if file.exists() else {}
     agent: Any = None
 
     def keep(of_run: Any) -> None:
@@ -182,7 +181,7 @@ def spec_of(task: Task, column: str, seed: int) -> JobSpec:
         params={**{f"agent.{name}": value for name, value in task.agent.items()}, **MODELS[column]},
         env_kwargs=task.arguments,
         eval_freq=every,
-        eval_episodes=1,  # unseen levels are what counts
+        eval_episodes=1,  # the page shows what is measured on unseen levels, not these
         save_freq=every,
     )
 
@@ -281,13 +280,12 @@ def runs_of(name: str, column: str) -> Runs:
     """Return the rows of each seed's run, by its seed."""
     runs: Runs = {}
     for file in sorted(FOLDER.glob(f"{name}_{column}_seed*.csv")):
-        runs[int(file.stem.rpartition("seed")[2])] = read_csv(file)
+        runs[int(file.stem.rpartition("seed")[2])] = numbers(file)
     return runs
 
 
-def read_csv(file: Path) -> list[dict[str, float]]:
-    with file.open(newline="") as text:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(text)]
+def numbers(file: Path) -> list[dict[str, float]]:
+    return [{key: float(value) for key, value in row.items()} for row in read_csv(file)]
 
 
 def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:

@@ -104,9 +104,11 @@ PAGE = Page(
     name="latent",
     title="Latent models",
     text=[
-        "Dreamer, version 3, with the recipe of `dreamer`: its model has 96 units. Settings were chosen on seed 0.",
+        "Dreamer, version 3, with the recipe of `dreamer`: models of 96 units for the pendulums, chosen on seed 0, and",
+        "128 for cartpole_swingup, for which nothing was tuned.",
         "TD-MPC2 with the recipe of `tdmpc2`: networks of 128 units, plans of 3 steps by 3 iterations of 128",
-        "sequences. Its settings were chosen on seeds 0 and 100.",
+        "sequences. Its settings were chosen on seeds 0 and 100. SAC without further words is the agent of `dhmbpo`",
+        "without its model, with that recipe's networks and settings; CrossQ is sb3-contrib's, with its own networks.",
         "",
     ],
     seeds=(1, 2, 3, 4, 5),

@@ -24,7 +24,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, write_page
+from experiments import RESULTS, read_csv, write_page
 from gymnasium.spaces import Box
 from matplotlib.ticker import ScalarFormatter
 
@@ -362,8 +362,7 @@ def _cheetah_lines() -> list[str]:
 
 
 def _exact_lines() -> list[str]:
-    with EXACT_FILE.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(EXACT_FILE)
     return [
         "## Plans in the exact model of CartPole-v1",
         "",
@@ -377,8 +376,7 @@ def _exact_lines() -> list[str]:
 
 def _cost_rows(env_id: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The rows of plans that were played, and those of single calls."""
-    with _cost_file(env_id).open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(_cost_file(env_id))
     return [row for row in rows if row["return_of_few"]], [row for row in rows if not row["return_of_few"]]
 
 

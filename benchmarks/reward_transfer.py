@@ -9,7 +9,6 @@ A run writes its row to docs/results/reward_transfer.csv, `table` makes docs/res
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, spread, versions, write_csv, write_page
+from experiments import RESULTS, read_csv, spread, versions, write_csv, write_page
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -187,10 +186,8 @@ def kept_rows() -> list[Row]:
     """Return the rows of earlier runs."""
     if not FILE.exists():
         return []
-    with FILE.open(newline="") as file:
-        table = list(csv.DictReader(file))
     kinds = {field.name: {"str": str, "int": int}.get(str(field.type), float) for field in dataclasses.fields(Row)}
-    return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in table]
+    return [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in read_csv(FILE)]
 
 
 def keep(row: Row) -> None:

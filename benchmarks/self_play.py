@@ -13,14 +13,13 @@ docs/results/search.md of them.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from experiments import RESULTS, ROOT, spread, versions, write_csv, write_page
+from experiments import RESULTS, ROOT, read_csv, spread, versions, write_csv, write_page
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import AlphaZero
@@ -190,7 +189,7 @@ def document() -> str:
 
 def read_runs(name: str) -> dict[int, list[dict[str, str]]]:
     files = sorted(FOLDER.glob(f"{name}_seed*.csv"), key=lambda file: int(file.stem.split("seed")[1]))
-    return {int(file.stem.split("seed")[1]): list(csv.DictReader(file.read_text().splitlines())) for file in files}
+    return {int(file.stem.split("seed")[1]): read_csv(file) for file in files}
 
 
 def of_training(runs: dict[int, list[dict[str, str]]]) -> list[str]:

@@ -15,7 +15,6 @@ makes docs/results/world_models.md.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, spread, versions, write_csv, write_page
+from experiments import RESULTS, ROOT, read_csv, spread, versions, write_csv, write_page
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -242,14 +241,10 @@ PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
 }
 
 
-def read(part: str) -> dict[int, list[dict[str, float | str]]]:
+def read(part: str) -> dict[int, list[dict[str, str]]]:
     """Return the committed rows of each seed."""
     files = {int(file.stem.rpartition("seed")[2]): file for file in FOLDER.glob(f"{part}_seed*.csv")}
-    found = {}
-    for seed in sorted(files):
-        with files[seed].open(newline="") as text:
-            found[seed] = list(csv.DictReader(text))
-    return found
+    return {seed: read_csv(files[seed]) for seed in sorted(files)}
 
 
 def table(part: str, key: str, columns: dict[str, str]) -> list[str]:

@@ -50,7 +50,7 @@ OF_FEWER_SEEDS = {
     "world_models/PixelPendulum": [1, 2, 3],
     "world_models/TakeCover": [3],
 }
-MAX_BYTES = 40_000_000  # in a clone; the wheel has a limit of its own
+MAX_BYTES = 40_000_000  # of all agents in a clone; tests/test_packaging.py limits the wheel
 
 
 def test_those_ship_that_should_and_they_are_small():
