@@ -39,15 +39,18 @@ class FrameNetwork(nn.Module):
         rewards: ``R``, different rewards.
         channels: of the convolutions.
         blocks: how many.
+        pooling: whether blocks pool and inject. Without it a pixel's next kind depends only on the pixels around it.
         seed: of the initial weights.
     """
 
-    def __init__(self, kinds: int, actions: int, rewards: int, channels: int, blocks: int, seed: int) -> None:
+    def __init__(
+        self, kinds: int, actions: int, rewards: int, channels: int, blocks: int, pooling: bool, seed: int
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.first = nn.Conv2d(kinds + actions, channels, 3, padding=1)
-            self.blocks = nn.ModuleList(_Block(channels) for _ in range(blocks))
+            self.blocks = nn.ModuleList(_Block(channels, pooling) for _ in range(blocks))
             self.pixels = nn.Conv2d(channels, kinds, 1)
             self.outcome = nn.Sequential(
                 nn.Linear(channels + actions, 2 * channels), nn.ReLU(), nn.Linear(2 * channels, rewards + 1)
@@ -69,15 +72,17 @@ class FrameNetwork(nn.Module):
 
 
 class _Block(nn.Module):
-    """Pool and inject, then two convolutions around which the input passes."""
+    """Two convolutions around which the input passes, the first one of pooled and injected channels too."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, pooling: bool) -> None:
         super().__init__()
-        self.widen = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.pooling = pooling
+        self.widen = nn.Conv2d((1 + pooling) * channels, channels, 3, padding=1)
         self.mix = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.mix(torch.relu(convolve(self.widen, x, x.amax((-2, -1))))))
+        wide = convolve(self.widen, x, x.amax((-2, -1))) if self.pooling else self.widen(x)
+        return torch.relu(x + self.mix(torch.relu(wide)))
 
 
 def convolve(convolution: nn.Conv2d, x: Tensor, constants: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         action_space: Discrete.
         channels: of the convolutions.
         blocks: of two convolutions each.
+        pooling: whether blocks pool and inject, as the paper's do. Rules that only look at the cells around a pixel, as
+            Sokoban's, carry over to other levels better without it.
         most_kinds: most kinds of pixels that a fit may find.
         most_rewards: most different rewards that a fit may find.
         learning_rate: Adam's.
@@ -88,6 +90,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         *,
         channels: int = 32,
         blocks: int = 2,
+        pooling: bool = True,
         most_kinds: int = 32,
         most_rewards: int = 32,
         learning_rate: float = 1e-3,
@@ -104,6 +107,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         self.settings: dict[str, Any] = {
             "channels": channels,
             "blocks": blocks,
+            "pooling": pooling,
             "most_kinds": most_kinds,
             "most_rewards": most_rewards,
             "learning_rate": learning_rate,
@@ -122,7 +126,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
             raise ValueError(f"observation_space must have up to {_MOST_CHANNELS} channels, got {observation_space}")
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"action_space must be Discrete, got {action_space}")
-        self.network = FrameNetwork(most_kinds, self.action_codec.dim, most_rewards, channels, blocks, seed)
+        self.network = FrameNetwork(most_kinds, self.action_codec.dim, most_rewards, channels, blocks, pooling, seed)
         # A kind's code is its channels as the bytes of a number.
         self.register_buffer("codes", torch.full((most_kinds,), -1, dtype=torch.int64))
         self.register_buffer("num_kinds", torch.zeros((), dtype=torch.int64))

@@ -16,7 +16,7 @@ from mbrl_wrappers.agents import Dyna
 from mbrl_wrappers.envs import ImaginedEnv, ImaginedVecEnv, ImaginedVectorEnv, collect_episodes, collect_transitions
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics, FrameDynamics
-from mbrl_wrappers.models.frame_network import convolve
+from mbrl_wrappers.models.frame_network import FrameNetwork, convolve
 from mbrl_wrappers.models.rollout_error import open_loop_error
 from mbrl_wrappers.tasks.grids import Sokoban, SokobanGames
 from mbrl_wrappers.tasks.grids.tiles import draw_tiles
@@ -273,3 +273,14 @@ def test_constants_are_convolved_as_if_they_were_tiled() -> None:
     x, constants = torch.randn(6, 3, 5, 7).double(), torch.randn(6, 2).double()
     tiled = constants[:, :, None, None].expand(-1, -1, 5, 7)
     torch.testing.assert_close(convolve(convolution, x, constants), convolution(torch.cat([x, tiled], 1)))
+
+
+@pytest.mark.parametrize("pooling", [True, False])
+def test_far_pixels_matter_only_where_blocks_pool(pooling: bool) -> None:
+    network = FrameNetwork(kinds=3, actions=2, rewards=2, channels=8, blocks=1, pooling=pooling, seed=0)
+    frame, other = torch.zeros(2, 1, 3, 9, 9)
+    other[..., 0, 0] = 10.0
+    action = torch.eye(2)[:1]
+    is_same = (network(frame, action).pixels == network(other, action).pixels).all(1)[0]
+    assert not is_same[:4, :4].all()  # three convolutions reach three pixels
+    assert is_same[4:].all() == is_same[:, 4:].all() == (not pooling)

@@ -298,9 +298,23 @@ def test_images_and_vectors_are_encoded_and_decoded_together(first: bool) -> Non
     assert not torch.allclose(*embedded) and torch.equal(embedded[0][:, -16:], embedded[1][:, -16:])
 
 
-def test_a_model_of_images_alone_stays_in_bytes_and_learns_them() -> None:
+def test_bernoulli_pixels_cost_the_surprise_at_what_is_decoded() -> None:
+    space = spaces.Dict(camera=IMAGE, speed=spaces.Box(-1, 1, (2,), np.float32))
+    model = tiny(space, pixels="bernoulli").double()
+    features = torch.randn(5, model.num_features, generator=seeded()).double()
+    real = torch.randint(2, (5, 3, 16, 17), generator=seeded()).double()
+    _, vector = model.decoder(features)
+    shown = model.obs_codec.image(model.decode(model.state_of(features))).double() / 255
+    surprise = -(real * shown.log() + (1 - real) * (1 - shown).log()).sum() / 5  # the vector is foreseen exactly
+    found = model._observation_loss(features, [real], vector)
+    assert found.item() == pytest.approx(surprise.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("pixels", ["gaussian", "bernoulli"])
+def test_a_model_of_images_alone_stays_in_bytes_and_learns_them(pixels: str) -> None:
     torch.manual_seed(0)
-    model = tiny(IMAGE, train_steps=40, sequence_length=2, batch_size=8, free_nats=0.0, learning_rate=1e-2)
+    learning = {"train_steps": 40, "sequence_length": 2, "batch_size": 8, "free_nats": 0.0, "learning_rate": 1e-2}
+    model = tiny(IMAGE, pixels=pixels, **learning)
     bright = torch.randint(2, (400,), generator=seeded()).bool()
     obs = torch.where(bright[:, None], 220, 20).to(torch.uint8).expand(400, model.obs_codec.dim).contiguous()
     first = torch.zeros(400, dtype=torch.bool)
@@ -425,6 +439,7 @@ def test_bad_experience_is_named() -> None:
         ("deter", 1.5, "deter must be a whole number of at least 1, got 1.5"),
         ("kl_scales", [1.0], r"kl_scales must be two numbers, got \[1.0\]"),
         ("free_nats", -1, r"free_nats must be in \[0, 1e\+06\], got -1"),
+        ("pixels", "mse", r"pixels must be one of \('gaussian', 'bernoulli'\), got 'mse'"),
         ("sequence_length", 1, "sequence_length must be a whole number of at least 2, got 1"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -99,6 +99,9 @@ class RSSM(LatentModel):
         kl_scales: ``s1`` and ``s2``; default: the version's, [1, 1] or [0.5, 0.1].
         free_nats: default: the version's, 3 or 1.
         depth: channels of a CNN's first layer.
+        pixels: what a decoded pixel is: the mean of a ``"gaussian"`` of unit variance, as in the papers, or the chance
+            of a ``"bernoulli"`` to be white, for images of black and white planes such as those of
+            :mod:`mbrl_wrappers.tasks.grids`. There a single pixel, such as a ball, is worth its full surprise.
         batch_size: sequences in a batch of a fit.
         sequence_length: entries of each sequence.
         learning_rate: of a fit, by Adam.
@@ -129,6 +132,7 @@ class RSSM(LatentModel):
         kl_scales: Sequence[float] | None = None,
         free_nats: float | None = None,
         depth: int = 32,
+        pixels: Literal["gaussian", "bernoulli"] = "gaussian",
         batch_size: int = 16,
         sequence_length: int = 64,
         learning_rate: float = 3e-4,
@@ -143,7 +147,7 @@ class RSSM(LatentModel):
         preset = PRESETS[version]
         self.settings = checked_settings(
             preset, version=version, deter=deter, units=units, layers=layers, latent=latent, bins=bins,
-            kl_scales=kl_scales, free_nats=free_nats, depth=depth, batch_size=batch_size,
+            kl_scales=kl_scales, free_nats=free_nats, depth=depth, pixels=pixels, batch_size=batch_size,
             sequence_length=sequence_length, learning_rate=learning_rate, train_steps=train_steps, seed=seed,
         )  # fmt: skip
         self._symlog = preset.symlog
@@ -213,7 +217,10 @@ class RSSM(LatentModel):
 
     def decode(self, state: RSSMState) -> Tensor:
         """Return the mean observation of a state; see :meth:`WorldModel.decode`."""
-        return self._shown(*self.decoder(self.features(state)))
+        images, vector = self.decoder(self.features(state))
+        if self.settings["pixels"] == "bernoulli":
+            images = [(image - 0.5).sigmoid() for image in images]  # outputs are around 0.5, their logits around 0
+        return self._shown(images, vector)
 
     def divergence(self, imagined: RSSMState, observed: RSSMState, obs: Tensor) -> Tensor:
         """Return how much of an observation an imagined state did not know, in nats ``[B]``.
@@ -335,10 +342,21 @@ class RSSM(LatentModel):
         return deters, stochs, posteriors
 
     def _observation_loss(self, features: Tensor, images: list[Tensor], vector: Tensor) -> Tensor:
-        """Return the squared errors, summed over an observation's entries; all arguments are ``[B T, ...]``."""
+        """Return the squared errors, or the surprise at Bernoulli pixels, summed over the entries of an observation.
+
+        Args:
+            features: ``[B T, F]``.
+            images: ``[B T, C, H, W]`` each.
+            vector: ``[B T, V]``.
+        """
         own_images, own_vector = self.decoder(features)
-        pairs = zip([*own_images, own_vector], [*images, vector], strict=True)
-        return torch.stack([F.mse_loss(own, real, reduction="sum") for own, real in pairs]).sum() / len(features)
+        losses = [F.mse_loss(own_vector, vector, reduction="sum")]
+        for own, real in zip(own_images, images, strict=True):
+            if self.settings["pixels"] == "bernoulli":
+                losses.append(F.binary_cross_entropy_with_logits(own - 0.5, real, reduction="sum"))
+            else:
+                losses.append(F.mse_loss(own, real, reduction="sum"))
+        return torch.stack(losses).sum() / len(features)
 
     def _outcome_losses(self, features: Tensor, sequences: Sequences, counts: Tensor) -> dict[str, Tensor]:
         """Return the losses of rewards and ends, over the entries ``[B, T]`` that a step of the sequence led to."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import nn
 from mbrl_wrappers.arguments import check_number, check_whole_number
 
 Version = Literal[1, 3]
+PIXELS = ("gaussian", "bernoulli")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def checked_settings(preset: Preset, **given: Any) -> dict[str, Any]:
         "bins": preset.bins or 0
     }
     chosen = {name: default[name] if name in default and value is None else value for name, value in given.items()}
-    settings = {name: list(value) if isinstance(value, Sequence) else value for name, value in chosen.items()}
+    settings = {name: list(value) if isinstance(value, list | tuple) else value for name, value in chosen.items()}
     _check_ranges(settings)
     return settings
 
@@ -64,6 +64,8 @@ def _check_ranges(settings: dict[str, Any]) -> None:
     for name in ("deter", "units", "layers", "depth", "batch_size", "train_steps"):
         check_whole_number(name, settings[name])
     check_whole_number("sequence_length", settings["sequence_length"], 2)
+    if settings["pixels"] not in PIXELS:
+        raise ValueError(f"pixels must be one of {PIXELS}, got {settings['pixels']!r}")
     latent, bins, scales = settings["latent"], settings["bins"], settings["kl_scales"]
     if isinstance(latent, list):
         if len(latent) != 2:
