@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFrequencyUnit
+
+from mbrl_wrappers.acceleration.functional import compiled
 
 Mode = Literal["eager", "captured", "compiled"]
 # Recording takes some tenths of a second, and each captured update saves about a hundredth of a second.
@@ -27,6 +31,7 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
     compile: bool | Literal["auto"]
     _mode: Mode | None = None
     _has_updated = False  # in the current mode
+    _compiled_parts: dict[Callable[..., Any], Callable[..., Any]] | None = None
 
     @abstractmethod
     def _objection(self) -> str | None:
@@ -95,6 +100,20 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
             return 0.0  # how long episodes will be is not known
         return steps / (self.train_freq.frequency * self.n_envs) * self.gradient_steps  # type: ignore[union-attr]
 
+    def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of this class as a function without ``self``, compiled if updates are.
+
+        Args:
+            function: the method, a part of updates that changes nothing in place.
+        """
+        if not self._is_compiled:
+            return partial(function, self)
+        if self._compiled_parts is None:
+            self._compiled_parts = {}
+        if function not in self._compiled_parts:
+            self._compiled_parts[function] = compiled(function)
+        return partial(self._compiled_parts[function], self)
+
     def _fall_back(self, error: Exception) -> None:
         """Fall back to a simpler mode if an error comes before the first update is done; otherwise raise it.
 
@@ -108,7 +127,7 @@ class AcceleratedUpdates(OffPolicyAlgorithm):
         self._mode = plainer
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_has_updated"]
+        return [*super()._excluded_save_params(), "_has_updated", "_compiled_parts"]
 
 
 def check_compile(value: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal, cast
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from mbrl_wrappers.acceleration.functional import compiled
 from mbrl_wrappers.acceleration.steppers import Stepper
 from mbrl_wrappers.agents.actor_gradients import Logged, record_means
 from mbrl_wrappers.agents.captured_updates import CapturedUpdates, objection_to_captured_updates
@@ -39,7 +38,6 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         check_compile(compile)
         check_device("device", kwargs.get("device", "auto"))
         self.compile = compile
-        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._captured: CapturedUpdates | None = None
         with self._naming_what_is_refused():
             super().__init__(*args, **kwargs)
@@ -132,17 +130,5 @@ class ValueGradientAgent(AcceleratedUpdates, ModelBasedAgent):
         with self._captured.updating(*given) as update:
             yield update
 
-    def _part(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method of this class as a function without ``self``, compiled if updates are.
-
-        Args:
-            function: the method, a part of updates that changes nothing in place.
-        """
-        if not self._is_compiled:
-            return partial(function, self)
-        if function not in self._compiled:
-            self._compiled[function] = compiled(function)
-        return partial(self._compiled[function], self)
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_compiled", "_captured"]
+        return [*super()._excluded_save_params(), "_captured"]

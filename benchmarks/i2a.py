@@ -333,8 +333,8 @@ def foreseen(name: str) -> list[str]:
         return []
     keys = ["frames", "pixels", "rewards", "rare_rewards", "ends"]
     lines = [
-        f"Shares that a model of {FITTED:,} random steps foresees in {FORESEEN:,} random steps of other levels or games,",
-        "each by its likeliest prediction; rare rewards are all but the commonest.",
+        f"Shares that a model of {FITTED:,} random steps foresees in {FORESEEN:,} random steps of other levels or",
+        "games, each by its likeliest prediction; rare rewards are all but the commonest.",
         "",
         "| model | steps ahead | " + " | ".join(key.replace("_", " ") for key in keys) + " |",
         "|" + "---|" * (2 + len(keys)),

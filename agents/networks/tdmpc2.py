@@ -23,29 +23,25 @@ LOG_STDS = (-10.0, 2.0)
 PERCENTILES = (0.05, 0.95)
 
 
-class ExactDropout(nn.Module):
-    """Sets a share of the entries to 0 in training, each independently; few random numbers are drawn for few entries.
+def dropout_mask(shape: tuple[int, ...], share: float, like: Tensor) -> Tensor:
+    """Return factors that set each entry to 0 with a given chance; few random numbers are drawn for few zeros.
 
     A Poisson number of drops that fall anywhere hit each entry independently of the others, with the chance
     ``1 - exp(-rate)`` where ``rate`` is the number of drops for each entry.
 
     Args:
-        share: in [0, 1).
+        shape: of the entries.
+        share: of those that are set to 0, in [0, 1).
+        like: a tensor of the dtype and the device.
+
+    Returns:
+        ``shape``, 0 or ``1 / (1 - share)``, so that the mean is 1.
     """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-        self.rate = -math.log1p(-share)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``[...]`` with the others scaled up, so that the mean is the same."""
-        if not self.training or not self.share:
-            return x
-        drops = int(torch.poisson(torch.tensor(self.rate * x.numel(), dtype=torch.float64)))
-        mask = x.new_full((x.numel(),), 1 / (1 - self.share))
-        mask[torch.randint(x.numel(), (drops,), device=x.device)] = 0
-        return x * mask.view_as(x)
+    size = math.prod(shape)
+    mask = like.new_full((size,), 1 / (1 - share))
+    drops = int(torch.poisson(torch.tensor(-math.log1p(-share) * size, dtype=torch.float64)))
+    mask[torch.randint(size, (drops,), device=like.device)] = 0
+    return mask.view(shape)
 
 
 class Members(nn.Module):
@@ -99,27 +95,38 @@ class Critics(nn.Module):
         self.norms = nn.ModuleList([MembersNorm(members, units) for _ in range(2)])
         self.last = Members(members, units, bins)
         nn.init.zeros_(self.last.weight)
-        self.activation, self.dropout = Mish(), ExactDropout(DROPOUT)
+        self.activation = Mish()
         self.two_hot = TwoHot(bins, LARGEST_SYMLOG)
 
-    def forward(self, latents: Tensor, action: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def forward(
+        self, latents: Tensor, action: Tensor, chosen: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return logits ``[K, ..., bins]`` for ``latents [..., Z]`` and ``action [..., A]``.
 
         Args:
             latents: of the model.
             action: in [-1, 1].
             chosen: ``[K]``, indices of members; default: all.
+            mask: of :meth:`drops`; default: no dropout.
         """
         inputs = torch.cat([latents, action], dim=-1)
-        x = inputs.flatten(0, -2)[None]
-        x = self.activation(self.norms[0](self.dropout(self.first(x, chosen)), chosen))
+        x = self.first(inputs.flatten(0, -2)[None], chosen)
+        x = self.activation(self.norms[0](x if mask is None else x * mask, chosen))
         x = self.activation(self.norms[1](self.second(x, chosen), chosen))
         return self.last(x, chosen).unflatten(1, inputs.shape[:-1])
 
-    def of_two(self, latents: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the values ``[2, ...]`` of two critics that are drawn at random, or ``[1, ...]`` of a single one."""
-        chosen = torch.randperm(self.members, generator=generator, device=latents.device)[:2]
-        return self.two_hot.mean(self(latents, action, chosen))
+    def drops(self, rows: int, members: int | None = None) -> Tensor:
+        """Draw the dropout's mask ``[K, rows, units]`` for ``K`` members; default: all."""
+        weight = self.first.weight
+        return dropout_mask((members or self.members, rows, weight.shape[-1]), DROPOUT, weight)
+
+    def two(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw two members, or the single one, ``[2]`` or ``[1]``."""
+        return torch.randperm(self.members, generator=generator, device=self.last.weight.device)[:2]
+
+    def values(self, latents: Tensor, action: Tensor, chosen: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the values ``[K, ...]`` of chosen members; see :meth:`forward`."""
+        return self.two_hot.mean(self(latents, action, chosen, mask))
 
 
 class TDMPC2Policy(PlanningPolicy):
@@ -167,23 +174,24 @@ class TDMPC2Policy(PlanningPolicy):
         self.actor = form_of_layers(units).mlp(num_features, 2, 2 * num_actions).apply(init_weights)
         num_critics = default.critics if self.num_critics is None else self.num_critics
         self.critics = Critics(num_critics, num_features + num_actions, units, self.bins)
-        self.slow_critics = copy.deepcopy(self.critics).requires_grad_(False).eval()
+        self.slow_critics = copy.deepcopy(self.critics).requires_grad_(False)
 
-    def train(self, mode: bool = True) -> TDMPC2Policy:
-        """Switch dropout, which slow critics never have."""
-        super().train(mode)
-        if hasattr(self, "slow_critics"):
-            self.slow_critics.eval()
-        return self
+    def noise(self, batch: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Draw the noise of a batch of actions, ``[*batch, A]``."""
+        last = self.actor[-1].bias
+        return torch.randn((*batch, len(last) // 2), generator=generator, device=last.device)
 
-    def act(self, latents: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw actions ``[..., A]`` in [-1, 1], reparameterised, for latents ``[..., Z]``.
+    def act(self, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return random actions ``[..., A]`` in [-1, 1], reparameterised.
+
+        Args:
+            latents: ``[..., Z]``.
+            noise: of :meth:`noise`.
 
         Returns:
             The actions, and the entropy ``[...]`` of their Gaussian before ``tanh``.
         """
         mean, log_std = self._gaussian(latents)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
         return torch.addcmul(mean, log_std.exp(), noise).tanh(), entropy
 

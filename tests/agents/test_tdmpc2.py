@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import TDMPC2
-from mbrl_wrappers.agents.networks.tdmpc2 import Critics, ExactDropout
+from mbrl_wrappers.agents.networks.tdmpc2 import Critics, dropout_mask
 from mbrl_wrappers.agents.tdmpc2 import discount_for
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, ImplicitModel
@@ -150,7 +151,7 @@ def test_planned_rewards_count_until_a_step_is_predicted_to_terminate() -> None:
     start = torch.zeros(4, 16)
     start[:, 1] = torch.tensor([1.0, 2.0, 3.0, 9.0])  # ends with the first, second, third step, and never
     actions = torch.tensor([[2.0, 3.0, 4.0], [1.0, 1.0, 1.0]])[None, :, :, None].expand(4, -1, -1, -1)
-    found = agent._returns(start, actions, seeded())
+    found = agent._returns(start, actions, torch.zeros(8, 1), torch.tensor([3, 1]))
     wanted = [[2.0, 1.0], [3.5, 1.5], [4.5, 1.75], [4.5 + 7 / 8, 1.75 + 7 / 8]]
     assert torch.allclose(found, torch.tensor(wanted), rtol=1e-3)
 
@@ -200,21 +201,32 @@ def test_critics_in_one_product_are_critics_one_by_one() -> None:
 
 def test_a_single_critic_is_its_own_least() -> None:
     agent = make(policy_kwargs={"units": 16, "bins": 21, "num_critics": 1})
-    assert agent.policy.critics.of_two(torch.rand(3, 16), torch.rand(3, 1)).shape == (1, 3)
+    critics = agent.policy.critics
+    assert critics.values(torch.rand(3, 16), torch.rand(3, 1), critics.two()).shape == (1, 3)
 
 
 def test_dropout_hits_each_entry_independently_by_its_share() -> None:
     torch.manual_seed(0)
-    dropout, x = ExactDropout(0.1), torch.ones(300, 1000, requires_grad=True)
-    y = dropout(x)
-    y.sum().backward()
-    dropped = y == 0
+    mask = dropout_mask((300, 1000), 0.1, torch.zeros(()))
+    dropped = mask == 0
     assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.003)
-    assert torch.allclose(y[~dropped], torch.tensor(1 / 0.9))
-    assert x.grad is not None and torch.equal(x.grad, y)
+    assert torch.allclose(mask[~dropped], torch.tensor(1 / 0.9))
     of_rows = dropped.sum(1).float()
     assert of_rows.var().item() == pytest.approx(1000 * 0.1 * 0.9, rel=0.25)  # binomial
-    assert dropout.eval()(x) is x
+
+
+def test_what_drops_out_does_not_reach_the_values() -> None:
+    critics = Critics(4, 7, 12, 9)
+    nn.init.normal_(critics.last.weight)
+    latents, action, chosen = torch.randn(5, 6), torch.randn(5, 1), torch.tensor([2, 0])
+    mask = critics.drops(5, 2)
+    assert mask.shape == (2, 5, 12)
+    mask[:] = 1.0
+    assert torch.equal(critics(latents, action, chosen, mask), critics(latents, action, chosen))
+    mask[1, 3] = 0.0  # all of a row's units: its inputs no longer matter
+    other = critics(latents + 1, action, chosen, mask)
+    is_same = (other == critics(latents, action, chosen, mask)).all(-1)
+    assert is_same[1, 3] and is_same.sum() == 1
 
 
 def test_entropy_and_scale_are_the_closed_forms() -> None:
@@ -222,7 +234,7 @@ def test_entropy_and_scale_are_the_closed_forms() -> None:
     latents = torch.rand(6, 16)
     mean, raw = policy.actor(latents).chunk(2, -1)
     normal = Independent(Normal(mean, (-10 + 6 * (raw.tanh() + 1)).exp()), 1)
-    action, entropy = policy.act(latents, seeded())
+    action, entropy = policy.act(latents, policy.noise((6,), seeded()))
     assert torch.allclose(entropy, normal.entropy(), atol=1e-4) and action.shape == (6, 3)
     assert torch.allclose(policy.mode(latents), mean.tanh())
     policy.follow(torch.linspace(0, 10, 101), 0.25)
@@ -231,10 +243,8 @@ def test_entropy_and_scale_are_the_closed_forms() -> None:
     assert float(policy.scale) == 1.0
 
 
-def test_slow_critics_never_drop_out_and_follow_the_others() -> None:
+def test_slow_critics_follow_the_others() -> None:
     policy = make().policy
-    policy.set_training_mode(True)
-    assert policy.critics.dropout.training and not policy.slow_critics.dropout.training
     nn.init.ones_(policy.critics.last.bias)
     policy.follow_critics(0.1)
     assert torch.allclose(policy.slow_critics.last.bias, torch.tensor(0.1))
@@ -418,6 +428,31 @@ def test_defaults_follow_the_env() -> None:
     assert small.dynamics.settings["units"] == small.policy.critics.first.weight.shape[-1] == 384
     many = make(Still(box(2), box(20, -1, 1)), planner_kwargs={})
     assert many._planner.iterations == 8
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_it_learns_the_same_and_compiles_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for compile in (False, True):
+        with monkeypatch.context() as patched:
+            if backend == "eager":  # traces the functions, but leaves their operations as they are
+                patched.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+            agent = make(compile=compile, seed=0)
+            agent.learn(agent.learning_starts + 3)
+            with torch.compiler.set_stance("fail_on_recompile"):
+                agent.learn(5, reset_num_timesteps=False)
+        assert agent._is_compiled == compile and len(agent._compiled_parts or {}) == 3 * compile
+        found.append(parameters(agent))
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(plain, compiled, atol=1e-4, rtol=1e-3)
+
+
+def test_on_a_gpu_it_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TDMPC2, "_on_gpu", True)
+    with pytest.raises(ValueError, match="compile must be False or 'auto' for this agent, got True: on a GPU nothing"):
+        make(compile=True)
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto', got 'yes'"):
+        make(compile="yes")
 
 
 # -- saving --------------------------------------------------------------------------------------------------

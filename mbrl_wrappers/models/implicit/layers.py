@@ -35,6 +35,9 @@ class Mish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[...]`` of the same shape."""
+        if torch.compiler.is_compiling():
+            e = x.clamp(max=_LINEAR_FROM).exp()
+            return x - 2 * x / (e * (e + 2) + 2)
         return _Mish.apply(x) if x.device.type == "cpu" else F.mish(x)
 
 
