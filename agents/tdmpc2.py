@@ -267,7 +267,7 @@ class TDMPC2(AcceleratedUpdates, PlansActions):
         self._owed_updates -= num_updates
         self._update_learning_rate([self.model_optimizer, self.actor_optimizer])
         self.model_optimizer.param_groups[0]["lr"] *= self.encoder_scale
-        experience, log = self._experience(), []
+        experience, log = self._experience(), list[Logged]()
         while len(log) < num_updates:
             try:
                 log.append(self._update(experience, batch_size))

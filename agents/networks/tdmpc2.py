@@ -169,6 +169,7 @@ class TDMPC2Policy(PlanningPolicy):
             num_actions: width of flat actions, ``A``.
             size: of :data:`~mbrl_wrappers.models.implicit.SIZES`.
         """
+        self.num_actions = num_actions
         default = size_named(size)
         units = default.units if self.units is None else self.units
         self.actor = form_of_layers(units).mlp(num_features, 2, 2 * num_actions).apply(init_weights)
@@ -178,8 +179,7 @@ class TDMPC2Policy(PlanningPolicy):
 
     def noise(self, batch: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise of a batch of actions, ``[*batch, A]``."""
-        last = self.actor[-1].bias
-        return torch.randn((*batch, len(last) // 2), generator=generator, device=last.device)
+        return torch.randn((*batch, self.num_actions), generator=generator, device=self.scale.device)
 
     def act(self, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return random actions ``[..., A]`` in [-1, 1], reparameterised.
