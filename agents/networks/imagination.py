@@ -108,11 +108,18 @@ class ImaginationPolicy(MultiInputActorCriticPolicy):
         self.rollout_optimizer = torch.optim.Adam(self.rollout_policy.parameters(), rollout_learning_rate, fused=True)
 
 
-def frame_network(shape: tuple[int, ...], channels: int, features: int) -> nn.Sequential:
+class _FrameNetwork(nn.Sequential):
+    """Layers that see frames with the channels last in memory, for which convolutions are faster on a CPU."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return super().forward(frames.contiguous(memory_format=torch.channels_last))
+
+
+def frame_network(shape: tuple[int, ...], channels: int, features: int) -> nn.Module:
     """Return a network from frames ``[N, C, H, W]`` to features ``[N, F]``."""
     depth, height, width = shape
     cells = (-(-(height - 2) // 2)) * (-(-(width - 2) // 2))
-    return nn.Sequential(
+    return _FrameNetwork(
         nn.Conv2d(depth, channels, 3),
         nn.ReLU(),
         nn.Conv2d(channels, channels, 3, stride=2, padding=1),

@@ -137,7 +137,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
     # -- one step --------------------------------------------------------------------------------------------
 
     def outputs(self, obs: Tensor, action: Tensor) -> FrameOutputs:
-        """Return the logits of a step; those of kinds and rewards that were never seen are minus infinity.
+        """Return the logits of a step: of the kinds that were seen, and of rewards, minus infinity for unseen ones.
 
         Args:
             obs: ``[B, D]``, frames of uint8.
@@ -164,7 +164,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         batch = obs.shape[:-1]
         found = self.outputs(self._flatten(obs, "obs").to(torch.uint8), self._flatten(action, "action"))
         chances = found.pixels.softmax(1)
-        most, kinds = chances.max(1)  # six times as fast as argmax here
+        most, kinds = chances.max(1)
         if not deterministic:
             kinds = _choose(chances.movedim(1, -1), generator, deterministic)
         reward = self.rewards[_choose(found.reward.softmax(-1), generator, deterministic)]
@@ -178,10 +178,8 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         )
 
     def _masked(self, found: FrameOutputs) -> FrameOutputs:
-        no_kind = torch.arange(len(self.codes), device=self.device) >= self.num_kinds
         no_reward = torch.arange(len(self.rewards), device=self.device) >= self.num_rewards
-        pixels = found.pixels.masked_fill(no_kind[:, None, None], -torch.inf)
-        return FrameOutputs(pixels, found.reward.masked_fill(no_reward, -torch.inf), found.end)
+        return found._replace(reward=found.reward.masked_fill(no_reward, -torch.inf))
 
     # -- frames and kinds ------------------------------------------------------------------------------------
 
@@ -192,13 +190,13 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
 
     def _kinds(self, obs: Tensor) -> Tensor:
         """Return the kinds of the pixels, uint8 ``[B, H, W]``; 255 for one that was never seen."""
-        is_kind = self._pixel_codes(obs)[..., None] == self.codes
+        is_kind = self._pixel_codes(obs)[..., None] == self.codes[: int(self.num_kinds)]
         return torch.where(is_kind.any(-1), is_kind.byte().argmax(-1), 255).byte()
 
     def _one_hot(self, kinds: Tensor) -> Tensor:
-        """Return ``[B, K, H, W]`` of kinds ``[B, H, W]``; zeros for one that was never seen."""
-        places = torch.arange(len(self.codes), device=kinds.device, dtype=torch.uint8)
-        return (kinds[:, None] == places[:, None, None]).to(self.dtype)
+        """Return ``[B, K, H, W]`` of kinds ``[B, H, W]``, ``K`` of which were seen; zeros for one that never was."""
+        places = torch.arange(int(self.num_kinds), device=kinds.device, dtype=torch.uint8)
+        return (kinds[..., None] == places).to(self.dtype).movedim(-1, 1)  # the channels are last in memory
 
     def _frames(self, kinds: Tensor) -> Tensor:
         """Return the frames ``[B, D]`` of kinds ``[B, H, W]``."""
