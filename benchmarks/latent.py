@@ -100,6 +100,27 @@ def curve(
     return rows
 
 
+def control(task: str, target: float, published: str, eval_freq: int = 10_000) -> Experiment:
+    """Return a task of dm_control, whose frames are two for each step."""
+    columns = {
+        "Dreamer": Column("dreamer", "Dreamer"),
+        "TD-MPC2": Column("tdmpc2", "TDMPC2"),
+        "SAC of SB3, 1 update": Column("mbpo", "SAC", model=False, params={"agent.gradient_steps": 1}),
+        "CrossQ": CONTROLS["CrossQ"],
+    }
+    return Experiment(
+        title=f"dm_control's {task.replace('-', '_')}, 100,000 frames, vectors",
+        env=f"mbrl_wrappers/control-{task}-v0",
+        steps=50_000,
+        eval_freq=eval_freq,
+        target=target,
+        columns=columns,
+        pairs={},
+        panels={"": list(columns)},
+        text=[f"Published at 100,000 frames: {published}, of full size.", ""],
+    )
+
+
 PAGE = Page(
     name="latent",
     title="Latent models",
@@ -152,22 +173,11 @@ PAGE = Page(
             panels={"": ["Dreamer", "SAC, CNN"]},
             text=["SB3's SAC sees the last three frames, twice as large, in batches of 64.", ""],
         ),
-        "cartpole-swingup": Experiment(
-            title="dm_control's cartpole_swingup, 100,000 frames, vectors",
-            env="mbrl_wrappers/control-cartpole-swingup-v0",
-            steps=50_000,
-            eval_freq=5_000,
-            target=600.0,
-            columns={
-                "Dreamer": Column("dreamer", "Dreamer"),
-                "TD-MPC2": Column("tdmpc2", "TDMPC2"),
-                "SAC of SB3, 1 update": Column("mbpo", "SAC", model=False, params={"agent.gradient_steps": 1}),
-                "CrossQ": CONTROLS["CrossQ"],
-            },
-            pairs={},
-            panels={"": ["Dreamer", "TD-MPC2", "SAC of SB3, 1 update", "CrossQ"]},
-            text=["Published at 100,000 frames: DreamerV3 472, TD-MPC2 839, both full size.", ""],
-        ),
+        "cartpole-swingup": control("cartpole-swingup", 600.0, "DreamerV3 472, TD-MPC2 839", eval_freq=5_000),
+        "walker-walk": control("walker-walk", 914.0, "TD-MPC2 962"),
+        "cheetah-run": control("cheetah-run", 493.0, "TD-MPC2 519"),
+        "finger-spin": control("finger-spin", 901.0, "TD-MPC2 948"),
+        "reacher-easy": control("reacher-easy", 890.0, "TD-MPC2 937"),
         "Breakout-v0": Experiment(
             title="Breakout-v0, planes of 10 x 10",
             env="mbrl_wrappers/Breakout-v0",
