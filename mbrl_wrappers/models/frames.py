@@ -65,6 +65,8 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         most_rewards: most different rewards that a fit may find.
         learning_rate: Adam's.
         batch_size: rows of a gradient step.
+        rare_share: share of a batch that is drawn from rows with another reward than the commonest, for games in which
+            rewards and ends are rare; their chances are then overestimated.
         holdout_ratio: share of the rows that is never trained on.
         patience: a fit stops when the hold-out loss has not fallen by 2% for so many epochs.
         min_epoch_steps: least gradient steps of an epoch.
@@ -95,6 +97,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         most_rewards: int = 32,
         learning_rate: float = 1e-3,
         batch_size: int = 64,
+        rare_share: float = 0.0,
         holdout_ratio: float = 0.1,
         patience: int = 3,
         min_epoch_steps: int = 100,
@@ -112,6 +115,7 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
             "most_rewards": most_rewards,
             "learning_rate": learning_rate,
             "batch_size": batch_size,
+            "rare_share": rare_share,
             "holdout_ratio": holdout_ratio,
             "patience": patience,
             "min_epoch_steps": min_epoch_steps,
@@ -269,12 +273,16 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
 
     def _descend(self, train: _FrameRows, holdout: _FrameRows, generator: torch.Generator | None) -> int:
         """Take gradient steps; return their number."""
-        settings, rows = self.settings, len(train.end)
+        settings, rows, batch_size = self.settings, len(train.end), self.settings["batch_size"]
+        (rare,) = (train.reward.cpu() != train.reward.cpu().mode().values).nonzero(as_tuple=True)
+        num_rare = round(settings["rare_share"] * batch_size) if len(rare) else 0
         optimizer = torch.optim.Adam(self.network.parameters(), lr=settings["learning_rate"], fused=True)
-        epoch = max(-(-rows // settings["batch_size"]), settings["min_epoch_steps"])
+        epoch = max(-(-rows // batch_size), settings["min_epoch_steps"])
         best, state, stale, steps = self._score(holdout)["holdout_error"], self._weights(), 0, 0
         while stale < settings["patience"] and (settings["max_steps"] is None or steps < settings["max_steps"]):
-            index = torch.randint(rows, (settings["batch_size"],), generator=generator)
+            index = torch.randint(rows, (batch_size,), generator=generator)
+            if num_rare:
+                index[:num_rare] = rare[torch.randint(len(rare), (num_rare,), generator=generator)]
             optimizer.zero_grad(set_to_none=True)
             batch = train.at(index.to(self.device))
             _loss(self._run(batch), batch).backward()
@@ -333,4 +341,5 @@ def _check_settings(settings: dict[str, Any]) -> None:
     if settings["max_steps"] is not None:
         check_whole_number("max_steps", settings["max_steps"])
     check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)
+    check_number("rare_share", settings["rare_share"], 0, 1)
     check_number("holdout_ratio", settings["holdout_ratio"], 0, 0.9)

@@ -236,6 +236,7 @@ def test_other_spaces_are_refused(observation_space: Any, action_space: Any, mes
         ({"channels": 0}, "channels must be a whole number of at least 1, got 0"),
         ({"most_kinds": 300}, "most_kinds must be at most 255, got 300"),
         ({"learning_rate": 0.0}, r"learning_rate must be in \(0, 1\], got 0.0"),
+        ({"rare_share": 1.5}, r"rare_share must be in \[0, 1\], got 1.5"),
         ({"holdout_ratio": 1.0}, r"holdout_ratio must be in \[0, 0.9\], got 1.0"),
         ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
         ({"device": "tpu9"}, "device must be one that this machine has"),
@@ -259,6 +260,19 @@ def test_data_that_do_not_fit_are_refused() -> None:
         model.fit(smooth)
     with pytest.raises(ValueError, match="transitions must hold at least one row to fit a model, got 0"):
         model.fit(rows[:0])
+
+
+def test_rare_rewards_are_learned_from_few_rows_by_their_share_of_a_batch() -> None:
+    def learned(rare_share: float) -> float:
+        model = FrameDynamics.for_env(room(), max_steps=200, holdout_ratio=0.0, rare_share=rare_share, **SMALL)
+        rows = collect_transitions(room(), model, 3000, seed=0)
+        is_rare = (rows.reward + 0.1).abs() > 1e-3
+        model.fit(rows[torch.cat([(~is_rare).nonzero()[:, 0], is_rare.nonzero()[:4, 0]])], seeded())
+        others = rows[is_rare]
+        found = model.predict(others.obs, others.action, deterministic=True)
+        return float(((found.reward - others.reward).abs() < 1e-3).float().mean())
+
+    assert learned(0.0) < 0.2 and learned(0.25) > 0.8
 
 
 def test_episodes_will_do_as_experience() -> None:
