@@ -120,9 +120,9 @@ TASKS = {
         agent={**EARLY_FITS, "fit_every": 200_000},
     ),
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 3_000_000, 15, longer=3),
-    "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 8_000_000, 16),
-    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 2_000_000, 10, 3_000),
-    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 2_000_000, 10, 3_000),
+    "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 4_000_000, 16, longer=4),
+    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 10, 3_000, longer=4),
+    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 10, 3_000, longer=4),
 }
 
 
