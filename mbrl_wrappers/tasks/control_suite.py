@@ -1,7 +1,8 @@
-"""Tasks of the DeepMind Control Suite (Tassa et al. 2018) with vectors as observations, by Shimmy."""
+"""Tasks of the DeepMind Control Suite (Tassa et al. 2018) with vectors or frames as observations, by Shimmy."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -37,28 +38,35 @@ CONTROL_TASKS = (
     "walker-stand",
     "walker-walk",
 )
-"""Domain and task of each, as in its id ``mbrl_wrappers/control-<domain>-<task>-v0``."""
+"""Domain and task of each, as in its ids ``mbrl_wrappers/control-<domain>-<task>-v0`` and ``...-pixels-v0``."""
+FRAME_SIZE = 64
+CAMERA = 0
 
 
 class ControlTask(gym.Env[np.ndarray, np.ndarray]):
-    """A task whose observation is one float32 vector of all its parts, and whose actions are repeated.
+    """A task whose observation is one float32 vector of all its parts, or a frame, and whose actions are repeated.
 
     Args:
         env: Shimmy's, with a Dict of observations.
         action_repeat: control steps for each step; their rewards are added up.
+        draw: returns a frame ``[H, W, 3]`` of uint8, which is the observation; default: vectors.
     """
 
-    def __init__(self, env: gym.Env, action_repeat: int) -> None:
+    def __init__(self, env: gym.Env, action_repeat: int, draw: Callable[[], np.ndarray] | None = None) -> None:
         check_whole_number("action_repeat", action_repeat)
-        self._env, self.action_repeat = env, action_repeat
+        self._env, self.action_repeat, self._draw = env, action_repeat, draw
         self.render_mode, self.metadata = env.render_mode, env.metadata
         self.action_space = env.action_space
         parts = env.observation_space
         assert isinstance(parts, spaces.Dict)
         width = sum(int(np.prod(part.shape or ())) for part in parts.values())
-        self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        self.observation_space: spaces.Box = spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        if draw is not None:
+            self.observation_space = spaces.Box(0, 255, draw().shape, np.uint8)
 
-    def _flat(self, obs: dict[str, Any]) -> np.ndarray:
+    def _shown(self, obs: dict[str, Any]) -> np.ndarray:
+        if self._draw is not None:
+            return self._draw()
         return np.concatenate([np.ravel(part) for part in obs.values()]).astype(np.float32)
 
     def reset(
@@ -67,7 +75,7 @@ class ControlTask(gym.Env[np.ndarray, np.ndarray]):
         """Start an episode."""
         super().reset(seed=seed)
         obs, _ = self._env.reset(seed=seed, options=options)
-        return self._flat(obs), {}
+        return self._shown(obs), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
         """Take an action some times, until the episode ends at most."""
@@ -77,7 +85,7 @@ class ControlTask(gym.Env[np.ndarray, np.ndarray]):
             total += float(reward)
             if terminated or truncated:
                 break
-        return self._flat(obs), total, terminated, truncated, {}
+        return self._shown(obs), total, terminated, truncated, {}
 
     def render(self) -> Any:
         """Draw the robot, if there is a renderer; see :func:`make_control_task`."""
@@ -88,7 +96,9 @@ class ControlTask(gym.Env[np.ndarray, np.ndarray]):
         self._env.close()
 
 
-def make_control_task(domain: str, task: str, *, action_repeat: int = 2, render_mode: str | None = None) -> gym.Env:
+def make_control_task(
+    domain: str, task: str, *, action_repeat: int = 2, pixels: int | None = None, render_mode: str | None = None
+) -> gym.Env:
     """Make a task; its ids are registered in :mod:`mbrl_wrappers.tasks.registration`.
 
     An episode has 1,000 control steps, and ends with a truncation; a reward lies in [0, ``action_repeat``].
@@ -97,11 +107,12 @@ def make_control_task(domain: str, task: str, *, action_repeat: int = 2, render_
         domain: such as ``"cartpole"``.
         task: such as ``"swingup"``.
         action_repeat: control steps for each step.
-        render_mode: ``"rgb_array"``, ``"human"`` or None. Without a screen, the variable ``MUJOCO_GL`` has to be
-            ``egl`` or ``osmesa``, with the library that it names.
+        pixels: height and width of the frames that are the observations; default: vectors.
+        render_mode: ``"rgb_array"``, ``"human"`` or None. To draw without a screen, the variable ``MUJOCO_GL`` has to
+            be ``egl`` or ``osmesa``, with the library that it names.
 
     Raises:
-        DependencyNotInstalled: without the extra ``dm-control``.
+        DependencyNotInstalled: without the extra ``dm-control``, or if frames can't be drawn.
         ValueError: for a task that the suite does not have, or an argument out of its range.
     """
     try:
@@ -113,5 +124,24 @@ def make_control_task(domain: str, task: str, *, action_repeat: int = 2, render_
         ) from error
     if (domain, task) not in suite.ALL_TASKS:
         raise ValueError(f"domain and task must be of the Control Suite, got {domain!r} and {task!r}")
-    env = ControlTask(DmControlCompatibilityV0(suite.load(domain, task), render_mode=render_mode), action_repeat)
+    own = suite.load(domain, task)
+    draw = None if pixels is None else _frames_of(own, pixels)
+    env = ControlTask(DmControlCompatibilityV0(own, render_mode=render_mode), action_repeat, draw)
     return TimeLimit(env, -(-EPISODE_STEPS // action_repeat))
+
+
+def _frames_of(own: Any, pixels: int) -> Callable[[], np.ndarray]:
+    """Return a function that draws a task of the suite as it stands, ``[pixels, pixels, 3]`` of uint8."""
+    check_whole_number("pixels", pixels)
+
+    def draw() -> np.ndarray:
+        return np.ascontiguousarray(own.physics.render(height=pixels, width=pixels, camera_id=CAMERA))
+
+    try:
+        draw()
+    except Exception as error:  # of a kind of its own for each way to draw
+        raise gym.error.DependencyNotInstalled(
+            f"frames can't be drawn: {error}. Without a screen, set the variable MUJOCO_GL to egl or osmesa before "
+            "MuJoCo is imported, and install that library, such as libegl1 or libosmesa6"
+        ) from error
+    return draw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS
+from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS, FRAME_SIZE
 
 _TASKS = {
     "mbrl_wrappers/PETSCartpole-v0": ("pets_cartpole:PETSCartpole", 200),
@@ -50,11 +50,12 @@ def register_tasks() -> None:
                 max_episode_steps=max_episode_steps,
             )
     for name in CONTROL_TASKS:
-        env_id = f"mbrl_wrappers/control-{name}-v0"
-        if env_id not in gym.registry:
-            domain, _, task = name.partition("-")
-            maker = "mbrl_wrappers.tasks.control_suite:make_control_task"
-            gym.register(env_id, entry_point=maker, kwargs={"domain": domain, "task": task})
+        domain, _, task = name.partition("-")
+        for suffix, own in (("", {}), ("-pixels", {"pixels": FRAME_SIZE})):
+            env_id = f"mbrl_wrappers/control-{name}{suffix}-v0"
+            if env_id not in gym.registry:
+                maker = "mbrl_wrappers.tasks.control_suite:make_control_task"
+                gym.register(env_id, entry_point=maker, kwargs={"domain": domain, "task": task, **own})
     for name in _GAMES:
         env_id = f"mbrl_wrappers/{name}-v0"
         if env_id not in gym.registry:

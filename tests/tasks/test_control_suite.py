@@ -19,11 +19,11 @@ needs_suite = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("dm_control", "shimmy")), reason="needs the extra dm-control"
 )
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-SWINGUP = "mbrl_wrappers/control-cartpole-swingup-v0"
+SWINGUP, PIXELS = "mbrl_wrappers/control-cartpole-swingup-v0", "mbrl_wrappers/control-cartpole-swingup-pixels-v0"
 
 
 def test_ids_are_registered_without_the_suite() -> None:
-    assert SWINGUP in gym.registry and len([i for i in gym.registry if "/control-" in i]) == len(CONTROL_TASKS)
+    assert SWINGUP in gym.registry and len([i for i in gym.registry if "/control-" in i]) == 2 * len(CONTROL_TASKS)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +79,36 @@ def test_bad_arguments_are_named() -> None:
         make_control_task("cart", "swingup")
     with pytest.raises(ValueError, match="action_repeat must be a whole number of at least 1, got 0"):
         gym.make(SWINGUP, action_repeat=0)
+
+
+# -- frames --------------------------------------------------------------------------------------------------
+
+
+def shades(physics: Any, height: int, width: int, camera_id: int) -> np.ndarray:
+    """A frame whose shade tells the cart's place, drawn without OpenGL."""
+    return np.full((height, width, 3), 128 + 40 * physics.data.qpos[0], np.uint8)
+
+
+@needs_suite
+def test_frames_show_the_state_after_all_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dm_control.mujoco.engine.Physics.render", shades)
+    vectors, frames = gym.make(SWINGUP), gym.make(PIXELS)
+    assert frames.observation_space == gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    vector, frame = vectors.reset(seed=4)[0], frames.reset(seed=4)[0]
+    for _ in range(20):
+        assert frames.observation_space.contains(frame) and frame[0, 0, 0] == int(128 + 40 * vector[0])
+        (vector, reward, *_), (frame, other, *_) = (env.step(np.ones(1)) for env in (vectors, frames))
+        assert reward == other
+    assert make_control_task("walker", "walk", pixels=20).observation_space.shape == (20, 20, 3)
+
+
+@needs_suite
+def test_what_keeps_frames_from_being_drawn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no display")
+
+    with pytest.raises(ValueError, match="pixels must be a whole number of at least 1, got 0"):
+        make_control_task("walker", "walk", pixels=0)
+    monkeypatch.setattr("dm_control.mujoco.engine.Physics.render", broken)
+    with pytest.raises(gym.error.DependencyNotInstalled, match="can't be drawn: no display. .* MUJOCO_GL to egl"):
+        gym.make(PIXELS)
