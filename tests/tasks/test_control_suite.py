@@ -110,5 +110,5 @@ def test_what_keeps_frames_from_being_drawn_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="pixels must be a whole number of at least 1, got 0"):
         make_control_task("walker", "walk", pixels=0)
     monkeypatch.setattr("dm_control.mujoco.engine.Physics.render", broken)
-    with pytest.raises(gym.error.DependencyNotInstalled, match="can't be drawn: no display. .* MUJOCO_GL to egl"):
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"can't be drawn: no display. .* MUJOCO_GL to egl"):
         gym.make(PIXELS)
