@@ -191,7 +191,7 @@ def spec_of(task: Task, column: str, seed: int) -> JobSpec:
         params={**{f"agent.{name}": value for name, value in task.agent.items()}, **MODELS[column]},
         env_kwargs=task.arguments,
         eval_freq=every,
-        eval_episodes=1,  # the page shows what is measured on unseen levels, not these
+        eval_episodes=20,  # for the card; the page shows what is measured on unseen levels
         save_freq=every,
     )
 

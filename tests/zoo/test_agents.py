@@ -199,6 +199,18 @@ def test_the_median_run_is_exported_with_all_on_its_card(runs, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_episodes_can_be_played_anew_for_the_card(runs, tmp_path):
+    arguments = ["export", str(runs[0]), "--to", str(tmp_path / "out"), "--episodes", "7"]
+    assert main(arguments) == 0
+    folder, run = open_agent(tmp_path / "out"), open_agent(runs[0])
+    known = run.evaluation.episodes
+    assert len(folder.evaluation.episodes) == 7 > len(known)
+    assert folder.evaluation.episodes[: len(known)] == known
+    assert folder.evaluation.trained_seeds == run.evaluation.trained_seeds
+    assert "over 7 episodes" in (folder.file("README.md") or b"").decode()
+    assert zoo.verify(folder.path).status == "match"
+
+
 def test_an_env_that_cannot_be_rendered_has_no_replay(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(Line, "render", gym.Env.render)
     folder = export(runs[:1], tmp_path / "out")

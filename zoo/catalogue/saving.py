@@ -83,7 +83,12 @@ def save(
 
 
 def export(
-    runs: Sequence[str | Path], folder: str | Path, *, name: str | None = None, with_optimizer: bool = False
+    runs: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    with_optimizer: bool = False,
+    episodes: int | None = None,
 ) -> AgentFolder:
     """Write the agent of the median run, with a card that shows all of them, into a folder to publish.
 
@@ -93,6 +98,7 @@ def export(
         folder: a new folder, which is written completely or not at all.
         name: the zoo's name for the agent, such as ``"mbpo/Pendulum-v1"``, for the card.
         with_optimizer: keep the state of training, which the run must have saved.
+        episodes: of a new evaluation, for the card and for ``verify``; default: the run's last one.
 
     Raises:
         ZooError: if a folder is not a finished run, or runs differ in more than their seeds.
@@ -118,6 +124,10 @@ def export(
         for file in own:
             write_atomically(partial / file, chosen.file(file) or b"")
         agent = load_agent(chosen, device="cpu")
+        if episodes is not None:
+            with env_from_file(chosen.env.name, chosen.env.kwargs) as playground:
+                played = play_episodes(agent, playground, episodes)
+            evaluation = dataclasses.replace(evaluation, episodes=played, versions=installed_versions())
         if VIDEO not in own and _record(agent, chosen, partial / VIDEO):
             own |= {VIDEO}
         ladder = chosen.file(LADDER)

@@ -460,13 +460,15 @@ class Export:
     """the zoo's name for the agent, for its card"""
     with_optimizer: bool = False
     """keep optimizer and replay buffer"""
+    episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the run's last evaluation)")] = None
+    """episodes to play for the card"""
 
     def run(self) -> int:
         """Run the command."""
         from mbrl_wrappers.zoo.catalogue.saving import export
         from mbrl_wrappers.zoo.terminal import size_text
 
-        folder = export(self.runs, self.to, name=self.name, with_optimizer=self.with_optimizer)
+        folder = export(self.runs, self.to, name=self.name, with_optimizer=self.with_optimizer, episodes=self.episodes)
         print(f"{folder.path}: {size_text(folder.total_bytes)}")
         return OK
 
