@@ -70,9 +70,8 @@ class FrameNetwork(nn.Module):
         for block in self.blocks:
             x = block(x)
         outcome = self.outcome(torch.cat([highest(x), action], dim=1))
-        known = kinds.shape[1]
-        pixels = F.conv2d(x, self.pixels.weight[:known], self.pixels.bias[:known]) + self.copy * kinds
-        return FrameOutputs(pixels, outcome[:, :-1], outcome[:, -1])
+        weight, bias = (part[: kinds.shape[1]] for part in self.pixels.parameters())
+        return FrameOutputs(F.conv2d(x, weight, bias) + self.copy * kinds, outcome[:, :-1], outcome[:, -1])
 
 
 class _Block(nn.Module):

@@ -195,7 +195,7 @@ def test_registering_twice_changes_nothing():
     assert all(gym.spec(env_id) is spec for env_id, spec in specs.items())
     games = {f"mbrl_wrappers/{name}-v0" for name in GAMES}
     assert {env_id for env_id in gym.registry if env_id.startswith("mbrl_wrappers/")} == (
-        ours | games | {f"mbrl_wrappers/control-{name}-v0" for name in CONTROL_TASKS}
+        ours | games | {f"mbrl_wrappers/control-{name}{of}-v0" for name in CONTROL_TASKS for of in ("", "-pixels")}
     )
     assert mbrl_wrappers.envs.register_tasks is register_tasks
 
