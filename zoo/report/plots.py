@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -66,7 +67,7 @@ def new_figure(columns: int, title: str, rows: int = 1) -> tuple[Figure, list[Ax
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * columns, 4.0 * rows), layout=ConstrainedLayoutEngine(wspace=0.06))
-        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.suptitle(fill(title, 46 * columns), fontsize=12, fontweight="bold")  # letters that fit over the axes
         return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
 
 
