@@ -2,7 +2,7 @@
 
     python benchmarks/i2a.py run sokoban7 --columns i2a a2c --seeds 10 11
     python benchmarks/i2a.py plan sokoban7 --columns i2a exact poor --seeds 10 11
-    python benchmarks/i2a.py model sokoban6 --seeds 10 11 12
+    python benchmarks/i2a.py model sokoban7 --seeds 10 11 12
     python benchmarks/i2a.py table
 
 A run writes rows to docs/results/i2a/<task>_<column>_seed<n>.csv and, while it goes, resumes from runs/i2a. `plan`
@@ -264,15 +264,14 @@ def document() -> str:
         "of sampled actions each. Return: the mean of the last 100 episodes of learning. Core-seconds are those of",
         "learning, fits included; ± is over seeds (n - 1).",
         "",
-        "The settings were chosen on single runs of 5x5 with one box, and the model's blocks by what they foresee.",
-        "What a learned model is worth depends on how it generalises to other levels, which its own hold-out, of the",
-        "same levels, does not say. The paper's blocks pool and inject: each pixel is told the maximum of each channel",
-        "over the frame. In Sokoban a step only changes cells next to the player, and models without pooling",
-        "(`pooling: false`, the recipe's) foresee other levels better; with it, I2A on 6x6 (seed 10) was at 10.5%",
-        "after 400,000 frames and at 55.5% after a million. Few random episodes end with a solved level, so the recipe",
-        "also draws a tenth of each batch from rows with a rare reward (`rare_share: 0.1`). The runs on 6x6 were made",
-        "without that; on 7x7 (seed 10), with a first fit after 100,000 frames, I2A stood at 19.5% after a million",
-        "without it.",
+        "The settings were chosen on single runs of 5x5 with one box, those of the model by how well it foresees other",
+        "levels, which its own hold-out, of the same levels, does not say. The paper's blocks pool and inject: each",
+        "pixel is told the maximum of each channel over the frame. In Sokoban a step only changes cells next to the",
+        "player, and the recipe's model does not pool (`pooling: false`). Few random episodes end with a solved level,",
+        "so a tenth of each batch comes from rows with a rare reward (`rare_share: 0.1`). What this did, on seed 10:",
+        "with pooling, I2A on 6x6 solved 10.5% after 400,000 frames and 55.5% after a million. The table of 6x6 has",
+        "neither pooling nor a share for rare rewards. 7x7 without such a share, and with a first fit after 100,000",
+        "frames, stood at 19.5% after a million.",
         "",
         f"{versions()}.",
         "",
@@ -291,7 +290,7 @@ Runs = dict[int, list[dict[str, float]]]
 def runs_of(name: str, column: str) -> Runs:
     """Return the rows of each seed's run, by its seed."""
     runs: Runs = {}
-    for file in sorted(FOLDER.glob(f"{name}{column and '_' + column}_seed*.csv")):
+    for file in sorted(FOLDER.glob(f"{name}_{column}_seed*.csv")):
         runs[int(file.stem.rpartition("seed")[2])] = numbers(file)
     return runs
 
@@ -339,7 +338,7 @@ def planned(name: str) -> list[str]:
 
 def foreseen(name: str) -> list[str]:
     """Return a table of what models foresee, if that was measured."""
-    runs = runs_of(f"model_{name}", "").values()  # of each seed
+    runs = runs_of("model", name).values()  # of each seed
     if not runs:
         return []
     keys = ["frames", "pixels", "rewards", "rare_rewards", "ends"]
@@ -398,7 +397,7 @@ def plan(name: str, column: str, seed: int) -> None:
 
 
 def model(name: str, seed: int) -> None:
-    """Fit models to random play; measure what they foresee in levels, or games, that they were not fitted to."""
+    """Fit models to random play, and measure how well they predict other levels or games."""
     task, rows = TASKS[name], []
     for kind, own in KINDS.items():
         spec = spec_of(task, "i2a", seed)

@@ -139,7 +139,7 @@ def _frames_of(own: Any, pixels: int) -> Callable[[], np.ndarray]:
 
     try:
         draw()
-    except Exception as error:  # of a kind of its own for each way to draw
+    except Exception as error:  # each backend of MuJoCo raises another kind
         raise gym.error.DependencyNotInstalled(
             f"frames can't be drawn: {error}. Without a screen, set the variable MUJOCO_GL to egl or osmesa before "
             "MuJoCo is imported, and install that library, such as libegl1 or libosmesa6"
