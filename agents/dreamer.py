@@ -91,6 +91,8 @@ class Dreamer(RememberingAgent):
         actor_gradient: ``"dynamics"``, through the model, or ``"reinforce"``; default: ``"reinforce"`` for discrete
             actions in version 3, else ``"dynamics"``.
         ent_coef: weight of the actor's entropy; 0 for continuous actions in version 1.
+        action_penalty: ``c``, of continuous actions ``tanh(u)``: the actor pays ``c mean_j u_j^2`` of its mean. Without
+            it (the paper's 0), large learning rates can drive all means to a bound, where tanh passes no gradient back.
         max_grad_norm: to which the norms of the model's, the actor's and the critic's gradient are clipped.
         action_noise: added to continuous actions while learning, in units of [-1, 1]; default: none in version 3,
             Gaussian with a standard deviation of 0.3 in version 1.
@@ -133,6 +135,7 @@ class Dreamer(RememberingAgent):
         gae_lambda: float = 0.95,
         actor_gradient: ActorGradient | None = None,
         ent_coef: float | None = None,
+        action_penalty: float = 0.0,
         max_grad_norm: float = 100.0,
         action_noise: ActionNoise | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -188,6 +191,7 @@ class Dreamer(RememberingAgent):
         self.gae_lambda = gae_lambda
         self.actor_gradient = actor_gradient
         self.ent_coef = chosen["ent_coef"]
+        self.action_penalty = action_penalty
         self.max_grad_norm = max_grad_norm
         self._check_arguments()
         if _init_setup_model:
@@ -203,7 +207,8 @@ class Dreamer(RememberingAgent):
             check_number(name, getattr(self, name), 0, 1)
         for name in ("behavior_learning_rate", "replay_ratio", "max_grad_norm"):
             check_number(name, getattr(self, name), 0, 1e9, low_is_valid=False)
-        check_number("ent_coef", self.ent_coef, 0, 1e9)
+        for name in ("ent_coef", "action_penalty"):
+            check_number(name, getattr(self, name), 0, 1e9)
         if self.actor_gradient not in (None, "dynamics", "reinforce"):
             raise ValueError(f"actor_gradient must be 'dynamics' or 'reinforce', got {self.actor_gradient!r}")
 
@@ -289,11 +294,15 @@ class Dreamer(RememberingAgent):
             features, actions = self._imagine(start)
         found = self._evaluate(features, is_over)
         seen = features[:-1].detach()
-        of = self.policy.actions.distribution(self.policy.actor(seen))
+        outputs = self.policy.actor(seen)
+        of = self.policy.actions.distribution(outputs)
         gain, log = self._gain(found, of, actions), {}
         if self.ent_coef:
             log["entropy"] = self.policy.actions.entropy(of)
             gain = gain + self.ent_coef * log["entropy"]
+        if self.action_penalty and isinstance(self.action_space, spaces.Box):
+            log["action_penalty"] = self.action_penalty * self.policy.actions.before_tanh(outputs).square().mean(-1)
+            gain = gain - log["action_penalty"]
         objective = (found.weight * gain).mean()
         loss = (found.weight * self._critic_loss(found, seen)).mean()
         steppers = Stepper(self.actor_optimizer), Stepper(self.critic_optimizer)
@@ -327,7 +336,7 @@ class Dreamer(RememberingAgent):
         return self.dynamics.imagine(self.dynamics.state_of(start), act, self.horizon)
 
     def _gain(self, found: Evaluated, of: Tensor, actions: Tensor) -> Tensor:
-        """Return what the actor climbs, ``[H, N]``, entropy left out.
+        """Return what the actor climbs, ``[H, N]``, entropy and penalty left out.
 
         Args:
             found: the returns of the actions.

@@ -26,6 +26,10 @@ class BoundedNormal(GaussianLatent):
         mean, std = outputs.unflatten(-1, (2, self.dim)).unbind(-2)
         return torch.stack([mean.tanh(), 0.1 + 0.9 * (std + 2.0).sigmoid()], dim=-2)
 
+    def before_tanh(self, outputs: Tensor) -> Tensor:
+        """Return ``u [..., A]`` of outputs ``[..., 2 A]``, where ``tanh(u)`` is the mean."""
+        return outputs[..., : self.dim]
+
     def log_prob(self, of: Tensor, action: Tensor) -> Tensor:
         """Return the logarithm of the density of actions ``[..., A]``, ``[...]``."""
         mean, std = of.unbind(-2)
@@ -49,6 +53,10 @@ class SquashedNormal(GaussianLatent):
         mean = self.MEAN_SCALE * (mean / self.MEAN_SCALE).tanh()
         raw_init = math.log(math.expm1(self.INIT_STD))  # softplus(raw_init) = INIT_STD
         return torch.stack([mean, F.softplus(std + raw_init) + self.MIN_STD], dim=-2)
+
+    def before_tanh(self, outputs: Tensor) -> Tensor:
+        """Return ``u [..., A]`` of outputs ``[..., 2 A]``, where ``tanh(u)`` is the mode."""
+        return self.distribution(outputs)[..., 0, :]
 
     def sample(self, of: Tensor, noise: Tensor) -> Tensor:
         """Return actions ``[..., A]``, reparameterised."""

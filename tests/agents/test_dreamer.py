@@ -147,6 +147,21 @@ def test_climbing_the_gradient_through_the_model_makes_the_dream_better() -> Non
     assert worth() > before + 0.05
 
 
+@pytest.mark.parametrize("version", [1, 3])
+def test_the_penalty_leads_actions_back_from_their_bounds(version: int) -> None:
+    """A new model foresees no reward at all, so nothing else moves the actor."""
+    for penalty in (0.0, 0.5):
+        agent = make(version=version, ent_coef=0.0, action_penalty=penalty, behavior_learning_rate=0.05)
+        torch.nn.init.constant_(agent.policy.actor[-1].bias, 4.0)
+        start, nobody = torch.randn(64, agent.dynamics.num_features), torch.zeros(64, dtype=torch.bool)
+        before = agent.act_on(start) / 5  # the bound
+        for _ in range(50):
+            agent._update_behavior(start, nobody)
+        after = agent.act_on(start) / 5
+        assert before.mean() > 0.95
+        assert after.mean() < 0.8 if penalty else after.mean() > 0.95
+
+
 def test_where_an_episode_is_over_nothing_is_learned() -> None:
     agent = make(ent_coef=0.1)
     for is_over in (True, False):
@@ -436,6 +451,7 @@ def test_an_interrupted_run_of_the_zoo_ends_as_one_that_was_not(tmp_path: Any) -
         ({"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
         ({"actor_gradient": "both"}, "actor_gradient must be 'dynamics' or 'reinforce', got 'both'"),
         ({"buffer_size": 7}, "buffer_size must be at least 8 steps of each env, the sequence_length, got 7"),
+        ({"action_penalty": -1.0}, r"action_penalty must be in \[0, 1e\+09\], got -1.0"),
         ({"version": 1, "ent_coef": 0.1}, "ent_coef must be 0 and actor_gradient 'dynamics' for continuous actions"),
     ],
 )
