@@ -72,7 +72,8 @@ class I2A(OnPolicyAlgorithm):
         learner: ``"A2C"`` or ``"PPO"``.
         first_fit: steps before the first fit of a model that learns.
         fit_every: steps between further fits; default: there are none.
-        fit_rows: newest steps that a fit learns from.
+        fit_rows: newest steps that a fit learns from. ``save`` does not keep them: a loaded agent fits when it has made
+            as many steps as the fit waits for, or ``fit_rows``.
         learning_rate, n_steps, gamma, gae_lambda, ent_coef, vf_coef, max_grad_norm, normalize_advantage: as in SB3's
             A2C; PPO's defaults differ.
         batch_size, n_epochs, clip_range: as in PPO; A2C takes one step on all of a rollout.
@@ -143,7 +144,7 @@ class I2A(OnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.batch_size, self.n_epochs, self.clip_range = batch_size, n_epochs, clip_range
         self.clip_range_vf = self.target_kl = None  # PPO's update looks at these
-        self.replay_buffer, self._num_fits = None, 0
+        self.replay_buffer, self._num_fits, self._last_fit = None, 0, 0
         if learner == "A2C" and "optimizer_class" not in (policy_kwargs or {}):
             rms_prop = {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}
             policy_kwargs = {
@@ -179,6 +180,8 @@ class I2A(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         if self.dynamics is None:
             self.dynamics = FrameDynamics(self.observation_space, self.action_space, seed=self.seed or 0)
+        if not isinstance(self.dynamics, WorldModel):
+            raise ValueError(f"dynamics must be a model, such as FrameDynamics.for_env(env), got {self.dynamics!r}")
         self.dynamics.check_spaces(self.observation_space, self.action_space)
         self._core = ImaginationCore(self.dynamics.to(self.device), self.length)
         # Policy and rollout buffer are of what was imagined too; the agent's own observations are the env's.
@@ -212,8 +215,7 @@ class I2A(OnPolicyAlgorithm):
 
     def _fit_if_due(self) -> None:
         buffer = self.replay_buffer
-        due = self.first_fit + self._num_fits * (self.fit_every or 0)
-        if buffer is None or not self._is_learning_model() or self.num_timesteps < due:
+        if buffer is None or not self._is_fit_due(buffer):
             return
         experience = ReplayExperience(buffer, AgentView(cast(Any, self), self.dynamics), self.dynamics)
         generator = torch.Generator().manual_seed(stream_seed(self.seed, f"fit {self._num_fits}"))
@@ -221,11 +223,17 @@ class I2A(OnPolicyAlgorithm):
         report = self.dynamics.fit(experience, generator)
         if is_first:
             self._begin_anew()
-        self._num_fits += 1
+        self._num_fits, self._last_fit = self._num_fits + 1, self.num_timesteps
         for name, value in report.items():
             self.logger.record(f"model/{name}", value)
         if not self._is_learning_model():
             self.replay_buffer = None
+
+    def _is_fit_due(self, buffer: ReplayBuffer) -> bool:
+        wait = self.fit_every if self.dynamics.num_starts else self.first_fit
+        if wait is None:
+            return False
+        return self.num_timesteps - self._last_fit >= wait and buffer.size() * self.n_envs >= min(wait, self.fit_rows)
 
     def _begin_anew(self) -> None:
         """Make a new policy, for what is seen now is not what the old one has learned to see."""
@@ -246,6 +254,8 @@ class I2A(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> I2A:
         """Learn; as in SB3."""
+        if reset_num_timesteps:
+            self._last_fit -= self.num_timesteps
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def collect_rollouts(

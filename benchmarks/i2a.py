@@ -33,6 +33,7 @@ from mbrl_wrappers.imagination import checkpoint_extra, has_checkpoint, load_che
 from mbrl_wrappers.models import CopyDynamics, FrameDynamics
 from mbrl_wrappers.planners.tree import UCT, TreeSearch, root_generators
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
+from mbrl_wrappers.tasks.grids.sokoban_levels import generate_level, part_of
 from mbrl_wrappers.types import Transitions
 from mbrl_wrappers.wrappers import ModelExpansion
 from mbrl_wrappers.zoo.storage.folder import load_agent, open_folder
@@ -42,8 +43,7 @@ from mbrl_wrappers.zoo.training.progress import Evaluation
 from mbrl_wrappers.zoo.training.run import run
 
 FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
-UNSEEN = 1_000_000  # the first of the levels that no agent learns on
-TESTED = 200
+NUM_LEVELS, TESTED = 60_000, 200  # levels, of which the larger part is learned on; of the other part, those tested
 PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
 KINDS = {
     "with pooling": {"pooling": True, "rare_share": 0.0},
@@ -95,7 +95,7 @@ class Task:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the env: those of its games, and the limit of an episode's steps."""
-        levels = {} if self.env == MINI_PACMAN else {"levels": [0, UNSEEN]}
+        levels = {} if self.env == MINI_PACMAN else {"levels": [0, NUM_LEVELS], "part": "train"}
         return {**self.games, **levels, "max_episode_steps": self.limit}
 
     @property
@@ -235,7 +235,8 @@ def evaluated(agent: OnPolicyAlgorithm, task: Task) -> dict[str, Any]:
     """Return the share of unseen levels that are solved, or the mean return of the newest episodes of learning."""
     if task.env == MINI_PACMAN:
         return {"return": round(float(np.mean([info["r"] for info in agent.ep_info_buffer or []])), 2)}
-    games, solved = unseen(task, TESTED), np.zeros(TESTED, bool)
+    games = unseen(task, TESTED)
+    solved = np.zeros(games.num_games, bool)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(task.limit):
@@ -245,10 +246,17 @@ def evaluated(agent: OnPolicyAlgorithm, task: Task) -> dict[str, Any]:
 
 
 def unseen(task: Task, count: int) -> SokobanGames:
-    """Return games that begin with one unseen level each."""
-    games = SokobanGames(count, max_episode_steps=task.limit, **task.games)
-    for row in range(count):
-        games.play(row, UNSEEN + row)
+    """Return games that begin with one level each, none of which is in the part for training, nor there twice."""
+    levels: dict[str, int] = {}
+    for level in range(NUM_LEVELS):
+        text = generate_level(task.games["size"], task.games["num_boxes"], level)
+        if part_of(text) == "test":
+            levels.setdefault(text, level)
+        if len(levels) == count:
+            break
+    games = SokobanGames(len(levels), max_episode_steps=task.limit, **task.games)
+    for row, level in enumerate(levels.values()):
+        games.play(row, level)
     return games
 
 
@@ -383,7 +391,8 @@ def plan(name: str, column: str, seed: int) -> None:
     """Solve unseen levels by tree search in the model that a run has ended with, without its agent."""
     task = TASKS[name]
     agent: Any = load_agent(open_folder(folder_of(name, column, seed)), device="cpu")
-    games, solved = unseen(task, PLANNED), np.zeros(PLANNED, bool)
+    games = unseen(task, PLANNED)
+    solved = np.zeros(PLANNED, bool)
     expansion = ModelExpansion(agent.dynamics, generators=root_generators(1, PLANNED), rollout_steps=15, discount=0.99)
     search, generators = TreeSearch(SIMULATIONS, UCT(), zero_sum=False, discount=0.99), root_generators(0, PLANNED)
     for _ in range(PLANNED_STEPS):
@@ -407,7 +416,7 @@ def model(name: str, seed: int) -> None:
         started = time.process_time()
         dynamics.fit(collect_transitions(env, dynamics, FITTED, seed=seed), torch.Generator().manual_seed(seed))
         spent = round(time.process_time() - started, 1)
-        others = {"levels": [UNSEEN, 2 * UNSEEN]} if task.measure == "solved" else {}
+        others = {"part": "test"} if task.measure == "solved" else {}
         unseen_env = gym.make(task.env, **{**task.arguments, **others})
         tested = collect_transitions(unseen_env, dynamics, FORESEEN, seed=1000 + seed)
         for steps in AHEAD:

@@ -11,6 +11,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from mbrl_wrappers.arguments import check_whole_number
+
 
 class FrameExtractor(BaseFeaturesExtractor):
     """Two convolutions and a dense layer, for small frames; the model-free path of I2A, and all of its A2C.
@@ -117,7 +119,11 @@ class _FrameNetwork(nn.Sequential):
 
 def frame_network(shape: tuple[int, ...], channels: int, features: int) -> nn.Module:
     """Return a network from frames ``[N, C, H, W]`` to features ``[N, F]``."""
+    check_whole_number("channels", channels)
+    check_whole_number("features_dim", features)
     depth, height, width = shape
+    if min(height, width) < 3:
+        raise ValueError(f"observation_space must have frames of at least 3 x 3, got {height} x {width}")
     cells = (-(-(height - 2) // 2)) * (-(-(width - 2) // 2))
     return _FrameNetwork(
         nn.Conv2d(depth, channels, 3),

@@ -69,7 +69,7 @@ class GridEnv(gym.Env[np.ndarray, Any]):
 
 
 def show_frame(env: GridEnv, frame: np.ndarray) -> None:
-    """Put a frame ``[C, H, W]`` on the board, to be rendered; the game behind it stays where it is.
+    """Put a frame ``[C, H, W]`` on the board, to be rendered; the game has to be reset before it goes on.
 
     A model's frame may have cells between absent and present: they are shown as the nearer of both.
     """

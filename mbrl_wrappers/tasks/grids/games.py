@@ -68,7 +68,7 @@ class Games(ABC):
         self.steps = np.zeros(num_games, int)
         self.over = np.zeros(num_games, bool)
         self._rows = np.arange(num_games)
-        self._generators = [np.random.default_rng() for _ in range(num_games)]
+        self._generators: list[np.random.Generator | None] = [None] * num_games
         self._is_started = False
 
     def seed(self, seeds: Sequence[int | None]) -> None:
@@ -82,6 +82,13 @@ class Games(ABC):
         for row, seed in enumerate(seeds):
             if seed is not None:
                 self._generators[row] = np.random.default_rng(stream_seed(seed, "games"))
+
+    def _generator(self, row: int) -> np.random.Generator:
+        """Return a game's random stream, made when it is first needed, since that takes longer than a step."""
+        generator = self._generators[row]
+        if generator is None:
+            generator = self._generators[row] = np.random.default_rng()
+        return generator
 
     def reset(self, rows: np.ndarray | None = None) -> None:
         """Start games anew: those that a bool mask ``[B]`` marks, or all."""

@@ -149,7 +149,7 @@ class MiniPacmanGames(Games):
         self._draw()
 
     def _start_level(self, row: int, level: int) -> None:
-        generator = self._generators[row]
+        generator = self._generator(row)
         cells = generator.permutation(self._floor)
         pacman, pills = cells[0], cells[1 : 1 + NUM_PILLS]
         ghosts = cells[self._is_far[pacman, cells]][: 1 + (level - 1) // 2]

@@ -7,14 +7,14 @@ frame here has one pixel for each cell.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.tasks.grids.env import GridEnv
 from mbrl_wrappers.tasks.grids.games import PRESENT, Games
-from mbrl_wrappers.tasks.grids.sokoban_levels import check_level, generate_level, read_levels
+from mbrl_wrappers.tasks.grids.sokoban_levels import Part, check_level, generate_level, part_of, read_levels
 from mbrl_wrappers.tasks.grids.tiles import Tile
 
 WALL, TARGET, BOX, PLAYER = range(4)
@@ -37,8 +37,11 @@ class SokobanGames(Games):
         level_file: a file in the format of Boxoban (Guez et al., 2018), whose levels have this size and number of
             boxes; default: levels are generated, each from a seed.
         levels: the levels that episodes are drawn from, ``first`` to ``stop - 1``: seeds of generated levels, or places
-            in the file. Ranges that do not overlap are training and test sets. A level is generated in about a
-            millisecond, once if there are up to 65,536. Default: a million seeds from 0, or the whole file.
+            in the file. A level is generated in about a millisecond, once if there are up to 65,536. Default: a
+            million seeds from 0, or the whole file.
+        part: ``"train"`` or ``"test"``, the part of these levels that episodes are drawn from: no level is in both,
+            see :func:`~mbrl_wrappers.tasks.grids.sokoban_levels.part_of`. Ranges of seeds are not enough for that,
+            since different seeds can be the same small level. Default: all.
         noop: whether there is a fifth action, to stay.
         max_episode_steps: steps after which an episode is truncated; None: never.
 
@@ -46,7 +49,8 @@ class SokobanGames(Games):
         level: ``[B]``, the level that each game plays; -1 where :meth:`put` has put one.
 
     Raises:
-        ValueError: for an argument out of its range, or levels that are broken or of another size.
+        ValueError: for an argument out of its range, levels that are broken or of another size, or if none of the first
+            thousand is in the part.
     """
 
     planes = ("wall", "target", "box", "player")
@@ -68,30 +72,53 @@ class SokobanGames(Games):
         num_boxes: int = 4,
         level_file: str | Path | None = None,
         levels: tuple[int, int] | None = None,
+        part: Part | None = None,
         noop: bool = False,
         max_episode_steps: int | None = None,
     ) -> None:
         check_whole_number("size", size, 5)
         check_whole_number("num_boxes", num_boxes)
+        if part not in (None, *get_args(Part)):
+            raise ValueError(f"part must be None or one of {get_args(Part)}, got {part!r}")
         self.size = size
         self.num_boxes = num_boxes
+        self.part = part
         self._file = None if level_file is None else _levels_of(level_file, size, num_boxes)
         self._first, self._stop = _checked_range(levels, 1_000_000 if self._file is None else len(self._file))
         if self._file is not None and self._stop > len(self._file):
             raise ValueError(
                 f"levels must end at {len(self._file)}, the number of levels in {level_file}, got {levels}"
             )
-        if self._file is None:
-            generate_level(size, num_boxes, self._first)  # refuses boxes without room now, not at the first reset
+        self._text_of(self._first)  # refuses boxes without room now, not at the first reset
+        if not any(map(self._is_in_part, range(self._first, min(self._stop, self._first + 1000)))):
+            raise ValueError(
+                f"part must have one of the first thousand levels from {self._first} to {self._stop - 1}, got {part!r}"
+            )
         super().__init__(num_games, (size, size), 5 if noop else 4, max_episode_steps)
         self.level = np.full(num_games, -1)
         self._offsets = np.array([-size, size, -1, 1, 0])
+        self._edge = np.pad(np.zeros((size - 2, size - 2), bool), 1, constant_values=True).ravel()
         self._players = np.zeros(num_games, int)
         self._boxes_off = np.ones(num_games, int)
 
     def _start(self, rows: np.ndarray) -> None:
         for row in rows:
-            self.play(row, int(self._generators[row].integers(self._first, self._stop)))
+            generator = self._generator(row)
+            level = int(generator.integers(self._first, self._stop))
+            while not self._is_in_part(level):
+                level = int(generator.integers(self._first, self._stop))
+            self.play(row, level)
+
+    def _is_in_part(self, level: int) -> bool:
+        return self.part is None or part_of(self._text_of(level)) == self.part
+
+    def _text_of(self, level: int) -> str:
+        """Return the text of a level: of its seed, or of its place in the file."""
+        if self._file is None:
+            return generate_level(self.size, self.num_boxes, level)
+        if not 0 <= level < len(self._file):
+            raise ValueError(f"level must be from 0 to {len(self._file) - 1}, the levels of the file, got {level}")
+        return self._file[level]
 
     def play(self, row: int, level: int) -> None:
         """Let a game begin with a level: a seed, or a place in the file.
@@ -99,12 +126,7 @@ class SokobanGames(Games):
         Raises:
             ValueError: if there is no such level.
         """
-        if self._file is None:
-            text = generate_level(self.size, self.num_boxes, level)
-        elif not 0 <= level < len(self._file):
-            raise ValueError(f"level must be from 0 to {len(self._file) - 1}, the levels of the file, got {level}")
-        else:
-            text = self._file[level]
+        text = self._text_of(level)
         self._begin(row)
         self._lay(row, text)
         self.level[row] = level
@@ -128,20 +150,21 @@ class SokobanGames(Games):
             frames: uint8, of as many numbers as ``boards``.
 
         Raises:
-            ValueError: if a frame shows not exactly one player, or one in the outermost cells.
+            ValueError: unless each frame shows one player, a box, and neither of them in the outermost cells.
         """
         boards = frames.reshape(self.boards.shape)
-        players = boards[:, PLAYER].argmax(1)
-        row, column = np.divmod(players, self.size)
-        inside = (np.minimum(row, column) > 0) & (np.maximum(row, column) < self.size - 1)
-        wrong = (np.count_nonzero(boards[:, PLAYER], axis=1) != 1) | ~inside
+        players, boxes = boards[:, PLAYER] > 0, boards[:, BOX] > 0
+        wrong = (players.sum(1) != 1) | ~boxes.any(1) | ((players | boxes) & self._edge).any(1)
         if wrong.any():
             first = int(wrong.argmax())
-            shown = boards[first].reshape(self.observation_space.shape)[PLAYER]
-            raise ValueError(f"frames must show one player, within the walls, got in frame {first}\n{shown}")
+            shown = boards[first].reshape(self.observation_space.shape)[[BOX, PLAYER]]
+            raise ValueError(
+                f"frames must show one player, and boxes, within the walls, got in frame {first} (boxes, player)\n"
+                f"{shown}"
+            )
         self._begin(self._rows)
         self.boards[:] = boards
-        self.level[:], self._players = -1, players
+        self.level[:], self._players = -1, players.argmax(1)
         self._boxes_off = np.count_nonzero(boards[:, BOX] > boards[:, TARGET], axis=1)
 
     def _lay(self, row: int, level: str) -> None:
@@ -195,12 +218,12 @@ class Sokoban(GridEnv):
     - ``reset(options={"level": n})`` starts level ``n``, also one outside of ``levels``.
 
     Args:
-        size, num_boxes, level_file, levels, noop: see :class:`SokobanGames`.
+        size, num_boxes, level_file, levels, part, noop: see :class:`SokobanGames`.
         render_mode: None, ``"rgb_array"`` or ``"ansi"``.
 
     Example:
-        >>> env = gym.make("mbrl_wrappers/Sokoban-v0", size=7, num_boxes=2, levels=(0, 1000))
-        >>> test_env = gym.make("mbrl_wrappers/Sokoban-v0", size=7, num_boxes=2, levels=(1000, 1100))
+        >>> env = gym.make("mbrl_wrappers/Sokoban-v0", size=7, num_boxes=2, part="train")
+        >>> test_env = gym.make("mbrl_wrappers/Sokoban-v0", size=7, num_boxes=2, part="test")
     """
 
     games: SokobanGames
@@ -212,10 +235,13 @@ class Sokoban(GridEnv):
         num_boxes: int = 4,
         level_file: str | Path | None = None,
         levels: tuple[int, int] | None = None,
+        part: Part | None = None,
         noop: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        games = SokobanGames(1, size=size, num_boxes=num_boxes, level_file=level_file, levels=levels, noop=noop)
+        games = SokobanGames(
+            1, size=size, num_boxes=num_boxes, level_file=level_file, levels=levels, part=part, noop=noop
+        )
         super().__init__(games, render_mode)
 
     def _start(self, options: dict[str, Any]) -> None:
