@@ -19,6 +19,7 @@ from torch.distributions import Independent, Normal, OneHotCategorical
 
 from mbrl_wrappers import zoo
 from mbrl_wrappers.agents import Dreamer
+from mbrl_wrappers.agents.dreamer import Evaluated
 from mbrl_wrappers.agents.networks.dreamer import BoundedNormal, OneOf, SquashedNormal
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import RSSM, EnsembleDynamics
@@ -115,13 +116,16 @@ def test_returns_are_of_the_states_that_steps_lead_to(lam: float) -> None:
 
 
 def test_an_action_is_scored_in_the_state_in_which_it_was_chosen() -> None:
-    agent = make(Context(), horizon=3, ent_coef=0.0)
+    agent = make(Context(), model={"bins": 0}, horizon=3, ent_coef=0.0)
+    # Rewards so far apart that the running range of returns is above its least value after one batch.
+    torch.nn.init.normal_(agent.dynamics.reward_head.net[-1].weight, std=500.0)
     start = torch.randn(5, agent.dynamics.num_features, generator=torch.Generator().manual_seed(1))
     nobody = torch.zeros(5, dtype=torch.bool)
     torch.manual_seed(3)
     features, actions = agent._imagine(start)
     found = agent._evaluate(features, nobody)
-    scale = (0.01 * (found.returns.quantile(0.95) - found.returns.quantile(0.05))).clamp(min=1)
+    scale = 0.01 * (found.returns.quantile(0.95) - found.returns.quantile(0.05))
+    assert scale > 2
     chances = agent.policy.actor(features[:-1].detach()).softmax(-1) * 0.99 + 0.005
     advantage = (found.returns - found.values) / scale
     objective = (found.weight * (chances * actions).sum(-1).log() * advantage).detach()
@@ -145,6 +149,46 @@ def test_climbing_the_gradient_through_the_model_makes_the_dream_better() -> Non
     for _ in range(30):
         agent._update_behavior(start, nobody)
     assert worth() > before + 0.05
+
+
+def test_the_range_of_returns_follows_slowly_and_has_a_least_value() -> None:
+    agent = make()
+    for turn in range(1, 4):
+        scale = agent._return_scale(torch.linspace(-1000, 1000, 2001))
+        assert float(scale) == pytest.approx(1800 * (1 - 0.99**turn), rel=1e-3)
+    assert float(make()._return_scale(torch.linspace(-1, 1, 50))) == 1.0
+
+
+def test_the_critic_learns_returns_and_what_its_slow_copy_says() -> None:
+    agent = make()
+    critic, slow = agent.policy.critic, agent.policy.slow_critic
+    for net in (critic, slow):
+        torch.nn.init.normal_(net.net[-1].weight)
+    features = torch.randn(4, 6, agent.dynamics.num_features)
+    outputs, returns = critic(features), torch.randn(4, 6)
+    found = Evaluated(returns, critic.mean(outputs), outputs, torch.ones(4, 6))
+    wanted = critic.loss(outputs, returns) + critic.loss(outputs, critic.mean(slow(features)))
+    torch.testing.assert_close(agent._critic_loss(found, features), wanted)
+    before = slow.net[-1].weight.clone()
+    agent._update_behavior(features[0], torch.zeros(6, dtype=torch.bool))
+    torch.testing.assert_close(slow.net[-1].weight, torch.lerp(before, critic.net[-1].weight, 0.02))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_the_entropy_bonus_makes_actions_more_random(discrete: bool) -> None:
+    """A new model foresees no reward at all, so nothing else moves the actor."""
+    agent = make(Context(discrete), ent_coef=1.0, behavior_learning_rate=0.02)
+    torch.nn.init.normal_(agent.policy.actor[-1].weight)
+    start, nobody = torch.randn(64, agent.dynamics.num_features), torch.zeros(64, dtype=torch.bool)
+    entropies = [agent._update_behavior(start, nobody)["entropy"].mean().item() for _ in range(40)]
+    assert entropies[-1] > entropies[0] + 0.1
+
+
+def test_version_1_explores_with_noise_and_version_3_without() -> None:
+    assert make(version=3).action_noise is None
+    noise: Any = make(version=1).action_noise
+    draws = np.array([noise() for _ in range(2000)])
+    assert draws.shape == (2000, 1) and draws.std() == pytest.approx(0.3, rel=0.1)
 
 
 @pytest.mark.parametrize("version", [1, 3])

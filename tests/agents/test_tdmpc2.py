@@ -263,6 +263,28 @@ def test_the_policy_learns_nothing_where_an_episode_is_over() -> None:
         assert moved - {"scale"} == (set() if is_over else {"actor"})
 
 
+def test_the_policy_s_objective_is_that_of_the_paper() -> None:
+    """sum_t rho^t (Q / scale + beta A H), over the latents that count, by hand from the same random numbers."""
+    agent, counts = make(ent_coef=0.3, rho=0.5), torch.ones(4, 6, dtype=torch.bool)
+    counts[1:, 2], counts[3, 4] = False, False
+    policy, latents = agent.policy, torch.rand(4, 6, 16)
+    nn.init.normal_(policy.critics.last.weight, std=3.0)
+    torch.manual_seed(7)
+    noise, (one, two) = policy.noise((4, 6)), policy.critics.two()
+    mask = policy.critics.drops(24, 2)
+    mean, raw = policy.actor(latents).chunk(2, -1)
+    std = (-10 + 6 * (raw.tanh() + 1)).exp()
+    logits = policy.critics(latents, (mean + std * noise).tanh(), torch.stack([one, two]), mask)
+    value = policy.critics.two_hot.mean(logits).mean(0)
+    entropy = Normal(mean, std).entropy().sum(-1)
+    low, high = value[0].detach().quantile(torch.tensor([0.05, 0.95]))
+    scale = 0.99 + 0.01 * max(1.0, float(high - low))
+    gains = [(value[t] / scale + 0.3 * entropy[t])[counts[t]].mean() * 0.5**t for t in range(4)]
+    torch.manual_seed(7)
+    log = agent._update_policy(latents, ~counts)
+    assert log["actor_objective"].item() == pytest.approx(torch.stack(gains).mean().item(), rel=1e-4)
+
+
 def test_the_policy_climbs_the_critics_values() -> None:
     """Critics whose value is the action's square distance from 0.5, learned by regression."""
     agent = make(learning_rate=3e-3, ent_coef=0.0)
@@ -592,6 +614,13 @@ def test_sequences_are_looked_at_anew_once_the_whole_buffer_was_overwritten() ->
     goes_on = ~drawn.is_first[:, 1:]
     moved = (drawn.obs[:, 1:] - drawn.obs[:, :-1]).abs().amax(-1)
     assert (moved[goes_on] < 2.0).all()  # a walk makes small steps
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [("0.6M", 4e5, 7e5), ("1M", 1e6, 1.6e6), ("5M", 4.5e6, 6e6)])
+def test_agents_learn_about_as_many_parameters_as_their_size_says(size: str, least: float, most: float) -> None:
+    agent = TDMPC2("MlpPolicy", Still(box(3), box(1, -1, 1)), size=size, device="cpu")
+    learned = [*agent.dynamics.parameters(), *agent.policy.parameters()]
+    assert least < sum(part.numel() for part in learned if part.requires_grad) < most
 
 
 def test_a_size_must_be_that_of_the_model() -> None:

@@ -279,6 +279,27 @@ def test_a_fit_pairs_actions_with_what_followed_them(settings: dict[str, Any]) -
         before = own
 
 
+@pytest.mark.parametrize("settings", VERSIONS)
+def test_large_observations_are_squashed_for_the_networks_alone(settings: dict[str, Any]) -> None:
+    """A decoder that says what the encoder saw says the observation."""
+    wide = spaces.Box(-1000, 1000, (2,), np.float32)
+    model, obs, seen = tiny(wide, **settings), torch.tensor([[50.0, -20.0], [0.5, 900.0]]), []
+
+    class Watched(torch.nn.Module):
+        def forward(self, images: list[Tensor], vector: Tensor) -> Tensor:
+            seen.append(vector)
+            return torch.zeros(len(vector), 16)
+
+    class Honest(torch.nn.Module):
+        def forward(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
+            return [], seen[0]
+
+    model.encoder, model.decoder = Watched(), Honest()  # type: ignore[assignment]
+    state = model.begin(obs)
+    assert torch.allclose(seen[0], symlog(obs) if settings["version"] == 3 else obs)
+    torch.testing.assert_close(model.decode(state), obs)
+
+
 # -- images --------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +364,7 @@ def test_imagined_episodes_begin_at_stored_posteriors() -> None:
     shown = torch.as_tensor(env.reset())
     kept = model.start_states[: model.num_starts]
     assert 64 < model.num_starts <= 16 * 8 and shown.shape == (50, model.num_features)  # without those at an end
-    assert torch.cdist(shown, kept).amin(1).max() < 1e-3 and len(shown.unique(dim=0)) > 10
+    assert torch.cdist(shown, kept).amin(1).max() < 1e-2 and len(shown.unique(dim=0)) > 10
     assert ImaginedVecEnv(model, 2, seed=0).reset().shape == (2, 2)
 
 
