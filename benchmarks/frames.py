@@ -20,6 +20,7 @@ from mbrl_wrappers.envs import GamesVecEnv, GamesVectorEnv, collect_episodes
 from mbrl_wrappers.files import write_atomically
 from mbrl_wrappers.models import FrameDynamics
 from mbrl_wrappers.tasks.grids import Games, MiniPacmanGames, SokobanGames
+from mbrl_wrappers.tasks.grids.sokoban_levels import generate_level
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "frames.md"
 NUM_ENVS, STEPS, HORIZONS = 64, 2_000, (1, 3, 5)
@@ -33,7 +34,7 @@ DATA_STEPS, TEST_STEPS = 20_000, 3_000
 
 
 def played() -> dict[str, Callable[[], Games]]:
-    """Return what makes the games, by their names; levels of Sokoban come from 1,000 that were generated before."""
+    """Return what makes the games, by their names; levels of Sokoban are 1,000 that were generated before, or new."""
 
     def sokoban(size: int, num_boxes: int) -> Games:
         games = SokobanGames(NUM_ENVS, size=size, num_boxes=num_boxes, levels=(0, 1000), max_episode_steps=120)
@@ -41,9 +42,15 @@ def played() -> dict[str, Callable[[], Games]]:
             games.play(0, level)
         return games
 
+    def fresh(size: int, num_boxes: int) -> Games:
+        generate_level.cache_clear()
+        return SokobanGames(NUM_ENVS, size=size, num_boxes=num_boxes, levels=(0, 10**9), max_episode_steps=120)
+
     return {
         "Sokoban 7x7, 2 boxes": lambda: sokoban(7, 2),
         "Sokoban 10x10, 4 boxes": lambda: sokoban(10, 4),
+        "Sokoban 7x7, 2 boxes, each level new": lambda: fresh(7, 2),
+        "Sokoban 10x10, 4 boxes, each level new": lambda: fresh(10, 4),
         "MiniPacman, regular": lambda: MiniPacmanGames(NUM_ENVS, mode="regular", max_episode_steps=3000),
         "MiniPacman, hunt": lambda: MiniPacmanGames(NUM_ENVS, mode="hunt", max_episode_steps=3000),
     }

@@ -132,6 +132,56 @@ def test_further_fits_follow_if_asked_for() -> None:
     assert agent._num_fits == 4 and agent.replay_buffer is not None and agent.replay_buffer.full
 
 
+def test_fits_go_on_in_a_second_learn_and_wait_for_data_after_loading(tmp_path: Path) -> None:
+    env = games_env()
+    agent: Any = make_agent(env, learner(env), first_fit=32, fit_every=32, fit_rows=64)
+    agent.learn(80)
+    assert agent._num_fits == 2
+    agent.learn(80)  # its steps are counted from 0 again
+    assert agent._num_fits == 4
+    agent.save(tmp_path / "agent.zip")
+    loaded: Any = I2A.load(tmp_path / "agent.zip", env=env, device="cpu")
+    loaded.learn(32, reset_num_timesteps=False)
+    assert loaded._num_fits == 4 and loaded.replay_buffer.size() * 4 == 32
+    loaded.learn(16, reset_num_timesteps=False)
+    assert loaded._num_fits == 5
+
+
+def test_an_agent_loaded_before_its_first_fit_gathers_the_data_for_it(tmp_path: Path) -> None:
+    env = games_env()
+    make_agent(env, learner(env), first_fit=160, fit_rows=64).learn(160).save(tmp_path / "agent.zip")
+    loaded: Any = I2A.load(tmp_path / "agent.zip", env=env, device="cpu")
+    loaded.learn(64, reset_num_timesteps=False)
+    assert loaded._num_fits == 0 and loaded.replay_buffer.size() * 4 == 64
+    loaded.learn(16, reset_num_timesteps=False)
+    assert loaded._num_fits == 1 and loaded.dynamics.num_starts > 0
+
+
+def test_rollouts_follow_the_agents_own_rollout_policy() -> None:
+    agent = make_agent(length=4)
+    last: Any = agent.policy.rollout_policy[-1]
+    torch.nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([-50.0, 50.0, -50.0, -50.0])
+    played = SokobanGames(4, size=5, num_boxes=1, levels=(0, 50))
+    played.reset()
+    obs = played.observations()
+    frames = agent.imagine(obs, deterministic=False)["frames"]
+    for step in range(4):
+        over = played.step(np.full(4, 3 if step == 0 else 1)).terminated
+        assert not over.any() and np.array_equal(frames[:, 3, step], played.observations())
+    # And while it learns: a further step down changes no frame once the player stands at a wall or a box.
+    agent.policy.rollout_optimizer.param_groups[0]["lr"] = 0.0
+    agent.learn(16)
+    kept = agent.rollout_buffer.observations["frames"]  # [T B, A, length, C, H, W]
+    replayed = SokobanDynamics.for_env(games_env())
+    flat = torch.as_tensor(kept[..., 0, :, :, :].reshape(-1, obs[0].size))
+    down = torch.eye(4)[torch.ones(len(flat), dtype=torch.long)]
+    after = replayed.predict(flat, down)
+    goes_on = (kept[..., 0, 2, :, :].reshape(len(flat), -1) > kept[..., 0, 1, :, :].reshape(len(flat), -1)).any(1)
+    expected = torch.where(torch.as_tensor(goes_on)[:, None], after.next_obs, flat)
+    assert np.array_equal(kept[..., 1, :, :, :].reshape(len(flat), -1), expected.numpy())
+
+
 def test_a_model_that_was_fitted_before_serves_from_the_first_step() -> None:
     env = games_env()
     model = learner(env)
@@ -306,6 +356,11 @@ def test_agents_come_back_from_files(way: str, tmp_path: Path) -> None:
         ({"fit_every": 0}, "fit_every must be a whole number of at least 1, got 0"),
         ({"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
         ({"device": "nowhere"}, "device must be one that this machine has"),
+        ({"dynamics": "CopyDynamics"}, "dynamics must be a model, such as .*, got 'CopyDynamics'"),
+        (
+            {"policy_kwargs": {"rollout_policy_channels": 0}},
+            "channels must be a whole number of at least 1, got 0",
+        ),
         ({"dynamics": SokobanDynamics.for_env(Sokoban(size=6))}, "dynamics.observation_space must equal the env's"),
     ],
 )

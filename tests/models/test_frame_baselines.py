@@ -69,9 +69,11 @@ def test_other_frames_and_spaces_are_refused() -> None:
     games = SokobanGames(2, size=5, num_boxes=1)
     games.reset()
     frames = games.observations()
-    for player in (np.zeros((5, 5)), np.eye(5) * 255, np.eye(5, k=4) * 255):  # none, several, one in the wall
-        frames[1, 3] = player
-        with pytest.raises(ValueError, match=r"frames must show one player, within the walls, got in frame 1"):
+    none, several, in_the_wall = np.zeros((5, 5)), np.eye(5) * 255, np.eye(5, k=4) * 255
+    for plane, wrong in ((3, none), (3, several), (3, in_the_wall), (2, none), (2, in_the_wall)):
+        frames[1] = games.observations()[1]
+        frames[1, plane] = wrong
+        with pytest.raises(ValueError, match=r"frames must show one player, and boxes, within the walls, got in fra"):
             games.put_frames(frames)
     with pytest.raises(ValueError, match=r"observation_space must be Sokoban's Box\(.*\), got Box"):
         SokobanDynamics.for_env(MiniPacman())

@@ -14,7 +14,14 @@ import numpy as np
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.tasks.grids.env import GridEnv
 from mbrl_wrappers.tasks.grids.games import PRESENT, Games
-from mbrl_wrappers.tasks.grids.sokoban_levels import Part, check_level, generate_level, part_of, read_levels
+from mbrl_wrappers.tasks.grids.sokoban_levels import (
+    NUM_KEPT,
+    Part,
+    check_level,
+    generate_level,
+    part_of,
+    read_levels,
+)
 from mbrl_wrappers.tasks.grids.tiles import Tile
 
 WALL, TARGET, BOX, PLAYER = range(4)
@@ -37,8 +44,8 @@ class SokobanGames(Games):
         level_file: a file in the format of Boxoban (Guez et al., 2018), whose levels have this size and number of
             boxes; default: levels are generated, each from a seed.
         levels: the levels that episodes are drawn from, ``first`` to ``stop - 1``: seeds of generated levels, or places
-            in the file. A level is generated in about a millisecond, once if there are up to 65,536. Default: a
-            million seeds from 0, or the whole file.
+            in the file. A level is generated in about a millisecond, and kept: of all levels, the newest 65,536 are.
+            Default: as many seeds, from 0, or the whole file.
         part: ``"train"`` or ``"test"``, the part of these levels that episodes are drawn from: no level is in both,
             see :func:`~mbrl_wrappers.tasks.grids.sokoban_levels.part_of`. Ranges of seeds are not enough for that,
             since different seeds can be the same small level. Default: all.
@@ -84,7 +91,7 @@ class SokobanGames(Games):
         self.num_boxes = num_boxes
         self.part = part
         self._file = None if level_file is None else _levels_of(level_file, size, num_boxes)
-        self._first, self._stop = _checked_range(levels, 1_000_000 if self._file is None else len(self._file))
+        self._first, self._stop = _checked_range(levels, NUM_KEPT if self._file is None else len(self._file))
         if self._file is not None and self._stop > len(self._file):
             raise ValueError(
                 f"levels must end at {len(self._file)}, the number of levels in {level_file}, got {levels}"

@@ -17,6 +17,9 @@ from mbrl_wrappers.seeding import stream_seed
 
 Part = Literal["train", "test"]
 
+NUM_KEPT = 1 << 16
+"""Generated levels that are kept, since it takes longer to generate one than to play it."""
+
 _TEST_LEVELS_ARE_ONE_IN = 10
 _CHARACTERS = frozenset("# .$*@+")
 _MAX_TRIES = 1000
@@ -33,7 +36,7 @@ _PATTERNS = (
 )
 
 
-@functools.lru_cache(maxsize=1 << 16)
+@functools.lru_cache(maxsize=NUM_KEPT)
 def generate_level(size: int, num_boxes: int, seed: int) -> str:
     """Return the level of a seed, which can be solved and in which no box stands on a target.
 

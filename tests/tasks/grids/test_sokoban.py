@@ -11,7 +11,7 @@ import pytest
 
 from mbrl_wrappers.tasks.grids import Sokoban, SokobanGames
 from mbrl_wrappers.tasks.grids.games import DOWN, LEFT, RIGHT, STAY, UP
-from mbrl_wrappers.tasks.grids.sokoban_levels import generate_level
+from mbrl_wrappers.tasks.grids.sokoban_levels import generate_level, part_of
 
 
 def position(*rows: str) -> str:
@@ -115,6 +115,27 @@ def test_levels_come_from_their_range_and_ranges_are_apart() -> None:
     assert not train_texts & test_texts
 
 
+@pytest.mark.parametrize("size", [5, 7])
+def test_parts_have_no_level_in_common(size: int) -> None:
+    """Ranges of seeds have: levels are small."""
+
+    def texts(first: int, part: Any) -> set[str]:
+        games = SokobanGames(150, size=size, num_boxes=1, levels=(first, first + 1000), part=part)
+        games.seed(list(range(150)))
+        games.reset()
+        return {games.text(row) for row in range(150)}
+
+    assert size == 7 or texts(0, None) & texts(1000, None)
+    train, test = texts(0, "train"), texts(0, "test")
+    assert train and test and not train & test and not texts(1000, "test") & train
+    assert {part_of(level) for level in train} == {"train"} and {part_of(level) for level in test} == {"test"}
+
+
+def test_one_level_in_ten_is_for_tests() -> None:
+    parts = [part_of(generate_level(7, 2, seed)) for seed in range(1000)]
+    assert 70 < parts.count("test") < 130
+
+
 def test_a_level_can_be_asked_for() -> None:
     env = Sokoban(size=6, num_boxes=1, levels=(0, 5), render_mode="ansi")
     _, info = env.reset(options={"level": 17})
@@ -150,6 +171,11 @@ def test_a_file_of_levels_is_played(level_file: Path) -> None:
         ({"levels": 7}, r"levels must be a pair \(first, stop\), got 7"),
         ({"levels": (3, 3)}, "the stop of levels must be a whole number of at least 4, got 3"),
         ({"levels": (-1, 3)}, "the first of levels must be a whole number of at least 0, got -1"),
+        ({"part": "valid"}, r"part must be None or one of \('train', 'test'\), got 'valid'"),
+        (
+            {"size": 5, "num_boxes": 1, "levels": (0, 1), "part": "test"},
+            "part must have one of the first thousand levels from 0 to 0, got 'test'",
+        ),
         ({"render_mode": "human"}, r"render_mode must be None or one of \['rgb_array', 'ansi'\], got 'human'"),
     ],
 )

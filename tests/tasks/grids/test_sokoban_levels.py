@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from pathlib import Path
 
@@ -49,6 +50,44 @@ def shortest_solution(level: str) -> int | None:
     return None
 
 
+def is_solved_greedily(level: str, most: int = 20_000) -> bool:
+    """Tell whether pushes that bring boxes nearer to targets first solve a level, in a given number of positions."""
+    width, cells = level.index("\n"), level.replace("\n", "")
+    walls, targets, boxes, (player,) = (
+        frozenset(i for i, c in enumerate(cells) if c in of) for of in ("#", ".*+", "$*", "@+")
+    )
+
+    def reach(boxes: frozenset[int], start: int) -> frozenset[int]:
+        reached, edge = {start}, [start]
+        while edge:
+            cell = edge.pop()
+            new = {cell + step for step in (-width, width, -1, 1)} - walls - boxes - reached
+            reached |= new
+            edge += new
+        return frozenset(reached)
+
+    def distance(boxes: frozenset[int]) -> int:
+        rows = [divmod(target, width) for target in targets]
+        return sum(min(abs(box // width - r) + abs(box % width - c) for r, c in rows) for box in boxes)
+
+    reached = reach(boxes, player)
+    queue, seen = [(distance(boxes), 0, boxes, reached)], {(boxes, reached)}
+    while queue and len(seen) < most:
+        _, _, boxes, reached = heapq.heappop(queue)
+        if boxes == targets:
+            return True
+        for box in boxes:
+            for step in (-width, width, -1, 1):
+                if box - step not in reached or box + step in walls or box + step in boxes:
+                    continue
+                pushed = boxes - {box} | {box + step}
+                position = pushed, reach(pushed, box)
+                if position not in seen:
+                    seen.add(position)
+                    heapq.heappush(queue, (distance(pushed), len(seen), *position))
+    return False
+
+
 def test_the_solver_knows_what_can_be_solved() -> None:
     assert shortest_solution("#####\n#@$.#\n#####") == 1
     assert shortest_solution("#####\n#  .#\n#@$ #\n#   #\n#####") == 4
@@ -61,6 +100,13 @@ def test_every_generated_level_can_be_solved(size: int, num_boxes: int, count: i
         level = generate_level(size, num_boxes, seed)
         assert level.count("$") == num_boxes and "*" not in level
         assert (shortest_solution(level) or 0) > 0, level
+
+
+def test_every_generated_level_of_the_default_size_can_be_solved() -> None:
+    assert not is_solved_greedily("#####\n#@ $#\n#.  #\n#####")
+    for seed in range(25):
+        level = generate_level(10, 4, seed)
+        assert is_solved_greedily(level), level
 
 
 @pytest.mark.parametrize(("size", "num_boxes"), [(5, 1), (7, 2), (10, 4)])
