@@ -235,6 +235,9 @@ class Dreamer(RememberingAgent):
             self.dynamics = RSSM(*spaces_of_env, version=self.version, seed=self.seed or 0)
         if not isinstance(self.dynamics, RSSM):
             raise ValueError(f"dynamics must be an RSSM for Dreamer, got a {type(self.dynamics).__name__}")
+        if self.dynamics.settings["version"] != self.version:
+            of_model = self.dynamics.settings["version"]
+            raise ValueError(f"dynamics must have the agent's version, {self.version}, got one of version {of_model}")
         self._adopt(self.dynamics)
         self.policy.build(self.dynamics.num_features, self.dynamics.action_codec.dim, self.version)
         self.policy.to(self.device)

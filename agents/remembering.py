@@ -115,11 +115,14 @@ class RememberingAgent(AgentWithModel):
             The actions, and the state for the next call.
 
         Raises:
-            ValueError: if the observation is not finite, or the state is for another number of environments.
+            ValueError: if the observation is not finite, or the state or ``episode_start`` is for another number of
+                environments.
         """
         obs, is_batch = self.flat_observation(observation)
         memory, calls = self._unpack(state, len(obs))
-        started = np.zeros(len(obs), dtype=bool) if episode_start is None else episode_start
+        started = np.zeros(len(obs), dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
+        if started.shape != (len(obs),):
+            raise ValueError(f"episode_start must have shape ({len(obs)},), got {started.shape}")
         generator = torch.Generator(self.device).manual_seed(self._predict_seed(calls))
         rows = self._remembering(memory, obs, started, generator)
         own = self._act(self._features(rows), generator, deterministic)

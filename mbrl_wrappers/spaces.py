@@ -152,6 +152,14 @@ def _is_image(space: spaces.Box) -> bool:
     return len(space.shape) >= 3 or height_and_width >= 32 or is_gray
 
 
+def _check_pixels(values: Tensor, name: str) -> None:
+    """Refuse pixels that would be rounded or cut off, such as those that are scaled to 0..1."""
+    if values.is_floating_point():
+        raise ValueError(f"{name} must be pixels of uint8, from 0 to 255, got {values.dtype}")
+    if values.numel() and (values.min() < 0 or values.max() > 255):
+        raise ValueError(f"{name} must be pixels from 0 to 255, got {int(values.min())} to {int(values.max())}")
+
+
 def _as_bytes(values: Tensor) -> Tensor:
     """Round and clip values to uint8."""
     return values if values.dtype == torch.uint8 else values.round().clamp(0, 255).to(torch.uint8)
@@ -269,8 +277,8 @@ class FlatSpace:
             ``[B, dim]``.
 
         Raises:
-            ValueError: if a leaf has the wrong shape or a category that its space does not have, or if the
-                leaves differ in ``B``.
+            ValueError: if a leaf has the wrong shape or a category that its space does not have, if pixels are no whole
+                numbers from 0 to 255, or if the leaves differ in ``B``.
         """
         columns = []
         for leaf, part in zip(self.leaves, _walk(self.space, value), strict=True):
@@ -291,9 +299,11 @@ class FlatSpace:
         if leaf.image and array.shape[1:] != leaf.space.shape:  # misplaced channels have as many entries
             wanted = ", ".join(map(str, leaf.space.shape or ()))
             raise ValueError(f"{leaf.name} must have shape [B, {wanted}], got {tuple(array.shape)}")
+        if leaf.image and array.dtype != torch.uint8:
+            _check_pixels(array, leaf.name)
         flat = array.reshape(rows, expected)
         if not leaf.categories:
-            return _as_bytes(flat) if leaf.image and dtype == torch.uint8 else flat.to(dtype)
+            return flat.to(dtype)
         first = np.asarray(getattr(leaf.space, "start", 0)).flatten()
         index = flat.long() - torch.as_tensor(first, device=flat.device)
         wrong = ((index < 0) | (index >= torch.as_tensor(leaf.categories, device=flat.device))).any(-1)

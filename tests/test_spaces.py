@@ -519,8 +519,24 @@ def test_pixels_are_rounded_and_clipped_to_what_the_space_has():
     alone = FlatSpace(PICTURES["few colours"][0], images=True)
     as_bytes = alone.encode(np.arange(168, dtype=np.uint8).reshape(1, 7, 8, 3), dtype=torch.uint8)
     assert alone.project(as_bytes).dtype == torch.uint8 and alone.project(as_bytes).aminmax() == (3, 40)
-    floats = torch.linspace(-9, 300, 168).reshape(1, 7, 8, 3)
-    assert alone.encode(floats, dtype=torch.uint8).aminmax() == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.linspace(0, 1, 168), "observation must be pixels of uint8, from 0 to 255, got torch.float64"),
+        (torch.zeros(168), "observation must be pixels of uint8, from 0 to 255, got torch.float32"),
+        (np.arange(168) + 100, "observation must be pixels from 0 to 255, got 100 to 267"),
+        (np.arange(168) - 1, "observation must be pixels from 0 to 255, got -1 to 166"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pixels_of_another_range_are_refused(pixels: Any, message: str, dtype: torch.dtype) -> None:
+    codec = FlatSpace(PICTURES["few colours"][0], "observation", images=True)
+    with pytest.raises(ValueError, match=message):
+        codec.encode(pixels.reshape(1, 7, 8, 3), dtype=dtype)
+    whole = codec.encode(np.arange(168).reshape(1, 7, 8, 3), dtype=dtype)
+    assert whole.dtype == dtype and whole.tolist() == [list(range(168))]
 
 
 def test_gradients_pass_through_a_projected_image():

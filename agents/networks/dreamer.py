@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.models.rssm import PRESETS, CategoricalLatent, GaussianLatent
 from mbrl_wrappers.models.rssm.networks import Layers
 from mbrl_wrappers.models.rssm.presets import Version
@@ -116,6 +117,10 @@ class DreamerPolicy(BasePolicy):
         bins: int | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
+        for name, value in (("units", units), ("layers", layers)):
+            check_whole_number(name, value)
+        if bins not in (None, 0):
+            check_whole_number("bins", bins, 2)
         self.units, self.layers, self.bins = units, layers, bins
         self.register_buffer("return_range", torch.zeros(2))
 

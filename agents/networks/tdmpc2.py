@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_wrappers.agents.planning import PlanningPolicy
+from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.models.implicit.layers import Mish
 from mbrl_wrappers.models.implicit.model import LARGEST_SYMLOG, form_of_layers, init_weights
 from mbrl_wrappers.models.implicit.sizes import size_named
@@ -158,6 +159,10 @@ class TDMPC2Policy(PlanningPolicy):
         bins: int = 101,
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule)
+        for name, value in (("units", units), ("num_critics", num_critics)):
+            if value is not None:
+                check_whole_number(name, value)
+        check_whole_number("bins", bins, 2)
         self.units, self.num_critics, self.bins = units, num_critics, bins
         self.register_buffer("scale", torch.ones(()))
 

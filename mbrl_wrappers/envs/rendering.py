@@ -51,8 +51,11 @@ def check_renderable(env: gym.Env | None) -> None:
 def frames_of(codec: FlatSpace, obs: Tensor) -> np.ndarray:
     """Return the images in observations as frames to look at: of several images or frames, the first image's last one.
 
+    Three channels are colours. Of any other number, the last is shown in grey: it is the newest of grey frames that
+    were stacked as channels.
+
     Args:
-        codec: of the observations, with an image of 1, 3 or 4 channels.
+        codec: of the observations, with an image.
         obs: ``[B, D]``.
 
     Returns:
@@ -60,7 +63,7 @@ def frames_of(codec: FlatSpace, obs: Tensor) -> np.ndarray:
     """
     image = codec.images[0]
     newest = codec.image(obs)[:, -(image.channels // image.frames) :]  # [B, C, H, W]
-    colours = newest.expand(-1, 3, -1, -1) if newest.shape[1] == 1 else newest[:, :3]
+    colours = newest if newest.shape[1] == 3 else newest[:, -1:].expand(-1, 3, -1, -1)
     return colours.movedim(1, -1).round().byte().cpu().numpy()
 
 

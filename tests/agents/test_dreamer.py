@@ -496,6 +496,9 @@ def test_an_interrupted_run_of_the_zoo_ends_as_one_that_was_not(tmp_path: Any) -
         ({"actor_gradient": "both"}, "actor_gradient must be 'dynamics' or 'reinforce', got 'both'"),
         ({"buffer_size": 7}, "buffer_size must be at least 8 steps of each env, the sequence_length, got 7"),
         ({"action_penalty": -1.0}, r"action_penalty must be in \[0, 1e\+09\], got -1.0"),
+        ({"policy_kwargs": {"bins": 1}}, "bins must be a whole number of at least 2, got 1"),
+        ({"policy_kwargs": {"bins": -3}}, "bins must be a whole number of at least 2, got -3"),
+        ({"policy_kwargs": {"units": 0}}, "units must be a whole number of at least 1, got 0"),
         ({"version": 1, "ent_coef": 0.1}, "ent_coef must be 0 and actor_gradient 'dynamics' for continuous actions"),
     ],
 )
@@ -506,6 +509,10 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 
 def test_models_and_spaces_that_do_not_fit_are_named() -> None:
     env = Walk()
+    with pytest.raises(ValueError, match="dynamics must have the agent's version, 1, got one of version 3"):
+        make(env, dynamics=make(env).dynamics, version=1)
+    with pytest.raises(ValueError, match=r"episode_start must have shape \(3,\), got \(2,\)"):
+        make(env).predict(np.zeros((3, 2), np.float32), episode_start=np.zeros(2, bool))
     with pytest.raises(ValueError, match="dynamics must be an RSSM for Dreamer, got a EnsembleDynamics"):
         make(env, dynamics=EnsembleDynamics(env.observation_space, env.action_space, hidden=(4,)))
     with pytest.raises(ValueError, match=r"dynamics\.observation_space must equal the env's"):

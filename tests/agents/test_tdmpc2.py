@@ -552,6 +552,9 @@ def test_an_interrupted_run_of_the_zoo_ends_as_one_that_was_not(tmp_path: Any) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"policy_kwargs": {"bins": 1}}, "bins must be a whole number of at least 2, got 1"),
+        ({"policy_kwargs": {"num_critics": 0}}, "num_critics must be a whole number of at least 1, got 0"),
+        ({"policy_kwargs": {"units": 0}}, "units must be a whole number of at least 1, got 0"),
         ({"size": "2M", "dynamics": None}, r"size must be one of \('0.6M', '1M', '5M'\), got '2M'"),
         ({"horizon": 0}, "horizon must be a whole number of at least 1, got 0"),
         ({"num_proposals": -1}, "num_proposals must be a whole number of at least 0, got -1"),

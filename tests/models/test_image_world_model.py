@@ -300,6 +300,17 @@ def test_dreams_are_rendered_as_they_are_observed(name: str) -> None:
     assert several.render().shape[-1] == 3
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+@pytest.mark.parametrize("first", [True, False])
+def test_of_grey_frames_stacked_as_channels_the_newest_is_shown(count: int, first: bool) -> None:
+    shape = (count, 16, 17) if first else (16, 17, count)
+    stack = FlatSpace(spaces.Box(0, 255, shape, np.uint8), images=True)
+    frames = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
+    shown = frames_of(stack, stack.encode(frames))
+    newest = frames[:, -1] if first else frames[..., -1]
+    assert np.array_equal(shown, np.repeat(newest[..., None], 3, -1))
+
+
 def test_gray_frames_of_which_the_newest_is_shown() -> None:
     stack = FlatSpace(spaces.Box(0, 255, (4, 16, 20, 1), np.uint8), images=True)
     frames = torch.arange(4, dtype=torch.uint8)[:, None].expand(4, 320).reshape(1, -1)
