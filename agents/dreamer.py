@@ -65,8 +65,9 @@ class Dreamer(RememberingAgent):
       For discrete actions, its gradient is that of ``log pi(a) (G - v)`` (REINFORCE).
 
     Deviations: networks are of a size for a CPU; updates are spread evenly over the steps, without a block of them at
-    the start; the gradients of model, actor and critic are clipped to the same norm; Adam has torch's epsilon. See
-    :class:`~mbrl_wrappers.models.RSSM` for the model's.
+    the start; the gradients of model, actor and critic are clipped to the same norm; Adam has torch's epsilon; the
+    actor's last layer begins as all others do (version 3: at a hundredth of that); version 1's deterministic action is
+    the mean's (the likeliest of samples). See :class:`~mbrl_wrappers.models.RSSM` for the model's.
 
     Args:
         policy: ``"MlpPolicy"`` (``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for Dict observations: the encoder
