@@ -79,6 +79,10 @@ class AutoresetVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _observations(self) -> Any:
         """Return the observations of all episodes, a batch of the observation space."""
 
+    def _starts(self) -> dict[str, np.ndarray]:
+        """Return the info of all episodes as if each had just started, arrays ``[B]``."""
+        return {}
+
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -102,7 +106,7 @@ class AutoresetVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 raise ValueError(f"options['reset_mask'] must be bool [{self.num_envs}], got {mask.dtype} {mask.shape}")
         self._reset_rows(mask)
         self._done &= ~mask
-        return self._observations(), {}
+        return self._observations(), self._with_starts({}, mask)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one step in every episode; see :class:`gymnasium.vector.VectorEnv`.
@@ -127,9 +131,20 @@ class AutoresetVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             done, self._done = self._done, np.zeros(self.num_envs, dtype=bool)
             info = _present(values, ~done) | self._final_info(values, done)
             self._reset_rows(done)
+            info = self._with_starts(info, done)
         else:
-            info = _present(values, stepped)
+            info = self._with_starts(_present(values, stepped), ~stepped)
         return self._observations(), reward, terminated, truncated, info
+
+    def _with_starts(self, info: dict[str, Any], started: np.ndarray) -> dict[str, Any]:
+        """Add the info of the episodes that have just started, ``[B]`` bool."""
+        if not started.any():
+            return info
+        for name, value in self._starts().items():
+            others = info.get(name, np.zeros_like(value))
+            info[name] = np.where(started, value, others)
+            info[f"_{name}"] = started | info.get(f"_{name}", False)
+        return info
 
     def _final_info(self, values: dict[str, np.ndarray], done: np.ndarray) -> dict[str, Any]:
         """Return the last observations, as an object array with None where an episode goes on, and their info."""

@@ -42,6 +42,9 @@ class GamesVectorEnv(AutoresetVectorEnv):
     def _advance(self, actions: Any, running: np.ndarray) -> CoreStep:
         return CoreStep(*self.games.step(actions), self.games.info())
 
+    def _starts(self) -> dict[str, np.ndarray]:
+        return self.games.info()
+
     def _observations(self) -> np.ndarray:
         return self.games.observations()
 

@@ -87,7 +87,8 @@ class CopyDynamics(_FixedFrames):
         deterministic: bool = False,
     ) -> Prediction:
         """Return the observation; see :meth:`DynamicsModel.predict`. Its uncertainty is 0."""
-        self._flatten(obs, "obs"), self._flatten(action, "action")
+        for name, rows in (("obs", obs), ("action", action)):
+            self._flatten(rows, name)  # refuses another width
         nothing = torch.zeros(obs.shape[:-1], dtype=self.dtype, device=self.device)
         return Prediction(obs, nothing, torch.zeros_like(nothing, dtype=torch.bool), nothing)
 

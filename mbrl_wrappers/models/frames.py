@@ -315,8 +315,6 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         loss, right, paid = (totals / len(rows.end)).tolist()
         return {"holdout_error": loss, "pixel_accuracy": right, "reward_accuracy": paid}
 
-    # -- saving ----------------------------------------------------------------------------------------------
-
 
 def _loss(found: FrameOutputs, rows: _FrameRows) -> Tensor:
     """Return the mean negative log-likelihood of the steps."""

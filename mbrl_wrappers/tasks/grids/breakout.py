@@ -136,7 +136,7 @@ class BreakoutGames(Games):
 
     def info(self) -> dict[str, np.ndarray]:
         """Return the number of walls that were laid, ``[B]``."""
-        return {"level": self.level}
+        return {"level": self.level.copy()}
 
 
 class Breakout(GridEnv):

@@ -251,7 +251,7 @@ class MiniPacmanGames(Games):
 
     def info(self) -> dict[str, np.ndarray]:
         """Return the games' levels, ``[B]``."""
-        return {"level": self.level}
+        return {"level": self.level.copy()}
 
 
 class MiniPacman(GridEnv):

@@ -209,7 +209,7 @@ class SokobanGames(Games):
 
     def info(self) -> dict[str, np.ndarray]:
         """Return which levels the games play, and whether these are solved, ``[B]``."""
-        return {"level": self.level, "is_success": self._boxes_off == 0}
+        return {"level": self.level.copy(), "is_success": self._boxes_off == 0}
 
 
 class Sokoban(GridEnv):
