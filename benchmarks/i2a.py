@@ -106,6 +106,7 @@ SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 TASKS = {
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 3_000_000, 15, longer=3),
     "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 4_000_000, 16, longer=4),
+    "regular": Task(MINI_PACMAN, "MiniPacman, regular", {"mode": "regular"}, 600_000, 12, 3_000, longer=6),
     "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 10, 3_000, longer=4),
     "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 10, 3_000, longer=4),
 }
@@ -192,7 +193,8 @@ def make_a2c(task: Task, env: GamesVecEnv, seed: int) -> A2C:
     dynamics = CopyDynamics.for_env(env, seed=seed)
     with_copies = I2A("CnnPolicy", env, dynamics=dynamics, seed=seed, device="cpu", **recipe.agent)
     shared = {
-        name: recipe.agent[name] for name in ("learning_rate", "ent_coef", "gamma", "n_steps") & recipe.agent.keys()
+        name: recipe.agent[name]
+        for name in ("learning_rate", "ent_coef", "vf_coef", "gamma", "n_steps") & recipe.agent.keys()
     }
     return matched(env, num_parameters(with_copies), seed, shared)
 
