@@ -126,8 +126,8 @@ PAGE = Page(
     title="Latent models",
     text=[
         "Dreamer, version 3, with the recipe of `dreamer`: models of 96 units for the pendulums, chosen on seed 0,",
-        "with a penalty on saturated actions, chosen on seeds 20 and 21 of the vectors; 96 units for Breakout, chosen on",
-        "seed 100, and 128 for cartpole_swingup, for which nothing was tuned. TD-MPC2 with the recipe of `tdmpc2`:",
+        "with a penalty on saturated actions, chosen on seeds 20 and 21 of the vectors; 96 units for Breakout, chosen",
+        "on seed 100, and 128 for cartpole_swingup, for which nothing was tuned. TD-MPC2 with the recipe of `tdmpc2`:",
         "networks of 128 units; on Pendulum-v1 plans of 3 steps by 3 iterations of 128 sequences, chosen on seeds 0",
         "and 100, on dm_control's tasks by 4 of 256, where nothing was tuned. SAC",
         "without further words is the agent of `dhmbpo` without its model, with that recipe's networks and settings;",
