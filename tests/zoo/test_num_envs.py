@@ -240,11 +240,11 @@ def test_each_reset_of_each_env_has_a_random_stream_of_its_own() -> None:
     ("agent", "env", "more", "digest"),
     [
         ("mbpo", "Pendulum-v1", {"steps": 7001}, "3877a8be9c20135f"),
-        ("dreamer", "Pendulum-v1", {}, "49047decdca66b53"),
+        ("dreamer", "Pendulum-v1", {}, "9fc1b94059ac7d2c"),
     ],
 )
 def test_jobs_of_one_env_keep_their_digests(agent: str, env: str, more: dict[str, Any], digest: str) -> None:
-    """These are from before there was a number of envs."""
+    """The first is from before there was a number of envs; the other changes with the recipe, and only then."""
     assert make_job(agent, env, **more).digest() == make_job(agent, env, num_envs=1, **more).digest() == digest
     assert make_job(agent, env, num_envs=2, **more).digest() != digest
 
