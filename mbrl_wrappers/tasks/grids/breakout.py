@@ -64,7 +64,7 @@ class BreakoutGames(Games):
     def _start(self, rows: np.ndarray) -> None:
         for row in rows:
             generator = self._generator(row)
-            column, sideways = generator.integers(SIZE), generator.choice([-1, 1])
+            column, sideways = int(generator.integers(SIZE)), int(generator.choice([-1, 1]))
             self._lay(row, (START_ROW, column), (1, sideways), SIZE // 2, _WALL)
         self._draw()
 
