@@ -72,8 +72,8 @@ class I2A(OnPolicyAlgorithm):
         learner: ``"A2C"`` or ``"PPO"``.
         first_fit: steps before the first fit of a model that learns.
         fit_every: steps between further fits; default: there are none.
-        fit_rows: newest steps that a fit learns from. ``save`` does not keep them: a loaded agent fits when it has made
-            as many steps as the fit waits for, or ``fit_rows``.
+        fit_rows: newest steps that a fit learns from. ``save`` does not keep them: a loaded agent's next fit comes at
+            its time, but not before as many new steps as the fit waits for, or ``fit_rows`` if that is fewer.
         learning_rate, n_steps, gamma, gae_lambda, ent_coef, vf_coef, max_grad_norm, normalize_advantage: as in SB3's
             A2C; PPO's defaults differ.
         batch_size, n_epochs, clip_range: as in PPO; A2C takes one step on all of a rollout.

@@ -156,8 +156,10 @@ def _check_pixels(values: Tensor, name: str) -> None:
     """Refuse pixels that would be rounded or cut off, such as those that are scaled to 0..1."""
     if values.is_floating_point():
         raise ValueError(f"{name} must be pixels of uint8, from 0 to 255, got {values.dtype}")
-    if values.numel() and (values.min() < 0 or values.max() > 255):
-        raise ValueError(f"{name} must be pixels from 0 to 255, got {int(values.min())} to {int(values.max())}")
+    if values.numel():
+        least, most = (int(value) for value in values.long().aminmax())
+        if least < 0 or most > 255:
+            raise ValueError(f"{name} must be pixels from 0 to 255, got {least} to {most}")
 
 
 def _as_bytes(values: Tensor) -> Tensor:

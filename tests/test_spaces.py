@@ -535,8 +535,10 @@ def test_pixels_of_another_range_are_refused(pixels: Any, message: str, dtype: t
     codec = FlatSpace(PICTURES["few colours"][0], "observation", images=True)
     with pytest.raises(ValueError, match=message):
         codec.encode(pixels.reshape(1, 7, 8, 3), dtype=dtype)
-    whole = codec.encode(np.arange(168).reshape(1, 7, 8, 3), dtype=dtype)
-    assert whole.dtype == dtype and whole.tolist() == [list(range(168))]
+    for kind in (np.int64, np.uint8, np.uint16):
+        whole = codec.encode(np.arange(168, dtype=kind).reshape(1, 7, 8, 3), dtype=dtype)
+        assert whole.dtype == dtype and whole.tolist() == [list(range(168))]
+    assert codec.encode(np.ones((1, 7, 8, 3), np.int8), dtype=dtype).sum() == 168
 
 
 def test_gradients_pass_through_a_projected_image():

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from mbrl_wrappers.spaces import FlatSpace
 from mbrl_wrappers.tasks.grids.env import GRID_IDS, show_frame
+from mbrl_wrappers.tasks.grids.games import PRESENT
 from mbrl_wrappers.tasks.registry import TASKS
+
+LEAST_PHOTO = 24
+"""Rows and columns from which on an image is taken for a picture, not for the planes of a grid."""
 
 _SET_STATE = {env_id: task.set_state for env_id, task in TASKS.items() if task.set_state is not None}
 _SET_STATE |= dict.fromkeys(GRID_IDS, show_frame)
@@ -51,8 +55,9 @@ def check_renderable(env: gym.Env | None) -> None:
 def frames_of(codec: FlatSpace, obs: Tensor) -> np.ndarray:
     """Return the images in observations as frames to look at: of several images or frames, the first image's last one.
 
-    Three channels are colours. Of any other number, the last is shown in grey: it is the newest of grey frames that
-    were stacked as channels.
+    Three channels are colours, and of a multiple of three the last three are. Of other numbers, large images show their
+    last channel in grey, the newest of grey frames that were stacked as channels, or three of four colours if the
+    fourth is opaque; small ones, such as the planes of a grid game, show their first three channels as colours.
 
     Args:
         codec: of the observations, with an image.
@@ -63,8 +68,18 @@ def frames_of(codec: FlatSpace, obs: Tensor) -> np.ndarray:
     """
     image = codec.images[0]
     newest = codec.image(obs)[:, -(image.channels // image.frames) :]  # [B, C, H, W]
-    colours = newest if newest.shape[1] == 3 else newest[:, -1:].expand(-1, 3, -1, -1)
-    return colours.movedim(1, -1).round().byte().cpu().numpy()
+    return _colours(newest).movedim(1, -1).round().byte().cpu().numpy()
+
+
+def _colours(image: Tensor) -> Tensor:
+    """Return three channels ``[B, 3, H, W]`` to look at, of an image ``[B, C, H, W]``."""
+    channels, is_large = image.shape[1], min(image.shape[2:]) >= LEAST_PHOTO
+    if channels % 3 == 0:
+        return image[:, -3:]
+    is_opaque = channels == 4 and bool((image[:, 3] == PRESENT).all())
+    if channels < 3 or (is_large and not is_opaque):
+        return image[:, -1:].expand(-1, 3, -1, -1)
+    return image[:, :3]
 
 
 def set_state_from_obs(env: gym.Env, obs: np.ndarray) -> None:

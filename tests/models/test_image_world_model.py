@@ -22,6 +22,7 @@ from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.models import EnsembleDynamics
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel, select
 from mbrl_wrappers.spaces import FlatSpace
+from mbrl_wrappers.tasks.grids import BreakoutGames, MiniPacmanGames, SokobanGames
 from mbrl_wrappers.wrappers import LatentObservation
 
 HEIGHT, WIDTH = 36, 40
@@ -300,15 +301,29 @@ def test_dreams_are_rendered_as_they_are_observed(name: str) -> None:
     assert several.render().shape[-1] == 3
 
 
+def shown_of(frames: np.ndarray) -> np.ndarray:
+    codec = FlatSpace(spaces.Box(0, 255, frames.shape[1:], np.uint8), images=True)
+    return frames_of(codec, codec.encode(frames))
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
 @pytest.mark.parametrize("first", [True, False])
 def test_of_grey_frames_stacked_as_channels_the_newest_is_shown(count: int, first: bool) -> None:
-    shape = (count, 16, 17) if first else (16, 17, count)
-    stack = FlatSpace(spaces.Box(0, 255, shape, np.uint8), images=True)
+    shape = (count, 32, 33) if first else (32, 33, count)
     frames = np.random.default_rng(0).integers(256, size=(3, *shape), dtype=np.uint8)
-    shown = frames_of(stack, stack.encode(frames))
     newest = frames[:, -1] if first else frames[..., -1]
-    assert np.array_equal(shown, np.repeat(newest[..., None], 3, -1))
+    assert np.array_equal(shown_of(frames), np.repeat(newest[..., None], 3, -1))
+
+
+def test_of_planes_stacked_colours_and_opaque_ones_the_colours_are_shown() -> None:
+    for games in (BreakoutGames(2), MiniPacmanGames(2), SokobanGames(2, size=5, num_boxes=1)):
+        games.reset()
+        planes = games.observations()
+        assert np.array_equal(shown_of(planes), planes[:, :3].transpose(0, 2, 3, 1))
+    colours = np.random.default_rng(0).integers(256, size=(2, 32, 33, 9), dtype=np.uint8)
+    assert np.array_equal(shown_of(colours), colours[..., -3:])
+    opaque = np.concatenate([colours[..., :3], np.full((2, 32, 33, 1), 255, np.uint8)], -1)
+    assert np.array_equal(shown_of(opaque), opaque[..., :3])
 
 
 def test_gray_frames_of_which_the_newest_is_shown() -> None:

@@ -18,7 +18,7 @@ from mbrl_wrappers.models.rssm.cell import Cell, LatentNetwork
 from mbrl_wrappers.models.rssm.latents import make_latent
 from mbrl_wrappers.models.rssm.networks import Decoder, Encoder, Layers
 from mbrl_wrappers.models.rssm.presets import PRESETS, Version, checked_settings
-from mbrl_wrappers.models.rssm.scalars import ScalarHead, symexp, symlog
+from mbrl_wrappers.models.rssm.scalars import LARGEST_SYMLOG, ScalarHead, symexp, symlog
 from mbrl_wrappers.models.world_model import StepPrediction
 from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Sequences
@@ -281,7 +281,7 @@ class RSSM(LatentModel):
         return symlog(vector) if self._symlog else vector
 
     def _stretched(self, vector: Tensor) -> Tensor:
-        return symexp(vector) if self._symlog else vector
+        return symexp(vector.clamp(-LARGEST_SYMLOG, LARGEST_SYMLOG)) if self._symlog else vector
 
     def _embed(self, obs: Tensor) -> Tensor:
         return self.encoder(*self._seen(obs))

@@ -47,8 +47,9 @@ class SokobanGames(Games):
             in the file. A level is generated in about a millisecond, and kept: of all levels, the newest 65,536 are.
             Default: as many seeds, from 0, or the whole file.
         part: ``"train"`` or ``"test"``, the part of these levels that episodes are drawn from: no level is in both,
-            see :func:`~mbrl_wrappers.tasks.grids.sokoban_levels.part_of`. Ranges of seeds are not enough for that,
-            since different seeds can be the same small level. Default: all.
+            nor with another player's cell, turned or mirrored, see
+            :func:`~mbrl_wrappers.tasks.grids.sokoban_levels.part_of`. Ranges of seeds are not enough for that, since
+            different seeds can be the same small level. A new level for tests takes ten times as long. Default: all.
         noop: whether there is a fifth action, to stay.
         max_episode_steps: steps after which an episode is truncated; None: never.
 
