@@ -44,6 +44,10 @@ class CoreVecEnv(VecEnv):
     def _reset_rows(self, mask: np.ndarray) -> None:
         """Start anew the episodes that the mask ``[B]`` marks."""
 
+    def _starts(self) -> dict[str, np.ndarray]:
+        """Return the info of all episodes as if each had just started, arrays ``[B]``."""
+        return {}
+
     @abstractmethod
     def _advance(self, actions: np.ndarray) -> CoreStep:
         """Step all episodes."""
@@ -62,9 +66,14 @@ class CoreVecEnv(VecEnv):
             self._reseed()
         self._reset_options()
         self._returns[:], self._lengths[:] = 0, 0
-        self.reset_infos = [{} for _ in range(self.num_envs)]
-        self._reset_rows(np.ones(self.num_envs, bool))
+        self._restart(np.ones(self.num_envs, bool))
         return self._observations()
+
+    def _restart(self, mask: np.ndarray) -> None:
+        self._reset_rows(mask)
+        starts = {name: values.tolist() for name, values in self._starts().items()}
+        for row in np.flatnonzero(mask):
+            self.reset_infos[row] = {name: values[row] for name, values in starts.items()}
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions ``[num_envs, ...]`` for :meth:`step_wait`."""
@@ -93,7 +102,7 @@ class CoreVecEnv(VecEnv):
             infos[row]["TimeLimit.truncated"] = bool(timeout[row])
             infos[row]["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": elapsed}
         self._returns[rows], self._lengths[rows] = 0, 0
-        self._reset_rows(done)
+        self._restart(done)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -17,8 +17,8 @@ from mbrl_wrappers.tasks.grids import Games
 class GamesVecEnv(CoreVecEnv):
     """The games of a core for SB3's and sb3-contrib's agents.
 
-    The ends of episodes are reported as by :class:`~mbrl_wrappers.envs.sb3_core.CoreVecEnv`; each info also holds what
-    the single env's does.
+    The ends of episodes are reported as by :class:`~mbrl_wrappers.envs.sb3_core.CoreVecEnv`; each info, and each of
+    ``reset_infos``, also holds what the single env's does.
 
     Args:
         games: the core, with its time limit.
@@ -42,6 +42,9 @@ class GamesVecEnv(CoreVecEnv):
 
     def _reset_rows(self, mask: np.ndarray) -> None:
         self.games.reset(mask)
+
+    def _starts(self) -> dict[str, np.ndarray]:
+        return self.games.info()
 
     def _advance(self, actions: np.ndarray) -> CoreStep:
         return CoreStep(*self.games.step(actions), self.games.info())

@@ -116,6 +116,7 @@ def test_sb3s_vector_is_single_envs_side_by_side(kind: str) -> None:
     theirs = DummyVecEnv([lambda: Monitor(single(kind))] * NUM_GAMES)
     theirs.seed(3)
     np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    assert ours.reset_infos == theirs.reset_infos
     ends = {True: 0, False: 0}
     for actions in actions_for(single(kind)):
         obs, rewards, dones, infos = ours.step(actions)
@@ -123,6 +124,7 @@ def test_sb3s_vector_is_single_envs_side_by_side(kind: str) -> None:
         np.testing.assert_array_equal(obs, their_obs)
         np.testing.assert_array_equal(dones, their_dones)
         np.testing.assert_array_equal(rewards, their_rewards)
+        assert ours.reset_infos == theirs.reset_infos
         for done, info, other in zip(dones, infos, their_infos, strict=True):
             assert info.keys() == other.keys()
             if done:
