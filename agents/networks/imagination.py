@@ -24,6 +24,8 @@ class FrameExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Space, channels: int = 32, features_dim: int = 128) -> None:
+        for name, value in (("channels", channels), ("features_dim", features_dim)):
+            check_whole_number(name, value)
         super().__init__(observation_space, features_dim)
         self.layers = frame_network(observation_space.shape or (), channels, features_dim)
 
@@ -57,6 +59,11 @@ class ImaginationExtractor(BaseFeaturesExtractor):
         frame_features: int = 64,
         rollout_features: int = 64,
     ) -> None:
+        sizes = {
+            "rollout_channels": rollout_channels, "frame_features": frame_features, "rollout_features": rollout_features
+        }  # fmt: skip
+        for name, value in sizes.items():
+            check_whole_number(name, value)
         self.num_actions, self.length, *shape = observation_space["frames"].shape or ()
         super().__init__(observation_space, features_dim + self.num_actions * rollout_features)
         self.model_free = FrameExtractor(observation_space["observation"], channels, features_dim)
@@ -97,6 +104,7 @@ class ImaginationPolicy(MultiInputActorCriticPolicy):
         net_arch: Any = (),
         **kwargs: Any,
     ) -> None:
+        check_whole_number("rollout_policy_channels", rollout_policy_channels)
         own = {
             "features_extractor_class": features_extractor_class,
             "net_arch": net_arch if isinstance(net_arch, dict) else list(net_arch),
@@ -119,8 +127,6 @@ class _FrameNetwork(nn.Sequential):
 
 def frame_network(shape: tuple[int, ...], channels: int, features: int) -> nn.Module:
     """Return a network from frames ``[N, C, H, W]`` to features ``[N, F]``."""
-    check_whole_number("channels", channels)
-    check_whole_number("features_dim", features)
     depth, height, width = shape
     if min(height, width) < 3:
         raise ValueError(f"observation_space must have frames of at least 3 x 3, got {height} x {width}")

@@ -357,10 +357,14 @@ def test_agents_come_back_from_files(way: str, tmp_path: Path) -> None:
         ({"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
         ({"device": "nowhere"}, "device must be one that this machine has"),
         ({"dynamics": "CopyDynamics"}, "dynamics must be a model, such as .*, got 'CopyDynamics'"),
-        (
-            {"policy_kwargs": {"rollout_policy_channels": 0}},
-            "channels must be a whole number of at least 1, got 0",
+        *(
+            (
+                {"policy_kwargs": {"features_extractor_kwargs": {name: 0}}},
+                f"^{name} must be a whole number of at least 1",
+            )
+            for name in ("channels", "features_dim", "rollout_channels", "frame_features", "rollout_features")
         ),
+        ({"policy_kwargs": {"rollout_policy_channels": 0}}, "^rollout_policy_channels must be a whole number of at le"),
         ({"dynamics": SokobanDynamics.for_env(Sokoban(size=6))}, "dynamics.observation_space must equal the env's"),
     ],
 )
