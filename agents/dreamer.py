@@ -340,7 +340,7 @@ class Dreamer(RememberingAgent):
         return self.dynamics.imagine(self.dynamics.state_of(start), act, self.horizon)
 
     def _gain(self, found: Evaluated, of: Tensor, actions: Tensor) -> Tensor:
-        """Return what the actor climbs, ``[H, N]``, entropy and penalty left out.
+        """Return the actor's objective ``[H, N]``, without its entropy bonus and action penalty.
 
         Args:
             found: the returns of the actions.

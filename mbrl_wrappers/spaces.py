@@ -153,7 +153,7 @@ def _is_image(space: spaces.Box) -> bool:
 
 
 def _check_pixels(values: Tensor, name: str) -> None:
-    """Refuse pixels that would be rounded or cut off, such as those that are scaled to 0..1."""
+    """Refuse pixels that are not whole numbers from 0 to 255, such as those scaled to 0..1."""
     if values.is_floating_point():
         raise ValueError(f"{name} must be pixels of uint8, from 0 to 255, got {values.dtype}")
     if values.numel():

@@ -281,7 +281,7 @@ def test_a_fit_pairs_actions_with_what_followed_them(settings: dict[str, Any]) -
 
 @pytest.mark.parametrize("settings", VERSIONS)
 def test_large_observations_are_squashed_for_the_networks_alone(settings: dict[str, Any]) -> None:
-    """A decoder that says what the encoder saw says the observation."""
+    """With the encoder's inputs as the decoder's outputs, the observation comes back."""
     wide = spaces.Box(-1000, 1000, (2,), np.float32)
     model, obs, seen = tiny(wide, **settings), torch.tensor([[50.0, -20.0], [0.5, 900.0]]), []
 

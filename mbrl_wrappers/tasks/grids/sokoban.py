@@ -44,10 +44,10 @@ class SokobanGames(Games):
         level_file: a file in the format of Boxoban (Guez et al., 2018), whose levels have this size and number of
             boxes; default: levels are generated, each from a seed.
         levels: the levels that episodes are drawn from, ``first`` to ``stop - 1``: seeds of generated levels, or places
-            in the file. A level is generated in about a millisecond, and kept: of all levels, the newest 65,536 are.
-            Default: as many seeds, from 0, or the whole file.
-        part: ``"train"`` or ``"test"``, the part of these levels that episodes are drawn from: no level is in both,
-            nor with another player's cell, turned or mirrored, see
+            in the file. A level is generated in about a millisecond, and the last 65,536 are kept. Default: as many
+            seeds, from 0, or the whole file.
+        part: ``"train"`` or ``"test"``, the part of these levels that episodes are drawn from. No level is in both
+            parts, not even with the player elsewhere, turned or mirrored; see
             :func:`~mbrl_wrappers.tasks.grids.sokoban_levels.part_of`. Ranges of seeds are not enough for that, since
             different seeds can be the same small level. A new level for tests takes ten times as long. Default: all.
         noop: whether there is a fifth action, to stay.

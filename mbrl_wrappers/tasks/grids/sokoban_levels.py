@@ -65,6 +65,7 @@ def generate_level(size: int, num_boxes: int, seed: int) -> str:
     raise ValueError(f"size must have room for num_boxes={num_boxes}, got {size}")
 
 
+@functools.lru_cache(maxsize=NUM_KEPT)
 def part_of(level: str) -> Part:
     """Return whether a level is for training or, as one in ten, for tests.
 
