@@ -71,6 +71,7 @@ def train(
     folder: str | Path | None = None,
     eval_freq: int | None = None,
     eval_episodes: int | None = None,
+    deterministic: bool | None = None,
     save_freq: int | None = None,
     device: str = "cpu",
     track: str | None = None,
@@ -104,6 +105,7 @@ def train(
             with the files of :func:`~mbrl_wrappers.zoo.training.run.run`; default: :func:`default_folder`.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
         eval_episodes: episodes per evaluation; default: 20, or 5 for an agent that plans.
+        deterministic: whether they take the policy's mode instead of a sample; default: the recipe's.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         track: ``"tensorboard"`` or ``"wandb"``, to log SB3's metrics there.
@@ -134,6 +136,7 @@ def train(
         num_envs=num_envs,
         eval_freq=eval_freq,
         eval_episodes=eval_episodes,
+        deterministic=deterministic,
         save_freq=save_freq,
         device=device,
         tell=told.append,

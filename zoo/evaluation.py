@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from mbrl_wrappers.agents.planning import PlansActions
 from mbrl_wrappers.arguments import check_whole_number
 from mbrl_wrappers.envs.finite import scalar_reward
+from mbrl_wrappers.zoo.choices import choices_seed, seed_choices, undisturbed
 from mbrl_wrappers.zoo.environment import EpisodeLimit, with_episode_limit
 from mbrl_wrappers.zoo.errors import ZooError
 
@@ -65,15 +67,19 @@ def play_episodes(
             ``MAX_EPISODE_STEPS``.
         episodes: number of episodes.
         first_seed: seed of the first episode.
-        deterministic: take the policy's mode instead of a sample.
+        deterministic: take the policy's mode instead of a sample. Samples follow from the episode's seed, and leave
+            the global random generators as they were.
     """
     check_whole_number("episodes", episodes)
     check_whole_number("first_seed", first_seed, 0)
     env = with_episode_limit(env)
-    return [_play(agent, env, first_seed + number, deterministic) for number in range(episodes)]
+    with nullcontext() if deterministic else undisturbed(agent):
+        return [_play(agent, env, first_seed + number, deterministic) for number in range(episodes)]
 
 
 def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) -> Episode:
+    if not deterministic:
+        seed_choices(agent, choices_seed(seed))
     obs, _ = env.reset(seed=seed)
     normalizer = agent.get_vec_normalize_env()
     masked = isinstance(agent, MaskablePPO) and is_masking_supported(env)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mbrl_wrappers.envs.imagined import encode_one
 from mbrl_wrappers.envs.rendering import can_render, check_renderable, frames_of, set_state_from_obs
 from mbrl_wrappers.models import DynamicsModel, WorldModel
 from mbrl_wrappers.zoo.analysis.dreams import WARM_UP
+from mbrl_wrappers.zoo.choices import choices_seed, seed_choices, undisturbed
 from mbrl_wrappers.zoo.environment import as_shown_to_agents, render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
@@ -46,8 +47,9 @@ def record_video(
     episodes: int = 1,
     seed: int = FIRST_SEED,
     max_frames: int = MAX_FRAMES,
+    deterministic: bool = True,
 ) -> int:
-    """Record episodes with the deterministic policy.
+    """Record episodes: those that :func:`~mbrl_wrappers.zoo.evaluation.play_episodes` plays.
 
     Args:
         agent: the agent; if it has a VecNormalize, that normalises its observations.
@@ -56,6 +58,7 @@ def record_video(
         episodes: number of episodes, one after the other.
         seed: of the first episode; the following episodes count up from it.
         max_frames: the video ends after this number of frames, even within an episode.
+        deterministic: take the policy's mode instead of a sample.
 
     Returns:
         The number of frames.
@@ -66,13 +69,13 @@ def record_video(
     check_whole_number("episodes", episodes)
     check_whole_number("max_frames", max_frames)
     render_without_display()
-    with closing(env_factory()) as env:
+    with closing(env_factory()) as env, nullcontext() if deterministic else undisturbed(agent):
         _check_renders(env)
         _follow(env)
         frames = (
             _at_width(frame, min(frame.shape[1], MAX_WIDTH))
             for number in range(episodes)
-            for _, _, frame in _real_frames(agent, env, seed + number)
+            for _, _, frame in _real_frames(agent, env, seed + number, deterministic)
         )
         return write_video(path, islice(frames, max_frames), _fps(env))
 
@@ -184,8 +187,12 @@ def _encoder(file: Path, size: tuple[int, int], fps: float) -> Generator[None, A
     return encoder
 
 
-def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
+def _real_frames(
+    agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool = True
+) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Play an episode; yield each observation, the action that led to it (None at the start), and its frame."""
+    if not deterministic:
+        seed_choices(agent, choices_seed(seed))
     normalizer = agent.get_vec_normalize_env()
     obs, _ = env.reset(seed=seed)
     yield obs, None, _frame(env)
@@ -193,7 +200,7 @@ def _real_frames(agent: BaseAlgorithm, env: gym.Env, seed: int) -> Iterator[tupl
     over = False
     while not over:
         seen = obs if normalizer is None else normalizer.normalize_obs(obs)
-        action, state = agent.predict(seen, state, np.array([state is None]), deterministic=True)
+        action, state = agent.predict(seen, state, np.array([state is None]), deterministic)
         obs, _, terminated, truncated, _ = env.step(env_action(env, action))
         yield obs, action, _frame(env)
         over = terminated or truncated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -39,6 +40,7 @@ from mbrl_wrappers.zoo.training.card import card_text
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.run import run
+from mbrl_wrappers.zoo.video import record_video
 from testing.agents import WITH_MODELS
 from testing.envs import Line, Still
 
@@ -143,6 +145,51 @@ def test_returns_are_those_of_stepping_by_hand(runs):
     assert episode == Episode(7, pytest.approx(total), 10)
     with pytest.raises(ValueError, match="episodes must be a whole number of at least 1, got 0"):
         play_episodes(agent, env, 0)
+
+
+def test_an_agent_whose_recipe_samples_actions_is_played_so_everywhere(tmp_path):
+    sampled = dataclasses.replace(job(), recipe=dataclasses.replace(job().recipe, deterministic=False))
+    assert JobSpec.from_json(sampled.to_json()) == sampled and sampled.digest() != job().digest()
+    agent, _ = run(sampled, tmp_path / "run")
+    played = zoo.evaluate(tmp_path / "run", episodes=3)
+    record = open_agent(tmp_path / "run").evaluation
+    assert record is not None and not record.deterministic and record.episodes == played
+    assert zoo.evaluate(tmp_path / "run", episodes=3, deterministic=False) == played
+    assert zoo.evaluate(tmp_path / "run", episodes=3, deterministic=True) != played
+    assert zoo.verify(tmp_path / "run").status == "match"
+    out = export([tmp_path / "run"], tmp_path / "out", episodes=4)
+    assert out.evaluation is not None and out.evaluation.episodes[:3] == played and not out.evaluation.deterministic
+    assert "over 4 episodes with actions sampled from the policy." in (out.file("README.md") or b"").decode()
+    zoo.save(agent, tmp_path / "saved", env=ENV, episodes=3, deterministic=False)
+    assert zoo.evaluate(tmp_path / "saved", episodes=3) == open_agent(tmp_path / "saved").evaluation.episodes == played
+
+
+def test_sampled_episodes_follow_from_their_seeds_and_leave_no_trace(runs, tmp_path):
+    agent, rewards = zoo.load(runs[0], device="cpu"), []
+
+    class Watched(Line):
+        def step(self, action: Any) -> Any:
+            outcome = super().step(action)
+            rewards.append(float(outcome[1]))
+            return outcome
+
+    def seeded() -> None:
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        agent.action_space.seed(5)
+
+    def drawn() -> list[Any]:
+        return [torch.rand(1).item(), np.random.rand(), agent.action_space.sample().tolist()]  # noqa: NPY002
+
+    seeded()
+    expected = drawn()
+    seeded()
+    episodes = play_episodes(agent, Line(**LINE), 3, deterministic=False)
+    video = tmp_path / "video.mp4"
+    record_video(agent, lambda: Watched(**LINE, render_mode="rgb_array"), video, seed=12346, deterministic=False)
+    assert drawn() == expected
+    assert play_episodes(agent, Line(**LINE), 1, first_seed=12347, deterministic=False) == episodes[2:]
+    assert sum(rewards) == pytest.approx(episodes[1].total_reward)
 
 
 def test_verification_says_match_drift_or_incompatible(runs, copy):

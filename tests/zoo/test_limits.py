@@ -29,7 +29,7 @@ from mbrl_wrappers.zoo.report import build_report
 from mbrl_wrappers.zoo.report.runs import find_runs
 from mbrl_wrappers.zoo.storage import versions
 from mbrl_wrappers.zoo.storage.effort import check_effort
-from mbrl_wrappers.zoo.storage.folder import JOB, PROGRESS
+from mbrl_wrappers.zoo.storage.folder import JOB, PROGRESS, open_folder
 from mbrl_wrappers.zoo.storage.limits import parse_json, read_bytes, sha256_of_file
 from mbrl_wrappers.zoo.storage.literals import decode
 from mbrl_wrappers.zoo.storage.manifest import check_files, parse_manifest, read_manifest, write_manifest
@@ -190,20 +190,36 @@ def test_a_file_of_another_version_says_what_to_do():
 
 @pytest.mark.parametrize(("name", "kind"), [("config.json", "AGENT"), ("eval.json", "EVALUATION")])
 def test_agents_of_other_versions_are_refused(copy, monkeypatch, name, kind):
-    folder = copy / "sac"
-    forge(folder, lambda content: content.update(format_version=2), name)
+    folder, newest = copy / "sac", getattr(versions, kind).version
+    forge(folder, lambda content: content.update(format_version=newest + 1), name)
     with pytest.raises(
-        ZooError, match=rf"{name} must have the format_version 1, got 2; .*pip install -U mbrl-wrappers"
+        ZooError, match=rf"{name} must have .*format_version .*{newest}, got {newest + 1}; .*pip install -U mbrl-wra"
     ):
         zoo.load(folder)
-    forge(folder, lambda content: content.update(format_version=1), name)
-    monkeypatch.setattr(versions, kind, FileFormat(version=2, oldest=2, advice=versions.RETRAIN))
+    forge(folder, lambda content: content.update(format_version=newest), name)
+    monkeypatch.setattr(versions, kind, FileFormat(newest + 1, oldest=newest + 1, advice=versions.RETRAIN))
     with pytest.raises(
-        ZooError, match=rf"{name} must have the format_version 2, got 1; .*by its recipe \(mbrl-zoo train"
+        ZooError, match=rf"{name} must have the format_version {newest + 1}, got {newest}; .*by its recipe \(mbrl-zoo"
     ):
         zoo.load(folder)
-    monkeypatch.setattr(versions, kind, FileFormat(version=2, oldest=1))
+    monkeypatch.setattr(versions, kind, FileFormat(newest + 1, oldest=newest))
     zoo.load(folder, device="cpu")
+
+
+def test_an_evaluation_of_version_1_was_deterministic(copy):
+    assert open_folder(copy / "sac").is_deterministic
+    forge(copy / "sac", lambda content: content.update(deterministic=False), "eval.json")
+    assert not open_folder(copy / "sac").is_deterministic
+
+    def old(content: dict[str, Any]) -> None:
+        content.update(format_version=1)
+        del content["deterministic"]
+
+    forge(copy / "sac", old, "eval.json")
+    assert open_folder(copy / "sac").is_deterministic
+    forge(copy / "sac", lambda content: content.update(deterministic="no"), "eval.json")
+    with pytest.raises(ZooError, match=r"eval.json does not record .*deterministic must be true or false, got 'no'"):
+        open_folder(copy / "sac")
 
 
 def test_manifests_and_indexes_of_other_versions_are_refused(tmp_path):

@@ -251,6 +251,7 @@ def test_jobs_of_one_env_keep_their_digests(agent: str, env: str, more: dict[str
 
 def test_i2a_trains_in_64_games_unless_it_is_told_otherwise() -> None:
     usual = make_job("i2a", SOKOBAN)
+    assert not usual.recipe.deterministic and make_job("mbpo", "Pendulum-v1").recipe.deterministic
     assert usual.recipe.num_envs == base_of(usual).recipe.num_envs == 64
     assert make_job("i2a", SOKOBAN, num_envs=8).recipe == dataclasses.replace(usual.recipe, num_envs=8)
 
@@ -261,11 +262,24 @@ def test_an_entry_of_a_recipe_overrides_the_default(tmp_path: Path) -> None:
     recipe = recipe_from(entries, "A-v0")
     (tmp_path / "recipe.yml").write_text(recipe_yaml(recipe, 9))
     assert load_recipe("mbpo", "D-v0", file=tmp_path / "recipe.yml") == recipe
+    entries = {"default": {"algo": "SAC", "steps": 9, "deterministic": False}, "A-v0": {"deterministic": True}}
+    assert [recipe_from(entries, env).deterministic for env in ("A-v0", "C-v0")] == [True, False]
+    (tmp_path / "recipe.yml").write_text(recipe_yaml(recipe_from(entries, "C-v0"), 9))
+    assert not load_recipe("mbpo", "D-v0", file=tmp_path / "recipe.yml").deterministic
+    with pytest.raises(ValueError, match="deterministic of default must be true or false, got 'no'"):
+        recipe_from({"default": {**entries["default"], "deterministic": "no"}}, "A-v0")
+    with pytest.raises(ValueError, match="deterministic must be true or false, got 'no'"):
+        make_job("mbpo", "Pendulum-v1", deterministic="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("agent", "env", "more"),
-    [("mbpo", "Pendulum-v1", {"num_envs": 4}), ("i2a", SOKOBAN, {"num_envs": 1}), ("i2a", SOKOBAN, {})],
+    [
+        ("mbpo", "Pendulum-v1", {"num_envs": 4}),
+        ("mbpo", "Pendulum-v1", {"num_envs": 4, "deterministic": False}),
+        ("i2a", SOKOBAN, {"num_envs": 1, "deterministic": True}),
+        ("i2a", SOKOBAN, {}),
+    ],
 )
 def test_a_command_makes_the_same_job(
     agent: str, env: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -273,7 +287,7 @@ def test_a_command_makes_the_same_job(
     monkeypatch.chdir(tmp_path)
     spec = make_job(agent, env, **more)
     command = command_of(spec) or ""
-    assert ("--num-envs" in command) == bool(more)
+    assert ("--num-envs" in command) == bool(more) and ("--deterministic" in command) == ("deterministic" in more)
     assert parser_of_commands(monkeypatch)(command) == spec
     assert command_of(spec, "recipe.yml") and "--num-envs" not in str(command_of(spec, "recipe.yml"))
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +33,11 @@ from mbrl_wrappers.zoo.analysis.gradients import gradient_norms
 from mbrl_wrappers.zoo.analysis.model_error import (
     BAND,
     HorizonError,
-    choices_seed,
     error_on_windows,
     measure_model_error,
     windows_of,
 )
+from mbrl_wrappers.zoo.choices import choices_seed, seed_choices, undisturbed
 from mbrl_wrappers.zoo.environment import as_shown_to_agents
 
 # In units of the states' spread: up to this error, predictions explain at least 1 - 0.25^2 = 94% of their variance.
@@ -91,7 +87,7 @@ def diagnose(
     """
     for name, value in (("steps", steps), ("horizon", horizon)):
         check_whole_number(name, value)
-    with _undisturbed(agent), torch.no_grad():
+    with undisturbed(agent), torch.no_grad():
         player: Any = _Player(agent)
         env = as_shown_to_agents(env, dynamics.observation_space)
         if not isinstance(dynamics, DynamicsModel):
@@ -191,10 +187,8 @@ class _Player:
         self._state = None
 
     def set_random_seed(self, seed: int) -> None:
-        """Seed the generators that SB3's agents draw from: torch's, NumPy's, and the action space's."""
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - DQN draws from it
-        self._agent.action_space.seed(seed)
+        """Seed the generators that the agent's actions are drawn from."""
+        seed_choices(self._agent, seed)
 
     def predict(self, obs: Any, deterministic: bool) -> tuple[Any, Any]:
         seen = obs if self._normalizer is None else self._normalizer.normalize_obs(obs)
@@ -206,23 +200,6 @@ class _Player:
 
     def exploit(self, obs: Any) -> Any:
         return self.predict(obs, deterministic=True)[0]
-
-
-@contextmanager
-def _undisturbed(agent: BaseAlgorithm) -> Iterator[None]:
-    """Restore the global random generators, the action space's generator, and the policy's training mode."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - as above
-    space, agent.action_space = agent.action_space, copy.deepcopy(agent.action_space)
-    was_training = agent.policy.training
-    devices = [agent.device] if agent.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
-            agent.action_space = space
-            agent.policy.set_training_mode(was_training)
 
 
 def _calibration(dynamics: DynamicsModel, real: Transitions, generator: torch.Generator) -> Calibration | None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from mbrl_wrappers.envs.collect import collect_transitions
 from mbrl_wrappers.models import DynamicsModel
 from mbrl_wrappers.models.rollout_error import open_loop_error
-from mbrl_wrappers.seeding import stream_seed
 from mbrl_wrappers.types import Transitions
+from mbrl_wrappers.zoo.choices import choices_seed
 
 BAND = (0.1, 0.5, 0.9)
 
@@ -80,11 +80,6 @@ def real_windows(
         env, dynamics, steps, policy=lambda obs: agent.predict(obs, deterministic=False)[0], seed=seed
     )
     return windows_of(real, length)
-
-
-def choices_seed(seed: int) -> int:
-    """Derive the seed of an agent's choices from the seed of its episodes, below 2^32 as SB3 needs it."""
-    return stream_seed(seed, "choices") % 2**32
 
 
 def windows_of(real: Transitions, length: int) -> tuple[Tensor, Tensor]:

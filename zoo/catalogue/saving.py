@@ -49,6 +49,7 @@ def save(
     env: str | None = None,
     episodes: int | None = None,
     with_optimizer: bool = False,
+    deterministic: bool = True,
 ) -> None:
     """Write an agent, its model and its VecNormalize into a folder, without pickle.
 
@@ -59,6 +60,8 @@ def save(
         episodes: number of evaluation episodes to record for ``verify``; 0 for none; default: 20, or 5 for an agent
             that plans.
         with_optimizer: add optimisers, replay buffer and imagined rows, so that training can go on where it stopped.
+        deterministic: play the policy's modes instead of samples, in these episodes and by default in all that the zoo
+            plays with the agent.
 
     Raises:
         ZooError: for an object that can't be saved, saying what to register.
@@ -77,7 +80,8 @@ def save(
         evaluation = None
         episodes = num_episodes(type(agent)) if episodes is None else episodes
         if episodes:
-            evaluation = EvalRecord(play_episodes(agent, playground, episodes), installed_versions())
+            played = play_episodes(agent, playground, episodes, deterministic=deterministic)
+            evaluation = EvalRecord(played, installed_versions(), deterministic=deterministic)
         record = record_env(playground, name, kwargs)
         save_agent(agent, partial, env=record, evaluation=evaluation, with_optimizer=with_optimizer)
 
@@ -126,7 +130,7 @@ def export(
         agent = load_agent(chosen, device="cpu")
         if episodes is not None:
             with env_from_file(chosen.env.name, chosen.env.kwargs) as playground:
-                played = play_episodes(agent, playground, episodes)
+                played = play_episodes(agent, playground, episodes, deterministic=evaluation.deterministic)
             evaluation = dataclasses.replace(evaluation, episodes=played, versions=installed_versions())
         if VIDEO not in own and _record(agent, chosen, partial / VIDEO):
             own |= {VIDEO}
@@ -168,7 +172,12 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 def _record(agent: BaseAlgorithm, folder: AgentFolder, file: Path) -> bool:
     """Record an episode; return whether the env can be rendered here."""
     try:
-        record_video(agent, lambda: env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array"), file)
+        record_video(
+            agent,
+            lambda: env_from_file(folder.env.name, folder.env.kwargs, render_mode="rgb_array"),
+            file,
+            deterministic=folder.is_deterministic,
+        )
     except Exception:  # renderers raise all kinds of errors, and an agent can be published without a video
         return False
     return True

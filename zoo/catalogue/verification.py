@@ -45,7 +45,7 @@ def evaluate(
     seed: int = FIRST_SEED,
     env: str | gym.Env | None = None,
     device: str = "cpu",
-    deterministic: bool = True,
+    deterministic: bool | None = None,
 ) -> list[Episode]:
     """Play episodes with a saved agent.
 
@@ -55,12 +55,13 @@ def evaluate(
         seed: of the first episode; the following episodes count up from it.
         env: the env to play in, or its name; default: the recorded env, if it is registered with Gymnasium here.
         device: of the agent.
-        deterministic: take the policy's mode instead of a sample.
+        deterministic: take the policy's mode instead of a sample; default: as in the recorded evaluation.
 
     Raises:
         ZooError: if the agent can't be loaded, or its env can't be made.
     """
     folder = open_agent(name)
+    deterministic = folder.is_deterministic if deterministic is None else deterministic
     with playground(folder.env, env) as real:
         agent = load_agent(folder, real, device)
         played = play_episodes(agent, real, episodes, first_seed=seed, deterministic=deterministic)
@@ -84,7 +85,7 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
     try:
         with playground(folder.env, env) as real:
             agent = load_agent(folder, real, "cpu")
-            played = [_play_again(agent, real, episode) for episode in recorded]
+            played = [_play_again(agent, real, episode, folder.is_deterministic) for episode in recorded]
     except ZooError as error:
         changed = changed_versions(folder)
         return Verdict("incompatible", f"{error}{_because(changed)}", changed)
@@ -101,7 +102,7 @@ def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
     return Verdict("drift", f"{reason}{because}", changed)
 
 
-def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode) -> Episode:
+def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode, deterministic: bool) -> Episode:
     """Play an episode from its seed; if it was cut off, it is cut off at the same step, whatever the limit is now.
 
     Any other long episode may go on for one step more than recorded, which shows that it does not end there.
@@ -110,7 +111,7 @@ def _play_again(agent: BaseAlgorithm, env: gym.Env, episode: Episode) -> Episode
         env = TimeLimit(env, episode.length)
     elif episode.length >= MAX_EPISODE_STEPS:
         env = EpisodeLimit(env, episode.length + 1)
-    return play_episodes(agent, env, 1, first_seed=episode.seed)[0]
+    return play_episodes(agent, env, 1, first_seed=episode.seed, deterministic=deterministic)[0]
 
 
 def changed_versions(folder: AgentFolder) -> dict[str, tuple[str, str]]:

@@ -23,6 +23,7 @@ Folders = Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help_behavi
 Env = Annotated[str | None, arg(metavar="ENV", help_behavior_hint="(default: the recorded one)")]
 Assignments = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")]
 Function = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
+Deterministic = Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="(default: as recorded)")]
 Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a tenth of all)")]
 
 
@@ -35,11 +36,11 @@ class Train:
 
     agent: Annotated[Positional[str], arg(metavar="AGENT", help_behavior_hint="")] = ""
     """
-    alphazero, dhmbpo, dreamer, exit, i2a, m2ac, maac, macura, mad_td, mbpo, mve, pets, planet, poplin, rs, sac_svg,
-    steve, svg, tdmpc2, world_models
+    alphazero, dhmbpo, dreamer, exit, i2a, m2ac, maac,
+    macura, mad_td, mbpo, mve, pets, planet, poplin, rs, sac_svg, steve, svg, tdmpc2, world_models
     """
     env: Annotated[str, arg(metavar="ENV")] = "Pendulum-v1"
-    """Gymnasium id or package.module:Class"""
+    """an id or package.module:Class"""
     env_kwargs: Assignments = ()
     """arguments of the env"""
     num_envs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
@@ -62,6 +63,8 @@ class Train:
     """env steps between evaluations"""
     eval_episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 20; planners: 5)")] = None
     """episodes of an evaluation"""
+    deterministic: Annotated[Deterministic, arg(help_behavior_hint="(default: the recipe's)")] = None
+    """the policy's mode, or a sample"""
     save_freq: Steps = None
     """env steps between checkpoints, 0 for none"""
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
@@ -121,6 +124,7 @@ class Train:
                     folder=folder,
                     eval_freq=self.eval_freq,
                     eval_episodes=self.eval_episodes,
+                    deterministic=self.deterministic,
                     save_freq=self.save_freq,
                     device=self.device,
                     track=self.track,
@@ -324,8 +328,8 @@ class Enjoy:
     """write a video; without a screen, enjoy.mp4"""
     render: bool = True
     """open a window"""
-    deterministic: bool = True
-    """the policy's mode instead of a sample"""
+    deterministic: Deterministic = None
+    """the policy's mode, or a sample"""
 
     def run(self) -> int:
         """Run the command."""
@@ -335,8 +339,6 @@ class Enjoy:
         if self.render and record is None and not has_screen():
             record = Path("enjoy.mp4")
             say(f"there is no screen (DISPLAY is not set): the episodes go into {record}; --no-render plays without")
-        if record is not None and not self.deterministic:
-            raise ValueError("record shows the deterministic policy: leave out --no-deterministic, or add --no-render")
         window = self.render and record is None
         played = enjoy(
             self.name,
@@ -408,8 +410,8 @@ class Evaluate:
     """Gymnasium id or package.module:Class to play in"""
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
     """cpu, cuda or auto"""
-    deterministic: bool = True
-    """the policy's mode instead of a sample"""
+    deterministic: Deterministic = None
+    """the policy's mode, or a sample"""
 
     def run(self) -> int:
         """Run the command."""

@@ -26,7 +26,7 @@ def enjoy(
     env: str | None = None,
     render: bool = True,
     record: str | Path | None = None,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
 ) -> list[Episode]:
     """Play episodes with a saved agent for people to see.
 
@@ -37,12 +37,13 @@ def enjoy(
         env: a Gymnasium id or ``"package.module:Class"``; default: the recorded env.
         render: open a window, which needs a screen.
         record: the video file to write; no window is opened then.
-        deterministic: take the policy's mode instead of a sample.
+        deterministic: take the policy's mode instead of a sample; default: as in the recorded evaluation.
 
     Raises:
         ZooError: if the agent can't be loaded, or its env can't be made or rendered.
     """
     folder = open_agent(name)
+    deterministic = folder.is_deterministic if deterministic is None else deterministic
     mode = "rgb_array" if record is not None else "human" if render else None
     options: dict[str, Any] = {} if mode is None else {"render_mode": mode}
 
@@ -52,5 +53,5 @@ def enjoy(
         if record is not None:
             from mbrl_wrappers.zoo.video import record_video
 
-            record_video(agent, lambda: real, record, episodes=episodes, seed=seed)
+            record_video(agent, lambda: real, record, episodes=episodes, seed=seed, deterministic=deterministic)
     return played

@@ -101,14 +101,16 @@ class EvalRecord:
     """The content of ``eval.json``.
 
     Attributes:
-        episodes: of the saved agent, with the deterministic policy.
+        episodes: of the saved agent.
         versions: of the packages and engines that the episodes were played with.
         trained_seeds: the training runs that the agent was chosen from; empty for an agent from ``zoo.save``.
+        deterministic: whether the policy's modes were played, not samples.
     """
 
     episodes: list[Episode]
     versions: dict[str, str]
     trained_seeds: list[TrainedSeed] = field(default_factory=list)
+    deterministic: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,11 @@ class AgentFolder:
     def name(self) -> str:
         """The agent's registered name, such as ``"mbpo"``; its algorithm's for an agent without one."""
         return str(self.config["agent"] or self.config["algorithm"])
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the agent is meant to play its policy's modes, as in its recorded evaluation, and not samples."""
+        return self.evaluation is None or self.evaluation.deterministic
 
     @property
     def has_model(self) -> bool:
@@ -325,7 +332,10 @@ def _read_evaluation(content: dict[str, Any], source: Path) -> EvalRecord:
     try:
         trained = [_read_trained(seed) for seed in content["trained_seeds"]]
         packages = {str(name): str(version) for name, version in content["versions"].items()}
-        return EvalRecord(episodes_from_json(content["episodes"], source), packages, trained)
+        deterministic = content.get("deterministic", True)  # version 1 does not have it
+        if not isinstance(deterministic, bool):
+            raise TypeError(f"deterministic must be true or false, got {deterministic!r}")
+        return EvalRecord(episodes_from_json(content["episodes"], source), packages, trained, deterministic)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, ZooError):
             raise

@@ -60,7 +60,7 @@ class FileFormat:
 # The description of an agent together with its model; a change in either needs a new version.
 AGENT = FileFormat(advice=RETRAIN)
 MANIFEST = FileFormat(advice=RETRAIN)
-EVALUATION = FileFormat(advice=RETRAIN)
+EVALUATION = FileFormat(version=2, advice=RETRAIN)
 DIAGNOSIS = FileFormat()
 LADDER = FileFormat()
 INDEX = FileFormat()

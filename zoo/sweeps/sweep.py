@@ -33,7 +33,18 @@ from mbrl_wrappers.zoo.training.run import Stopped, is_finished, run
 SWEEP = "sweep.json"
 REQUIRED = ("agents", "envs", "seeds")
 # Passed on to make_job as arguments.
-OPTIONAL = ("steps", "algo", "params", "recipe", "num_envs", "eval_freq", "eval_episodes", "save_freq", "device")
+OPTIONAL = (
+    "steps",
+    "algo",
+    "params",
+    "recipe",
+    "num_envs",
+    "eval_freq",
+    "eval_episodes",
+    "deterministic",
+    "save_freq",
+    "device",
+)
 TRACEBACK_LINES = 4
 
 
@@ -59,7 +70,7 @@ def read_sweep(path: str | Path) -> list[JobSpec]:
 
     Required are ``agents`` and ``envs``, lists of names, and ``seeds``, a list of numbers, or a number N for the seeds
     0 to N - 1. Optional are ``steps``, ``algo``, ``params``, ``recipe`` (a path relative to the file), ``num_envs``,
-    ``eval_freq``, ``eval_episodes``, ``save_freq`` and ``device``, see
+    ``eval_freq``, ``eval_episodes``, ``deterministic``, ``save_freq`` and ``device``, see
     :func:`~mbrl_wrappers.zoo.training.job_making.make_job`, and ``baseline``: agents are trained without their model
     too, if they can do without, unless it is false.
 

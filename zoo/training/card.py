@@ -51,6 +51,7 @@ def card_text(
     mean, std = mean_and_std(evaluation.episodes)
     title = spec.label()
     load = name or "path/to/this/folder"
+    policy = "the deterministic policy" if evaluation.deterministic else "actions sampled from the policy"
     lines = [
         "---",
         yaml.safe_dump(_metadata(spec, title, mean, std), sort_keys=False).rstrip(),
@@ -58,7 +59,7 @@ def card_text(
         "",
         f"# {title} on {spec.env}",
         "",
-        f"Return {mean:.1f} ± {std:.1f} over {len(evaluation.episodes)} episodes with the deterministic policy.",
+        f"Return {mean:.1f} ± {std:.1f} over {len(evaluation.episodes)} episodes with {policy}.",
         "",
         "```python",
         "from mbrl_wrappers import zoo",

@@ -14,7 +14,7 @@ import yaml
 from mbrl_wrappers.zoo.training.building import base_of
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import merged_recipe, usual_numbers
-from mbrl_wrappers.zoo.training.recipe import DEFAULT_DYNAMICS, SECTIONS, Recipe, load_recipe, write_literal
+from mbrl_wrappers.zoo.training.recipe import DEFAULT_DYNAMICS, OPTIONS, SECTIONS, Recipe, load_recipe, write_literal
 
 
 def command_of(spec: JobSpec, recipe: str | Path | None = None) -> str | None:
@@ -47,8 +47,10 @@ def _assignments(option: str, values: dict[str, Any]) -> list[str]:
 def _words(spec: JobSpec, recipe: str | Path | None) -> list[str] | None:
     words = ["mbrl-zoo", "train", spec.agent, "--env", spec.env, "-n", str(spec.steps), "--seed", str(spec.seed)]
     words += _assignments("--env-kwargs", spec.env_kwargs)
-    if recipe is None and load_recipe(spec.agent, spec.env).num_envs != spec.recipe.num_envs:
-        words += ["--num-envs", str(spec.recipe.num_envs)]
+    for name in () if recipe is not None else ("num_envs", "deterministic"):
+        own = getattr(spec.recipe, name)
+        if getattr(load_recipe(spec.agent, spec.env), name) != own:
+            words += [OPTIONS[name], str(own)]
     if recipe is not None:
         words += ["--recipe", str(recipe)]
         changes: dict[str, Any] | None = {}
@@ -86,7 +88,8 @@ def _changes(spec: JobSpec, algo: str | None, kinds: list[bool]) -> dict[str, An
 def _changed(spec: JobSpec, algo: str | None, discrete: bool, changes: dict[str, Any]) -> Recipe:
     """Return the recipe that the command would make of the library's."""
     which = {"algo": algo, "discrete_actions": discrete}
-    return merged_recipe(spec.agent, spec.env, changes, spec.steps, spec.recipe.num_envs, **which)[0]
+    own = {name: getattr(spec.recipe, name) for name in ("num_envs", "deterministic")}
+    return merged_recipe(spec.agent, spec.env, changes, spec.steps, **own, **which)[0]
 
 
 def _differences(usual: Recipe, recipe: Recipe) -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,7 @@ class JobSpec:
         seed: of the agent, the model and the sequence of episodes.
         steps: env steps.
         eval_freq: env steps between evaluations.
-        eval_episodes: episodes per evaluation, with the deterministic policy and the same start states every time.
+        eval_episodes: episodes per evaluation, with the same start states every time.
         save_freq: env steps between checkpoints; 0 for none.
         device: of agent and model.
         agent: registered name of the agent.
@@ -59,6 +59,8 @@ class JobSpec:
             del fields["recipe"]["normalize"]
         if self.recipe.num_envs == 1:  # likewise
             del fields["recipe"]["num_envs"]
+        if self.recipe.deterministic:  # likewise
+            del fields["recipe"]["deterministic"]
         return json.dumps(fields, indent=1, sort_keys=True)
 
     @classmethod

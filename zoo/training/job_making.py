@@ -43,6 +43,7 @@ def make_job(
     num_envs: int | None = None,
     eval_freq: int | None = None,
     eval_episodes: int | None = None,
+    deterministic: bool | None = None,
     save_freq: int | None = None,
     device: str = "cpu",
     tell: Callable[[str], None] | None = None,
@@ -61,6 +62,7 @@ def make_job(
         num_envs: envs to train in at once; default: the recipe's. Evaluations have one env in any case.
         eval_freq: env steps between evaluations; default: a tenth of ``steps``.
         eval_episodes: episodes per evaluation; default: 20, or 5 for an agent that plans.
+        deterministic: whether they take the policy's mode instead of a sample; default: the recipe's.
         save_freq: env steps between checkpoints, 0 for none; default: a tenth of ``steps``.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         tell: gets a sentence about each thing that is other than the arguments and the recipe say. If it is given, a
@@ -76,7 +78,15 @@ def make_job(
         discrete = isinstance(real.action_space, spaces.Discrete)
         fitted_to = steps if tell is not None and isinstance(steps, int) else None
         settings, changes = merged_recipe(
-            agent, env, params or {}, fitted_to, num_envs, file=recipe, algo=algo, discrete_actions=discrete
+            agent,
+            env,
+            params or {},
+            fitted_to,
+            num_envs,
+            deterministic,
+            file=recipe,
+            algo=algo,
+            discrete_actions=discrete,
         )
         if tell is not None:
             for change in changes:
@@ -157,6 +167,7 @@ def merged_recipe(
     params: Mapping[str, Any],
     fitted_to: int | None,
     num_envs: int | None = None,
+    deterministic: bool | None = None,
     **which: Any,
 ) -> tuple[Recipe, list[str]]:
     """Merge a recipe with changes, and fit it to fewer steps.
@@ -167,14 +178,15 @@ def merged_recipe(
         params: as for :func:`make_job`.
         fitted_to: env steps, see :func:`~mbrl_wrappers.zoo.training.scaling.shorten`; None for the recipe as it is.
         num_envs: None for the recipe's.
+        deterministic: None for the recipe's.
         **which: recipe, see :func:`~mbrl_wrappers.zoo.training.recipe.load_recipe`.
 
     Returns:
         The recipe, and a sentence for each setting that was fitted.
     """
     settings = override(load_recipe(agent, env, **which), params)
-    if num_envs is not None:
-        settings = dataclasses.replace(settings, num_envs=num_envs)
+    given = {"num_envs": num_envs, "deterministic": deterministic}
+    settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
     return (settings, []) if fitted_to is None else shorten(settings, fitted_to, fixed=params)
 
 
@@ -237,6 +249,8 @@ def _check_numbers(spec: JobSpec) -> None:
         check_whole_number(name, getattr(spec, name), least)
     num_envs = spec.recipe.num_envs
     check_whole_number("num_envs", num_envs)
+    if not isinstance(spec.recipe.deterministic, bool):
+        raise ValueError(f"deterministic must be true or false, got {spec.recipe.deterministic!r}")
     if num_envs > MAX_ENVS:
         raise ValueError(f"num_envs must be at most {MAX_ENVS}, got {num_envs}")
     learning_starts = spec.recipe.agent.get("learning_starts", 0)

@@ -20,7 +20,7 @@ from mbrl_wrappers.zoo.storage.limits import MAX_JSON_BYTES, read_bytes
 
 SECTIONS = ("agent", "strategy", "model_based", "dynamics", "normalize")
 # The other keys of a recipe, with the option of `mbrl-zoo train` that changes each.
-OPTIONS = {"algo": "--algo", "steps": "-n", "num_envs": "--num-envs"}
+OPTIONS = {"algo": "--algo", "steps": "-n", "num_envs": "--num-envs", "deterministic": "--deterministic"}
 
 DEFAULT_DYNAMICS = "EnsembleDynamics"  # the kind of a recipe's model, if it names none
 
@@ -110,6 +110,7 @@ class Recipe:
         normalize: keyword arguments of SB3's VecNormalize around the training env; empty for no VecNormalize.
         num_envs: envs to train in at once. Steps are those of all envs together, except in SB3's ``train_freq`` and
             ``n_steps``, which count the steps of each env.
+        deterministic: whether evaluations, and the zoo by default, play the policy's modes; samples otherwise.
     """
 
     algo: str
@@ -120,6 +121,7 @@ class Recipe:
     dynamics: dict[str, Any]
     normalize: dict[str, Any] = field(default_factory=dict)
     num_envs: int = 1
+    deterministic: bool = True
 
 
 def load_recipe(
@@ -212,6 +214,7 @@ def recipe_from(
         algo=algo,
         steps=own.get("steps", default["steps"]),
         num_envs=own.get("num_envs", default.get("num_envs", 1)),
+        deterministic=own.get("deterministic", default.get("deterministic", True)),
         **{**sections, "agent": arguments},
     )
 
@@ -219,8 +222,10 @@ def recipe_from(
 def recipe_yaml(recipe: Recipe, steps: int) -> str:
     """Return a file of recipes with this one as its default, for ``--recipe FILE``."""
     sections = {name: getattr(recipe, name) for name in SECTIONS if getattr(recipe, name)}
-    num_envs = {} if recipe.num_envs == 1 else {"num_envs": recipe.num_envs}
-    default = {"algo": recipe.algo, "steps": steps, **num_envs, **sections}
+    rare: dict[str, Any] = {} if recipe.num_envs == 1 else {"num_envs": recipe.num_envs}
+    if not recipe.deterministic:
+        rare["deterministic"] = False
+    default = {"algo": recipe.algo, "steps": steps, **rare, **sections}
     return yaml.dump({"default": default}, Dumper=_Writer, sort_keys=False)
 
 
@@ -335,12 +340,14 @@ def _check_entries(entries: Mapping[str, Any]) -> None:
 
 
 def _check_entry(entry: Any, name: str) -> None:
-    _check_mapping(name, entry, "of algo, steps, num_envs and sections of arguments")
+    _check_mapping(name, entry, "of algo, steps, num_envs, deterministic and sections of arguments")
     for key in entry:
         check_name(key, (*OPTIONS, *SECTIONS), f"recipe key of {name}")
     check_whole_number(f"steps of {name}", entry.get("steps", 1))
     check_whole_number(f"num_envs of {name}", entry.get("num_envs", 1))
     check_text(f"algo of {name}", entry.get("algo", ""))
+    if not isinstance(entry.get("deterministic", True), bool):
+        raise ValueError(f"deterministic of {name} must be true or false, got {entry['deterministic']!r}")
     for section in SECTIONS:
         _check_mapping(f"{section} of {name}", entry.get(section, {}))
 

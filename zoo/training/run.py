@@ -236,7 +236,7 @@ def _keep(
     trained = TrainedSeed(
         spec.seed, last.steps, last.updates, last.return_mean, last.return_std, last.wall_seconds, last.cpu_seconds
     )
-    evaluation = EvalRecord(episodes, installed_versions(), [trained])
+    evaluation = EvalRecord(episodes, installed_versions(), [trained], spec.recipe.deterministic)
     name = spec.agent if spec.model else None
     write_card(folder / CARD, spec, evaluation, has_model=dynamics is not None, ladder=ladder)
     env_record = record_env(env, spec.env, spec.env_kwargs)
@@ -383,7 +383,10 @@ class _Recorder(BaseCallback):
         if self._last_played and self._rows and self._rows[-1].steps == agent.num_timesteps:
             return self._last_played
         reading = self._clock.read()
-        self._last_played = play_episodes(agent, self._eval_env, self._spec.eval_episodes)
+        spec = self._spec
+        self._last_played = play_episodes(
+            agent, self._eval_env, spec.eval_episodes, deterministic=spec.recipe.deterministic
+        )
         row = Evaluation(
             agent.num_timesteps,
             *mean_and_std(self._last_played),
