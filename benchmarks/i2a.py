@@ -13,7 +13,6 @@ foresee, and `table` makes docs/results/i2a.md of all.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,29 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from experiments import RESULTS, ROOT, read_csv, spread, versions, write_csv, write_page
+from experiments import ROOT, write_csv, write_page
+from i2a_page import document
+from i2a_tasks import (
+    AHEAD,
+    COLUMNS,
+    FITTED,
+    FOLDER,
+    FORESEEN,
+    KINDS,
+    MINI_PACMAN,
+    MODELS,
+    NUM_ENVS,
+    NUM_LEVELS,
+    PLANNED,
+    PLANNED_STEPS,
+    SEEDS,
+    SIMULATIONS,
+    SOKOBAN,
+    TASKS,
+    TESTED,
+    Task,
+    numbers,
+)
 from stable_baselines3 import A2C
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -41,75 +62,6 @@ from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
 from mbrl_wrappers.zoo.training.run import run
-
-FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
-NUM_LEVELS, TESTED = 60_000, 200  # levels, of which the larger part is learned on; of the other part, those tested
-PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
-KINDS = {
-    "with pooling": {"pooling": True, "rare_share": 0.0},
-    "without pooling": {"pooling": False, "rare_share": 0.0},
-    "without pooling, rare rewards in a tenth of each batch": {"pooling": False, "rare_share": 0.1},
-}
-FITTED, FORESEEN, AHEAD = 40_000, 60_000, (1, 3, 5)  # random steps that a model is fitted to and tested on
-
-# Changes to the recipe; A2C has no model.
-MODELS: dict[str, dict[str, Any]] = {
-    "i2a": {},
-    "exact": {"dynamics.kind": "SokobanDynamics"},
-    "copy": {"dynamics.kind": "CopyDynamics"},
-    "poor": {"dynamics.channels": 2, "dynamics.max_steps": 100},
-}
-COLUMNS = {
-    "i2a": "I2A",
-    "exact": "I2A, exact model",
-    "copy": "I2A, copy model",
-    "poor": "I2A, poor model",
-    "a2c": "A2C",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Games that are learned.
-
-    Attributes:
-        env: the id.
-        title: of the page's section.
-        games: their arguments.
-        frames: of a run.
-        rounds: evaluations, evenly spread.
-        limit: steps of an episode.
-        longer: how many times as many frames A2C gets, about as long as I2A takes.
-    """
-
-    env: str
-    title: str
-    games: dict[str, Any]
-    frames: int
-    rounds: int
-    limit: int = 120
-    longer: int = 8
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the env: those of its games, and the limit of an episode's steps."""
-        levels = {} if self.env == MINI_PACMAN else {"levels": [0, NUM_LEVELS], "part": "train"}
-        return {**self.games, **levels, "max_episode_steps": self.limit}
-
-    @property
-    def measure(self) -> str:
-        """What evaluations measure."""
-        return "solved" if self.env == SOKOBAN else "return"
-
-
-SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
-TASKS = {
-    "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 3_000_000, 15, longer=3),
-    "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 4_000_000, 16, longer=4),
-    "regular": Task(MINI_PACMAN, "MiniPacman, regular", {"mode": "regular"}, 600_000, 12, 3_000, longer=6),
-    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 10, 3_000, longer=4),
-    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 10, 3_000, longer=4),
-}
 
 
 def train(name: str, column: str, seed: int) -> None:
@@ -245,137 +197,6 @@ def unseen(task: Task, count: int) -> SokobanGames:
     for row, level in enumerate(levels.values()):
         games.play(row, level)
     return games
-
-
-def document() -> str:
-    """Return the page, from the committed rows."""
-    lines = [
-        "# I2A and A2C on grids",
-        "",
-        "I2A by the recipe of `i2a`, 64 games at a time, with the model that it learns, and where a row says so with",
-        "the rules of the game, copies of the frame, or a poor model, of 2 channels and 100 gradient steps. A2C of SB3",
-        "has the same settings and as many parameters, those of the model not counted. Frames are all that an agent",
-        f"has seen, those included that its model is fitted to. Agents learn on {NUM_LEVELS:,} levels, less the tenth",
-        f"that is for tests; solved is the share of {TESTED} levels of that tenth, by one game of sampled actions",
-        "each. Return: the mean of the last 100 episodes of learning. Core-seconds are those of learning, fits",
-        "included; ± is over seeds (n - 1).",
-        "",
-        "**The parts of these runs were kept apart less well than those of today**: a level counted as another one if",
-        "only the player stood elsewhere, or if it was turned or mirrored. Of the 200 tested levels, 111 differ from",
-        "all that were learned on by more than the player's cell, and 62 also when turned and mirrored. The agent of",
-        "seed 10 solves 97% of the 200 at the end, 94.6% of the 111 and 90.3% of the 62. A2C saw the same levels. The",
-        "models below were fitted and tested on two ranges of seeds.",
-        "",
-        "The agent's settings were chosen by single runs on levels of 5x5 and 7x7 with one box, the model's by its",
-        "accuracy on other levels. The paper's blocks pool and inject: each pixel is told the maximum of each channel",
-        "over the frame. In Sokoban a step only changes cells next to the player, and the recipe's model does not pool",
-        "(`pooling: false`). Few random episodes end with a solved level, so a tenth of each batch comes from rows",
-        "with a rare reward (`rare_share: 0.1`).",
-        "",
-        f"{versions()}.",
-        "",
-    ]
-    for name, task in TASKS.items():
-        runs = {column: runs_of(name, column) for column in COLUMNS}
-        if any(runs.values()):
-            lines += [f"## {task.title}", "", *summary(task, runs), "", *curves(task, runs), ""]
-            lines += [*foreseen(name), *planned(name), f"Runs: `python benchmarks/i2a.py run {name}`", ""]
-    return "\n".join(lines)
-
-
-Runs = dict[int, list[dict[str, float]]]
-
-
-def runs_of(name: str, column: str) -> Runs:
-    """Return the rows of each seed's run, by its seed."""
-    runs: Runs = {}
-    for file in sorted(FOLDER.glob(f"{name}_{column}_seed*.csv")):
-        runs[int(file.stem.rpartition("seed")[2])] = numbers(file)
-    return runs
-
-
-def numbers(file: Path) -> list[dict[str, float]]:
-    return [{key: float(value) for key, value in row.items()} for row in read_csv(file)]
-
-
-def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:
-    """Compare the columns at equal frames, at equal time, and by what half of the levels takes."""
-    seconds = [rows[-1]["cpu_seconds"] for rows in runs["i2a"].values()]
-    budget = float(np.mean(seconds)) if seconds else np.inf
-    timed = f"after {budget:,.0f} core-s" if seconds else "at the end"
-    target = ["frames to 50%", "core-s to 50%"] if task.measure == "solved" else []
-    header = ["agent", "seeds", "core-s per million frames", f"after {task.frames:,} frames", timed, *target]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for column, of_column in runs.items():
-        if not of_column:
-            continue
-        every = list(of_column.values())
-        speed = spread([1e6 * rows[-1]["cpu_seconds"] / rows[-1]["frames"] for rows in every])
-        at_frames = [last_within(rows, "frames", task.frames * 1.01)[task.measure] for rows in every]
-        at_time = [last_within(rows, "cpu_seconds", budget * 1.01)[task.measure] for rows in every]
-        spent = float(np.mean([rows[-1]["cpu_seconds"] for rows in every]))
-        shorter = f" (ended after {spent:,.0f})" if seconds and spent < 0.9 * budget else ""
-        cells = [COLUMNS[column], ", ".join(map(str, of_column)), speed, shown(task, at_frames)]
-        cells.append(shown(task, at_time) + shorter)
-        if target:
-            reached = [next((row for row in rows if row["solved"] >= 0.5), None) for rows in every]
-            for key in ("frames", "cpu_seconds"):
-                cells.append(", ".join("-" if row is None else f"{row[key]:,.0f}" for row in reached))
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def planned(name: str) -> list[str]:
-    """Return what a planner makes of the models, if it was asked."""
-    found = {column: list(runs_of(f"plans_{name}", column).values()) for column in MODELS}
-    cells = [f"{COLUMNS[c]} {spread([100 * rows[0]['solved'] for rows in own])}%" for c, own in found.items() if own]
-    if not cells:
-        return []
-    searched = f"Tree search in the models alone ({SIMULATIONS} simulations a move with random play, {PLANNED} unseen"
-    return [f"{searched} levels, {PLANNED_STEPS} steps) solves: {', '.join(cells)}.", ""]
-
-
-def foreseen(name: str) -> list[str]:
-    """Return a table of what models foresee, if that was measured."""
-    runs = runs_of("model", name).values()  # of each seed
-    if not runs:
-        return []
-    keys = ["frames", "pixels", "rewards", "rare_rewards", "ends"]
-    lines = [
-        f"Shares that a model of {FITTED:,} random steps foresees in {FORESEEN:,} random steps of other levels or",
-        "games, each by its likeliest prediction; rare rewards are all but the commonest.",
-        "",
-        "| model | steps ahead | " + " | ".join(key.replace("_", " ") for key in keys) + " |",
-        "|" + "---|" * (2 + len(keys)),
-    ]
-    for rows in zip(*runs, strict=True):  # one row of each seed
-        kind = list(KINDS)[int(rows[0]["model"])]
-        cells = [spread([100 * row[key] for row in rows], 2) + "%" for key in keys]
-        lines.append(f"| {kind} | {rows[0]['steps']:.0f} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
-
-
-def last_within(rows: list[dict[str, float]], key: str, limit: float) -> dict[str, float]:
-    """Return the last row up to a limit; the first one if there is none."""
-    return [row for row in rows if row[key] <= limit or row is rows[0]][-1]
-
-
-def curves(task: Task, runs: Mapping[str, Runs]) -> list[str]:
-    """Return the mean over seeds after each share of the frames."""
-    shown_columns = [column for column, of_column in runs.items() if of_column]
-    lines = ["| frames | " + " | ".join(COLUMNS[column] for column in shown_columns) + " |"]
-    lines.append("|" + "---|" * (1 + len(shown_columns)))
-    for index in range(task.rounds):
-        cells = []
-        for column in shown_columns:
-            values = [rows[index][task.measure] for rows in runs[column].values() if index < len(rows)]
-            cells.append(shown(task, values) if values else "")
-        lines.append(f"| {task.frames * (index + 1) // task.rounds:,} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def shown(task: Task, values: list[float]) -> str:
-    return spread([100 * value for value in values], 1) + "%" if task.measure == "solved" else spread(values, 1)
 
 
 def plan(name: str, column: str, seed: int) -> None:

@@ -1,0 +1,146 @@
+"""The page of `i2a.py`: tables and curves, from the committed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from experiments import spread, versions
+from i2a_tasks import (
+    COLUMNS,
+    FITTED,
+    FOLDER,
+    FORESEEN,
+    KINDS,
+    MODELS,
+    NUM_LEVELS,
+    PLANNED,
+    PLANNED_STEPS,
+    SIMULATIONS,
+    TASKS,
+    TESTED,
+    Runs,
+    Task,
+    runs_of,
+)
+
+from mbrl_wrappers.zoo.report.plots import learning_curves, new_figure, save_figure
+from mbrl_wrappers.zoo.training.progress import Evaluation
+
+
+def document() -> str:
+    """Return the page, from the committed rows, and draw its pictures."""
+    lines = [
+        "# I2A and A2C on grids",
+        "",
+        "I2A by the recipe of `i2a`, 64 games at a time, with the model that it learns, and where a row says so with",
+        "the rules of the game, copies of the frame, or a poor model, of 2 channels and 100 gradient steps. A2C of SB3",
+        "has the same settings and as many parameters, those of the model not counted. Frames are all that an agent",
+        f"has seen, those included that its model is fitted to. Agents learn on {NUM_LEVELS:,} levels, less the tenth",
+        "that is for tests; none of these is one of the others with the player elsewhere, turned or mirrored. Solved",
+        f"is the share of {TESTED} levels for tests, by one game of sampled actions each. Return: the mean of the last",
+        "100 episodes of learning. Core-seconds are those of learning, fits included; ± is over seeds (n - 1).",
+        "",
+        "The agent's settings were chosen by single runs on levels of 5x5 and 7x7 with one box, the model's by its",
+        "accuracy on other levels. The paper's blocks pool and inject: each pixel is told the maximum of each channel",
+        "over the frame. In Sokoban a step only changes cells next to the player, and the recipe's model does not pool",
+        "(`pooling: false`). Few random episodes end with a solved level, so a tenth of each batch comes from rows",
+        "with a rare reward (`rare_share: 0.1`).",
+        "",
+        f"{versions()}.",
+        "",
+    ]
+    for name, task in TASKS.items():
+        runs = {column: runs_of(name, column) for column in COLUMNS}
+        if any(runs.values()):
+            draw(name, runs)
+            lines += [f"## {task.title}", "", *summary(task, runs), "", f"![Learning curves](i2a/{name}.svg)", ""]
+            lines += [*foreseen(name), *planned(name), f"Runs: `python benchmarks/i2a.py run {name}`", ""]
+    return "\n".join(lines)
+
+
+def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:
+    """Compare the columns at equal frames, at equal time, and by what half of the levels takes."""
+    seconds = [rows[-1]["cpu_seconds"] for rows in runs["i2a"].values()]
+    budget = float(np.mean(seconds)) if seconds else np.inf
+    timed = f"after {budget:,.0f} core-s" if seconds else "at the end"
+    target = ["frames to 50%", "core-s to 50%"] if task.measure == "solved" else []
+    header = ["agent", "seeds", "core-s per million frames", f"after {task.frames:,} frames", timed, *target]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for column, of_column in runs.items():
+        if not of_column:
+            continue
+        every = list(of_column.values())
+        speed = spread([1e6 * rows[-1]["cpu_seconds"] / rows[-1]["frames"] for rows in every])
+        at_frames = [last_within(rows, "frames", task.frames * 1.01)[task.measure] for rows in every]
+        at_time = [last_within(rows, "cpu_seconds", budget * 1.01)[task.measure] for rows in every]
+        spent = float(np.mean([rows[-1]["cpu_seconds"] for rows in every]))
+        shorter = f" (ended after {spent:,.0f})" if seconds and spent < 0.9 * budget else ""
+        cells = [COLUMNS[column], ", ".join(map(str, of_column)), speed, shown(task, at_frames)]
+        cells.append(shown(task, at_time) + shorter)
+        if target:
+            reached = [next((row for row in rows if row["solved"] >= 0.5), None) for rows in every]
+            for key in ("frames", "cpu_seconds"):
+                cells.append(", ".join("-" if row is None else f"{row[key]:,.0f}" for row in reached))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def planned(name: str) -> list[str]:
+    """Return what a planner makes of the models, if it was asked."""
+    found = {column: list(runs_of(f"plans_{name}", column).values()) for column in MODELS}
+    cells = [f"{COLUMNS[c]} {spread([100 * rows[0]['solved'] for rows in own])}%" for c, own in found.items() if own]
+    if not cells:
+        return []
+    searched = f"Tree search in the models alone ({SIMULATIONS} simulations a move with random play, {PLANNED} unseen"
+    return [f"{searched} levels, {PLANNED_STEPS} steps) solves: {', '.join(cells)}.", ""]
+
+
+def foreseen(name: str) -> list[str]:
+    """Return a table of what models foresee, if that was measured."""
+    runs = runs_of("model", name).values()  # of each seed
+    if not runs:
+        return []
+    keys = ["frames", "pixels", "rewards", "rare_rewards", "ends"]
+    lines = [
+        f"Shares that a model of {FITTED:,} random steps foresees in {FORESEEN:,} random steps of other levels or",
+        "games, each by its likeliest prediction; rare rewards are all but the commonest.",
+        "",
+        "| model | steps ahead | " + " | ".join(key.replace("_", " ") for key in keys) + " |",
+        "|" + "---|" * (2 + len(keys)),
+    ]
+    for rows in zip(*runs, strict=True):  # one row of each seed
+        kind = list(KINDS)[int(rows[0]["model"])]
+        cells = [spread([100 * row[key] for row in rows], 2) + "%" for key in keys]
+        lines.append(f"| {kind} | {rows[0]['steps']:.0f} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def last_within(rows: list[dict[str, float]], key: str, limit: float) -> dict[str, float]:
+    """Return the last row up to a limit; the first one if there is none."""
+    return [row for row in rows if row[key] <= limit or row is rows[0]][-1]
+
+
+def shown(task: Task, values: list[float]) -> str:
+    return spread([100 * value for value in values], 1) + "%" if task.measure == "solved" else spread(values, 1)
+
+
+def draw(name: str, runs: Mapping[str, Runs]) -> None:
+    """Draw the curves over frames, as many as I2A gets, and over core-seconds."""
+    task, scale = TASKS[name], 100 if TASKS[name].measure == "solved" else 1
+
+    def curve(rows: list[dict[str, float]], most: float) -> list[Evaluation]:
+        kept = [row for row in rows if row["frames"] <= most]
+        return [
+            Evaluation(int(row["frames"]), scale * row[task.measure], 0.0, 0, row["cpu_seconds"], row["cpu_seconds"])
+            for row in kept
+        ]
+
+    figure, axes = new_figure(2, task.title)
+    for ax, over, most in zip(axes, ("steps", "wall_seconds"), (1.01 * task.frames, np.inf), strict=True):
+        shown_runs = {c: [curve(rows, most) for rows in own.values()] for c, own in runs.items() if own}
+        learning_curves(ax, {COLUMNS[column]: own for column, own in shown_runs.items()}, over)
+        ax.set_ylabel("levels solved (%)" if task.measure == "solved" else "return")
+    axes[0].set_xlabel("frames")
+    axes[1].set_xlabel(axes[1].get_xlabel().replace("wall time", "core time"))
+    save_figure(figure, FOLDER / f"{name}.svg")
