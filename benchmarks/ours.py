@@ -16,15 +16,19 @@ from updates import FlopCounter
 from workload import (
     ACTION_DIM,
     BATCH_SIZE,
+    BINS,
     CASES,
+    GROUPS,
     HIDDEN,
     LEARNING_RATE,
+    LENGTH,
     NUM_ELITES,
     NUM_LAYERS,
     NUM_MEMBERS,
     NUM_PARTICLES,
     OBS_DIM,
     PLAN_ITERATIONS,
+    SEQUENCES,
     STEPS_PER_FIT,
     WEIGHT_DECAY,
     Case,
@@ -176,15 +180,15 @@ def latent_call(case: Latent) -> Callable[[], object]:
     rows = dataclasses.replace(rows, next_obs=rows.obs.roll(-1, dims=0))
     arguments: dict[str, Any] = {"buffer_size": 2_000, "seed": 0, "device": "cpu"}
     if case.what == "dreamer":
-        sizes: dict[str, Any] = {"units": case.units, "bins": 41}
-        dreams = RSSM(OBSERVATION_SPACE, ACTION_SPACE, deter=case.units, latent=[16, 16], **sizes)
-        ratio = 16 * 64  # an update for each step
+        sizes: dict[str, Any] = {"units": case.units, "bins": BINS}
+        dreams = RSSM(OBSERVATION_SPACE, ACTION_SPACE, deter=case.units, latent=[GROUPS, GROUPS], **sizes)
+        ratio = SEQUENCES * LENGTH  # an update for each step
         dreamer = Dreamer(
-            "MlpPolicy", Spaces(), dynamics=dreams, policy_kwargs=sizes, imagination_starts=256, replay_ratio=ratio,
-            **arguments,
+            "MlpPolicy", Spaces(), dynamics=dreams, policy_kwargs=sizes, batch_size=SEQUENCES, sequence_length=LENGTH,
+            imagination_starts=case.starts, replay_ratio=ratio, **arguments,
         )  # fmt: skip
         _prepare(dreamer, rows)
-        return lambda: dreamer.train(1, 16)
+        return lambda: dreamer.train(1, SEQUENCES)
     latent = ImplicitModel(OBSERVATION_SPACE, ACTION_SPACE, latent=case.units, units=case.units, episodic=False)
     arguments |= {"policy_kwargs": {"units": case.units}, "compile": True}
     agent = TDMPC2("MlpPolicy", Spaces(), dynamics=latent, **arguments)

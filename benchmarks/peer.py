@@ -85,6 +85,17 @@ SBX = Library(
 )
 
 
+# An independent Dreamer V3 in torch.
+SHEEPRL = Library(
+    "sheeprl",
+    "sheeprl==0.8.4",
+    ((TORCH,), ("sheeprl==0.8.4",)),
+    "peer_sheeprl.py",
+    lambda case: isinstance(case, Latent) and case.what == "dreamer" and case.starts is None,
+    lambda threads: {"OMP_NUM_THREADS": str(threads)},
+)
+
+
 class Peer:
     """A process that holds a library's models and times a case when told to."""
 

@@ -15,7 +15,7 @@ import torch
 from workload import ARITHMETIC, Case
 
 OURS = "ours"
-SIDES = (OURS, "mbrl-lib", "SB3", "SBX")
+SIDES = (OURS, "mbrl-lib", "SB3", "SBX", "sheeprl")
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ def table(run: Run) -> str:
 
 
 _DOCUMENT = """\
-# Benchmark: compared with mbrl-lib, Stable-Baselines3 and SBX
+# Benchmark: compared with mbrl-lib, Stable-Baselines3, SBX and sheeprl
 
 `make bench` (or `python benchmarks/run.py`) measures and writes this page.
 
 Machine: {cpu}, {cores} cores, {vector_instructions}; Python {python}, torch {torch}, mbrl-lib 0.2.0,
 stable-baselines3 {sb3}. In each of {repetitions} repetitions every case is measured once on each side, in turn, so
-all meet the same load; mbrl-lib and SBX (0.28.0, JAX) have a process and an environment of their own. All sides use
-the same torch. Times are milliseconds, median and (minimum).
+all meet the same load; mbrl-lib, SBX (0.28.0, JAX) and sheeprl (0.8.4) have a process and an environment of their own.
+All sides use the same torch. Times are milliseconds, median and (minimum).
 
 {sections}
 - The model: 7 members (5 elites), 4 x 200 SiLU, 17 observations, 6 actions, no learned termination, the learned reward
@@ -134,8 +134,10 @@ the same torch. Times are milliseconds, median and (minimum).
   is compared with SB3's `SAC` and with SBX's, in calls of 20 updates; mbrl-lib's is the SAC that its MBPO trains.
 - Dreamer update, TD-MPC2 update and plan: everything that an agent does for one, the drawing of sequences from 2,000
   steps included: model, imagination, heads, optimizers; 17 observations, 6 actions. Dreamer is version 3 with 41 bins,
-  latents of 16 x 16, a horizon of 15 and 256 imagination starts; TD-MPC2 has the size 0.6M and 101 bins, its plan 24
-  proposals. The arithmetic is the time of the products that such a call computes, counted, at the peak.
+  latents of 16 x 16, a horizon of 15 and 256 imagination starts; sheeprl's imagines from all states of a batch, and is
+  compared with ours where it does too. Its networks have our sizes, and its batch is at hand. TD-MPC2 has the size
+  0.6M and 101 bins, its plan 24 proposals. The arithmetic is the time of the products that such a call computes,
+  counted, at the peak.
 - World Models: losses, gradients and Adam's step of V (latents of 32) and of M (five components), on data at hand;
   a dream's step is one of 256 dreams, reward and end included. The arithmetic as above.
 - GFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).

@@ -1,6 +1,6 @@
-"""Time the library, mbrl-lib, Stable-Baselines3 and SBX in turn; print tables and write them to docs/results.
+"""Time the library, mbrl-lib, Stable-Baselines3, SBX and sheeprl in turn; print tables and write them to docs/results.
 
-Takes ten minutes, and some more where mbrl-lib and SBX have to be installed first (into ``benchmarks/.venv-*``).
+Takes ten minutes, and some more where the peers have to be installed first (into ``benchmarks/.venv-*``).
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from ours import ours, sb3
-from peer import MBRL_LIB, SBX, Peer
+from peer import MBRL_LIB, SBX, SHEEPRL, Peer
 from report import OURS, Result, Run, as_json, document, table
 from workload import CASES, STEPS_PER_FIT, seconds_per_call
 
@@ -26,8 +27,9 @@ def measure(repetitions: int, threads: int, only: str) -> Run:
     torch.set_num_threads(threads)
     square = torch.randn(PEAK_SIZE, PEAK_SIZE)
     peak = 0.0
-    with Peer(MBRL_LIB, threads) as mbrl_lib, Peer(SBX, threads) as sbx:
-        sides: dict[str, Any] = {OURS: ours(), "mbrl-lib": mbrl_lib, "SB3": sb3(), "SBX": sbx}
+    with ExitStack() as stack:
+        sides: dict[str, Any] = {OURS: ours(), "SB3": sb3()}
+        sides |= {peer.name: stack.enter_context(Peer(peer, threads)) for peer in (MBRL_LIB, SBX, SHEEPRL)}
         cases = [case for case in CASES if only in case.name]
         served = [(case, [name for name, side in sides.items() if side.serves(case)]) for case in cases]
         for case, names in served:  # a first time for caches, allocators and compilers, not counted

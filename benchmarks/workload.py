@@ -17,6 +17,7 @@ BATCH_SIZE = 256
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
 STEPS_PER_FIT = 20
 NUM_PARTICLES, PLAN_ITERATIONS = 20, 5
+SEQUENCES, LENGTH, GROUPS, BINS, STARTS = 16, 64, 16, 41, 256  # of Dreamer
 ARITHMETIC = "arithmetic"
 
 _IN_DIM, _OUT_DIM = OBS_DIM + ACTION_DIM, 2 * (OBS_DIM + 1)
@@ -72,10 +73,14 @@ class Update(Case):
 
 @dataclass(frozen=True)
 class Latent(Case):
-    """Work of a latent model or its agent: ``what`` is done, by networks of ``units``."""
+    """Work of a latent model or its agent: ``what`` is done, by networks of ``units``.
+
+    Dreamer imagines from ``starts`` states of a batch; None: from all.
+    """
 
     what: str = ""
     units: int = 1
+    starts: int | None = STARTS
 
 
 def _fit_flops() -> float:
@@ -107,6 +112,12 @@ def _latent(what: str, name: str, units: int, target: float) -> Latent:
     return Latent(name, math.nan, 3, {ARITHMETIC: target}, what=what, units=units)
 
 
+def _dreamer(units: int, target: float, starts: int | None = STARTS) -> Latent:
+    name = f"Dreamer update, {units} units, {SEQUENCES} x {LENGTH}{'' if starts else ', all starts'}"
+    targets = {ARITHMETIC: target} if starts else {"sheeprl": 1 / 3, ARITHMETIC: target}
+    return Latent(name, math.nan, 3, targets, what="dreamer", units=units, starts=starts)
+
+
 CASES: tuple[Case, ...] = (
     Fit("gradient step, 7 x batch 256", _fit_flops(), STEPS_PER_FIT, {"mbrl-lib": 0.77}),
     _step(1, 300, 0.25),
@@ -117,8 +128,10 @@ CASES: tuple[Case, ...] = (
     _plan(400, 30),
     _update(256),
     _update(512),
-    _latent("dreamer", "Dreamer update, 128 units, 16 x 64", 128, 1.3),
-    _latent("dreamer", "Dreamer update, 64 units, 16 x 64", 64, 2.0),
+    _dreamer(128, 1.3),
+    _dreamer(64, 2.0),
+    _dreamer(128, 1.3, starts=None),
+    _dreamer(64, 2.0, starts=None),
     _latent("tdmpc2", "TD-MPC2 update, 128 units, batch 256 x 3", 128, 1.3),
     _latent("plan", "TD-MPC2 plan, 128 units, 512 x 3 x 6", 128, 1.3),
     _latent("vision", "World Models' V, step on 100 frames of 64 x 64", 256, 1.5),
