@@ -30,6 +30,18 @@ def check_state(state: tuple[np.ndarray, ...], shapes: list[tuple[int, ...]]) ->
         raise ValueError(f"state must be of {shapes[-1][0]} environments with shapes {shapes}, got {found}")
 
 
+def started_episodes(episode_start: np.ndarray | None, batch: int) -> np.ndarray:
+    """Return ``predict``'s argument ``episode_start`` as ``[B]`` bool: False everywhere for None.
+
+    Raises:
+        ValueError: naming its shape, if it is for another number of environments.
+    """
+    started = np.zeros(batch, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
+    if started.shape != (batch,):
+        raise ValueError(f"episode_start must have shape ({batch},), got {started.shape}")
+    return started
+
+
 class AgentWithModel(OffPolicyAlgorithm):
     """An SB3 agent whose model is an argument ``dynamics``, saved with it; see also ``ModelBasedAgent``.
 

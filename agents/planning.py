@@ -12,7 +12,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from mbrl_wrappers.agents.agent_with_model import AgentWithModel, check_state
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel, check_state, started_episodes
 from mbrl_wrappers.arguments import check_device, check_number
 from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.callback import default_dynamics
@@ -131,12 +131,12 @@ class PlansActions(AgentWithModel):
             The actions, and the state for the next call.
 
         Raises:
-            ValueError: if the observation is not finite, or the state is for another number of environments.
+            ValueError: if the observation is not finite, or the state or ``episode_start`` is for another number of
+                environments.
         """
         obs, is_batch = self.flat_observation(observation)
         plan_state, calls = self._unpack(state, len(obs))
-        if episode_start is not None:
-            plan_state = self._forget(plan_state, episode_start)
+        plan_state = self._forget(plan_state, started_episodes(episode_start, len(obs)))
         seed = self._predict_seed(calls)
         plan = self._plan(obs, plan_state, seed)
         action = self.dynamics.action_codec.decode_numpy(self._choice(plan, seed, deterministic))

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
-from mbrl_wrappers.agents.agent_with_model import AgentWithModel, check_state
+from mbrl_wrappers.agents.agent_with_model import AgentWithModel, check_state, started_episodes
 
 
 class Memory(NamedTuple):
@@ -120,9 +120,7 @@ class RememberingAgent(AgentWithModel):
         """
         obs, is_batch = self.flat_observation(observation)
         memory, calls = self._unpack(state, len(obs))
-        started = np.zeros(len(obs), dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool)
-        if started.shape != (len(obs),):
-            raise ValueError(f"episode_start must have shape ({len(obs)},), got {started.shape}")
+        started = started_episodes(episode_start, len(obs))
         generator = torch.Generator(self.device).manual_seed(self._predict_seed(calls))
         rows = self._remembering(memory, obs, started, generator)
         own = self._act(self._features(rows), generator, deterministic)

@@ -500,6 +500,8 @@ def test_a_state_of_other_environments_is_named(name):
     _, state = agent.predict(observations(3))
     with pytest.raises(ValueError, match=r"state must be of 2 environments with shapes .*got \[\(3, "):
         agent.predict(observations(2), state)
+    with pytest.raises(ValueError, match=r"episode_start must have shape \(3,\), got \(1,\)"):
+        agent.predict(observations(3), state, np.array([True]))
     with pytest.raises(ValueError, match="state must be of 3 environments"):
         agent.predict(observations(3), state[:-1])
 
