@@ -52,6 +52,7 @@ class AgentWithModel(OffPolicyAlgorithm):
     dynamics: Any  # None until the default model is built
     _view: AgentView
     _real: tuple[ReplayBuffer, ReplayExperience] | None = None
+    _prediction_seed: int | None = None  # in place of the agent's own seed
     _num_unseen = 0  # steps that were stored since the buffer's sequences were last asked for
 
     def _adopt(self, dynamics: Any) -> None:
@@ -123,7 +124,12 @@ class AgentWithModel(OffPolicyAlgorithm):
 
     def _predict_seed(self, calls: int) -> int:
         """Return the seed of a call of ``predict``, so that an episode can be repeated, by its number."""
-        return int(np.random.SeedSequence([self.seed or 0, calls]).generate_state(1, np.uint64)[0] >> 2)
+        seed = (self.seed or 0) if self._prediction_seed is None else self._prediction_seed
+        return int(np.random.SeedSequence([seed, calls]).generate_state(1, np.uint64)[0] >> 2)
+
+    def seed_predictions(self, seed: int | None) -> None:
+        """Draw the noise of the next predictions from a seed; None: from the agent's own, as after ``__init__``."""
+        self._prediction_seed = seed
 
     # -- saving ---------------------------------------------------------------------------------
 
@@ -141,4 +147,4 @@ class AgentWithModel(OffPolicyAlgorithm):
             self.dynamics.to(self.device)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_num_unseen", "_real", "_view"]
+        return [*super()._excluded_save_params(), "_num_unseen", "_prediction_seed", "_real", "_view"]

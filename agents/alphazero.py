@@ -171,6 +171,7 @@ class AlphaZero(BaseAlgorithm):
         self.batch_size, self.gradient_steps = batch_size, gradient_steps
         self.workers, self.executor = workers, LocalWorkers()
         self._n_updates = self._n_predictions = 0
+        self._prediction_generator: np.random.Generator | None = None
         super().__init__(
             policy,
             env,
@@ -331,9 +332,18 @@ class AlphaZero(BaseAlgorithm):
         if deterministic:
             action = self._choose(games, None, 0.0, seed=0)
         else:
-            self._n_predictions += 1
-            action = self._choose(games, None, 1.0, stream_seed(self.seed, f"prediction {self._n_predictions}"))
+            action = self._choose(games, None, 1.0, self._prediction_seed())
         return (action if planes.ndim == 4 else action[0]), state
+
+    def seed_predictions(self, seed: int | None) -> None:
+        """Draw the noise of the next predictions from a seed; None: from the agent's own, as after ``__init__``."""
+        self._prediction_generator = None if seed is None else np.random.default_rng(seed)
+
+    def _prediction_seed(self) -> int:
+        if self._prediction_generator is not None:
+            return int(self._prediction_generator.integers(2**62))
+        self._n_predictions += 1
+        return stream_seed(self.seed, f"prediction {self._n_predictions}")
 
     # -- learning --------------------------------------------------------------------------------------
 
@@ -456,7 +466,7 @@ class AlphaZero(BaseAlgorithm):
             self.self_play = games
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "examples", "executor", "rules", "self_play"]
+        return [*super()._excluded_save_params(), "_prediction_generator", "examples", "executor", "rules", "self_play"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -135,8 +135,7 @@ class PlansActions(AgentWithModel):
                 environments.
         """
         obs, is_batch = self.flat_observation(observation)
-        plan_state, calls = self._unpack(state, len(obs))
-        plan_state = self._forget(plan_state, started_episodes(episode_start, len(obs)))
+        plan_state, calls = self._unpack(state, episode_start, len(obs))
         seed = self._predict_seed(calls)
         plan = self._plan(obs, plan_state, seed)
         action = self.dynamics.action_codec.decode_numpy(self._choice(plan, seed, deterministic))
@@ -155,14 +154,17 @@ class PlansActions(AgentWithModel):
         arrays = [value.cpu().numpy() for value in state.values()]
         return (*arrays, np.full(len(arrays[0]), calls))
 
-    def _unpack(self, state: tuple[np.ndarray, ...] | None, batch: int) -> tuple[PlannerState, int]:
-        fresh = self._initial_state(batch)
+    def _unpack(
+        self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None, batch: int
+    ) -> tuple[PlannerState, int]:
+        """Return the state of the planner and the number of earlier calls."""
+        started, fresh = started_episodes(episode_start, batch), self._initial_state(batch)
         if state is None:
             return fresh, 0
         shapes = [tuple(value.shape) for value in fresh.values()] + [(batch,)]
         check_state(state, shapes)
         parts = {name: torch.as_tensor(part, device=self.device) for name, part in zip(fresh, state, strict=False)}
-        return parts, int(state[-1][0])
+        return self._forget(parts, started), int(state[-1][0])
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_planner", "_plan_state"]

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_wrappers.agents.agent_with_model import started_episodes
 from mbrl_wrappers.agents.planning import PlanningAgent, PlanningPolicy
 from mbrl_wrappers.arguments import check_number
 from mbrl_wrappers.experience import Experience
@@ -342,6 +343,7 @@ class POPLIN(PlanningAgent):
         if plan:
             return super().predict(observation, state, episode_start, deterministic)
         obs, is_batch = self.flat_observation(observation)
+        started_episodes(episode_start, len(obs))
         with torch.no_grad():
             action = self.dynamics.action_codec.decode_numpy(self.policy.act(obs))
         return action if is_batch else action[0], state

@@ -483,7 +483,7 @@ class TDMPC2(AcceleratedUpdates, PlansActions):
         if self.planning:
             return super().predict(observation, state, episode_start, deterministic)
         obs, is_batch = self.flat_observation(observation)
-        plan_state, calls = self._unpack(state, len(obs))
+        plan_state, calls = self._unpack(state, episode_start, len(obs))
         action = self._by_policy(obs, self._predict_seed(calls), deterministic)
         chosen = self.dynamics.action_codec.decode_numpy(action)
         return chosen if is_batch else chosen[0], self._pack(plan_state, calls + 1)

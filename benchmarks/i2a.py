@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from experiments import ROOT, write_csv, write_page
-from i2a_page import document
+from i2a_page import document, draw
 from i2a_tasks import (
     AHEAD,
     COLUMNS,
@@ -292,6 +292,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "table":
+        draw()
         write_page("i2a", document())
         return
     if arguments.command == "model":

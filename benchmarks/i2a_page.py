@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,7 +30,7 @@ from mbrl_wrappers.zoo.training.progress import Evaluation
 
 
 def document() -> str:
-    """Return the page, from the committed rows, and draw its pictures."""
+    """Return the page, from the committed rows."""
     lines = [
         "# I2A and A2C on grids",
         "",
@@ -53,7 +54,6 @@ def document() -> str:
     for name, task in TASKS.items():
         runs = {column: runs_of(name, column) for column in COLUMNS}
         if any(runs.values()):
-            draw(name, runs)
             lines += [f"## {task.title}", "", *summary(task, runs), "", f"![Learning curves](i2a/{name}.svg)", ""]
             lines += [*foreseen(name), *planned(name), f"Runs: `python benchmarks/i2a.py run {name}`", ""]
     return "\n".join(lines)
@@ -125,22 +125,26 @@ def shown(task: Task, values: list[float]) -> str:
     return spread([100 * value for value in values], 1) + "%" if task.measure == "solved" else spread(values, 1)
 
 
-def draw(name: str, runs: Mapping[str, Runs]) -> None:
-    """Draw the curves over frames, as many as I2A gets, and over core-seconds."""
-    task, scale = TASKS[name], 100 if TASKS[name].measure == "solved" else 1
+def draw() -> None:
+    """Draw the curves of each task over frames, as many as I2A gets, and over core-seconds."""
+    for name, task in TASKS.items():
+        runs = {column: own for column in COLUMNS if (own := runs_of(name, column))}
+        if not runs:
+            continue
+        figure, axes = new_figure(2, task.title)
+        for ax, over, most in zip(axes, ("steps", "cpu_seconds"), (1.01 * task.frames, np.inf), strict=True):
+            curves = {COLUMNS[c]: [curve(task, rows, most) for rows in own.values()] for c, own in runs.items()}
+            learning_curves(ax, curves, over)
+            ax.set_ylabel("levels solved (%)" if task.measure == "solved" else "return")
+        axes[0].set_xlabel("frames")
+        save_figure(figure, FOLDER / f"{name}.svg")
 
-    def curve(rows: list[dict[str, float]], most: float) -> list[Evaluation]:
-        kept = [row for row in rows if row["frames"] <= most]
-        return [
-            Evaluation(int(row["frames"]), scale * row[task.measure], 0.0, 0, row["cpu_seconds"], row["cpu_seconds"])
-            for row in kept
-        ]
 
-    figure, axes = new_figure(2, task.title)
-    for ax, over, most in zip(axes, ("steps", "wall_seconds"), (1.01 * task.frames, np.inf), strict=True):
-        shown_runs = {c: [curve(rows, most) for rows in own.values()] for c, own in runs.items() if own}
-        learning_curves(ax, {COLUMNS[column]: own for column, own in shown_runs.items()}, over)
-        ax.set_ylabel("levels solved (%)" if task.measure == "solved" else "return")
-    axes[0].set_xlabel("frames")
-    axes[1].set_xlabel(axes[1].get_xlabel().replace("wall time", "core time"))
-    save_figure(figure, FOLDER / f"{name}.svg")
+def curve(task: Task, rows: list[dict[str, float]], most: float) -> list[Evaluation]:
+    """Return the rows of up to ``most`` frames as a report draws them."""
+    scale = 100 if task.measure == "solved" else 1
+    return [
+        Evaluation(int(row["frames"]), scale * row[task.measure], 0.0, 0, math.nan, row["cpu_seconds"])
+        for row in rows
+        if row["frames"] <= most
+    ]

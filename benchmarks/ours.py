@@ -20,6 +20,8 @@ from workload import (
     CASES,
     GROUPS,
     HIDDEN,
+    HORIZON,
+    LAYERS,
     LEARNING_RATE,
     LENGTH,
     NUM_ELITES,
@@ -180,12 +182,12 @@ def latent_call(case: Latent) -> Callable[[], object]:
     rows = dataclasses.replace(rows, next_obs=rows.obs.roll(-1, dims=0))
     arguments: dict[str, Any] = {"buffer_size": 2_000, "seed": 0, "device": "cpu"}
     if case.what == "dreamer":
-        sizes: dict[str, Any] = {"units": case.units, "bins": BINS}
+        sizes: dict[str, Any] = {"units": case.units, "bins": BINS, "layers": LAYERS}
         dreams = RSSM(OBSERVATION_SPACE, ACTION_SPACE, deter=case.units, latent=[GROUPS, GROUPS], **sizes)
         ratio = SEQUENCES * LENGTH  # an update for each step
         dreamer = Dreamer(
             "MlpPolicy", Spaces(), dynamics=dreams, policy_kwargs=sizes, batch_size=SEQUENCES, sequence_length=LENGTH,
-            imagination_starts=case.starts, replay_ratio=ratio, **arguments,
+            horizon=HORIZON, imagination_starts=case.starts, replay_ratio=ratio, **arguments,
         )  # fmt: skip
         _prepare(dreamer, rows)
         return lambda: dreamer.train(1, SEQUENCES)

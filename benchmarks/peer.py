@@ -89,7 +89,7 @@ SBX = Library(
 SHEEPRL = Library(
     "sheeprl",
     "sheeprl==0.8.4",
-    ((TORCH,), ("sheeprl==0.8.4",)),
+    ((TORCH,), (TORCH, "sheeprl==0.8.4")),
     "peer_sheeprl.py",
     lambda case: isinstance(case, Latent) and case.what == "dreamer" and case.starts is None,
     lambda threads: {"OMP_NUM_THREADS": str(threads)},

@@ -1,6 +1,7 @@
 """sheeprl's side: the updates of its Dreamer V3, in an environment of its own (see ``peer.py``).
 
-Its networks have our sizes; its batch is at hand, while ours is drawn from the replay buffer. Reads the name of a case
+Its networks have our sizes. Its batch is at hand and its metrics are off, while our batch is drawn from the replay
+buffer and our losses are logged. Reads the name of a case
 per line and answers with seconds per call.
 """
 
@@ -22,15 +23,28 @@ from sheeprl.algos.dreamer_v3.dreamer_v3 import train
 from sheeprl.algos.dreamer_v3.utils import Moments
 from sheeprl.utils.metric import MetricAggregator
 from sheeprl.utils.utils import dotdict
-from workload import ACTION_DIM, BINS, CASES, GROUPS, LENGTH, OBS_DIM, SEQUENCES, Latent, make_rows, seconds_per_call
+from workload import (
+    ACTION_DIM,
+    BINS,
+    CASES,
+    GROUPS,
+    HORIZON,
+    LAYERS,
+    LENGTH,
+    OBS_DIM,
+    SEQUENCES,
+    Latent,
+    make_rows,
+    seconds_per_call,
+)
 
 
 def settings_of(case: Latent) -> Any:
     """Return sheeprl's settings with the sizes of a case; all others are its own."""
     sizes = {
         "dense_units": case.units,
-        "mlp_layers": 2,
-        "horizon": 15,
+        "mlp_layers": LAYERS,
+        "horizon": HORIZON,
         "world_model.discrete_size": GROUPS,
         "world_model.stochastic_size": GROUPS,
         "world_model.recurrent_model.recurrent_state_size": case.units,
@@ -51,6 +65,7 @@ def settings_of(case: Latent) -> Any:
 def update_call(case: Latent) -> Callable[[], object]:
     """Return an update of model, actor and critic."""
     cfg, fabric = settings_of(case), Fabric(accelerator="cpu", devices=1)
+    torch.distributions.Distribution.set_default_validate_args(cfg.distribution.validate_args)  # as its command does
     torch.manual_seed(0)
     obs_space = spaces.Dict({"state": spaces.Box(-np.inf, np.inf, (OBS_DIM,))})
     model, actor, critic, target, _ = build_agent(fabric, (ACTION_DIM,), True, cfg, obs_space)

@@ -135,9 +135,9 @@ All sides use the same torch. Times are milliseconds, median and (minimum).
 - Dreamer update, TD-MPC2 update and plan: everything that an agent does for one, the drawing of sequences from 2,000
   steps included: model, imagination, heads, optimizers; 17 observations, 6 actions. Dreamer is version 3 with 41 bins,
   latents of 16 x 16, a horizon of 15 and 256 imagination starts; sheeprl's imagines from all states of a batch, and is
-  compared with ours where it does too. Its networks have our sizes, and its batch is at hand. TD-MPC2 has the size
-  0.6M and 101 bins, its plan 24 proposals. The arithmetic is the time of the products that such a call computes,
-  counted, at the peak.
+  compared with ours where it does too. Its networks have our sizes, its batch is at hand, its metrics are off, and
+  neither is compiled. TD-MPC2 is, and has the size 0.6M and 101 bins, its plan 24 proposals. The arithmetic is the
+  time of the products that such a call computes, counted, at the peak.
 - World Models: losses, gradients and Adam's step of V (latents of 32) and of M (five components), on data at hand;
   a dream's step is one of 256 dreams, reward and end included. The arithmetic as above.
 - GFLOP: the matrix products that the result needs (one member per row; for a gradient step forward and backward).

@@ -28,9 +28,10 @@ def measure(repetitions: int, threads: int, only: str) -> Run:
     square = torch.randn(PEAK_SIZE, PEAK_SIZE)
     peak = 0.0
     with ExitStack() as stack:
-        sides: dict[str, Any] = {OURS: ours(), "SB3": sb3()}
-        sides |= {peer.name: stack.enter_context(Peer(peer, threads)) for peer in (MBRL_LIB, SBX, SHEEPRL)}
         cases = [case for case in CASES if only in case.name]
+        peers = [peer for peer in (MBRL_LIB, SBX, SHEEPRL) if any(peer.serves(case) for case in cases)]
+        sides: dict[str, Any] = {OURS: ours(), "SB3": sb3()}
+        sides |= {peer.name: stack.enter_context(Peer(peer, threads)) for peer in peers}
         served = [(case, [name for name, side in sides.items() if side.serves(case)]) for case in cases]
         for case, names in served:  # a first time for caches, allocators and compilers, not counted
             for name in names:

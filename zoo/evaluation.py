@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +67,8 @@ def play_episodes(
             ``MAX_EPISODE_STEPS``.
         episodes: number of episodes.
         first_seed: seed of the first episode.
-        deterministic: take the policy's mode instead of a sample. Samples follow from the episode's seed, and leave
-            the global random generators as they were.
+        deterministic: take the policy's mode instead of a sample. Samples follow from the episode's seed, on the same
+            kind of device, and leave the random generators as they were.
     """
     check_whole_number("episodes", episodes)
     check_whole_number("first_seed", first_seed, 0)
@@ -78,24 +78,47 @@ def play_episodes(
 
 
 def _play(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool) -> Episode:
+    rewards = [step.reward for step in play_steps(agent, env, seed, deterministic) if step.action is not None]
+    cut_off = isinstance(env, EpisodeLimit) and env.was_cut
+    return Episode(seed, math.fsum(rewards), len(rewards), cut_off)
+
+
+@dataclass(frozen=True)
+class PlayedStep:
+    """The start of an episode, or a step of it.
+
+    Attributes:
+        obs: the env's observation.
+        action: of ``agent.predict``, which led to it; None at the start.
+        reward: of the step.
+    """
+
+    obs: Any
+    action: Any
+    reward: float
+
+
+def play_steps(agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool = True) -> Iterator[PlayedStep]:
+    """Play an episode; yield its start and each step.
+
+    Samples are drawn from the global random generators, which are seeded at the start; see
+    :func:`~mbrl_wrappers.zoo.choices.undisturbed`.
+    """
     if not deterministic:
         seed_choices(agent, choices_seed(seed))
     obs, _ = env.reset(seed=seed)
+    yield PlayedStep(obs, None, 0.0)
     normalizer = agent.get_vec_normalize_env()
     masked = isinstance(agent, MaskablePPO) and is_masking_supported(env)
     state: tuple[np.ndarray, ...] | None = None
-    rewards: list[float] = []
-    over = False
+    start, over = np.array([True]), False
     while not over:
         seen = obs if normalizer is None else normalizer.normalize_obs(obs)
         masks: dict[str, Any] = {"action_masks": env.get_wrapper_attr("action_masks")()} if masked else {}
-        start = np.array([not rewards])
         action, state = agent.predict(seen, state, start, deterministic, **masks)
         obs, reward, terminated, truncated, _ = env.step(env_action(env, action))
-        rewards.append(scalar_reward(reward))
-        over = terminated or truncated
-    cut_off = isinstance(env, EpisodeLimit) and env.was_cut
-    return Episode(seed, math.fsum(rewards), len(rewards), cut_off)
+        yield PlayedStep(obs, action, scalar_reward(reward))
+        start, over = np.array([False]), terminated or truncated
 
 
 def env_action(env: gym.Env, action: Any) -> Any:

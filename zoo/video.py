@@ -22,10 +22,10 @@ from mbrl_wrappers.envs.imagined import encode_one
 from mbrl_wrappers.envs.rendering import can_render, check_renderable, frames_of, set_state_from_obs
 from mbrl_wrappers.models import DynamicsModel, WorldModel
 from mbrl_wrappers.zoo.analysis.dreams import WARM_UP
-from mbrl_wrappers.zoo.choices import choices_seed, seed_choices, undisturbed
+from mbrl_wrappers.zoo.choices import undisturbed
 from mbrl_wrappers.zoo.environment import as_shown_to_agents, render_without_display
 from mbrl_wrappers.zoo.errors import ZooError
-from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED, play_steps
 
 MAX_FRAMES = 500
 MAX_WIDTH = 480
@@ -73,9 +73,9 @@ def record_video(
         _check_renders(env)
         _follow(env)
         frames = (
-            _at_width(frame, min(frame.shape[1], MAX_WIDTH))
+            _at_width(frame := _frame(env), min(frame.shape[1], MAX_WIDTH))
             for number in range(episodes)
-            for _, _, frame in _real_frames(agent, env, seed + number, deterministic)
+            for _ in play_steps(agent, env, seed + number, deterministic)
         )
         return write_video(path, islice(frames, max_frames), _fps(env))
 
@@ -88,11 +88,12 @@ def side_by_side_video(
     *,
     seed: int = FIRST_SEED,
     max_frames: int = 200,
+    deterministic: bool = True,
 ) -> int:
     """Record one real episode next to the model's open-loop prediction from its start and its actions.
 
-    The deterministic policy sees the real half. The model predicts means and is fed its own predictions; the video
-    ends with the real episode, or when a prediction is not finite. A model with a memory sees the first observations
+    The policy sees the real half. The model predicts means and is fed its own predictions; the video ends with the real
+    episode, or when a prediction is not finite. A model with a memory sees the first observations
     too, of which it shows what it makes, and imagines on from there. A model of images is shown by its own frames,
     unless a renderer can show them.
 
@@ -104,6 +105,7 @@ def side_by_side_video(
         path: the MP4 file to write.
         seed: of the episode.
         max_frames: the video ends after this number of frames.
+        deterministic: as for :func:`record_video`.
 
     Returns:
         The number of frames.
@@ -113,7 +115,8 @@ def side_by_side_video(
     """
     check_whole_number("max_frames", max_frames)
     render_without_display()
-    with closing(env_factory()) as env, closing(env_factory()) as imagined_env:
+    undo = nullcontext() if deterministic else undisturbed(agent)
+    with closing(env_factory()) as env, closing(env_factory()) as imagined_env, undo:
         _check_renders(env)
         _follow(env)
         _follow(imagined_env)
@@ -129,7 +132,7 @@ def side_by_side_video(
                 return _frame(imagined_env)
 
         shown = as_shown_to_agents(env, dynamics.observation_space)
-        frames = _paired_frames(agent, dynamics, shown, show, seed)
+        frames = _paired_frames(agent, dynamics, shown, show, seed, deterministic)
         return write_video(path, islice(frames, max_frames), _fps(env))
 
 
@@ -187,41 +190,27 @@ def _encoder(file: Path, size: tuple[int, int], fps: float) -> Generator[None, A
     return encoder
 
 
-def _real_frames(
-    agent: BaseAlgorithm, env: gym.Env, seed: int, deterministic: bool = True
-) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Play an episode; yield each observation, the action that led to it (None at the start), and its frame."""
-    if not deterministic:
-        seed_choices(agent, choices_seed(seed))
-    normalizer = agent.get_vec_normalize_env()
-    obs, _ = env.reset(seed=seed)
-    yield obs, None, _frame(env)
-    state: tuple[np.ndarray, ...] | None = None
-    over = False
-    while not over:
-        seen = obs if normalizer is None else normalizer.normalize_obs(obs)
-        action, state = agent.predict(seen, state, np.array([state is None]), deterministic)
-        obs, _, terminated, truncated, _ = env.step(env_action(env, action))
-        yield obs, action, _frame(env)
-        over = terminated or truncated
-
-
 def _paired_frames(
-    agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, show: Callable[[Tensor], np.ndarray] | None, seed: int
+    agent: BaseAlgorithm,
+    dynamics: WorldModel,
+    env: gym.Env,
+    show: Callable[[Tensor], np.ndarray] | None,
+    seed: int,
+    deterministic: bool,
 ) -> Iterator[np.ndarray]:
     """Yield pictures of an episode next to the model's, which ``show`` draws from ``[1, D]``, or else its pixels."""
     generator = torch.Generator(dynamics.device).manual_seed(seed)
     state: Any = None
-    for step, (obs, action, frame) in enumerate(_real_frames(agent, env, seed)):
-        real = encode_one(dynamics, obs).clone()
-        state = _followed(dynamics, state, action, real, step, generator)
+    for step, played in enumerate(play_steps(agent, env, seed, deterministic)):
+        real = encode_one(dynamics, played.obs).clone()
+        state = _followed(dynamics, state, played.action, real, step, generator)
         imagined = dynamics.decode(state)
         if not torch.isfinite(imagined).all():
             return
         if show is None:
             yield _side_by_side(_pixels(dynamics, real), _pixels(dynamics, imagined), step)
         else:
-            yield _side_by_side(frame, show(imagined), step)
+            yield _side_by_side(_frame(env), show(imagined), step)
 
 
 @torch.no_grad()

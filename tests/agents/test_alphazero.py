@@ -184,6 +184,15 @@ def test_predictions_are_reproducible_and_disturb_nothing() -> None:
     planes = np.zeros((4, 2, 3, 3), np.float32)
     first, second = make_agent(), make_agent()
     assert all((first.predict(planes)[0] == second.predict(planes)[0]).all() for _ in range(3))
+    first.seed_predictions(5)
+    drawn = [first.predict(planes)[0] for _ in range(6)]
+    second.seed_predictions(5)
+    assert all((second.predict(planes)[0] == action).all() for action in drawn) and len(np.unique(drawn)) > 1
+    second.seed_predictions(6)
+    assert any((second.predict(planes)[0] != action).any() for action in drawn)
+    for agent in (first, second):
+        agent.seed_predictions(None)
+    assert (first.predict(planes)[0] == second.predict(planes)[0]).all()
     first.learn(300)
     second.learn(100)
     second.predict(planes)

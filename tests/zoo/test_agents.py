@@ -21,6 +21,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.dqn import CnnPolicy
 
 from mbrl_wrappers import zoo
@@ -159,7 +160,10 @@ def test_an_agent_whose_recipe_samples_actions_is_played_so_everywhere(tmp_path)
     assert zoo.verify(tmp_path / "run").status == "match"
     out = export([tmp_path / "run"], tmp_path / "out", episodes=4)
     assert out.evaluation is not None and out.evaluation.episodes[:3] == played and not out.evaluation.deterministic
-    assert "over 4 episodes with actions sampled from the policy." in (out.file("README.md") or b"").decode()
+    card = (out.file("README.md") or b"").decode()
+    assert (
+        "over 4 episodes with actions sampled from the policy." in card and "predict(obs, deterministic=False)" in card
+    )
     zoo.save(agent, tmp_path / "saved", env=ENV, episodes=3, deterministic=False)
     assert zoo.evaluate(tmp_path / "saved", episodes=3) == open_agent(tmp_path / "saved").evaluation.episodes == played
 
@@ -190,6 +194,33 @@ def test_sampled_episodes_follow_from_their_seeds_and_leave_no_trace(runs, tmp_p
     assert drawn() == expected
     assert play_episodes(agent, Line(**LINE), 1, first_seed=12347, deterministic=False) == episodes[2:]
     assert sum(rewards) == pytest.approx(episodes[1].total_reward)
+
+
+@pytest.mark.parametrize("kind", [sb3.PPO, sb3.A2C, sb3.SAC])
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_sampled_episodes_of_every_policy_can_be_verified(kind, use_sde, tmp_path):
+    agent = kind("MlpPolicy", VecNormalize(DummyVecEnv([lambda: Line(**LINE)])), policy_kwargs={**NET}, use_sde=use_sde)
+    if use_sde:
+        policy: Any = getattr(agent, "actor", agent.policy)
+        policy.reset_noise()
+        noise = policy.action_dist.exploration_mat.clone()
+    zoo.save(agent, tmp_path / "agent", env=ENV, episodes=3, deterministic=False)
+    assert zoo.verify(tmp_path / "agent").status == "match"
+    assert len({episode.total_reward for episode in zoo.evaluate(tmp_path / "agent", episodes=3)}) == 3
+    if use_sde:
+        assert torch.equal(policy.action_dist.exploration_mat, noise)
+    with pytest.raises(ValueError, match="episodes must be at least 1 for deterministic=False, got 0"):
+        zoo.save(agent, tmp_path / "other", env=ENV, episodes=0, deterministic=False)
+
+
+def test_a_choice_of_actions_on_the_command_line(runs, capsys):
+    returns = []
+    for choice in ([], ["--deterministic", "true"], ["--deterministic", "false"]):
+        assert main(["evaluate", str(runs[0]), "--episodes", "2", *choice]) == 0
+        returns.append(capsys.readouterr().out)
+    assert returns[0] == returns[1] != returns[2]
+    assert main(["enjoy", str(runs[0]), "--episodes", "2", "--no-render", "--deterministic", "false"]) == 0
+    assert capsys.readouterr().out.endswith(returns[2])
 
 
 def test_verification_says_match_drift_or_incompatible(runs, copy):

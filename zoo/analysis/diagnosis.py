@@ -37,7 +37,7 @@ from mbrl_wrappers.zoo.analysis.model_error import (
     measure_model_error,
     windows_of,
 )
-from mbrl_wrappers.zoo.choices import choices_seed, seed_choices, undisturbed
+from mbrl_wrappers.zoo.choices import choices_seed, seed_generators, undisturbed
 from mbrl_wrappers.zoo.environment import as_shown_to_agents
 
 # In units of the states' spread: up to this error, predictions explain at least 1 - 0.25^2 = 94% of their variance.
@@ -188,7 +188,7 @@ class _Player:
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the generators that the agent's actions are drawn from."""
-        seed_choices(self._agent, seed)
+        seed_generators(self._agent, seed)
 
     def predict(self, obs: Any, deterministic: bool) -> tuple[Any, Any]:
         seen = obs if self._normalizer is None else self._normalizer.normalize_obs(obs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
@@ -17,8 +18,9 @@ from mbrl_wrappers.envs.imagined import add_batch_axis, encode_one
 from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.models.world_model import StepPrediction, WorldModel
 from mbrl_wrappers.zoo.analysis.model_error import BAND, HorizonError
+from mbrl_wrappers.zoo.choices import undisturbed
 from mbrl_wrappers.zoo.environment import as_shown_to_agents
-from mbrl_wrappers.zoo.evaluation import FIRST_SEED, env_action
+from mbrl_wrappers.zoo.evaluation import FIRST_SEED, play_steps
 
 # Real steps that a model has seen of an episode, if that is long enough, before it imagines on.
 WARM_UP = 5
@@ -188,28 +190,32 @@ def dream_of(dynamics: WorldModel, path: Remembered, warm_up: int = WARM_UP, see
     return Dream(path.obs, dreamed(deterministic=True), seen, samples)
 
 
-def dream_in(agent: BaseAlgorithm, dynamics: WorldModel, env: gym.Env, *, seed: int = FIRST_SEED) -> Dream:
-    """Play the first steps of an episode with the deterministic policy, and let the model dream them.
+def dream_in(
+    agent: BaseAlgorithm,
+    dynamics: WorldModel,
+    env: gym.Env,
+    *,
+    seed: int = FIRST_SEED,
+    deterministic: bool = True,
+) -> Dream:
+    """Play the first steps of an episode, and let the model dream them.
 
     Args:
         agent: the agent; if it has a VecNormalize, that normalises its observations.
         dynamics: the model.
         env: the real environment, not wrapped by SB3.
         seed: of the episode and of the model's samples.
+        deterministic: take the policy's mode instead of a sample.
     """
-    env, normalizer = as_shown_to_agents(env, dynamics.observation_space), agent.get_vec_normalize_env()
-    obs, _ = env.reset(seed=seed)
-    seen, done = [encode_one(dynamics, obs).clone()], []
+    env = as_shown_to_agents(env, dynamics.observation_space)
+    seen: list[Tensor] = []
+    done: list[Tensor] = []
     rewards: list[float] = []
-    state: tuple[np.ndarray, ...] | None = None
-    over = False
-    while not over and len(rewards) < SHOWN_STEPS:
-        raw = obs if normalizer is None else normalizer.normalize_obs(obs)
-        action, state = agent.predict(raw, state, deterministic=True)
-        obs, reward, terminated, truncated, _ = env.step(env_action(env, action))
-        seen.append(encode_one(dynamics, obs).clone())
-        done.append(dynamics.action_codec.encode(add_batch_axis(action), dynamics.device).clone())
-        rewards.append(float(reward))
-        over = terminated or truncated
+    with nullcontext() if deterministic else undisturbed(agent):
+        for step in islice(play_steps(agent, env, seed, deterministic), SHOWN_STEPS + 1):
+            seen.append(encode_one(dynamics, step.obs).clone())
+            if step.action is not None:
+                done.append(dynamics.action_codec.encode(add_batch_axis(step.action), dynamics.device).clone())
+                rewards.append(step.reward)
     generator = torch.Generator(dynamics.device).manual_seed(seed)
     return dream_of(dynamics, remembered(dynamics, torch.cat(seen), torch.cat(done), rewards, generator), seed=seed)

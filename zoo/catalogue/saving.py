@@ -64,8 +64,11 @@ def save(
             plays with the agent.
 
     Raises:
+        ValueError: for ``deterministic=False`` without episodes, which are what tells the zoo of it.
         ZooError: for an object that can't be saved, saying what to register.
     """
+    if episodes == 0 and not deterministic:
+        raise ValueError("episodes must be at least 1 for deterministic=False, got 0")
     name, kwargs = _env_of(agent) if env is None else (env, {})
     try:
         json.dumps(kwargs)

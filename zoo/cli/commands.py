@@ -23,7 +23,9 @@ Folders = Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help_behavi
 Env = Annotated[str | None, arg(metavar="ENV", help_behavior_hint="(default: the recorded one)")]
 Assignments = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="")]
 Function = Annotated[str | None, arg(metavar="MODULE:FUNCTION", help_behavior_hint="")]
-Deterministic = Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="(default: as recorded)")]
+Deterministic = Annotated[
+    Literal["true", "false"] | None, arg(metavar="{true,false}", help_behavior_hint="(default: as recorded)")
+]
 Steps = Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a tenth of all)")]
 
 
@@ -64,7 +66,7 @@ class Train:
     eval_episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 20; planners: 5)")] = None
     """episodes of an evaluation"""
     deterministic: Annotated[Deterministic, arg(help_behavior_hint="(default: the recipe's)")] = None
-    """the policy's mode, or a sample"""
+    """the policy's mode, not a sample"""
     save_freq: Steps = None
     """env steps between checkpoints, 0 for none"""
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
@@ -124,7 +126,7 @@ class Train:
                     folder=folder,
                     eval_freq=self.eval_freq,
                     eval_episodes=self.eval_episodes,
-                    deterministic=self.deterministic,
+                    deterministic=_truth(self.deterministic),
                     save_freq=self.save_freq,
                     device=self.device,
                     track=self.track,
@@ -329,7 +331,7 @@ class Enjoy:
     render: bool = True
     """open a window"""
     deterministic: Deterministic = None
-    """the policy's mode, or a sample"""
+    """the policy's mode, not a sample"""
 
     def run(self) -> int:
         """Run the command."""
@@ -347,7 +349,7 @@ class Enjoy:
             env=self.env,
             render=window,
             record=record,
-            deterministic=self.deterministic,
+            deterministic=_truth(self.deterministic),
         )
         for episode in played:
             print(f"seed {episode.seed}: return {episode.total_reward:.2f} in {episode.length} steps")
@@ -411,7 +413,7 @@ class Evaluate:
     device: Annotated[str, arg(metavar="DEVICE")] = "cpu"
     """cpu, cuda or auto"""
     deterministic: Deterministic = None
-    """the policy's mode, or a sample"""
+    """the policy's mode, not a sample"""
 
     def run(self) -> int:
         """Run the command."""
@@ -423,7 +425,7 @@ class Evaluate:
             seed=self.seed,
             env=self.env,
             device=self.device,
-            deterministic=self.deterministic,
+            deterministic=_truth(self.deterministic),
         )
         print(_summary(played))
         return OK
@@ -727,6 +729,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def say(message: str) -> None:
     """Print one line to stderr, whatever line breaks the message has."""
     print("mbrl-zoo:", " ".join(message.split()), file=sys.stderr)
+
+
+def _truth(value: Literal["true", "false"] | None) -> bool | None:
+    return None if value is None else value == "true"
 
 
 def _summary(played: list[Episode]) -> str:

@@ -77,15 +77,16 @@ def dream(
                 options["render_env"] = stack.enter_context(playground(folder.env, None, render_mode="rgb_array"))
         env: gym.Env = TimeLimit(_Enlarged(ImaginedEnv(model, temperature=temperature, **options)), steps)
         player: Any = _Person(model, env, ask, show) if by_keyboard else _OnFeatures(agent) if remembers else agent
+        modes = folder.is_deterministic or player is not agent
         played: list[Episode] = []
         with suppress(_Quit):
             for number in range(episodes):
-                played += play_episodes(player, env, 1, first_seed=seed + number)
+                played += play_episodes(player, env, 1, first_seed=seed + number, deterministic=modes)
         if record is not None and played:
             from mbrl_wrappers.zoo.video import record_video
 
             replayed: Any = _Replayed(player.actions) if by_keyboard else player
-            record_video(replayed, lambda: env, record, episodes=len(played), seed=seed)
+            record_video(replayed, lambda: env, record, episodes=len(played), seed=seed, deterministic=modes)
     return played
 
 

@@ -74,7 +74,8 @@ def look_into(folder: AgentFolder, *, video: bool, env: str | None = None) -> Mo
                 findings.candidates = _plan(agent, real, findings)
             if _dreams(folder):
                 dynamics = _model(agent)
-                findings.dream, findings.obs_codec = dream_in(agent, dynamics, real), dynamics.obs_codec
+                findings.dream = dream_in(agent, dynamics, real, deterministic=folder.is_deterministic)
+                findings.obs_codec = dynamics.obs_codec
     except MISFITS as error:
         what = "The model is not shown" if findings.diagnosis is None else _what_else(folder, video)
         findings.missing.append(f"{what}: {one_line(error)}")
@@ -128,7 +129,7 @@ def _record(agent: BaseAlgorithm, folder: AgentFolder, env: str | None, findings
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "video.mp4"
         try:
-            side_by_side_video(agent, _model(agent), make_env, file)
+            side_by_side_video(agent, _model(agent), make_env, file, deterministic=folder.is_deterministic)
         except Exception as error:  # renderers raise all kinds of errors, and the report can do without a video
             findings.missing.append(f"There is no video: {one_line(error)}")
             return None

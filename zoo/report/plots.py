@@ -74,7 +74,7 @@ def new_figure(columns: int, title: str, rows: int = 1) -> tuple[Figure, list[Ax
 def learning_curves(
     ax: Axes,
     curves: Mapping[str, Sequence[Sequence[Evaluation]]],
-    over: Literal["steps", "wall_seconds"] = "steps",
+    over: Literal["steps", "wall_seconds", "cpu_seconds"] = "steps",
     unfinished: Mapping[str, Sequence[Sequence[Evaluation]]] | None = None,
 ) -> None:
     """Draw mean returns over env steps or time; with several seeds also the 95% interval, and each seed as a thin line.
@@ -82,10 +82,10 @@ def learning_curves(
     Args:
         ax: the axes to draw into.
         curves: by label, the rows of each seed. The mean ends with the shortest seed.
-        over: ``"steps"`` or ``"wall_seconds"``.
+        over: ``"steps"``, ``"wall_seconds"`` or ``"cpu_seconds"``.
         unfinished: by label, the rows of seeds that are drawn as dotted lines and left out of the mean.
     """
-    unit, scale = ("real env steps", 1) if over == "steps" else _time_unit(curves)
+    unit, scale = ("real env steps", 1) if over == "steps" else _time_unit(curves, over)
     with mpl.rc_context(STYLE):
         for color, (label, seeds) in zip(colors(len(curves)), curves.items(), strict=True):
             paths = [
@@ -116,13 +116,14 @@ def _on_one_grid(paths: Sequence[tuple[list[float], list[float]]]) -> tuple[np.n
     return grid, np.array([np.interp(grid, x, returns) for x, returns in paths])
 
 
-def _time_unit(curves: Mapping[str, Sequence[Sequence[Evaluation]]]) -> tuple[str, float]:
+def _time_unit(curves: Mapping[str, Sequence[Sequence[Evaluation]]], over: str) -> tuple[str, float]:
     """Return the axis label with a unit that suits the longest run, and that unit in seconds."""
-    longest = max(rows[-1].wall_seconds for seeds in curves.values() for rows in seeds)
+    longest = max(getattr(rows[-1], over) for seeds in curves.values() for rows in seeds)
+    what = "wall time of training" if over == "wall_seconds" else "CPU time of training"
     for name, seconds in (("h", 3600.0), ("min", 60.0)):
         if longest >= 3 * seconds:
-            return f"wall time of training ({name})", seconds
-    return "wall time of training (s)", 1.0
+            return f"{what} ({name})", seconds
+    return f"{what} (s)", 1.0
 
 
 def profiles(ax: Axes, scores: Mapping[str, Scores]) -> None:

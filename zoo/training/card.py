@@ -52,6 +52,7 @@ def card_text(
     title = spec.label()
     load = name or "path/to/this/folder"
     policy = "the deterministic policy" if evaluation.deterministic else "actions sampled from the policy"
+    predict = f"predict(obs, deterministic={evaluation.deterministic})"
     lines = [
         "---",
         yaml.safe_dump(_metadata(spec, title, mean, std), sort_keys=False).rstrip(),
@@ -64,7 +65,7 @@ def card_text(
         "```python",
         "from mbrl_wrappers import zoo",
         "",
-        f'agent = zoo.load("{load}")  # an SB3 agent: predict, learn',
+        f'agent = zoo.load("{load}")  # an SB3 agent: {predict}, learn',
     ]
     if has_model:
         lines.append(f'model = zoo.load_dynamics("{load}")  # the world model alone')

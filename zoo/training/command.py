@@ -50,7 +50,7 @@ def _words(spec: JobSpec, recipe: str | Path | None) -> list[str] | None:
     for name in () if recipe is not None else ("num_envs", "deterministic"):
         own = getattr(spec.recipe, name)
         if getattr(load_recipe(spec.agent, spec.env), name) != own:
-            words += [OPTIONS[name], str(own)]
+            words += [OPTIONS[name], str(own).lower()]
     if recipe is not None:
         words += ["--recipe", str(recipe)]
         changes: dict[str, Any] | None = {}

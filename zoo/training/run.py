@@ -284,7 +284,14 @@ def check_folder(spec: JobSpec, folder: Path) -> None:
     file = folder / JOB
     if file.exists():
         old, new = parse_json(read_bytes(file, MAX_JSON_BYTES), file, finite=False), json.loads(spec.to_json())
-        different = [name for name in new if old.get(name) != new[name]]
+        different = []
+        for name, value in new.items():
+            before = old.get(name)
+            if name == "recipe" and isinstance(before, dict):
+                keys = sorted(key for key in {*value, *before} if value.get(key) != before.get(key))
+                different += [f"recipe.{key}" for key in keys]
+            elif value != before:
+                different.append(name)
         if different:
             raise ValueError(f"folder must be new or hold a run of the same spec, got {folder}: {different} differ")
 
