@@ -253,6 +253,7 @@ def test_an_optimizers_constants_that_are_changed_count_from_then_on(uncompiled,
     assert_equal(ours, plain)
 
 
+@pytest.mark.slow
 def test_many_agents_of_one_process_are_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
@@ -553,6 +554,7 @@ def test_with_every_imagined_row_discarded_it_is_sb3s(uncompiled, name):
     assert_equal(ours, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief_diagnosis")
 def test_a_checkpoint_of_a_compiled_run_resumes_bit_for_bit(uncompiled, tmp_path):
     def spec(steps: int) -> JobSpec:

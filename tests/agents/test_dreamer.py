@@ -461,6 +461,7 @@ def test_files_whose_parts_do_not_fit_are_refused(tmp_path: Any) -> None:
             zoo.load(file.parent, env=env, device="cpu")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_the_zoo_ends_as_one_that_was_not(tmp_path: Any) -> None:
     sizes = {name: MODEL[name] for name in ("deter", "units", "layers", "latent")}
     params = {f"dynamics.{name}": value for name, value in sizes.items()}

@@ -138,7 +138,9 @@ def interrupt(spec: JobSpec, folder: Path) -> None:
         run(spec, folder, on_evaluation=stop)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("SAC", "DQN") else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     spec = spec_of(name)
     agent: Any
@@ -161,8 +163,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     assert again[-1].wall_seconds >= again[-2].wall_seconds >= state["wall_seconds"] > 0
 
 
-@pytest.mark.parametrize("with_model", [True, False])
-@pytest.mark.parametrize("norm_obs", [True, False])
+@pytest.mark.parametrize(("norm_obs", "with_model"), [(True, True), (False, False)])
 def test_a_run_under_vec_normalize_ends_as_if_it_had_not_been_interrupted(norm_obs, with_model, tmp_path):
     spec = spec_of("SAC", model=with_model)
     recipe = dataclasses.replace(spec.recipe, normalize={"norm_obs": norm_obs, "clip_reward": 5.0})
@@ -196,7 +197,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("agent", STRATEGIES)
+@pytest.mark.parametrize("agent", [pytest.param("m2ac", marks=pytest.mark.slow), "mve", "steve"])
 def test_a_run_of_every_strategy_ends_as_if_it_had_not_been_interrupted(agent, tmp_path):
     spec = spec_of("SAC", agent=agent)
     spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, strategy=STRATEGIES[agent]))

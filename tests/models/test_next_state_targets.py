@@ -42,7 +42,7 @@ def test_the_mean_is_the_networks_output(joint):
     torch.testing.assert_close(predicted, means[:, :2], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*terminations:UserWarning")
 def test_a_fit_finds_steps_rewards_and_ends(joint):
     model, transitions = _model(joint=joint, max_steps=None), _transitions()

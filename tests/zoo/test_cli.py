@@ -454,6 +454,7 @@ def test_without_a_screen_an_agent_is_filmed(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "enjoy.mp4").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_discrete_actions_and_no_baseline(here):
     params = {**PARAMS, "agent.exploration_fraction": 0.5}
     training = zoo.train(

@@ -177,7 +177,7 @@ def test_a_diagnosis_from_before_is_read():
     assert old.uncertainty is old.horizon_weights is old.gradient_norms is None
 
 
-@pytest.mark.parametrize(("kind", "first"), [(MAAC, 0), (SVG, 1)])
+@pytest.mark.parametrize(("kind", "first"), [(MAAC, 0), pytest.param(SVG, 1, marks=pytest.mark.slow)])
 def test_gradients_are_measured_by_horizon(kind, first):
     agent = kind("MlpPolicy", Drift(), policy_kwargs={"net_arch": [8]}, learning_starts=20, seed=0)
     agent.learn(30, callback=ModelBased(agent.default_strategy(), learned(), seed=0))

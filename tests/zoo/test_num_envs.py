@@ -119,6 +119,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name: str, whole: A
         assert (one.steps, one.return_mean) == (two.steps, two.return_mean)
 
 
+@pytest.mark.slow
 def test_i2a_in_one_env_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
     spec = job("i2a", num_envs=1, steps=160, save_freq=40)
 

@@ -54,6 +54,7 @@ OF_FEWER_SEEDS = {
     "world_models/PixelPendulum": [1, 2, 3],
     "world_models/TakeCover": [3],
 }
+SEARCH_LONG = {"pets/PETSCartpole-v0", "poplin/Pendulum-v1", "rs/MBBLCartPole-v0"}
 PLAYED_ANEW = {"i2a/Sokoban7"}  # for the card, more episodes than the run's evaluations
 MAX_BYTES = 40_000_000  # of all agents in a clone; tests/test_packaging.py limits the wheel
 
@@ -64,7 +65,9 @@ def test_those_ship_that_should_and_they_are_small():
     assert sum(open_agent(name).total_bytes for name in LEAST) < MAX_BYTES
 
 
-@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SEARCH_LONG else name for name in LEAST]
+)
 def test_each_plays_as_its_card_says(name):
     folder = open_agent(name)
     # Every step of an agent that plans is a search.

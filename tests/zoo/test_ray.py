@@ -158,6 +158,7 @@ def pids(folder: Path, job: str) -> set[int]:
     return {int(pid) for name, pid in lines if name == job}
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_is_killed_is_finished_once_like_all_others(here):
     specs = make_jobs(here, "killed", "plain", "buggy")
     killed, plain, buggy = specs

@@ -226,6 +226,7 @@ def test_a_title_names_what_was_trained(trained, tmp_path):
     assert "<title>MBPO(SAC) on Pendulum-v1</title>" in html
 
 
+@pytest.mark.slow
 def test_an_env_of_ones_own_is_filmed_where_it_is_named(trained, tmp_path):
     folder = finished(tmp_path / "own", trained, env="my_envs:Mine")
     without = build_report([folder], tmp_path / "without.html").read_text()

@@ -352,6 +352,7 @@ def test_only_an_episode_that_was_cut_off_says_so_in_its_record():
         episodes_from_json(values, "eval.json")
 
 
+@pytest.mark.slow
 def test_a_run_in_an_env_that_never_ends_is_evaluated(tmp_path):
     spec = make_job("mbpo", DRIFT, steps=60, params=PARAMS, eval_episodes=1)
     with warnings.catch_warnings(record=True) as said:

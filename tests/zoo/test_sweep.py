@@ -336,7 +336,10 @@ def test_a_killed_sweep_goes_on_and_loses_nothing(finished, here):
         assert one == other
 
 
-@pytest.mark.parametrize("call", ["run_sweep([spec], 'root', LocalExecutor(1))", "[run_job(spec, 'root')]"])
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param("run_sweep([spec], 'root', LocalExecutor(1))", marks=pytest.mark.slow), "[run_job(spec, 'root')]"],
+)
 def test_sigterm_writes_a_checkpoint(finished, here, call):
     spec = finished.specs[2]
     run = here / "root" / spec.digest()
