@@ -132,9 +132,9 @@ def draw() -> None:
         if not runs:
             continue
         figure, axes = new_figure(2, task.title)
-        for ax, over, most in zip(axes, ("steps", "cpu_seconds"), (1.01 * task.frames, np.inf), strict=True):
+        for ax, most in zip(axes, (1.01 * task.frames, np.inf), strict=True):
             curves = {COLUMNS[c]: [curve(task, rows, most) for rows in own.values()] for c, own in runs.items()}
-            learning_curves(ax, curves, over)
+            learning_curves(ax, curves, "steps" if ax is axes[0] else "cpu_seconds")
             ax.set_ylabel("levels solved (%)" if task.measure == "solved" else "return")
         axes[0].set_xlabel("frames")
         save_figure(figure, FOLDER / f"{name}.svg")

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def seed_generators(agent: BaseAlgorithm, seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - DQN draws from it
     agent.action_space.seed(seed)
     if _gsde_of(agent) is not None:
-        getattr(agent, "actor", agent.policy).reset_noise()
+        policy: Any = getattr(agent, "actor", agent.policy)
+        policy.reset_noise()
 
 
 def seed_choices(agent: BaseAlgorithm, seed: int) -> None:

@@ -270,7 +270,7 @@ def test_an_entry_of_a_recipe_overrides_the_default(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="deterministic of default must be true or false, got 'no'"):
         recipe_from({"default": {**entries["default"], "deterministic": "no"}}, "A-v0")
     with pytest.raises(ValueError, match="deterministic must be true or false, got 'no'"):
-        make_job("mbpo", "Pendulum-v1", deterministic="no")  # type: ignore[arg-type]
+        make_job("mbpo", "Pendulum-v1", deterministic="no")
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def _changes(spec: JobSpec, algo: str | None, kinds: list[bool]) -> dict[str, An
 
 def _changed(spec: JobSpec, algo: str | None, discrete: bool, changes: dict[str, Any]) -> Recipe:
     """Return the recipe that the command would make of the library's."""
-    which = {"algo": algo, "discrete_actions": discrete}
-    own = {name: getattr(spec.recipe, name) for name in ("num_envs", "deterministic")}
-    return merged_recipe(spec.agent, spec.env, changes, spec.steps, **own, **which)[0]
+    which: dict[str, Any] = {"algo": algo, "discrete_actions": discrete}
+    which |= {name: getattr(spec.recipe, name) for name in ("num_envs", "deterministic")}
+    return merged_recipe(spec.agent, spec.env, changes, spec.steps, **which)[0]
 
 
 def _differences(usual: Recipe, recipe: Recipe) -> Iterator[tuple[str, Any]]:

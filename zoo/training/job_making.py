@@ -185,7 +185,7 @@ def merged_recipe(
         The recipe, and a sentence for each setting that was fitted.
     """
     settings = override(load_recipe(agent, env, **which), params)
-    given = {"num_envs": num_envs, "deterministic": deterministic}
+    given: dict[str, Any] = {"num_envs": num_envs, "deterministic": deterministic}
     settings = dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
     return (settings, []) if fitted_to is None else shorten(settings, fitted_to, fixed=params)
 
