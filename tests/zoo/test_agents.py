@@ -223,6 +223,24 @@ def test_a_choice_of_actions_on_the_command_line(runs, capsys):
     assert capsys.readouterr().out.endswith(returns[2])
 
 
+def test_the_zoo_plays_on_one_thread(runs):
+    seen = set()
+
+    class Watched(Line):
+        def step(self, action: Any) -> Any:
+            seen.add(torch.get_num_threads())
+            return super().step(action)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        zoo.evaluate(runs[0], episodes=1, env=Watched(**LINE))
+        assert zoo.verify(runs[0], env=Watched(**LINE)).status == "match"
+        assert torch.get_num_threads() == 3 and seen == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_verification_says_match_drift_or_incompatible(runs, copy):
     assert zoo.verify(runs[0]).status == "match"
     versions = {**open_agent(copy).evaluation.versions, "gymnasium": "0.1", "mujoco": "2.3"}

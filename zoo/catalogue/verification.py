@@ -16,6 +16,7 @@ from mbrl_wrappers.zoo.environment import MAX_EPISODE_STEPS, EpisodeLimit, insta
 from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import FIRST_SEED, NUM_EPISODES, Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import AgentFolder, load_agent
+from mbrl_wrappers.zoo.threads import one_thread
 
 # Processors round differently. In most envs the difference stays below this; in chaotic ones, such as many robots,
 # a drift without a changed version may be nothing but rounding.
@@ -38,6 +39,7 @@ class Verdict:
     changed: dict[str, tuple[str, str]]
 
 
+@one_thread()
 def evaluate(
     name: str | Path,
     *,
@@ -47,7 +49,7 @@ def evaluate(
     device: str = "cpu",
     deterministic: bool | None = None,
 ) -> list[Episode]:
-    """Play episodes with a saved agent.
+    """Play episodes with a saved agent, on one thread.
 
     Args:
         name: a folder, or the zoo's name of an agent.
@@ -68,8 +70,9 @@ def evaluate(
     return played
 
 
+@one_thread()
 def verify(name: str | Path, *, env: str | gym.Env | None = None) -> Verdict:
-    """Play the recorded evaluation episodes again, from their seeds.
+    """Play the recorded evaluation episodes again, from their seeds, on one thread.
 
     Args:
         name: a folder, or the zoo's name of an agent.

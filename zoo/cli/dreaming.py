@@ -26,11 +26,13 @@ from mbrl_wrappers.zoo.errors import ZooError
 from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
 from mbrl_wrappers.zoo.storage.agent_file import model_of
 from mbrl_wrappers.zoo.storage.folder import load_agent
+from mbrl_wrappers.zoo.threads import one_thread
 
 LEAST_WIDTH = 320
 SHADES = " .:-=+*#%@"
 
 
+@one_thread()
 def dream(
     name: str | Path,
     *,

@@ -11,6 +11,7 @@ from mbrl_wrappers.zoo.catalogue.lookup import open_agent
 from mbrl_wrappers.zoo.environment import playground
 from mbrl_wrappers.zoo.evaluation import Episode, play_episodes
 from mbrl_wrappers.zoo.storage.folder import load_agent
+from mbrl_wrappers.zoo.threads import one_thread
 
 
 def has_screen() -> bool:
@@ -18,6 +19,7 @@ def has_screen() -> bool:
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+@one_thread()
 def enjoy(
     name: str | Path,
     *,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 
 from mbrl_wrappers.arguments import check_whole_number
@@ -25,6 +23,7 @@ from mbrl_wrappers.zoo.doctor.findings import Finding, Findings
 from mbrl_wrappers.zoo.doctor.trial import GivenFailed, Trial, note_given, reporting, run_trial, small_model
 from mbrl_wrappers.zoo.doctor.watching import Unusable, Watched, note_ends, note_rewards
 from mbrl_wrappers.zoo.environment import make_env, render_without_display
+from mbrl_wrappers.zoo.threads import one_thread
 
 LEAST_STEPS = 200
 _MOST_PLAY_SECONDS = 20.0
@@ -55,18 +54,7 @@ class Examination:
         return [finding for finding in self.findings if finding.is_fault]
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute as a run does, on one thread: networks are small, and the estimate is of a run."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
-
-
-@_one_thread()
+@one_thread()
 def examine(
     env: str,
     *,
