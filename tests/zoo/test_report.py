@@ -362,7 +362,7 @@ def test_a_model_without_a_diagnosis_is_measured(trained, tmp_path, monkeypatch)
 
 
 def test_a_renderer_that_fails_leaves_a_sentence(trained, tmp_path, monkeypatch):
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no EGL\n  device")
 
     monkeypatch.setattr(report_model, "side_by_side_video", fail)
