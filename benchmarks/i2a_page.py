@@ -87,7 +87,7 @@ def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:
 
 
 def planned(name: str) -> list[str]:
-    """Return what a planner makes of the models, if it was asked."""
+    """Return a sentence with the share of levels that tree search solves in the models, if that was measured."""
     found = {column: list(runs_of(f"plans_{name}", column).values()) for column in MODELS}
     cells = [f"{COLUMNS[c]} {spread([100 * rows[0]['solved'] for rows in own])}%" for c, own in found.items() if own]
     if not cells:

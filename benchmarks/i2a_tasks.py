@@ -58,7 +58,7 @@ class Task:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the env: those of its games, and the limit of an episode's steps."""
+        """The arguments of the env: the games' own, the levels to learn on, and the time limit."""
         levels = {} if self.env == MINI_PACMAN else {"levels": [0, NUM_LEVELS], "part": "train"}
         return {**self.games, **levels, "max_episode_steps": self.limit}
 

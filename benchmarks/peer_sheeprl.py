@@ -1,4 +1,4 @@
-"""sheeprl's side: the updates of its Dreamer V3, in an environment of its own (see ``peer.py``).
+"""Times updates of sheeprl's Dreamer V3, in a virtual environment of its own (see ``peer.py``).
 
 Its networks have our sizes. Its batch is at hand and its metrics are off, while our batch is drawn from the replay
 buffer and our losses are logged. Reads the name of a case

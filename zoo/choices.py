@@ -56,7 +56,7 @@ def seed_choices(agent: BaseAlgorithm, seed: int) -> None:
 
 @contextmanager
 def undisturbed(agent: BaseAlgorithm) -> Iterator[None]:
-    """Restore the random generators, those of :func:`seed_choices` too, and the policy's training mode."""
+    """Put back, at the end, every random generator that an agent draws from, and the policy's training mode."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - as above
     space, agent.action_space = agent.action_space, copy.deepcopy(agent.action_space)
     was_training, gsde = agent.policy.training, _gsde_of(agent)

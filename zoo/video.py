@@ -49,7 +49,7 @@ def record_video(
     max_frames: int = MAX_FRAMES,
     deterministic: bool = True,
 ) -> int:
-    """Record episodes: those that :func:`~mbrl_wrappers.zoo.evaluation.play_episodes` plays.
+    """Record the episodes that :func:`~mbrl_wrappers.zoo.evaluation.play_episodes` plays from the same seeds.
 
     Args:
         agent: the agent; if it has a VecNormalize, that normalises its observations.
