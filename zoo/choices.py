@@ -55,8 +55,16 @@ def seed_choices(agent: BaseAlgorithm, seed: int) -> None:
 
 
 @contextmanager
-def undisturbed(agent: BaseAlgorithm) -> Iterator[None]:
-    """Put back, at the end, every random generator that an agent draws from, and the policy's training mode."""
+def undisturbed(agent: BaseAlgorithm, deterministic: bool = False) -> Iterator[None]:
+    """Put back, at the end, every random generator that an agent draws from, and the policy's training mode.
+
+    Args:
+        agent: the agent; anything with a ``predict`` if ``deterministic``.
+        deterministic: whether no action is sampled, so that there is nothing to put back.
+    """
+    if deterministic:
+        yield
+        return
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - as above
     space, agent.action_space = agent.action_space, copy.deepcopy(agent.action_space)
     was_training, gsde = agent.policy.training, _gsde_of(agent)

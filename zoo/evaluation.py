@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +72,7 @@ def play_episodes(
     check_whole_number("episodes", episodes)
     check_whole_number("first_seed", first_seed, 0)
     env = with_episode_limit(env)
-    with nullcontext() if deterministic else undisturbed(agent):
+    with undisturbed(agent, deterministic):
         return [_play(agent, env, first_seed + number, deterministic) for number in range(episodes)]
 
 

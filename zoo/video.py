@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def record_video(
     check_whole_number("episodes", episodes)
     check_whole_number("max_frames", max_frames)
     render_without_display()
-    with closing(env_factory()) as env, nullcontext() if deterministic else undisturbed(agent):
+    with closing(env_factory()) as env, undisturbed(agent, deterministic):
         _check_renders(env)
         _follow(env)
         frames = (
@@ -115,8 +115,7 @@ def side_by_side_video(
     """
     check_whole_number("max_frames", max_frames)
     render_without_display()
-    undo = nullcontext() if deterministic else undisturbed(agent)
-    with closing(env_factory()) as env, closing(env_factory()) as imagined_env, undo:
+    with closing(env_factory()) as env, closing(env_factory()) as imagined_env, undisturbed(agent, deterministic):
         _check_renders(env)
         _follow(env)
         _follow(imagined_env)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -211,7 +210,7 @@ def dream_in(
     seen: list[Tensor] = []
     done: list[Tensor] = []
     rewards: list[float] = []
-    with nullcontext() if deterministic else undisturbed(agent):
+    with undisturbed(agent, deterministic):
         for step in islice(play_steps(agent, env, seed, deterministic), SHOWN_STEPS + 1):
             seen.append(encode_one(dynamics, step.obs).clone())
             if step.action is not None:
