@@ -32,11 +32,11 @@ from i2a_tasks import (
     KINDS,
     MINI_PACMAN,
     MODELS,
-    NUM_ENVS,
     NUM_LEVELS,
     PLANNED,
     PLANNED_STEPS,
     SEEDS,
+    SHARED,
     SIMULATIONS,
     SOKOBAN,
     TASKS,
@@ -61,6 +61,7 @@ from mbrl_wrappers.zoo.storage.folder import load_agent, open_folder
 from mbrl_wrappers.zoo.training.job import JobSpec
 from mbrl_wrappers.zoo.training.job_making import make_job
 from mbrl_wrappers.zoo.training.progress import Evaluation
+from mbrl_wrappers.zoo.training.recipe import load_recipe
 from mbrl_wrappers.zoo.training.run import run
 
 
@@ -129,14 +130,14 @@ def spec_of(task: Task, column: str, seed: int) -> JobSpec:
         params=MODELS[column],
         env_kwargs=task.arguments,
         eval_freq=every,
-        eval_episodes=20,  # for the card; the page shows the share of test levels that are solved
+        eval_episodes=task.played,  # for the card; the page shows another measure
         save_freq=every,
     )
 
 
 def games_of(task: Task) -> Games:
     kind = MiniPacmanGames if task.env == MINI_PACMAN else SokobanGames
-    return kind(NUM_ENVS, **task.arguments)
+    return kind(load_recipe("i2a", task.env).num_envs, **task.arguments)
 
 
 def make_a2c(task: Task, env: GamesVecEnv, seed: int) -> A2C:
@@ -144,10 +145,7 @@ def make_a2c(task: Task, env: GamesVecEnv, seed: int) -> A2C:
     recipe = spec_of(task, "copy", seed).recipe
     dynamics = CopyDynamics.for_env(env, seed=seed)
     with_copies = I2A("CnnPolicy", env, dynamics=dynamics, seed=seed, device="cpu", **recipe.agent)
-    shared = {
-        name: recipe.agent[name]
-        for name in ("learning_rate", "ent_coef", "vf_coef", "gamma", "n_steps") & recipe.agent.keys()
-    }
+    shared = {name: recipe.agent[name] for name in SHARED & recipe.agent.keys()}
     return matched(env, num_parameters(with_copies), seed, shared)
 
 
@@ -171,9 +169,13 @@ def num_parameters(agent: OnPolicyAlgorithm) -> int:
 
 
 def evaluated(agent: OnPolicyAlgorithm, task: Task) -> dict[str, Any]:
-    """Return the share of unseen levels that are solved, or the mean return of the newest episodes of learning."""
+    """Return the share of unseen levels that are solved, or the means of the newest episodes of learning."""
     if task.env == MINI_PACMAN:
-        return {"return": round(float(np.mean([info["r"] for info in agent.ep_info_buffer or []])), 2)}
+        episodes = agent.ep_info_buffer or []
+        return {
+            name: round(float(np.mean([info[key] for info in episodes])), 2)
+            for name, key in (("return", "r"), ("episode_steps", "l"))
+        }
     games = unseen(task, TESTED)
     solved = np.zeros(games.num_games, bool)
     with torch.random.fork_rng(devices=[]):

@@ -34,19 +34,20 @@ def document() -> str:
     lines = [
         "# I2A and A2C on grids",
         "",
-        "I2A by the recipe of `i2a`, 64 games at a time, with the model that it learns, and where a row says so with",
-        "the rules of the game, copies of the frame, or a poor model, of 2 channels and 100 gradient steps. A2C of SB3",
-        "has the same settings and as many parameters, those of the model not counted. Frames are all that an agent",
-        f"has seen, those included that its model is fitted to. Agents learn on {NUM_LEVELS:,} levels, less the tenth",
-        "that is for tests; none of these is one of the others with the player elsewhere, turned or mirrored. Solved",
-        f"is the share of {TESTED} levels for tests, by one game of sampled actions each. Return: the mean of the last",
-        "100 episodes of learning. Core-seconds are those of learning, fits included; ± is over seeds (n - 1).",
+        "I2A by the recipe of `i2a`, 64 games of Sokoban or 16 of MiniPacman at a time, with the model that it learns,",
+        "and where a row says so with the rules of the game, copies of the frame, or a poor model, of 2 channels and",
+        "100 gradient steps. A2C of SB3 has the same settings and as many parameters, those of the model not counted.",
+        "Frames are all that an agent has seen, those included that its model is fitted to. In Sokoban, agents learn",
+        f"on {NUM_LEVELS:,} levels, less the tenth that is for tests; none of these is one of the others with the",
+        f"player elsewhere, turned or mirrored. Solved is the share of {TESTED} levels for tests, by one game of",
+        "sampled actions each. In MiniPacman, return and steps are means of the last 100 episodes of learning.",
+        "Core-seconds are those of learning, fits included; ± is over seeds (n - 1).",
         "",
-        "The agent's settings were chosen by single runs on levels of 5x5 and 7x7 with one box, the model's by its",
-        "accuracy on other levels. The paper's blocks pool and inject: each pixel is told the maximum of each channel",
-        "over the frame. In Sokoban a step only changes cells next to the player, and the recipe's model does not pool",
-        "(`pooling: false`). Few random episodes end with a solved level, so a tenth of each batch comes from rows",
-        "with a rare reward (`rare_share: 0.1`).",
+        "The agent's settings were chosen by single runs on levels of 5x5 and 7x7 with one box and on seed 100 of",
+        "MiniPacman's mode `avoid`, the model's by its accuracy on other levels. The paper's blocks pool and inject:",
+        "each pixel is told the maximum of each channel over the frame. In Sokoban a step only changes cells next to",
+        "the player, and the recipe's model does not pool (`pooling: false`). Few random episodes end with a solved",
+        "level, so a tenth of each batch comes from rows with a rare reward (`rare_share: 0.1`).",
         "",
         f"{versions()}.",
         "",
@@ -72,8 +73,8 @@ def summary(task: Task, runs: Mapping[str, Runs]) -> list[str]:
             continue
         every = list(of_column.values())
         speed = spread([1e6 * rows[-1]["cpu_seconds"] / rows[-1]["frames"] for rows in every])
-        at_frames = [last_within(rows, "frames", task.frames * 1.01)[task.measure] for rows in every]
-        at_time = [last_within(rows, "cpu_seconds", budget * 1.01)[task.measure] for rows in every]
+        at_frames = [last_within(rows, "frames", task.frames * 1.01) for rows in every]
+        at_time = [last_within(rows, "cpu_seconds", budget * 1.01) for rows in every]
         spent = float(np.mean([rows[-1]["cpu_seconds"] for rows in every]))
         shorter = f" (ended after {spent:,.0f})" if seconds and spent < 0.9 * budget else ""
         cells = [COLUMNS[column], ", ".join(map(str, of_column)), speed, shown(task, at_frames)]
@@ -121,8 +122,11 @@ def last_within(rows: list[dict[str, float]], key: str, limit: float) -> dict[st
     return [row for row in rows if row[key] <= limit or row is rows[0]][-1]
 
 
-def shown(task: Task, values: list[float]) -> str:
-    return spread([100 * value for value in values], 1) + "%" if task.measure == "solved" else spread(values, 1)
+def shown(task: Task, rows: list[dict[str, float]]) -> str:
+    """Return what is measured, over the rows of all seeds."""
+    if task.measure == "solved":
+        return spread([100 * row["solved"] for row in rows], 1) + "%"
+    return f"{spread([row['return'] for row in rows], 1)}, {spread([row['episode_steps'] for row in rows], 0)} steps"
 
 
 def draw() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import RESULTS, read_csv
 
-FOLDER, SEEDS, NUM_ENVS = RESULTS / "i2a", (10, 11), 64
+FOLDER, SEEDS = RESULTS / "i2a", (10, 11)
 NUM_LEVELS, TESTED = 60_000, 200  # levels, of which the larger part is learned on; of the other part, those tested
 PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
 KINDS = {
@@ -24,6 +24,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "exact": {"dynamics.kind": "SokobanDynamics"},
     "copy": {"dynamics.kind": "CopyDynamics"},
     "poor": {"dynamics.channels": 2, "dynamics.max_steps": 100},
+}
+# The settings that A2C has from I2A's recipe.
+SHARED = {
+    "ent_coef",
+    "gae_lambda",
+    "gamma",
+    "learning_rate",
+    "max_grad_norm",
+    "n_steps",
+    "normalize_advantage",
+    "vf_coef",
 }
 COLUMNS = {
     "i2a": "I2A",
@@ -63,6 +74,11 @@ class Task:
         return {**self.games, **levels, "max_episode_steps": self.limit}
 
     @property
+    def played(self) -> int:
+        """Episodes of an evaluation by the zoo; one of MiniPacman may take a thousand steps."""
+        return 2 if self.env == MINI_PACMAN else 20
+
+    @property
     def measure(self) -> str:
         """What evaluations measure."""
         return "solved" if self.env == SOKOBAN else "return"
@@ -72,9 +88,8 @@ SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 TASKS = {
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 3_000_000, 15, longer=3),
     "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 4_000_000, 16, longer=4),
-    "regular": Task(MINI_PACMAN, "MiniPacman, regular", {"mode": "regular"}, 600_000, 12, 3_000, longer=6),
-    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 10, 3_000, longer=4),
-    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 10, 3_000, longer=4),
+    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 20, 3_000, longer=5),
+    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 20, 3_000, longer=5),
 }
 
 
