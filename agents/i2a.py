@@ -40,8 +40,11 @@ class I2A(OnPolicyAlgorithm):
 
     While it acts, the agent imagines a rollout for each first action; a rollout encoder reads them, and policy and
     value see its summaries behind those of a model-free path. What was imagined lies in the rollout buffer, so the
-    updates are A2C's or PPO's, unchanged, and no gradient comes near the model. The rollout policy learns to act as the
-    agent does, by cross-entropy.
+    updates are A2C's or PPO's, unchanged, and no gradient comes near the model::
+
+        pi(a | s), V(s) = head(plain(s), encoder(rollout from a_1), ..., encoder(rollout from a_n))
+
+    The rollout policy learns to act as the agent does, by cross-entropy.
 
     The env shows the agent its own frames, and so do evaluation envs: :meth:`predict` imagines too.
 
@@ -68,7 +71,7 @@ class I2A(OnPolicyAlgorithm):
             ``features_extractor_kwargs`` :class:`~mbrl_wrappers.agents.networks.imagination.ImaginationExtractor`.
         env: with frames of uint8 and Discrete actions, such as those of :mod:`mbrl_wrappers.tasks.grids`.
         dynamics: the model; default: a :class:`~mbrl_wrappers.models.FrameDynamics`.
-        length: of each imagined rollout.
+        length: steps of each imagined rollout.
         learner: ``"A2C"`` or ``"PPO"``.
         first_fit: steps before the first fit of a model that learns.
         fit_every: steps between further fits; default: there are none.

@@ -24,7 +24,11 @@ class PlaNet(PlanningAgent):
 
     The model follows the real episode: each observation leads from its last state and the last action to the next one
     (:meth:`WorldModel.observe <mbrl_wrappers.models.WorldModel.observe>`), from which the planner's candidates are
-    imagined. So observations may be images, or leave out what an agent has to remember. States and actions are part of
+    imagined::
+
+        a_0 = first action of argmax over a_0..a_{H-1} of sum_t gamma^t r(s_t, a_t)
+
+    So observations may be images, or leave out what an agent has to remember. States and actions are part of
     what :meth:`predict` returns: pass it to the next call, and ``episode_start``, as ``evaluate_policy`` does.
 
     Deviations: the model is an :class:`~mbrl_wrappers.models.RSSM` of version 1, with a head for terminations;

@@ -42,10 +42,10 @@ class WorldModels(RememberingAgent):
 
     1. V, an autoencoder, is fitted on the observations, then M, a recurrent network, on the latents of sequences; see
        :class:`~mbrl_wrappers.models.MDNRNN`;
-    2. for some ``generations``, C, which sees latent and memory, moves on by CMA-ES: each candidate of a population
+    2. for some ``generations``, CMA-ES improves C, ``a = W [z, h] + b``, which sees latent and memory: each candidate
        dreams ``dreams`` episodes, all in one batch and all from the same starts, and their mean return is its fitness.
 
-    The real steps are C's own by then. With ``fit_every``, V and M are fitted again on all that was seen, and C goes on
+    By then C acts in the real env. With ``fit_every``, V and M are fitted again on all that was seen, and C goes on
     in the new dreams: the paper's iterative form. A checkpoint may be made between any two steps, so after each stage
     and each generation.
 
@@ -61,7 +61,7 @@ class WorldModels(RememberingAgent):
         env: to learn in, with Box or Discrete actions.
         dynamics: the model; default: an MDNRNN for the env.
         buffer_size: number of steps that are kept.
-        learning_starts: env steps with random actions. ``learn`` needs more, one for each piece of work.
+        learning_starts: env steps with random actions. ``learn`` needs ``2 + generations`` more.
         random_hold: each random action is held for 1 to so many steps, which gets further than new ones would; 10 in
             the authors' code for TakeCover.
         fit_every: env steps after a fit until the next one; default: one fit.

@@ -37,7 +37,7 @@ def document() -> str:
         "I2A by the recipe of `i2a`, 64 games of Sokoban or 16 of MiniPacman at a time, with the model that it learns,",
         "and where a row says so with the rules of the game, copies of the frame, or a poor model, of 2 channels and",
         "100 gradient steps. A2C of SB3 has the same settings and as many parameters, those of the model not counted.",
-        "Frames are all that an agent has seen, those included that its model is fitted to. In Sokoban, agents learn",
+        "Frames are all env steps of a run, those included that its model is fitted to. In Sokoban, agents learn",
         f"on {NUM_LEVELS:,} levels, less the tenth that is for tests; none of these is one of the others with the",
         f"player elsewhere, turned or mirrored. Solved is the share of {TESTED} levels for tests, by one game of",
         "sampled actions each. In MiniPacman, return and steps are means of the last 100 episodes of learning.",
@@ -56,7 +56,9 @@ def document() -> str:
         runs = {column: runs_of(name, column) for column in COLUMNS}
         if any(runs.values()):
             lines += [f"## {task.title}", "", *summary(task, runs), "", f"![Learning curves](i2a/{name}.svg)", ""]
-            lines += [*foreseen(name), *planned(name), f"Runs: `python benchmarks/i2a.py run {name}`", ""]
+            columns = " ".join(column for column, own in runs.items() if own)
+            lines += [*foreseen(name), *planned(name)]
+            lines += [f"Runs: `python benchmarks/i2a.py run {name} --columns {columns}`.", ""]
     return "\n".join(lines)
 
 
@@ -94,27 +96,30 @@ def planned(name: str) -> list[str]:
     if not cells:
         return []
     searched = f"Tree search in the models alone ({SIMULATIONS} simulations a move with random play, {PLANNED} unseen"
-    return [f"{searched} levels, {PLANNED_STEPS} steps) solves: {', '.join(cells)}.", ""]
+    of = f"`python benchmarks/i2a.py plan {name} --columns {' '.join(column for column, own in found.items() if own)}`"
+    return [f"{searched} levels, {PLANNED_STEPS} steps) solves: {', '.join(cells)}. Plans: {of}.", ""]
 
 
 def foreseen(name: str) -> list[str]:
     """Return a table of what models foresee, if that was measured."""
-    runs = runs_of("model", name).values()  # of each seed
-    if not runs:
+    seeds = runs_of("model", name)
+    if not seeds:
         return []
     keys = ["frames", "pixels", "rewards", "rare_rewards", "ends"]
     lines = [
         f"Shares that a model of {FITTED:,} random steps foresees in {FORESEEN:,} random steps of other levels or",
-        "games, each by its likeliest prediction; rare rewards are all but the commonest.",
+        "games, each by its likeliest prediction: means over seeds, and each seed for rare rewards, which are all but",
+        "the commonest, and ends.",
         "",
         "| model | steps ahead | " + " | ".join(key.replace("_", " ") for key in keys) + " |",
         "|" + "---|" * (2 + len(keys)),
     ]
-    for rows in zip(*runs, strict=True):  # one row of each seed
+    for rows in zip(*seeds.values(), strict=True):  # one row of each seed
         kind = list(KINDS)[int(rows[0]["model"])]
-        cells = [spread([100 * row[key] for row in rows], 2) + "%" for key in keys]
+        cells = [spread([100 * row[key] for row in rows], 2) + "%" for key in keys[:3]]
+        cells += [", ".join(f"{row[key]:.0%}" for row in rows) for key in keys[3:]]
         lines.append(f"| {kind} | {rows[0]['steps']:.0f} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    return [*lines, "", f"Fits: `python benchmarks/i2a.py model {name} --seeds {' '.join(map(str, seeds))}`.", ""]
 
 
 def last_within(rows: list[dict[str, float]], key: str, limit: float) -> dict[str, float]:

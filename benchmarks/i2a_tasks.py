@@ -13,6 +13,7 @@ NUM_LEVELS, TESTED = 60_000, 200  # levels, of which the larger part is learned 
 PLANNED, SIMULATIONS, PLANNED_STEPS = 50, 32, 60
 KINDS = {
     "with pooling": {"pooling": True, "rare_share": 0.0},
+    "with pooling, rare rewards in a tenth of each batch": {"pooling": True, "rare_share": 0.1},
     "without pooling": {"pooling": False, "rare_share": 0.0},
     "without pooling, rare rewards in a tenth of each batch": {"pooling": False, "rare_share": 0.1},
 }
@@ -88,8 +89,8 @@ SOKOBAN, MINI_PACMAN = "mbrl_wrappers/Sokoban-v0", "mbrl_wrappers/MiniPacman-v0"
 TASKS = {
     "sokoban7": Task(SOKOBAN, "Sokoban 7x7, one box", {"size": 7, "num_boxes": 1}, 3_000_000, 15, longer=3),
     "sokoban7x2": Task(SOKOBAN, "Sokoban 7x7, two boxes", {"size": 7, "num_boxes": 2}, 4_000_000, 16, longer=4),
-    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 20, 3_000, longer=5),
-    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 20, 3_000, longer=5),
+    "hunt": Task(MINI_PACMAN, "MiniPacman, hunt", {"mode": "hunt"}, 1_000_000, 20, 3_000, longer=3),
+    "avoid": Task(MINI_PACMAN, "MiniPacman, avoid", {"mode": "avoid"}, 1_000_000, 20, 3_000, longer=3),
 }
 
 

@@ -33,7 +33,7 @@ class Episode:
     """One evaluation episode, from ``env.reset(seed=seed)`` to its end.
 
     Attributes:
-        seed: of the start state and of the env's noise.
+        seed: of the start state, of the env's noise and of the actions where they are sampled.
         total_reward: undiscounted return.
         length: env steps.
         cut_off: whether :class:`~mbrl_wrappers.zoo.environment.EpisodeLimit` cut it off.
@@ -63,11 +63,17 @@ def play_episodes(
     Args:
         agent: the agent; if it has a VecNormalize, that normalises its observations.
         env: a Gymnasium env, not wrapped by SB3; without a time limit, its episodes are cut off after
-            ``MAX_EPISODE_STEPS``.
+            :data:`~mbrl_wrappers.zoo.environment.MAX_EPISODE_STEPS`.
         episodes: number of episodes.
         first_seed: seed of the first episode.
         deterministic: take the policy's mode instead of a sample. Samples follow from the episode's seed, on the same
             kind of device, and leave the random generators as they were.
+
+    Returns:
+        The episodes, in the order of their seeds.
+
+    Raises:
+        ValueError: if there is no episode to play, or the first seed is below 0.
     """
     check_whole_number("episodes", episodes)
     check_whole_number("first_seed", first_seed, 0)

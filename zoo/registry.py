@@ -119,7 +119,7 @@ AGENTS: dict[str, AgentRecord] = {
     "mve": AgentRecord(MVE, "Feinberg et al. 2018", "critics' targets look some imagined steps ahead"),
     "pets": AgentRecord(PETS, "Chua et al. 2018", "plans in an ensemble by the cross-entropy method"),
     "planet": AgentRecord(PlaNet, "Hafner et al. 2019", "plans in the states of a latent model, of pixels too"),
-    "poplin": AgentRecord(POPLIN, "Wang and Ba 2020", "plans from a policy, and learns it from its plans"),
+    "poplin": AgentRecord(POPLIN, "Wang and Ba 2019", "plans from a policy, and learns it from its plans"),
     "rs": AgentRecord(RS, "Wang et al. 2019", "plans in one network by random shooting"),
     "sac_svg": AgentRecord(SACSVG, "Amos et al. 2021", "MAAC on real states alone"),
     "steve": AgentRecord(STEVE, "Buckman et al. 2018", "MVE whose horizons are weighted by how sure the ensembles are"),

@@ -179,8 +179,8 @@ class ImaginedEpisodes:
         """Say how far the model is trusted from here on; None: fully.
 
         Raises:
-            ValueError: if the model has too few members to measure its uncertainty or is deterministic, or if the
-                trust keeps a share of each batch and there is only one episode.
+            ValueError: if the model has a memory or too few members to measure its uncertainty, if the episodes are
+                deterministic, or if the trust keeps a share of each batch and there is only one episode.
         """
         self.check_trust(trust)
         self.trust = trust

@@ -59,8 +59,8 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         action_space: Discrete.
         channels: of the convolutions.
         blocks: of two convolutions each.
-        pooling: whether blocks pool and inject, as the paper's do. Rules that only look at the cells around a pixel, as
-            Sokoban's, carry over to other levels better without it.
+        pooling: whether blocks pool and inject, as the paper's do; not needed for rules that only look at the cells
+            around a pixel, as Sokoban's.
         most_kinds: most kinds of pixels that a fit may find.
         most_rewards: most different rewards that a fit may find.
         learning_rate: Adam's.

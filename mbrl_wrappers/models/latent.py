@@ -15,7 +15,7 @@ NUM_STARTS = 512
 
 
 class LatentModel(DescribedBySettings):
-    """A world model whose states are vectors side by side, encoded of images and vectors.
+    """A world model that encodes images and vectors into latent states, which are made of vectors.
 
     A subclass calls :meth:`_make_buffers` when its settings are known.
 
@@ -65,7 +65,11 @@ class LatentModel(DescribedBySettings):
         return int(self._num_starts)
 
     def keep_starts(self, rows: Tensor) -> None:
-        """Keep states of real experience in which episodes go on, spread over their rows ``[N, W]``, as beginnings."""
+        """Keep some of these states ``[N, W]``, evenly spread, as starts of imagined episodes.
+
+        Args:
+            rows: states of real experience in which no episode has ended.
+        """
         if not len(rows):
             return
         chosen = torch.linspace(0, len(rows) - 1, min(NUM_STARTS, len(rows)), device=rows.device).long()
@@ -87,7 +91,7 @@ class LatentModel(DescribedBySettings):
         return images, self._squashed(vector)
 
     def _shown(self, images: list[Tensor], vector: Tensor) -> Tensor:
-        """Return the observations ``[N, D]`` of which networks see these images and vectors."""
+        """Turn images and vectors, as networks see them, back into observations ``[N, D]``."""
         vector = self._stretched(vector)
         flat = self.obs_codec.assemble([255 * image for image in images], vector if vector.shape[-1] else None)
         return self.obs_codec.project(flat).to(self.obs_dtype)
