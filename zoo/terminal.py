@@ -157,4 +157,6 @@ def _clock(seconds: float) -> str:
 
 def size_text(size: int) -> str:
     """Return a number of bytes in kB or MB."""
-    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.0f} kB"
+    if size < 1_000_000:
+        return f"{size / 1e3:.0f} kB"
+    return f"{size / 1e6:.1f} MB" if size < 10_000_000 else f"{size / 1e6:.0f} MB"
