@@ -28,7 +28,6 @@ from i2a_tasks import (
     COLUMNS,
     FITTED,
     FOLDER,
-    FORESEEN,
     KINDS,
     MINI_PACMAN,
     MODELS,
@@ -232,7 +231,7 @@ def model(name: str, seed: int) -> None:
         spent = round(time.process_time() - started, 1)
         others = {"part": "test"} if task.measure == "solved" else {}
         unseen_env = gym.make(task.env, **{**task.arguments, **others})
-        tested = collect_transitions(unseen_env, dynamics, FORESEEN, seed=1000 + seed)
+        tested = collect_transitions(unseen_env, dynamics, task.foreseen, seed=1000 + seed)
         for steps in AHEAD:
             found = foresight(dynamics, tested, steps)
             rows.append({"model": list(KINDS).index(kind), "steps": steps, **found, "cpu_seconds": spent})

@@ -11,7 +11,6 @@ from i2a_tasks import (
     COLUMNS,
     FITTED,
     FOLDER,
-    FORESEEN,
     KINDS,
     MODELS,
     NUM_LEVELS,
@@ -107,9 +106,9 @@ def foreseen(name: str) -> list[str]:
         return []
     keys = ["frames", "pixels", "rewards", "rare_rewards", "ends"]
     lines = [
-        f"Shares that a model of {FITTED:,} random steps foresees in {FORESEEN:,} random steps of other levels or",
-        "games, each by its likeliest prediction: means over seeds, and each seed for rare rewards, which are all but",
-        "the commonest, and ends.",
+        f"Shares that a model of {FITTED:,} random steps foresees in {TASKS[name].foreseen:,} random steps of other",
+        "levels or games, each by its likeliest prediction: means over seeds, and each seed for rare rewards, which",
+        "are all but the commonest, and ends.",
         "",
         "| model | steps ahead | " + " | ".join(key.replace("_", " ") for key in keys) + " |",
         "|" + "---|" * (2 + len(keys)),

@@ -17,7 +17,7 @@ KINDS = {
     "without pooling": {"pooling": False, "rare_share": 0.0},
     "without pooling, rare rewards in a tenth of each batch": {"pooling": False, "rare_share": 0.1},
 }
-FITTED, FORESEEN, AHEAD = 40_000, 60_000, (1, 3, 5)  # random steps that a model is fitted to and tested on
+FITTED, AHEAD = 40_000, (1, 3, 5)  # random steps that a model is fitted to; steps that it foresees
 
 # Changes to the recipe; A2C has no model.
 MODELS: dict[str, dict[str, Any]] = {
@@ -78,6 +78,11 @@ class Task:
     def played(self) -> int:
         """Episodes of an evaluation by the zoo; one of MiniPacman may take a thousand steps."""
         return 2 if self.env == MINI_PACMAN else 20
+
+    @property
+    def foreseen(self) -> int:
+        """Random steps that models are tested on; few of Sokoban's have a rare reward."""
+        return 10_000 if self.env == MINI_PACMAN else 60_000
 
     @property
     def measure(self) -> str:
