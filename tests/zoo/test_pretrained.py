@@ -73,7 +73,7 @@ def test_those_ship_that_should_and_they_are_small():
 def test_each_plays_as_its_card_says(name):
     folder = open_agent(name)
     # Every step of an agent that plans is a search; in a puzzle an episode is solved or not.
-    episodes = 1 if name.startswith(("pets", "poplin", "rs")) else 20 if name == "i2a/Sokoban7" else 5
+    episodes = 1 if name.startswith(("pets", "poplin", "rs", "tdmpc2")) else 20 if name == "i2a/Sokoban7" else 5
     played = zoo.evaluate(name, episodes=episodes)
     assert mean_and_std(played)[0] > LEAST[name]
     assert folder.evaluation is not None
