@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def num_parameters(agent: OnPolicyAlgorithm) -> int:
 def evaluated(agent: OnPolicyAlgorithm, task: Task) -> dict[str, Any]:
     """Return the share of unseen levels that are solved, or the means of the newest episodes of learning."""
     if task.env == MINI_PACMAN:
-        episodes = agent.ep_info_buffer or []
+        episodes: Sequence[Any] = agent.ep_info_buffer or []
         return {
             name: round(float(np.mean([info[key] for info in episodes])), 2)
             for name, key in (("return", "r"), ("episode_steps", "l"))
