@@ -28,8 +28,8 @@ class PlaNet(PlanningAgent):
 
         a_0 = first action of argmax over a_0..a_{H-1} of sum_t gamma^t r(s_t, a_t)
 
-    So observations may be images, or leave out what an agent has to remember. States and actions are part of
-    what :meth:`predict` returns: pass it to the next call, and ``episode_start``, as ``evaluate_policy`` does.
+    So observations may be images, or leave out what an agent has to remember. States and actions are part of what
+    :meth:`predict` returns: pass it to the next call, and ``episode_start``, as ``evaluate_policy`` does.
 
     Deviations: the model is an :class:`~mbrl_wrappers.models.RSSM` of version 1, with a head for terminations;
     candidates are truncated Gaussians within the bounds of the actions, see

@@ -62,8 +62,8 @@ class TDMPC2(AcceleratedUpdates, PlansActions):
 
     Deviations: one task at a time; deterministic predictions are the plan's mean instead of a random elite; the entropy
     is that of the Gaussian before ``tanh``, whose gradient is the authors' own; sequences may begin in an episode that
-    has not ended. As in the authors' code, the updates for the first random steps are
-    made at once, when learning starts.
+    has not ended. As in the authors' code, the updates for the first random steps are made at once, when
+    learning starts.
 
     Args:
         policy: ``"MlpPolicy"`` (``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for Dict observations: the encoder

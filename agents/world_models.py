@@ -61,7 +61,8 @@ class WorldModels(RememberingAgent):
         env: to learn in, with Box or Discrete actions.
         dynamics: the model; default: an MDNRNN for the env.
         buffer_size: number of steps that are kept.
-        learning_starts: env steps with random actions. ``learn`` needs ``2 + generations`` more.
+        learning_starts: env steps with random actions. With dreams, ``learn`` needs ``2 + generations`` more,
+            one for each piece of work.
         random_hold: each random action is held for 1 to so many steps, which gets further than new ones would; 10 in
             the authors' code for TakeCover.
         fit_every: env steps after a fit until the next one; default: one fit.

@@ -129,7 +129,7 @@ def spec_of(task: Task, column: str, seed: int) -> JobSpec:
         params=MODELS[column],
         env_kwargs=task.arguments,
         eval_freq=every,
-        eval_episodes=task.played,  # for the card; the page shows another measure
+        eval_episodes=task.played,  # for the run's own curve: the page has `evaluated`
         save_freq=every,
     )
 

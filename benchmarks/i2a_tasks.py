@@ -76,7 +76,7 @@ class Task:
 
     @property
     def played(self) -> int:
-        """Episodes of an evaluation by the zoo; one of MiniPacman may take a thousand steps."""
+        """Episodes of an evaluation by the zoo; one of MiniPacman takes hundreds of steps."""
         return 2 if self.env == MINI_PACMAN else 20
 
     @property

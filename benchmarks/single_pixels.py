@@ -2,7 +2,7 @@
 
     python benchmarks/single_pixels.py
 
-Writes docs/results/single_pixels.md; about twenty minutes of one core.
+Writes docs/results/single_pixels.md.
 """
 
 from __future__ import annotations
