@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_wrappers.models import routing
-from mbrl_wrappers.models.columns import ObservationColumns
+from mbrl_wrappers.models.ensemble.step import NetworkSteps
 from mbrl_wrappers.models.fit import FitData, FitReport, FitSettings, Progress, TargetErrors, fit_ensemble
-from mbrl_wrappers.models.given import GivenFunction
 from mbrl_wrappers.models.heads import MOST_SPREADS
-from mbrl_wrappers.models.network import EnsembleMLP
-from mbrl_wrappers.models.normalizer import Normalizer
 from mbrl_wrappers.types import Outcome, Transitions
 
 _LEAST_ENDS = 5
 _LEAST_STEPS = 100
 
 
-class Ensemble(Protocol):
-    """The parts of an :class:`~mbrl_wrappers.models.EnsembleDynamics` that a fit reads and changes."""
-
-    settings: dict[str, Any]
-    columns: ObservationColumns
-    network: EnsembleMLP
-    termination_network: EnsembleMLP | None
-    input_normalizer: Normalizer
-    target_normalizer: Normalizer
-    reward_normalizer: Normalizer | None
-    start_obs: Tensor
-    reward_fn: GivenFunction | None
-    termination_fn: GivenFunction | None
-
-    @property
-    def networks(self) -> dict[str, EnsembleMLP]: ...  # noqa: D102
-
-    @property
-    def dtype(self) -> torch.dtype: ...  # noqa: D102
-
-    @property
-    def has_joint_reward(self) -> bool: ...  # noqa: D102
-
-    @property
-    def has_joint_end(self) -> bool: ...  # noqa: D102
-
-    def warn_once(self, key: str, message: str) -> None: ...  # noqa: D102
-
-
 def fit_networks(
-    model: Ensemble,
+    model: NetworkSteps,
     train: Transitions,
     holdout: Transitions,
     generator: torch.Generator | None,
@@ -100,13 +67,13 @@ def total_score(reports: dict[str, FitReport]) -> Tensor:
     return TargetErrors(continuous, blocks, flags).score
 
 
-def _targets(model: Ensemble, transitions: Transitions) -> Tensor:
+def _targets(model: NetworkSteps, transitions: Transitions) -> Tensor:
     """Return the continuous targets ``[N, T]`` of the network of next observations, differences in float64."""
     target = model.columns.targets_of(transitions.obs.double(), transitions.next_obs.double())
     return torch.cat([target, transitions.reward[:, None].double()], dim=-1) if model.has_joint_reward else target
 
 
-def _fit_normalizers(model: Ensemble, train: Transitions) -> None:
+def _fit_normalizers(model: NetworkSteps, train: Transitions) -> None:
     model.input_normalizer.fit(torch.cat([train.obs, train.action], dim=-1))
     if model.settings["normalize_targets"]:
         # The spacing of floating-point numbers at each column's largest value: smaller changes are rounding errors.
@@ -118,7 +85,7 @@ def _fit_normalizers(model: Ensemble, train: Transitions) -> None:
             model.reward_normalizer.fit(train.reward[:, None])
 
 
-def _inputs_and_targets(model: Ensemble, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs_and_targets(model: NetworkSteps, transitions: Transitions) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised inputs ``[N, D + A]`` and targets ``[N, T]``, and the discrete columns ``[N, L]``."""
     t, dtype = transitions, model.dtype
     x = model.input_normalizer.normalize(torch.cat([t.obs, t.action], dim=-1)).to(dtype)
@@ -126,7 +93,7 @@ def _inputs_and_targets(model: Ensemble, transitions: Transitions) -> tuple[Tens
     return x, y, model.columns.discrete_of(t.next_obs).to(dtype)
 
 
-def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
+def _observation_data(model: NetworkSteps, transitions: Transitions) -> FitData:
     """Return the data of the network of next observations."""
     x, y, label = _inputs_and_targets(model, transitions)
     y_counts, label_counts = (counts.to(x) for counts in model.columns.counts())
@@ -140,7 +107,7 @@ def _observation_data(model: Ensemble, transitions: Transitions) -> FitData:
 
 
 @torch.no_grad()
-def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
+def _outcome_inputs(model: NetworkSteps, transitions: Transitions, generator: torch.Generator | None) -> Tensor:
     """Return the inputs of the networks of rewards and terminations, ``[2 N, 2 D + A]``.
 
     Real steps lie on thin surfaces, imagined ones are noisy. So each row comes twice: as it is, and with noise of a
@@ -156,7 +123,7 @@ def _outcome_inputs(model: Ensemble, transitions: Transitions, generator: torch.
     return torch.cat([torch.cat([x, target, label], dim=-1) for target in targets])
 
 
-def _outcome_data(model: Ensemble, name: str, x: Tensor, transitions: Transitions) -> FitData:
+def _outcome_data(model: NetworkSteps, name: str, x: Tensor, transitions: Transitions) -> FitData:
     """Return the data of the network of rewards or of terminations, from its inputs."""
     t, none, one = transitions, x[:, :0], x.new_ones(1)
     if name == "termination_network":
@@ -166,7 +133,7 @@ def _outcome_data(model: Ensemble, name: str, x: Tensor, transitions: Transition
     return FitData(x, reward.repeat(2, 1), none, one, one[:0])
 
 
-def _fit_settings(model: Ensemble, name: str) -> FitSettings:
+def _fit_settings(model: NetworkSteps, name: str) -> FitSettings:
     settings = FitSettings(**{field.name: model.settings[field.name] for field in fields(FitSettings)})
     layers = len(model.networks[name].weights)
     decay = [*settings.weight_decay[: layers - 1], settings.weight_decay[-1]]
@@ -175,7 +142,7 @@ def _fit_settings(model: Ensemble, name: str) -> FitSettings:
 
 @torch.no_grad()
 def check_outcomes(
-    model: Ensemble, holdout: Transitions, foreseen: Outcome, chance: Tensor | None, reports: dict[str, FitReport]
+    model: NetworkSteps, holdout: Transitions, foreseen: Outcome, chance: Tensor | None, reports: dict[str, FitReport]
 ) -> dict[str, float]:
     """Return how mean predictions do on rewards and ends, and warn where ends are not foreseen at all.
 
