@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
@@ -42,14 +43,32 @@ def started_episodes(episode_start: np.ndarray | None, batch: int) -> np.ndarray
     return started
 
 
-class AgentWithModel(OffPolicyAlgorithm):
-    """An SB3 agent whose model is an argument ``dynamics``, saved with it; see also ``ModelBasedAgent``.
+class SavesModel(BaseAlgorithm):
+    """An SB3 agent that is saved with its model.
 
     Attributes:
         dynamics: the model, from the set-up of the agent on.
     """
 
     dynamics: Any  # None until the default model is built
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does, including the model."""
+        self.dynamics.to("cpu")
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self.dynamics.to(self.device)
+
+
+class AgentWithModel(SavesModel, OffPolicyAlgorithm):
+    """An off-policy SB3 agent whose model is an argument ``dynamics``; see also ``ModelBasedAgent``."""
+
     _view: AgentView
     _real: tuple[ReplayBuffer, ReplayExperience] | None = None
     _prediction_seed: int | None = None  # in place of the agent's own seed
@@ -132,19 +151,6 @@ class AgentWithModel(OffPolicyAlgorithm):
         self._prediction_seed = seed
 
     # -- saving ---------------------------------------------------------------------------------
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save as SB3 does, including the model."""
-        self.dynamics.to("cpu")
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self.dynamics.to(self.device)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_num_unseen", "_prediction_seed", "_real", "_view"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pathlib
-from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -22,6 +19,7 @@ from stable_baselines3.common.utils import FloatSchedule, is_vectorized_observat
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch.nn import functional as F
 
+from mbrl_wrappers.agents.agent_with_model import SavesModel
 from mbrl_wrappers.agents.networks.imagination import ImaginationPolicy
 from mbrl_wrappers.arguments import check_device, check_number, check_whole_number
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
@@ -35,7 +33,7 @@ Learner = Literal["A2C", "PPO"]
 _LEARNERS: dict[str, Any] = {"A2C": A2C, "PPO": PPO}
 
 
-class I2A(OnPolicyAlgorithm):
+class I2A(SavesModel, OnPolicyAlgorithm):
     """An imagination-augmented agent (Weber et al. 2017, arXiv:1707.06203), trained by SB3's own A2C or PPO.
 
     While it acts, the agent imagines a rollout for each first action; a rollout encoder reads them, and policy and
@@ -95,7 +93,6 @@ class I2A(OnPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": ImaginationPolicy}
 
     policy: ImaginationPolicy
-    dynamics: Any  # None until the default model is built
     replay_buffer: ReplayBuffer | None
     clip_range: Any
     _core: ImaginationCore
@@ -338,19 +335,6 @@ class I2A(OnPolicyAlgorithm):
         return (action if is_batch else action[0]), state
 
     # -- saving ----------------------------------------------------------------------------------------
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save as SB3 does, including the model."""
-        self.dynamics.to("cpu")
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self.dynamics.to(self.device)
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the steps that the model is yet to be fitted to, as a pickle."""
