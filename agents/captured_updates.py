@@ -22,10 +22,10 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 def objection_to_captured_updates(device: torch.device, optimizers: Optimizers) -> str | None:
     """Return the reason why updates can't be captured, or None.
 
-    The device may not be the current GPU, or :class:`~mbrl_wrappers.acceleration.adam.AdamStep` may not support an
-    optimizer.
+    The device may not be the current GPU, or :class:`~mbrl_wrappers.acceleration.steppers.FusedStepper` may not support
+    an optimizer.
     """
-    objections = [objection_to_capture(device), *map(AdamStep.objection, optimizers.values())]
+    objections = [objection_to_capture(device), *map(FusedStepper.objection, optimizers.values())]
     return next(filter(None, objections), None)
 
 

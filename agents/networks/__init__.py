@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mbrl_wrappers.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mbrl_wrappers.agents.networks.averaged import AveragedSACPolicy, AveragedTD3Policy
     from mbrl_wrappers.agents.networks.imagination import FrameExtractor, ImaginationExtractor
     from mbrl_wrappers.agents.networks.layers import DropoutLayerNormSiLU, DroQReLU, LayerNormReLU, LayerNormSiLU
     from mbrl_wrappers.agents.networks.redq import REDQPolicy
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from mbrl_wrappers.agents.networks.steve_td3 import STEVETD3Policy
 
 __all__ = [
+    "AveragedSACPolicy",
+    "AveragedTD3Policy",
     "DroQReLU",
     "DropoutLayerNormSiLU",
     "FrameExtractor",
@@ -29,6 +32,8 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "AveragedSACPolicy": "mbrl_wrappers.agents.networks.averaged",
+        "AveragedTD3Policy": "mbrl_wrappers.agents.networks.averaged",
         "DroQReLU": "mbrl_wrappers.agents.networks.layers",
         "DropoutLayerNormSiLU": "mbrl_wrappers.agents.networks.layers",
         "FrameExtractor": "mbrl_wrappers.agents.networks.imagination",

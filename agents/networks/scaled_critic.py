@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor, nn
 
+from mbrl_wrappers.agents.networks.averaged import AveragedActor, AveragedSACPolicy
 from mbrl_wrappers.agents.networks.simba import SimBaNetworks, SimBaSACPolicy
 
 QUANTILES = (0.01, 0.99)
@@ -110,11 +111,16 @@ class ScaledSimBaPolicy(SimBaNetworks, _ScaledCritics, SACPolicy):
     """:class:`~mbrl_wrappers.agents.networks.simba.SimBaSACPolicy` with scaled critics."""
 
 
+class ScaledAveragedPolicy(AveragedActor, _ScaledCritics, SACPolicy):
+    """:class:`~mbrl_wrappers.agents.networks.averaged.AveragedSACPolicy` with scaled critics."""
+
+
 _SCALED: dict[type, type] = {
     SACPolicy: ScaledMlpPolicy,
     CnnPolicy: ScaledCnnPolicy,
     MultiInputPolicy: ScaledMultiInputPolicy,
     SimBaSACPolicy: ScaledSimBaPolicy,
+    AveragedSACPolicy: ScaledAveragedPolicy,
 }
 
 
@@ -127,7 +133,10 @@ def scaled_critics(agent: SAC) -> Iterator[None]:
     """
     plain: Any = agent.policy_class
     if plain not in _SCALED:
-        raise ValueError(f"policy must be one of SAC's own or SimBaSACPolicy with scaled_critic, got {plain.__name__}")
+        raise ValueError(
+            "policy must be one of SAC's own, SimBaSACPolicy or AveragedSACPolicy with scaled_critic, got "
+            f"{plain.__name__}"
+        )
     agent.policy_class = _SCALED[plain]
     try:
         yield

@@ -42,8 +42,13 @@ class AdamStep:
         return tuple(group["betas"]), group["eps"], group["weight_decay"]
 
     @staticmethod
-    def objection(optimizer: torch.optim.Optimizer) -> str | None:
-        """Return the reason why an optimizer is not supported, or None."""
+    def objection(optimizer: torch.optim.Optimizer, calls_hooks: bool = False) -> str | None:
+        """Return the reason why an optimizer is not supported, or None.
+
+        Args:
+            optimizer: any.
+            calls_hooks: whether the steps are followed by the optimizer's hooks.
+        """
         if type(optimizer) is not torch.optim.Adam:
             return f"the optimizer is {type(optimizer).__name__}, not Adam"
         if len(optimizer.param_groups) != 1:
@@ -56,7 +61,7 @@ class AdamStep:
             return "the optimizer has parameters that are frozen"
         if len({float(optimizer.state.get(p, {}).get("step", 0)) for p in group["params"]}) > 1:
             return "the optimizer's parameters have taken different numbers of steps"
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        if optimizer._optimizer_step_pre_hooks or (optimizer._optimizer_step_post_hooks and not calls_hooks):
             return "the optimizer has hooks"
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in group["params"]):
             return "parameters have hooks on their gradients"

@@ -42,8 +42,19 @@ class FusedStepper(Stepper):
     Between :meth:`begin` and :meth:`end` the optimizer's own step count lags behind.
 
     Args:
-        optimizer: an Adam; see :meth:`AdamStep.objection <mbrl_wrappers.acceleration.adam.AdamStep.objection>`.
+        optimizer: an Adam; see :meth:`objection`.
     """
+
+    @staticmethod
+    def objection(optimizer: torch.optim.Optimizer) -> str | None:
+        """Return the reason why an optimizer is not supported, or None.
+
+        See :meth:`AdamStep.objection <mbrl_wrappers.acceleration.adam.AdamStep.objection>`. Hooks after steps must have
+        an attribute ``is_capturable`` that is true: they change tensors in place and decide nothing by their values.
+        """
+        if not all(getattr(hook, "is_capturable", False) for hook in optimizer._optimizer_step_post_hooks.values()):
+            return "the optimizer has hooks"
+        return AdamStep.objection(optimizer, calls_hooks=True)
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
@@ -77,6 +88,8 @@ class FusedStepper(Stepper):
         is_skipped = None if norm is None else (~norm.isfinite()).float()
         self._take(state, self._clock, [grads[index] for index in with_grad], is_skipped)
         self._clock[1] += 1.0 if is_skipped is None else 1.0 - is_skipped
+        for hook in self._optimizer._optimizer_step_post_hooks.values():
+            hook(self._optimizer, (), {})
 
     def end(self) -> None:
         """Tell the optimizer how many steps were taken; this waits for the GPU."""

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.acceleration.cuda_graphs import GraphCapture, objection_to_capture
 from mbrl_wrappers.agents import MAAC, SVG, Dyna, RealData, captured_updates
+from mbrl_wrappers.agents.networks import AveragedSACPolicy
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.imagination import ModelBased
 from mbrl_wrappers.models import EnsembleDynamics
@@ -45,11 +46,11 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> type[Direct]:
     return Direct
 
 
-def make(compile: bool, **kwargs: Any) -> Any:
+def make(compile: bool, policy: Any = "MlpPolicy", **kwargs: Any) -> Any:
     env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=0))
     policy_kwargs = {"net_arch": [16]}
     return MAAC(
-        "MlpPolicy", env, compile=compile, policy_kwargs=policy_kwargs, learning_starts=30, batch_size=32, seed=0,
+        policy, env, compile=compile, policy_kwargs=policy_kwargs, learning_starts=30, batch_size=32, seed=0,
         buffer_size=500, device="cpu", **{"horizon": 2, **kwargs},
     )  # fmt: skip
 
@@ -68,6 +69,7 @@ def model_based(strategy: Any = None) -> ModelBased:
         {"gradient_steps": 3, "target_update_interval": 2, "ent_coef": 0.1},
         {"learning_rate": lambda remaining: 1e-2 * remaining},
         {"scaled_critic": True, "expand_critic": True},
+        {"policy": AveragedSACPolicy},
     ],
 )
 def test_the_steps_of_a_recording_are_those_of_a_plain_update(on_gpu: type[Direct], kwargs: dict[str, Any]) -> None:
@@ -98,6 +100,13 @@ def test_svgs_are_too(on_gpu: type[Direct], horizon: int) -> None:
 
 def learned() -> Any:
     return make(True).learn(40, callback=model_based())
+
+
+def test_a_hook_that_cannot_be_captured_is_refused(on_gpu: type[Direct]) -> None:
+    agent = make(True)
+    agent.actor.optimizer.register_step_post_hook(lambda *args: None)
+    with pytest.raises(ValueError, match="the optimizer has hooks"):
+        agent.learn(40, callback=model_based())
 
 
 def test_a_model_that_is_fitted_anew_is_recorded_anew(on_gpu: type[Direct]) -> None:

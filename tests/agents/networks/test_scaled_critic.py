@@ -120,6 +120,7 @@ def test_a_policy_of_ones_own_is_refused():
         pass
 
     with pytest.raises(
-        ValueError, match="policy must be one of SAC's own or SimBaSACPolicy with scaled_critic, got Own"
+        ValueError,
+        match="policy must be one of SAC's own, SimBaSACPolicy or AveragedSACPolicy with scaled_critic, got Own",
     ):
         MAAC(Own, "Pendulum-v1", scaled_critic=True, **SMALL)
