@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from mbrl_wrappers.envs.finite import check_finite
+from mbrl_wrappers.imagination.last_observations import StoresLastObservations, keep_last_observations
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.imagination.view import AgentView
 from mbrl_wrappers.seeding import set_apart
@@ -86,6 +87,7 @@ class AgentWithModel(SavesModel, OffPolicyAlgorithm):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)
         set_apart(self.action_space)
+        keep_last_observations(self.get_vec_normalize_env())
         return result
 
     def _store_transition(
@@ -100,7 +102,8 @@ class AgentWithModel(SavesModel, OffPolicyAlgorithm):
         """Store a step, and remember which environments begin an episode next, as SB3's on-policy agents do."""
         check_finite("observation", new_obs, self.num_timesteps)
         check_finite("reward", reward, self.num_timesteps)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        stores = cast(ReplayBuffer, StoresLastObservations(replay_buffer))
+        super()._store_transition(stores, buffer_action, new_obs, reward, dones, infos)
         self._last_episode_starts = dones
         self._num_unseen += 1
 

@@ -8,6 +8,7 @@ from typing import Any
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mbrl_wrappers.imagination.last_observations import StoresLastObservations
 from mbrl_wrappers.imagination.samples import split_samples
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 
@@ -60,8 +61,8 @@ class BufferDecorator(ReplayBuffer):
         return self.strategy.sample_block(self.inner, batch_size, count, env)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
-        """Store a real transition in the inner buffer."""
-        self.inner.add(*args, **kwargs)
+        """Store a real transition in the inner buffer, with the last observation of an episode as the env showed it."""
+        StoresLastObservations(self.inner).add(*args, **kwargs)
 
     def extend(self, *args: Any, **kwargs: Any) -> None:
         """Store a batch of real transitions in the inner buffer."""

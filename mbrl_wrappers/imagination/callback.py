@@ -21,6 +21,7 @@ from mbrl_wrappers.experience import Experience
 from mbrl_wrappers.imagination.buffer import BufferDecorator, plain_buffer
 from mbrl_wrappers.imagination.fitting import fit_and_log
 from mbrl_wrappers.imagination.hindsight import GoalDynamics, Hindsight
+from mbrl_wrappers.imagination.last_observations import keep_last_observations
 from mbrl_wrappers.imagination.replay_experience import ReplayExperience
 from mbrl_wrappers.imagination.strategy import Strategy
 from mbrl_wrappers.imagination.terminations import count_unknown_ends, note_terminations
@@ -141,6 +142,7 @@ class ModelBased(BaseCallback):
         self.view = AgentView(agent, self.dynamics, self._hindsight)
         self._make_generators(agent)
         set_apart(agent.action_space)
+        keep_last_observations(agent.get_vec_normalize_env())
         self.strategy.bind(self.view, self._model_of_strategy(), self._imagine_generator)
         self.strategy.load_imagined_state(self._imagined_state)
         self._imagined_state = {}

@@ -14,7 +14,7 @@ from sb3_contrib import TQC
 from stable_baselines3 import DQN, SAC, HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from mbrl_wrappers.agents import Dyna
+from mbrl_wrappers.agents import PETS, Dyna
 from mbrl_wrappers.imagination import AgentView, ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.imagination.real_data import real_transitions
 from mbrl_wrappers.models import EnsembleDynamics
@@ -159,6 +159,28 @@ def test_under_vec_normalize_all_is_raw():
     env = Walk()
     venv = VecNormalize(DummyVecEnv([lambda: env]), clip_obs=1e6)
     assert_equal_to_log(read(train(SAC, venv, 60)), [env.log], 1_000_000)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize(("kind", "env_kwargs", "kwargs"), CASES.values(), ids=CASES)
+def test_what_vec_normalize_clips_is_raw_too(kind, env_kwargs, kwargs, num_envs):
+    envs = [Walk(**env_kwargs) for _ in range(num_envs)]
+    keys = ["x"] if envs[0].form == "dict" else None  # the other part is discrete
+    venv = VecNormalize(DummyVecEnv([lambda env=env: env for env in envs]), clip_obs=0.5, norm_obs_keys=keys)
+    agent = train(kind, venv, 60, watching(venv), **kwargs)
+    agent.learn(20, callback=watching(venv), reset_num_timesteps=False)  # nothing is put around the envs twice
+    assert_equal_to_log(read(agent), [env.log for env in envs], 1_000_000)
+
+
+def test_agents_that_hold_a_model_see_raw_ends_too():
+    env = Walk()
+    venv = VecNormalize(DummyVecEnv([lambda: env]), clip_obs=0.5)
+    model = EnsembleDynamics.for_env(venv, num_members=1, num_elites=1, hidden=(4,), max_steps=1)
+    planner_kwargs = {"population": 2, "iterations": 1, "num_elites": 1}
+    agent = PETS("MlpPolicy", venv, dynamics=model, planner_kwargs=planner_kwargs, learning_starts=50, seed=0)
+    agent.learn(60)
+    assert any(env.log.terminated) and any(env.log.truncated)
+    assert_equal_to_log(read(agent), [env.log], 1_000_000)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
