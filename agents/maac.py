@@ -33,7 +33,7 @@ from mbrl_wrappers.agents.real_batches import RealData
 from mbrl_wrappers.agents.value_gradient_agent import ValueGradientAgent
 from mbrl_wrappers.arguments import check_number, check_whole_number
 from mbrl_wrappers.imagination.buffer import draw_batches
-from mbrl_wrappers.imagination.scales import Scales
+from mbrl_wrappers.imagination.scales import Scales, clipped, without_clipping
 from mbrl_wrappers.imagination.strategy import Samples, Strategy
 from mbrl_wrappers.models.base import DynamicsModel
 
@@ -202,13 +202,19 @@ class MAAC(ValueGradientAgent, SAC):
             )
 
     def _drawn(self, gradient_steps: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
-        view = self.model_based.view
+        view, normalizer = self.model_based.view, self._vec_normalize_env
         scales = view.scales()
-        batches = draw_batches(self.replay_buffer, batch_size, gradient_steps, self._vec_normalize_env)
-        for gradient_step, batch in enumerate(batches):
+        batches = iter(draw_batches(self.replay_buffer, batch_size, gradient_steps, normalizer))
+        for gradient_step in range(gradient_steps):
+            with without_clipping(normalizer):  # the model starts from the states as they are
+                batch = next(batches)
             if self.use_sde:
                 self.actor.reset_noise()
             obs = view.flat_obs(batch.observations, scales)
+            batch = batch._replace(
+                observations=clipped(batch.observations, scales, self.device),
+                next_observations=clipped(batch.next_observations, scales, self.device),
+            )
             moves_target = gradient_step % self.target_update_interval == 0
             members = self._target_members() if self._on_gpu else None  # no part of a captured graph
             yield batch, obs, scales, members, moves_target

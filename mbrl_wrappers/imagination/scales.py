@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +66,24 @@ def standardized(obs: Any, env: Normalizer, device: torch.device) -> Any:
 def unstandardized(obs: Any, env: Normalizer, device: torch.device) -> Any:
     """Undo :func:`standardized`; values that VecNormalize has clipped stay clipped."""
     return _each_changed(obs, env, device, _unstandardize)
+
+
+@contextmanager
+def without_clipping(env: VecNormalize | None) -> Iterator[None]:
+    """Let a VecNormalize scale observations in this context, but not clip them."""
+    if env is None:
+        yield
+        return
+    limit, env.clip_obs = env.clip_obs, math.inf
+    try:
+        yield
+    finally:
+        env.clip_obs = limit
+
+
+def clipped(obs: Any, env: Normalizer, device: torch.device) -> Any:
+    """Clip observations that were scaled :func:`without_clipping`."""
+    return _each_changed(obs, env, device, lambda part, mean, spread, limit: part.clamp(-limit, limit))
 
 
 def _each_changed(obs: Any, env: Normalizer, device: torch.device, change: Callable[..., Tensor]) -> Any:

@@ -417,7 +417,8 @@ class AgentView:
     def flat_obs(self, obs: Any, env: Normalizer) -> Tensor:
         """Turn observations that the agent's networks take into raw flat ones ``[B, D]``.
 
-        Values that VecNormalize has clipped stay clipped.
+        Values that VecNormalize has clipped stay clipped; see
+        :func:`~mbrl_wrappers.imagination.scales.without_clipping`.
         """
         raw = unstandardized(obs, env, self.device)
         return self._obs_codec.encode(raw, self.device, self._dynamics.obs_dtype)

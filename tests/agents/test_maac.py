@@ -27,7 +27,7 @@ from mbrl_wrappers.agents import value_gradient_agent as through_model
 from mbrl_wrappers.agents.actor_gradients import GradientWatch, ascend, logged, record_means
 from mbrl_wrappers.agents.policy_rollouts import step_in_turn, step_of_agent
 from mbrl_wrappers.agents.update_mode import MIN_CAPTURED_UPDATES
-from mbrl_wrappers.imagination import ModelBased, load_checkpoint, save_checkpoint
+from mbrl_wrappers.imagination import BufferDecorator, ModelBased, load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import EnsembleDynamics, KnownDynamics
 from mbrl_wrappers.seeding import set_apart
 from testing import agents, envs
@@ -117,6 +117,21 @@ def test_a_horizon_of_0_is_sac_under_vec_normalize() -> None:
     ours.learn(80, callback=ModelBased(RealData(), small_ensemble(Line())))
 
     assert same(weights(plain), weights(ours))
+
+
+@pytest.mark.parametrize("strategy", [RealData(), Dyna(0.0, rollouts_per_step=2)], ids=["real", "imagined"])
+def test_the_model_starts_from_states_that_vec_normalize_clips_for_the_networks(strategy: Any) -> None:
+    env = VecNormalize(DummyVecEnv([Line]), clip_obs=0.5, gamma=GAMMA)
+    agent = make_agent(env=env, horizon=2).learn(40, callback=ModelBased(strategy, small_ensemble(Line())))
+    agent.replay_buffer = BufferDecorator(agent.replay_buffer, strategy)  # as while it learns
+
+    def normalized(raw: torch.Tensor) -> torch.Tensor:
+        return (raw - float(env.obs_rms.mean[0])) / float(np.sqrt(env.obs_rms.var[0] + env.epsilon))
+
+    for batch, obs, *_ in agent._drawn(2, 64):
+        assert (normalized(obs).abs() > 1).any()
+        torch.testing.assert_close(batch.observations, normalized(obs).clamp(-0.5, 0.5), atol=1e-5, rtol=1e-5)
+        assert batch.next_observations.abs().max() == env.clip_obs == 0.5
 
 
 # -- the objective ---------------------------------------------------------------------------------
