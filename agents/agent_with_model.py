@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import warnings
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -73,6 +74,7 @@ class AgentWithModel(SavesModel, OffPolicyAlgorithm):
     _view: AgentView
     _real: tuple[ReplayBuffer, ReplayExperience] | None = None
     _prediction_seed: int | None = None  # in place of the agent's own seed
+    _learned_normalized = False  # whether a VecNormalize scaled the observations
     _num_unseen = 0  # steps that were stored since the buffer's sequences were last asked for
 
     def _adopt(self, dynamics: Any) -> None:
@@ -87,7 +89,9 @@ class AgentWithModel(SavesModel, OffPolicyAlgorithm):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._setup_learn(*args, **kwargs)
         set_apart(self.action_space)
-        keep_last_observations(self.get_vec_normalize_env())
+        normalizer = self.get_vec_normalize_env()
+        keep_last_observations(normalizer)
+        self._learned_normalized = normalizer is not None and normalizer.norm_obs
         return result
 
     def _store_transition(
@@ -141,6 +145,13 @@ class AgentWithModel(SavesModel, OffPolicyAlgorithm):
         obs, is_batch = self.policy.obs_to_tensor(observation)
         arrays = {k: v.cpu().numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs.cpu().numpy()
         normalizer: VecNormalize | None = self._vec_normalize_env
+        if normalizer is None and self._learned_normalized:
+            self._learned_normalized = False  # said once
+            warnings.warn(
+                "the agent learned under a VecNormalize and has none now: observations are taken for raw ones. For "
+                "scaled ones, load it with env=VecNormalize.load(path, venv)",
+                stacklevel=3,
+            )
         raw = arrays if normalizer is None else normalizer.unnormalize_obs(arrays)
         return self.dynamics.obs_codec.encode(raw, self.device, self.dynamics.obs_dtype), is_batch
 

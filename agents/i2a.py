@@ -270,6 +270,8 @@ class I2A(SavesModel, OnPolicyAlgorithm):
         # Imagined anew, since model and rollout policy have learned, and a resumed run has the env's observation alone;
         # from random numbers of its own, so that a run which resumes here imagines the same.
         last: Any = self._last_obs["observation"] if isinstance(self._last_obs, dict) else self._last_obs
+        if isinstance(self.dynamics, FrameDynamics) and not self.dynamics.num_starts:  # rather than at the first fit
+            self.dynamics.check_frames(self.dynamics.obs_codec.encode(last, self.device, self.dynamics.obs_dtype))
         self._last_obs = futures.begin(last, stream_seed(self.seed, f"futures at {self.num_timesteps}"))
         recorder = cast(_Recorder, futures.venv)
         recorder.obs, recorder.buffer = self._last_obs["observation"], self.replay_buffer
@@ -335,6 +337,10 @@ class I2A(SavesModel, OnPolicyAlgorithm):
         return (action if is_batch else action[0]), state
 
     # -- saving ----------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is put around the env while learning, which is made anew."""
+        return {**self.__dict__, "_futures": None}
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the steps that the model is yet to be fitted to, as a pickle."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -113,6 +114,17 @@ class PlaNet(PlanningAgent):
             device=device,
             _init_setup_model=_init_setup_model,
         )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        length = getattr(self.dynamics, "settings", {}).get("sequence_length", 0)
+        every = cast(TrainFreq, self.train_freq)
+        first_fit = max(self.learning_starts, every.frequency * self.n_envs)
+        if every.unit == TrainFrequencyUnit.STEP and first_fit < length * self.n_envs:
+            raise ValueError(
+                f"learning_starts must be at least {length * self.n_envs}, the model's sequence_length of {length} in "
+                f"each of {self.n_envs} envs, got {self.learning_starts}"
+            )
 
     def _default_dynamics(self) -> WorldModel:
         return RSSM(

@@ -133,26 +133,29 @@ class WorldModels(RememberingAgent):
         self.fit_every, self.generations, self.population, self.dreams = fit_every, generations, population, dreams
         self.sigma, self.dream_length, self.temperature, self.train_in = sigma, dream_length, temperature, train_in
         self._check_arguments()
-        super().__init__(
-            policy,
-            env,
-            learning_rate=0.0,  # the model has its own
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            train_freq=1,
-            gradient_steps=1,
-            action_noise=action_noise,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            support_multi_env=True,
-            monitor_wrapper=monitor_wrapper,
-            seed=seed,
-            sde_support=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete),
-        )
+        try:
+            super().__init__(
+                policy,
+                env,
+                learning_rate=0.0,  # the model has its own
+                buffer_size=buffer_size,
+                learning_starts=learning_starts,
+                train_freq=1,
+                gradient_steps=1,
+                action_noise=action_noise,
+                policy_kwargs=policy_kwargs,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                verbose=verbose,
+                device=device,
+                support_multi_env=True,
+                monitor_wrapper=monitor_wrapper,
+                seed=seed,
+                sde_support=False,
+                supported_action_spaces=(spaces.Box, spaces.Discrete),
+            )
+        except AssertionError as error:  # how SB3 refuses spaces
+            raise ValueError(f"action_space must be Discrete or a bounded Box, got {self.action_space}") from error
         self.dynamics = dynamics
         if _init_setup_model:
             self._setup_model()

@@ -28,6 +28,7 @@ class GamesVectorEnv(AutoresetVectorEnv):
 
     def __init__(self, games: Games, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP) -> None:
         self.games = games
+        self._options: dict[str, Any] = {}  # of a reset that is under way
         super().__init__(games.num_games, games.observation_space, games.action_space, autoreset_mode)
 
     def _seed(self, seed: int | list[int | None] | None) -> None:
@@ -38,6 +39,23 @@ class GamesVectorEnv(AutoresetVectorEnv):
 
     def _reset_rows(self, mask: np.ndarray) -> None:
         self.games.reset(mask)
+        for row in np.flatnonzero(mask).tolist() if self._options else ():
+            self.games.begin_as(row, self._options)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start games anew; see :class:`~mbrl_wrappers.envs.autoreset.AutoresetVectorEnv`.
+
+        Args:
+            seed: one seed, or a list of ``num_envs`` seeds.
+            options: ``reset_mask``, and what the single env takes, such as Sokoban's ``level``, for all that start.
+        """
+        self._options = options or {}
+        try:
+            return super().reset(seed=seed, options=options)
+        finally:
+            self._options = {}
 
     def _advance(self, actions: Any, running: np.ndarray) -> CoreStep:
         return CoreStep(*self.games.step(actions), self.games.info())

@@ -64,9 +64,9 @@ class CoreVecEnv(VecEnv):
         """Start all episodes and return their first observations, ``[num_envs, ...]``."""
         if self._seeds[0] is not None:
             self._reseed()
-        self._reset_options()
         self._returns[:], self._lengths[:] = 0, 0
         self._restart(np.ones(self.num_envs, bool))
+        self._reset_options()
         return self._observations()
 
     def _restart(self, mask: np.ndarray) -> None:

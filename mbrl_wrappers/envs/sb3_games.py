@@ -42,6 +42,9 @@ class GamesVecEnv(CoreVecEnv):
 
     def _reset_rows(self, mask: np.ndarray) -> None:
         self.games.reset(mask)
+        for row, options in enumerate(self._options):
+            if mask[row] and options:  # of SB3's set_options, for the next reset of all games
+                self.games.begin_as(row, options)
 
     def _starts(self) -> dict[str, np.ndarray]:
         return self.games.info()

@@ -17,6 +17,8 @@ from mbrl_wrappers.models.fit import MAX_HOLDOUT_ROWS, holdout_mask, spread_rows
 from mbrl_wrappers.models.frame_network import FrameNetwork, FrameOutputs
 from mbrl_wrappers.types import Prediction, Transitions
 
+MOST_KINDS = 255
+"""Kinds of pixels that a model can tell apart: one byte, one value of which is for all others."""
 _MOST_CHANNELS = 7  # bytes that an int64 holds without its sign
 _PIECE = 1024  # rows that are evaluated at once
 _LEAST_GAIN = 0.02
@@ -236,16 +238,34 @@ class FrameDynamics(DescribedBySettings, DynamicsModel):
         return {**self._score(self._laid_out(holdout)), "grad_steps": float(steps), "rows": float(len(transitions)),
                 "pixel_kinds": float(self.num_kinds)}  # fmt: skip
 
+    def check_frames(self, obs: Tensor) -> None:
+        """Refuse frames ``[N, D]`` that have too many kinds of pixels.
+
+        Raises:
+            ValueError: naming ``most_kinds``, or saying that no such model suits them.
+        """
+        self._new_kinds(obs)
+
     def _find_kinds(self, transitions: Transitions) -> None:
         """Take note of kinds of pixels that were not known."""
-        pieces = (*transitions.obs.split(_PIECE), *transitions.next_obs.split(_PIECE))
+        known, new = int(self.num_kinds), self._new_kinds(transitions.obs, transitions.next_obs)
+        self.codes[known : known + len(new)] = new
+        self.num_kinds += len(new)
+
+    def _new_kinds(self, *frames: Tensor) -> Tensor:
+        """Return the codes of kinds of pixels in frames ``[N, D]`` that are not known, if there is room for them."""
+        pieces = [piece for part in frames for piece in part.split(_PIECE)]
         found = torch.cat([self._pixel_codes(piece).unique() for piece in pieces]).unique()
         known = int(self.num_kinds)
         new = found[~torch.isin(found, self.codes[:known])]
+        if known + len(new) > MOST_KINDS:
+            raise ValueError(
+                f"frames must have at most {MOST_KINDS} kinds of pixels, as drawings of a few colours do, got "
+                f"{known + len(new)}; take an RSSM or an MDNRNN for others"
+            )
         if known + len(new) > len(self.codes):
             raise ValueError(f"most_kinds must be at least {known + len(new)} for these frames, got {len(self.codes)}")
-        self.codes[known : known + len(new)] = new
-        self.num_kinds += len(new)
+        return new
 
     def _find_rewards(self, reward: Tensor) -> None:
         """Take note of rewards that were not known."""
@@ -334,8 +354,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
     for name in ("channels", "blocks", "most_kinds", "most_rewards", "batch_size", "patience", "min_epoch_steps"):
         check_whole_number(name, settings[name])
     check_whole_number("seed", settings["seed"], 0)
-    if settings["most_kinds"] > 255:
-        raise ValueError(f"most_kinds must be at most 255, got {settings['most_kinds']}")
+    if settings["most_kinds"] > MOST_KINDS:
+        raise ValueError(f"most_kinds must be at most {MOST_KINDS}, got {settings['most_kinds']}")
     if settings["max_steps"] is not None:
         check_whole_number("max_steps", settings["max_steps"])
     check_number("learning_rate", settings["learning_rate"], 0, 1, low_is_valid=False)

@@ -89,7 +89,7 @@ class ControlTask(gym.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> Any:
         """Draw the robot, if there is a renderer; see :func:`make_control_task`."""
-        return self._env.render()
+        return _drawn(self._env.render)
 
     def close(self) -> None:
         """Free the simulator."""
@@ -137,11 +137,36 @@ def _frames_of(own: Any, pixels: int) -> Callable[[], np.ndarray]:
     def draw() -> np.ndarray:
         return np.ascontiguousarray(own.physics.render(height=pixels, width=pixels, camera_id=CAMERA))
 
-    try:
-        draw()
-    except Exception as error:  # each backend of MuJoCo raises another kind
-        raise gym.error.DependencyNotInstalled(
-            f"frames can't be drawn: {error}. Without a screen, set the variable MUJOCO_GL to egl or osmesa before "
-            "MuJoCo is imported, and install that library, such as libegl1 or libosmesa6"
-        ) from error
+    _drawn(draw)
     return draw
+
+
+class _Drawing:
+    """Whether MuJoCo can draw in this process, once that is known.
+
+    Attributes:
+        works: whether a frame was drawn.
+        failure: why the first attempt failed; a second one of MuJoCo's would end the process.
+    """
+
+    works = False
+    failure: str | None = None
+
+
+def _drawn(draw: Callable[[], Any]) -> Any:
+    """Draw, or say what is missing."""
+    error: Exception | None = None
+    if _Drawing.failure is None:
+        try:
+            frame = draw()
+        except Exception as first:  # each backend of MuJoCo raises another kind
+            if _Drawing.works:
+                raise
+            error, _Drawing.failure = first, str(first)
+        else:
+            _Drawing.works = True
+            return frame
+    raise gym.error.DependencyNotInstalled(
+        f"frames can't be drawn: {_Drawing.failure}. Without a screen, set the variable MUJOCO_GL to egl or osmesa "
+        "before MuJoCo is imported, and install that library, such as libegl1 or libosmesa6"
+    ) from error

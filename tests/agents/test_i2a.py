@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mbrl_wrappers.models.frame_baselines import _FixedFrames
 from mbrl_wrappers.tasks.grids import Sokoban, SokobanGames
 from mbrl_wrappers.types import Prediction
 from mbrl_wrappers.zoo.environment import SeededEpisodes
+from testing.envs import Still
 from testing.models import global_generators
 
 EXTRACTOR = {"channels": 4, "features_dim": 8, "rollout_channels": 4, "frame_features": 8, "rollout_features": 8}
@@ -389,3 +391,16 @@ def test_other_envs_are_refused(env: str, message: str) -> None:
 def test_normalized_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="must equal the env's Box"):
         make_agent(VecNormalize(games_env()), SokobanDynamics.for_env(games_env()))
+
+
+def test_frames_of_too_many_colours_are_refused_before_anything_is_learned() -> None:
+    env = DummyVecEnv([lambda: Still(spaces.Box(0, 255, (3, 20, 20), np.uint8), spaces.Discrete(2))])
+    agent = I2A("CnnPolicy", env, first_fit=1000, length=2, device="cpu")
+    with pytest.raises(ValueError, match=r"frames must have at most 255 kinds of pixels, .* got \d+; take an RSSM"):
+        agent.learn(10)
+
+
+def test_an_agent_that_has_learned_is_pickled() -> None:
+    agent = make_agent().learn(40)
+    again = pickle.loads(pickle.dumps(agent))
+    assert_same(state_of(again), state_of(agent))

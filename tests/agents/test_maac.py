@@ -124,9 +124,11 @@ def test_the_model_starts_from_states_that_vec_normalize_clips_for_the_networks(
     env = VecNormalize(DummyVecEnv([Line]), clip_obs=0.5, gamma=GAMMA)
     agent = make_agent(env=env, horizon=2).learn(40, callback=ModelBased(strategy, small_ensemble(Line())))
     agent.replay_buffer = BufferDecorator(agent.replay_buffer, strategy)  # as while it learns
+    view = agent.model_based.view
 
     def normalized(raw: torch.Tensor) -> torch.Tensor:
-        return (raw - float(env.obs_rms.mean[0])) / float(np.sqrt(env.obs_rms.var[0] + env.epsilon))
+        mean, spread = view.scales().obs[""]
+        return ((raw - mean) / spread).float()
 
     for batch, obs, *_ in agent._drawn(2, 64):
         assert (normalized(obs).abs() > 1).any()

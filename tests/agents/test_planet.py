@@ -278,8 +278,6 @@ def test_what_does_not_fit_is_named() -> None:
         make(Walk(), CartModel())
     with pytest.raises(ValueError, match=r"dynamics must predict from an observation alone.*got CartModel"):
         PETS("MlpPolicy", Cart(), dynamics=CartModel())
-    with pytest.raises(ValueError, match="length must be at most 5, the entries of the longest stream, got 6"):
-        make(learning_starts=4, train_freq=4).learn(9)
     agent = make()
     with pytest.raises(ValueError, match="state must be of 1 environments with shapes"):
         agent.predict(np.zeros((1, 2), np.float32), (np.zeros((2, 3)),))
@@ -292,3 +290,10 @@ def test_the_default_search_is_the_paper_s() -> None:
     assert planner.horizon == 12 and planner.settings.population == 1000  # type: ignore[attr-defined]
     assert planner.settings.num_elites == 100 and planner.settings.iterations == 10  # type: ignore[attr-defined]
     assert isinstance(make(planner="iCEM", planner_kwargs=None)._planner, PLANNERS["iCEM"])
+
+
+def test_the_first_fit_has_sequences_of_the_model_s_length() -> None:
+    model = RSSM.for_env(Walk(), deter=4, units=4, latent=2, version=1, sequence_length=10)
+    with pytest.raises(ValueError, match=r"learning_starts must be at least 10, .* of 10 in each of 1 envs, got 4"):
+        PlaNet("MlpPolicy", Walk(), dynamics=model, learning_starts=4, train_freq=5, device="cpu")
+    PlaNet("MlpPolicy", Walk(), dynamics=model, learning_starts=4, train_freq=10, device="cpu")

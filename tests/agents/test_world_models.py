@@ -22,7 +22,7 @@ from mbrl_wrappers.agents.networks.world_models import ControllerPolicy
 from mbrl_wrappers.imagination import load_checkpoint, save_checkpoint
 from mbrl_wrappers.models import MDNRNN, EnsembleDynamics
 from testing.agents import same
-from testing.envs import Line, Walk
+from testing.envs import Line, Still, Walk
 from testing.models import seeded
 
 MODEL: dict[str, Any] = {
@@ -311,3 +311,9 @@ def test_a_missing_cma_is_named_when_learning_begins(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "cma", None)
     with pytest.raises(ValueError, match=r"WorldModels learns by the package cma: pip install .*\[world-models\]"):
         agent.learn(10)
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.Box(-np.inf, np.inf, (1,))])
+def test_other_action_spaces_are_named(space: spaces.Space) -> None:
+    with pytest.raises(ValueError, match=r"action_space must be Discrete or a bounded Box, got (MultiDisc|Box\(-inf)"):
+        WorldModels("MlpPolicy", Still(spaces.Box(-1, 1, (2,)), space), device="cpu")

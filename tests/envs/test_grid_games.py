@@ -257,3 +257,23 @@ def test_bad_seeds_and_modes_are_refused() -> None:
         GamesVectorEnv(games, "later")
     with pytest.raises(AttributeError, match="episodes of GamesVecEnv have no method 'jump'"):
         GamesVecEnv(games).env_method("jump")
+
+
+def test_levels_that_are_asked_for_are_played_in_every_form() -> None:
+    arguments: dict[str, Any] = {"size": 5, "num_boxes": 1, "max_episode_steps": 3}
+    expected, info = gym.make(SOKOBAN, **arguments).reset(seed=0, options={"level": 7})
+    assert info["level"] == 7
+    vector = gym.make_vec(SOKOBAN, num_envs=2, **arguments)
+    obs, infos = vector.reset(seed=0, options={"level": 7})
+    assert infos["level"].tolist() == [7, 7] and all(np.array_equal(frame, expected) for frame in obs)
+    assert vector.reset(seed=0)[1]["level"].tolist() != [7, 7]
+    for_sb3 = GamesVecEnv(SokobanGames(2, **arguments), seed=0)
+    for_sb3.set_options([{"level": 7}, {}])
+    assert np.array_equal(for_sb3.reset()[0], expected)
+    assert for_sb3.reset_infos[0]["level"] == 7 != for_sb3.reset_infos[1]["level"]
+    for_sb3.reset()  # SB3's options are for one reset
+    assert for_sb3.reset_infos[0]["level"] != 7
+    with pytest.raises(ValueError, match=r"options\['level'\] must be a whole number of at least 0, got -1"):
+        vector.reset(options={"level": -1})
+    with pytest.raises(ValueError, match="level must be at most"):
+        vector.reset(options={"level": 10**30})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -291,3 +292,19 @@ def test_empty_buffer_gives_no_rows():
     agent = SAC("MlpPolicy", Walk(), buffer_size=10, policy_kwargs={"net_arch": [8]}, device="cpu")
     real = read(agent)
     assert len(real) == 0 and real.obs.shape == (0, 2) and real.terminated.dtype == torch.bool
+
+
+def test_an_agent_that_lost_its_vec_normalize_says_what_it_takes_observations_for(tmp_path):
+    venv = VecNormalize(DummyVecEnv([Walk]))
+    model = EnsembleDynamics.for_env(venv, num_members=1, num_elites=1, hidden=(4,), max_steps=1)
+    planner_kwargs = {"population": 2, "iterations": 1, "num_elites": 1}
+    agent = PETS("MlpPolicy", venv, dynamics=model, planner_kwargs=planner_kwargs, learning_starts=50, seed=0)
+    agent.learn(20).save(tmp_path / "agent")
+    obs = np.ones(2)
+    PETS.load(tmp_path / "agent", env=VecNormalize(DummyVecEnv([Walk]))).predict(obs)
+    loaded = PETS.load(tmp_path / "agent")
+    with pytest.warns(UserWarning, match="learned under a VecNormalize and has none now"):
+        loaded.predict(obs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded.predict(obs)  # it is said once

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from mbrl_wrappers.tasks import control_suite
 from mbrl_wrappers.tasks.control_suite import CONTROL_TASKS, make_control_task
 from mbrl_wrappers.tasks.registration import register_tasks
 
@@ -104,11 +105,22 @@ def test_frames_show_the_state_after_all_repeats(monkeypatch: pytest.MonkeyPatch
 
 @needs_suite
 def test_what_keeps_frames_from_being_drawn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
     def broken(*_: Any, **__: Any) -> None:
+        attempts.append(1)
         raise RuntimeError("no display")
+
+    monkeypatch.setattr(control_suite._Drawing, "works", False)
+    monkeypatch.setattr(control_suite._Drawing, "failure", None)
 
     with pytest.raises(ValueError, match="pixels must be a whole number of at least 1, got 0"):
         make_control_task("walker", "walk", pixels=0)
     monkeypatch.setattr("dm_control.mujoco.engine.Physics.render", broken)
     with pytest.raises(gym.error.DependencyNotInstalled, match=r"can't be drawn: no display. .* MUJOCO_GL to egl"):
         gym.make(PIXELS)
+    env = gym.make(SWINGUP, render_mode="rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"can't be drawn: no display. .* MUJOCO_GL to egl"):
+        env.render()
+    assert len(attempts) == 1  # a second one may end the process

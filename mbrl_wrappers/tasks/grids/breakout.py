@@ -154,6 +154,7 @@ class Breakout(GridEnv):
         render_mode: None, ``"rgb_array"`` or ``"ansi"``.
 
     Example:
+        >>> import mbrl_wrappers.envs  # registers the ids
         >>> env = gym.make("mbrl_wrappers/Breakout-v0", render_mode="ansi")
     """
 

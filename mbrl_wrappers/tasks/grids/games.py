@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -95,6 +95,9 @@ class Games(ABC):
         started = self._rows if rows is None else np.flatnonzero(rows)
         self._begin(started)
         self._start(started)
+
+    def begin_as(self, row: int, options: Mapping[str, Any]) -> None:  # noqa: B027 - most games have no options
+        """Let a game that was reset begin as the options of a reset say; a game without any ignores them."""
 
     def _begin(self, rows: Any) -> None:
         self.steps[rows], self.over[rows], self._is_started = 0, False, True

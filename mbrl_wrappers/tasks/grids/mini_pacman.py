@@ -283,6 +283,7 @@ class MiniPacman(GridEnv):
         render_mode: None, ``"rgb_array"`` or ``"ansi"``.
 
     Example:
+        >>> import mbrl_wrappers.envs  # registers the ids
         >>> env = gym.make("mbrl_wrappers/MiniPacman-v0", mode="hunt")
     """
 

@@ -6,6 +6,7 @@ frame here has one pixel for each cell.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +26,8 @@ from mbrl_wrappers.tasks.grids.sokoban_levels import (
 from mbrl_wrappers.tasks.grids.tiles import Tile
 
 WALL, TARGET, BOX, PLAYER = range(4)
+
+_LAST_LEVEL = 2**63 - 1
 
 STEP_REWARD, BOX_REWARD, SOLVED_REWARD = -0.1, 1.0, 10.0
 
@@ -134,10 +137,18 @@ class SokobanGames(Games):
         Raises:
             ValueError: if there is no such level.
         """
+        if level > _LAST_LEVEL:
+            raise ValueError(f"level must be at most {_LAST_LEVEL}, got {level}")
         text = self._text_of(level)
         self._begin(row)
         self._lay(row, text)
         self.level[row] = level
+
+    def begin_as(self, row: int, options: Mapping[str, Any]) -> None:
+        """Play ``options["level"]``, if it is there."""
+        if "level" in options:
+            check_whole_number("options['level']", options["level"], 0)
+            self.play(row, int(options["level"]))
 
     def put(self, row: int, level: str) -> None:
         """Put a position into a game, in the characters of :mod:`~mbrl_wrappers.tasks.grids.sokoban_levels`.
@@ -230,6 +241,7 @@ class Sokoban(GridEnv):
         render_mode: None, ``"rgb_array"`` or ``"ansi"``.
 
     Example:
+        >>> import mbrl_wrappers.envs  # registers the ids
         >>> env = gym.make("mbrl_wrappers/Sokoban-v0", size=7, num_boxes=2, part="train")
         >>> test_env = gym.make("mbrl_wrappers/Sokoban-v0", size=7, num_boxes=2, part="test")
     """
@@ -254,8 +266,7 @@ class Sokoban(GridEnv):
 
     def _start(self, options: dict[str, Any]) -> None:
         if "level" in options:
-            check_whole_number("options['level']", options["level"], 0)
-            self.games.play(0, int(options["level"]))
+            self.games.begin_as(0, options)
         else:
             self.games.reset()
 

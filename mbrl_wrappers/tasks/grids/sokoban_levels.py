@@ -187,7 +187,7 @@ def read_levels(path: str | Path) -> list[str]:
         OSError: if the file can't be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text, got bytes that are none: {error}") from error
     levels: list[list[str]] = []
@@ -203,6 +203,8 @@ def read_levels(path: str | Path) -> list[str]:
     texts = ["\n".join(rows) for rows in levels]
     for index, text in enumerate(texts):
         check_level(text, f"level {index} of {path}")
+        if "$" not in text:
+            raise ValueError(f"level {index} of {path} must have a box that is off its target:\n{text}")
     return texts
 
 

@@ -78,7 +78,7 @@ class Normalized(FlattenExtractor):
 
     def __init__(self, observation_space: Any) -> None:
         super().__init__(observation_space)
-        self.flatten = nn.Sequential(self.flatten, nn.BatchNorm1d(self.features_dim))
+        self.flatten: Any = nn.Sequential(self.flatten, nn.BatchNorm1d(self.features_dim))
 
 
 def test_statistics_are_those_of_the_actor() -> None:

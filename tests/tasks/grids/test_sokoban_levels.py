@@ -143,6 +143,7 @@ def test_files_of_boxoban_are_read(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "must hold at least one level, got none"),
+        ("; 0\n#####\n#@* #\n#####", r"level 0 of .*000\.txt must have a box that is off its target"),
         ("#####\n#@$.#\n#####", "must begin with a line '; 0' before the first level, got '#####'"),
         ("; 0\n#####\n#@$.#\n#####\n; 1\n", r"level 1 of .*000\.txt must have rows, got none"),
         ("; 0\n#####\n#@$!#\n#####", r"level 0 of .*000\.txt must consist of the characters .*, got \['!'\]"),
@@ -160,6 +161,11 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path, text: str, message: str)
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_levels(path)
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "levels.txt").write_text(BOXOBAN, encoding="utf-8-sig")
+    assert len(read_levels(tmp_path / "levels.txt")) == 2
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
