@@ -17,13 +17,9 @@ WHOLE_EPISODES = {
     "agent.max_grad_norm": 1.0,
 }
 
-# These runs were made before the recipe took raw rewards and scaled critics (reward_scale.py) and layer normalisation
-# (locomotion.py).
-SCALED_REWARDS = {
-    "agent.scaled_critic": False,
-    "normalize.norm_reward": True,
-    "agent.policy_kwargs": {"net_arch": {"pi": [128, 128], "qf": [256, 256]}},
-}
+# These runs were made before the recipe took raw rewards and scaled critics (reward_scale.py) and averaged the actor
+# (averaging.py).
+SCALED_REWARDS = {"agent.scaled_critic": False, "normalize.norm_reward": True, "agent.policy": "MlpPolicy"}
 LOCOMOTION = {
     "DHMBPO": Column("dhmbpo", "MAAC", params={"agent.compile": True, **SCALED_REWARDS}),
     "SAC, 1 update": Column("dhmbpo", "MAAC", model=False, params=SCALED_REWARDS),

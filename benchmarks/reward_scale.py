@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from comparisons import Column, Experiment, Page, main
 
-# The recipe's networks when these runs were made.
-NETWORKS = {"agent.policy_kwargs": {"net_arch": {"pi": [128, 128], "qf": [256, 256]}}}
-SCALED_CRITIC = {"agent.compile": True, **NETWORKS}
+# These runs were made before the recipe's actor was averaged (averaging.py).
+SCALED_CRITIC = {"agent.compile": True, "agent.policy": "MlpPolicy"}
 RAW = {**SCALED_CRITIC, "agent.scaled_critic": False}
 SCALED = {**RAW, "normalize.norm_reward": True}
 LOW_ENTROPY = {**SCALED, "agent.ent_coef": "auto_0.005"}

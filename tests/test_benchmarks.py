@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Pages of docs/results that are made of committed CSV files, and the modules that make them.
 PAGES = {
     **{name: name for name in ("gradients", "latent", "locomotion", "reward_scale", "trust")},
-    **{name: name for name in ("index", "planning", "reward_transfer", "world_models")},
+    **{name: name for name in ("averaging", "index", "planning", "reward_transfer", "world_models")},
     "i2a": "i2a_page",
     "learning": "learning_report",
     "search": "self_play",
