@@ -339,7 +339,7 @@ class I2A(SavesModel, OnPolicyAlgorithm):
     # -- saving ----------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is put around the env while learning, which is made anew."""
+        """Leave out the wrapper around the env, which can't be pickled; the next rollout makes another."""
         return {**self.__dict__, "_futures": None}
 
     def save_replay_buffer(self, path: Any) -> None:

@@ -11,8 +11,7 @@ makes docs/results/averaging.md of all.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +62,18 @@ class Averages:
         row: dict[str, Any] = {"steps": agent.num_timesteps}
         for name, values in zip((NEWEST, *AVERAGINGS), (newest, *self._averages), strict=True):
             torch._foreach_copy_(weights, values)
-            row[str(name)] = round(float(np.mean([played.total_reward for played in self._play(agent)])), 1)
+            played = play_episodes(agent, self.env, EPISODES)
+            row[str(name)] = round(float(np.mean([episode.total_reward for episode in played])), 1)
         torch._foreach_copy_(weights, newest)
         self.rows.append(row)
-
-    def _play(self, agent: Any) -> Sequence[Any]:
-        return play_episodes(agent, self.env, EPISODES)
 
 
 def train(env: str, agent: str, seed: int) -> None:
     spec = make_job("dhmbpo", env, seed=seed, steps=STEPS, params=PARAMS, eval_freq=STEPS, eval_episodes=1)
-    if agent == "sac":
-        spec = dataclasses.replace(base_of(spec), seed=seed)
     averages, name = Averages(env), f"{env}_{agent}_seed{seed}"
-    run(spec, ROOT / "runs" / "averaging" / name, on_step=averages.follow)
+    folder = ROOT / "runs" / "averaging" / name
+    shutil.rmtree(folder, ignore_errors=True)  # a run that resumes would have lost its averages
+    run(base_of(spec) if agent == "sac" else spec, folder, on_step=averages.follow)
     write_csv(FOLDER / f"{name}.csv", averages.rows)
 
 

@@ -18,7 +18,7 @@ WHOLE_EPISODES = {
 }
 
 # These runs were made before the recipe took raw rewards and scaled critics (reward_scale.py) and averaged the actor
-# (averaging.py).
+# (averaging.py), and on Hopper-v5 before models saw the last observation of an episode unclipped.
 SCALED_REWARDS = {"agent.scaled_critic": False, "normalize.norm_reward": True, "agent.policy": "MlpPolicy"}
 LOCOMOTION = {
     "DHMBPO": Column("dhmbpo", "MAAC", params={"agent.compile": True, **SCALED_REWARDS}),

@@ -20,7 +20,8 @@ ANT: dict[str, Any] = {"include_cfrc_ext_in_observation": False}
 TEXT: dict[str, list[str]] = {
     "HalfCheetah-v5": ["Published at 20,000 steps: DHMBPO 5381 ± 2460, SAC 4047 ± 450."],
     "Hopper-v5-short": [
-        "Seed 6 stands still from 10,000 steps on; seed 5 had 2364 one evaluation before. Runs of reward_scale.md, in",
+        "The first 20,000 steps of runs of 50,000. Seed 6 stands still from 10,000 steps on (0.3 m in an episode of",
+        "1,000 steps); seed 5 had 2364 one evaluation before. Runs of reward_scale.md, in",
         "which models saw the last observation of an episode as VecNormalize clips it, have 1763 and 3162 on these",
         "seeds. A version in between, with real ends but rollouts from clipped states, was run on seed 6: 1786 after",
         "10,000 steps, 997, 3138, 1033 and 3163 after each 2,500 more. So one evaluation of one seed says little here.",

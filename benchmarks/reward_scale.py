@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from comparisons import Column, Experiment, Page, main
 
-# These runs were made before the recipe's actor was averaged (averaging.py).
+# These runs were made before the recipe's actor was averaged (averaging.py), and before models saw the last
+# observation of an episode unclipped.
 SCALED_CRITIC = {"agent.compile": True, "agent.policy": "MlpPolicy"}
 RAW = {**SCALED_CRITIC, "agent.scaled_critic": False}
 SCALED = {**RAW, "normalize.norm_reward": True}

@@ -32,17 +32,17 @@ def keep_last_observations(normalizer: VecNormalize | None) -> None:
     """Have the envs of a VecNormalize keep raw last observations, if it scales observations.
 
     SB3 stores what it gets when it undoes the scaling, but what lies beyond ``clip_obs`` standard deviations is lost
-    by then. A fallen robot often does, and a model that never sees one thinks that robots don't fall.
+    by then. A fallen robot often lies there, and a model that never sees one predicts that robots don't fall.
     """
     if normalizer is not None and normalizer.norm_obs and not isinstance(normalizer.venv, KeepsLastObservations):
         normalizer.venv = KeepsLastObservations(normalizer.venv)
 
 
 def restore_last_observations(next_obs: Any, infos: list[dict[str, Any]]) -> None:
-    """Put raw last observations where SB3 has those that were clipped.
+    """Replace the clipped last observations of episodes by the raw ones, in place.
 
     Args:
-        next_obs: ``[num_envs, ...]``, an array or a dict of arrays; changed in place.
+        next_obs: ``[num_envs, ...]``, an array or a dict of arrays.
         infos: of the envs.
     """
     for row, info in enumerate(infos):
@@ -54,7 +54,7 @@ def restore_last_observations(next_obs: Any, infos: list[dict[str, Any]]) -> Non
 
 
 class StoresLastObservations:
-    """What SB3 stores transitions in: a replay buffer, given raw last observations.
+    """A replay buffer that is given the raw last observations of episodes.
 
     Args:
         buffer: the agent's.

@@ -154,7 +154,7 @@ class _Drawing:
 
 
 def _drawn(draw: Callable[[], Any]) -> Any:
-    """Draw, or say what is missing."""
+    """Return what a function draws, or raise an error that names what drawing needs."""
     error: Exception | None = None
     if _Drawing.failure is None:
         try:

@@ -1,4 +1,4 @@
-"""Steps with the members of an ensemble: one for each row, mixed, compared, or each on rows of its own."""
+"""The predictions of an ensemble: by one random member per row, by the mixture, or by every member on its own rows."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class MemberSteps(NetworkSteps):
         of_all: dict[str, Outputs] = {}
         own = torch.arange(members, device=self.device)
 
-        def run(name: str, x: Tensor) -> Outputs:  # rows of the first elite, then those of the second, ...
+        def run(name: str, x: Tensor) -> Outputs:  # x: the rows of the first elite, then the second's, ...
             if name == "reward_network" or self.has_joint_reward:
                 of_all[name] = self.networks[name].members(self._elite_list, x)
                 pairs = (output.unflatten(1, (members, -1)) for output in of_all[name])

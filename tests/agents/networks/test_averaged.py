@@ -1,4 +1,4 @@
-"""Averaged actors: what they are, that learning is not changed by them, and that they are kept."""
+"""Averaged actors follow the formula, leave learning unchanged, and are saved and loaded."""
 
 from __future__ import annotations
 
